@@ -1,0 +1,27 @@
+//! The words everything else is written in: browser, version, worker, endpoint, session.
+//!
+//! Plain values only. Nothing here does I/O, holds a lock or knows of Pingora, Redis or a process.
+
+mod browser;
+mod endpoint;
+mod session_id;
+mod version;
+mod worker;
+
+pub use browser::{Browser, UnknownBrowser};
+pub use endpoint::{Endpoint, EndpointError};
+pub use session_id::SessionId;
+pub use version::Version;
+pub use worker::{Counts, UnknownStatus, WorkerId, WorkerKey, WorkerRecord, WorkerStatus};
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Milliseconds since the Unix epoch, as the store's records carry them.
+///
+/// Only for records that people and other machines read; durations are measured with
+/// [`std::time::Instant`], which a clock that jumps cannot disturb.
+pub fn unix_millis() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as u64)
+}

@@ -1,0 +1,135 @@
+//! A worker as the store records it: one browser server with an id of its own.
+
+use super::{Browser, Endpoint, Version};
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// The id of one browser server. A recycled worker comes back under a new one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkerId(Arc<str>);
+
+impl WorkerId {
+    pub fn new(id: impl Into<Arc<str>>) -> WorkerId {
+        WorkerId(id.into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for WorkerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// What names a worker in the store: `{browser}:{id}`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkerKey {
+    pub browser: Browser,
+    pub id: WorkerId,
+}
+
+impl WorkerKey {
+    pub fn new(browser: Browser, id: impl Into<Arc<str>>) -> WorkerKey {
+        WorkerKey {
+            browser,
+            id: WorkerId::new(id),
+        }
+    }
+}
+
+impl fmt::Display for WorkerKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.browser, self.id)
+    }
+}
+
+impl FromStr for WorkerKey {
+    type Err = ();
+
+    /// Reads `{browser}:{id}`; the id may itself hold colons.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (browser, id) = text.split_once(':').ok_or(())?;
+        if id.is_empty() {
+            return Err(());
+        }
+        Ok(WorkerKey::new(browser.parse().map_err(|_| ())?, id))
+    }
+}
+
+/// Whether a worker takes sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum WorkerStatus {
+    /// Takes sessions.
+    Available,
+    /// Takes no new sessions; those it has run to their end.
+    Draining,
+    /// About to be gone.
+    ShuttingDown,
+}
+
+impl WorkerStatus {
+    pub const ALL: [WorkerStatus; 3] = [
+        WorkerStatus::Available,
+        WorkerStatus::Draining,
+        WorkerStatus::ShuttingDown,
+    ];
+
+    /// The value of the record's `status` field.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            WorkerStatus::Available => "available",
+            WorkerStatus::Draining => "draining",
+            WorkerStatus::ShuttingDown => "shutting-down",
+        }
+    }
+}
+
+/// A status text that is none of ours.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown worker status {0:?}")]
+pub struct UnknownStatus(String);
+
+impl FromStr for WorkerStatus {
+    type Err = UnknownStatus;
+
+    fn from_str(text: &str) -> Result<Self, UnknownStatus> {
+        WorkerStatus::ALL
+            .into_iter()
+            .find(|status| status.as_str() == text)
+            .ok_or_else(|| UnknownStatus(text.to_owned()))
+    }
+}
+
+/// What a worker says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerRecord {
+    pub key: WorkerKey,
+    pub endpoint: Endpoint,
+    pub status: WorkerStatus,
+    /// Playwright's version; unknown for workers of the original system, which do not tell.
+    pub version: Option<Version>,
+    /// Whether it replaces its browser before it drains the old one (make before break). Such a
+    /// worker may go past its lifetime limit while the replacement warms up.
+    pub replaces_itself: bool,
+    /// When this browser was started, in milliseconds since the epoch.
+    pub started_at: u64,
+    /// Its last sign of life, in milliseconds since the epoch.
+    pub last_heartbeat: u64,
+    /// Memory of the browser's process tree in bytes, when the worker measures it.
+    pub memory: Option<u64>,
+}
+
+/// A worker's two counters, as the store has them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Open or reserved sessions.
+    pub active: u32,
+    /// Sessions ever given to this worker.
+    pub lifetime: u32,
+    /// Rises with every change of the two, so that an older pair never overwrites a newer one.
+    pub revision: u64,
+}

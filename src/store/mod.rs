@@ -1,0 +1,130 @@
+//! The state that proxies and workers share, behind one trait with two implementations.
+//!
+//! [`memory`] serves one process, [`redis`] serves many. Both pass the same test suite
+//! (`tests/store`). Only this folder knows how the state is kept; only `redis` names Redis.
+
+pub mod memory;
+
+use crate::model::{Counts, SessionId, WorkerKey, WorkerRecord, WorkerStatus};
+use async_trait::async_trait;
+use std::time::Duration;
+use tokio::sync::broadcast;
+
+/// The store did not do what was asked, and nothing is known of whether it happened.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be reached, or did not answer in time.
+    #[error("the store is away: {0}")]
+    Away(String),
+    /// It answered, and refused or said something that makes no sense.
+    #[error("the store refused: {0}")]
+    Refused(String),
+}
+
+/// A worker together with its counters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerView {
+    pub record: WorkerRecord,
+    pub counts: Counts,
+}
+
+/// One candidate of a reservation: how far this worker may be filled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    pub key: WorkerKey,
+    /// Most sessions at once.
+    pub max_active: u32,
+    /// From this many lifetime sessions on it takes no more; `None` for no limit.
+    pub max_lifetime: Option<u32>,
+}
+
+/// What came of a reservation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reserved {
+    /// The first candidate with a seat left took it. Both its counters went up by one and the
+    /// session is recorded as holding the seat.
+    Seat { worker: WorkerKey, counts: Counts },
+    /// Every candidate that is still there is full. With each, its counts as they are now, for
+    /// the caller to rank anew.
+    Full { counts: Vec<(WorkerKey, Counts)> },
+    /// No candidate is registered and available any more.
+    Gone,
+}
+
+/// What the store tells those who listen, in the order it happened as far as one store can know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A worker registered or its record changed.
+    Worker(WorkerView),
+    /// A worker is gone.
+    Gone(WorkerKey),
+    /// A worker's counters changed.
+    Counts(WorkerKey, Counts),
+    /// The worker of this key is asked to recycle itself.
+    Recycle(WorkerKey),
+    /// Something may have been missed: read [`Store::fleet`] again.
+    Resync,
+    /// The store went away (`false`) or came back (`true`).
+    Reachable(bool),
+}
+
+/// What a worker learns from its own heartbeat.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Beat {
+    /// The record had vanished (expired, or the store came back empty): register again.
+    pub unknown: bool,
+    /// A recycle command is pending.
+    pub recycle: bool,
+    pub counts: Counts,
+}
+
+/// The shared state. Every method is safe to repeat; dropping a future leaves either nothing done
+/// or all of it, and [`Store::release`] of a session mends either.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// All workers that are alive, with their counters.
+    async fn fleet(&self) -> Result<Vec<WorkerView>, StoreError>;
+
+    /// Gives `session` a seat on the first candidate that is registered, `available` and below
+    /// both its limits. Atomic: of two reservations at once for one seat, one gets it.
+    async fn reserve(
+        &self,
+        session: SessionId,
+        candidates: &[Candidate],
+    ) -> Result<Reserved, StoreError>;
+
+    /// Gives back the seat that `session` holds, if it holds one: active goes down by one, and
+    /// with `refund` the lifetime too (the session never reached its worker). Repeating it, or
+    /// releasing a session that never got a seat, changes nothing.
+    async fn release(&self, session: SessionId, refund: bool) -> Result<(), StoreError>;
+
+    /// Asks a worker to recycle itself. The request lapses after `ttl` if nobody takes it up.
+    async fn order_recycle(&self, worker: &WorkerKey, ttl: Duration) -> Result<(), StoreError>;
+
+    /// Registers a worker with fresh counters, or, when it is already there, rewrites its record
+    /// and keeps its counters. Without a heartbeat it is dropped after `ttl`.
+    async fn register(&self, record: &WorkerRecord, ttl: Duration) -> Result<(), StoreError>;
+
+    /// A worker's sign of life: extends its record by `ttl` and rewrites its status and memory.
+    async fn heartbeat(
+        &self,
+        worker: &WorkerKey,
+        status: WorkerStatus,
+        memory: Option<u64>,
+        ttl: Duration,
+    ) -> Result<Beat, StoreError>;
+
+    /// Takes a worker off the books, with its counters and the seats held on it.
+    async fn deregister(&self, worker: &WorkerKey) -> Result<(), StoreError>;
+
+    /// Drops workers whose record expired, and what dead proxies left behind. Safe to call from
+    /// every proxy at any time; whoever comes first does the work.
+    async fn reap(&self) -> Result<(), StoreError>;
+
+    /// Open or reserved sessions of the whole grid.
+    async fn active_sessions(&self) -> Result<u64, StoreError>;
+
+    /// The events from now on. A listener that falls behind sees
+    /// [`broadcast::error::RecvError::Lagged`] and has to read [`Store::fleet`] again.
+    fn events(&self) -> broadcast::Receiver<Event>;
+}
