@@ -32,8 +32,6 @@ impl std::str::FromStr for SessionId {
         if text.len() != 16 {
             return Err(());
         }
-        u64::from_str_radix(text, 16)
-            .map(SessionId)
-            .map_err(|_| ())
+        u64::from_str_radix(text, 16).map(SessionId).map_err(|_| ())
     }
 }

@@ -2,9 +2,7 @@
 //! through an `Arc`, so nothing here ever goes away and no call waits.
 
 use super::{Beat, Candidate, Event, Reserved, Store, StoreError, WorkerView};
-use crate::model::{
-    Counts, SessionId, WorkerKey, WorkerRecord, WorkerStatus, unix_millis,
-};
+use crate::model::{Counts, SessionId, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
 use async_trait::async_trait;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
@@ -47,7 +45,9 @@ impl MemoryStore {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing panics while holding the lock; were it to, the maps are whole between calls.
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.state
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Nobody listening is no error: events are hints, the state is the truth.
