@@ -1,0 +1,176 @@
+//! The index against the policy, over any sequence of changes.
+
+use super::*;
+use crate::config::Strategy;
+use crate::selection::policy::rank;
+use crate::selection::worker_key;
+use proptest::prelude::*;
+use proptest::strategy::Strategy as _;
+
+/// What may happen to an index.
+#[derive(Clone, Debug)]
+enum Change {
+    Put(Facts),
+    Remove(WorkerKey),
+    SetPolicy(Policy),
+}
+
+prop_compose! {
+    /// One of a dozen workers, so that sequences meet the same ones again.
+    fn any_key()(browser in prop::sample::select(&Browser::ALL[..2]), id in 0..6) -> WorkerKey {
+        WorkerKey::new(browser, format!("w{id}"))
+    }
+}
+
+prop_compose! {
+    fn any_version()(minor in prop::option::of(64u16..67)) -> Option<Version> {
+        minor.map(|minor| Version { major: 1, minor })
+    }
+}
+
+prop_compose! {
+    fn any_facts()(
+        key in any_key(),
+        port in 1u16..3,
+        version in any_version(),
+        active in 0u32..5,
+        lifetime in prop_oneof![9 => 0u32..14, 1 => Just(u32::MAX)],
+        started_at in 0u64..3,
+        open in prop::bool::weighted(0.8),
+        replaces_itself: bool,
+    ) -> Facts {
+        let address = ([127, 0, 0, 1], port).into();
+        Facts { key, address, version, active, lifetime, started_at, open, replaces_itself }
+    }
+}
+
+prop_compose! {
+    fn any_policy()(
+        strategy in prop::sample::select(vec![Strategy::LifetimeFirst, Strategy::LeastActive]),
+        max_active in 1u32..6,
+        max_lifetime in prop::option::of(1u32..12),
+        ceiling in prop::option::of(prop_oneof![9 => 0u32..16, 1 => Just(u32::MAX)]),
+    ) -> Policy {
+        Policy { strategy, max_active, max_lifetime, ceiling }
+    }
+}
+
+fn any_change() -> impl proptest::strategy::Strategy<Value = Change> {
+    prop_oneof![
+        8 => any_facts().prop_map(Change::Put),
+        2 => any_key().prop_map(Change::Remove),
+        1 => any_policy().prop_map(Change::SetPolicy),
+    ]
+}
+
+fn every_question() -> impl Iterator<Item = Wanted> {
+    let minors = [None, Some(64), Some(65), Some(66), Some(67)];
+    Browser::ALL.into_iter().flat_map(move |browser| {
+        minors.into_iter().map(move |minor| Wanted {
+            browser,
+            version: minor.map(|minor| Version { major: 1, minor }),
+        })
+    })
+}
+
+fn apply(change: Change, index: &mut Index, told: &mut BTreeMap<WorkerKey, Facts>) {
+    match change {
+        Change::Put(facts) => {
+            told.insert(facts.key.clone(), facts.clone());
+            index.put(facts);
+        }
+        Change::Remove(key) => assert_eq!(index.remove(&key), told.remove(&key)),
+        Change::SetPolicy(policy) => index.set_policy(policy),
+    }
+}
+
+proptest! {
+    #[test]
+    fn agrees_with_the_policy_after_any_changes(
+        policy in any_policy(), changes in prop::collection::vec(any_change(), 1..60),
+    ) {
+        let mut index = Index::new(policy);
+        let mut told = BTreeMap::new();
+        for change in changes {
+            apply(change, &mut index, &mut told);
+            let workers: Vec<Facts> = told.values().cloned().collect();
+            for wanted in every_question() {
+                let expected = rank(&workers, index.policy(), &wanted);
+                let expected: Vec<_> = expected.iter().map(|worker| &worker.key).collect();
+                let found: Vec<_> = index.ranked(&wanted).filter_map(|b| worker_key(b)).collect();
+                prop_assert_eq!(found, expected, "{}", wanted);
+                prop_assert_eq!(index.has_seat(&wanted), index.ranked(&wanted).count() > 0);
+            }
+            for browser in Browser::ALL {
+                let of: Vec<_> = workers.iter().filter(|w| w.key.browser == browser).collect();
+                let versions: BTreeSet<_> = of.iter().map(|w| w.version).collect();
+                prop_assert_eq!(index.registered(browser), of.len());
+                prop_assert_eq!(index.open(browser), of.iter().filter(|w| w.open).count());
+                prop_assert!(index.versions(browser).eq(versions));
+            }
+            // As many backends as workers: none hides another in Pingora's set.
+            prop_assert_eq!(index.backends().len(), workers.len());
+        }
+    }
+
+    /// A selection that other changes interrupt ends, and names no worker without a seat.
+    #[test]
+    fn a_selection_survives_changes_between_its_steps(
+        policy in any_policy(),
+        before in prop::collection::vec(any_facts(), 0..20),
+        meanwhile in prop::collection::vec(any_change(), 0..20),
+        wanted in prop::sample::select(every_question().collect::<Vec<_>>()),
+    ) {
+        let mut index = Index::new(policy);
+        let mut told = BTreeMap::new();
+        for facts in before {
+            apply(Change::Put(facts), &mut index, &mut told);
+        }
+        let mut cursor = Cursor::new(wanted);
+        let mut meanwhile = meanwhile.into_iter();
+        for _ in 0..100 {
+            let Some(backend) = index.next(&mut cursor) else {
+                return Ok(());
+            };
+            let facts = worker_key(backend).and_then(|key| index.facts(key));
+            prop_assert!(facts.is_some_and(|f| index.policy().has_seat(f)));
+            if let Some(change) = meanwhile.next() {
+                apply(change, &mut index, &mut told);
+            }
+        }
+        prop_assert!(false, "a dozen workers and twenty changes take no hundred steps");
+    }
+}
+
+#[test]
+fn a_worker_is_a_backend_of_its_own_for_life() {
+    let facts = |id: &str, port: u16, lifetime| Facts {
+        key: WorkerKey::new(Browser::Chromium, id),
+        address: ([127, 0, 0, 1], port).into(),
+        version: None,
+        active: 0,
+        lifetime,
+        started_at: 0,
+        open: true,
+        replaces_itself: true,
+    };
+    let mut index = Index::new(Policy {
+        strategy: Strategy::LifetimeFirst,
+        max_active: 5,
+        max_lifetime: Some(50),
+        ceiling: Some(100),
+    });
+    index.put(facts("old", 1, 0));
+    let old = index.backends();
+    index.put(facts("old", 1, 1));
+    assert_eq!(index.backends(), old, "counters are no part of a backend");
+    index.remove(&facts("old", 1, 1).key);
+    index.put(facts("new", 1, 0));
+    assert!(
+        index.backends().is_disjoint(&old),
+        "same port, another worker"
+    );
+    let new = index.backends();
+    index.put(facts("new", 2, 0));
+    assert!(index.backends().is_disjoint(&new), "another port");
+}

@@ -1,0 +1,268 @@
+//! The policy by example, and what holds for any fleet.
+
+use super::*;
+use crate::config::Strategy;
+use proptest::prelude::*;
+use proptest::strategy::Strategy as _;
+
+fn policy(strategy: Strategy, limit: u32, ceiling: Option<u32>) -> Policy {
+    Policy {
+        strategy,
+        max_active: 5,
+        max_lifetime: (limit > 0).then_some(limit),
+        ceiling,
+    }
+}
+
+/// A worker that is open, of Chromium 1.65 and as old as all the others.
+fn worker(id: &str, lifetime: u32, active: u32) -> Facts {
+    Facts {
+        key: WorkerKey::new(Browser::Chromium, id),
+        address: ([127, 0, 0, 1], 3131).into(),
+        version: Some(V65),
+        active,
+        lifetime,
+        started_at: 0,
+        open: true,
+        replaces_itself: false,
+    }
+}
+
+const V65: Version = version(65);
+
+const fn version(minor: u16) -> Version {
+    Version { major: 1, minor }
+}
+
+const ANY: Wanted = Wanted {
+    browser: Browser::Chromium,
+    version: None,
+};
+
+fn order(workers: &[Facts], policy: &Policy, wanted: &Wanted) -> Vec<String> {
+    let ranked = rank(workers, policy, wanted);
+    ranked.iter().map(|w| w.key.id.to_string()).collect()
+}
+
+#[test]
+fn fills_the_highest_below_the_margin_first_and_then_the_rest() {
+    // Limit 10 and five open workers: the margin is 2, the threshold 8.
+    let workers = [
+        worker("nine", 9, 0),
+        worker("eight", 8, 0),
+        worker("seven", 7, 4),
+        worker("three", 3, 0),
+        worker("limit", 10, 0),
+    ];
+    let policy = policy(Strategy::LifetimeFirst, 10, None);
+    assert_eq!(
+        order(&workers, &policy, &ANY),
+        ["seven", "three", "nine", "eight"]
+    );
+}
+
+#[test]
+fn counts_closed_workers_of_no_browser_and_open_ones_of_all_versions_for_the_margin() {
+    let policy = policy(Strategy::LifetimeFirst, 10, None);
+    let threshold = |open| policy.threshold(open);
+    assert_eq!(
+        [0, 1, 3, 10, 1000].map(threshold),
+        [Some(0), Some(0), Some(7), Some(9), Some(9)]
+    );
+    // Two open ones: the threshold is 5, and the closed one and Firefox do not move it.
+    let mut workers = [
+        worker("five", 5, 0),
+        worker("four", 4, 0),
+        worker("closed", 0, 0),
+        worker("firefox", 0, 0),
+    ];
+    workers[2].open = false;
+    workers[3].key.browser = Browser::Firefox;
+    assert_eq!(order(&workers, &policy, &ANY), ["four", "five"]);
+    workers[2].open = true;
+    workers[2].version = Some(version(64));
+    let wanted = Wanted {
+        version: Some(V65),
+        ..ANY
+    };
+    assert_eq!(order(&workers, &policy, &wanted), ["five", "four"]);
+}
+
+#[test]
+fn breaks_ties_by_fewest_active_then_oldest_then_id() {
+    let mut workers = [
+        worker("d", 3, 1),
+        worker("c", 3, 0),
+        worker("b", 3, 0),
+        worker("a", 3, 0),
+    ];
+    workers[3].started_at = 1;
+    let policy = policy(Strategy::LifetimeFirst, 50, None);
+    assert_eq!(order(&workers, &policy, &ANY), ["b", "c", "a", "d"]);
+}
+
+#[test]
+fn goes_past_the_limit_last_lowest_first_and_only_with_those_that_may() {
+    let mut workers = [
+        worker("nine", 9, 4),
+        worker("hard", 11, 0),
+        worker("fifteen", 15, 0),
+        worker("ten", 10, 0),
+        worker("ceiling", 20, 0),
+    ];
+    for soft in &mut workers[2..] {
+        soft.replaces_itself = true;
+    }
+    for strategy in [Strategy::LifetimeFirst, Strategy::LeastActive] {
+        let soft = policy(strategy, 10, Some(20));
+        assert_eq!(order(&workers, &soft, &ANY), ["nine", "ten", "fifteen"]);
+        let hard = policy(strategy, 10, None);
+        assert_eq!(order(&workers, &hard, &ANY), ["nine"]);
+    }
+}
+
+#[test]
+fn fills_the_least_active_first_when_asked_to() {
+    let workers = [
+        worker("a", 9, 2),
+        worker("b", 9, 1),
+        worker("c", 2, 1),
+        worker("full", 0, 5),
+    ];
+    let policy = policy(Strategy::LeastActive, 10, None);
+    assert_eq!(order(&workers, &policy, &ANY), ["c", "b", "a"]);
+}
+
+#[test]
+fn without_a_limit_nobody_is_ever_past_it() {
+    let workers = [worker("new", 0, 0), worker("old", u32::MAX, 0)];
+    let policy = policy(Strategy::LifetimeFirst, 0, Some(0));
+    assert_eq!(order(&workers, &policy, &ANY), ["old", "new"]);
+}
+
+#[test]
+fn a_cap_is_the_limit_or_for_those_that_may_the_ceiling() {
+    let caps = |limit, ceiling| {
+        let policy = policy(Strategy::LifetimeFirst, limit, ceiling);
+        [false, true].map(|replaces_itself| policy.lifetime_cap(replaces_itself))
+    };
+    assert_eq!(caps(50, Some(75)), [Some(50), Some(75)]);
+    assert_eq!(caps(50, Some(25)), [Some(50), Some(50)]);
+    assert_eq!(caps(50, None), [Some(50), Some(50)]);
+    assert_eq!(caps(0, Some(75)), [None, None]);
+    assert_eq!(soft_ceiling(50, 1.5), 75);
+    assert_eq!(soft_ceiling(u32::MAX, 2.0), u32::MAX);
+}
+
+#[test]
+fn a_key_is_read_as_it_was_written() {
+    for (text, version) in [("chromium/1.65", Some(V65)), ("chromium", None)] {
+        let wanted = Wanted { version, ..ANY };
+        assert_eq!(wanted.to_string(), text);
+        assert_eq!(text.parse(), Ok(wanted));
+    }
+    for text in ["", "opera", "chromium/", "chromium/one", "/1.65"] {
+        assert_eq!(text.parse::<Wanted>(), Err(()), "{text}");
+    }
+}
+
+prop_compose! {
+    fn any_worker()(
+        browser in prop::sample::select(&Browser::ALL[..2]),
+        minor in prop::option::of(64u16..66),
+        active in 0u32..7,
+        lifetime in 0u32..25,
+        started_at in 0u64..3,
+        open in prop::bool::weighted(0.8),
+        replaces_itself: bool,
+    ) -> Facts {
+        Facts {
+            key: WorkerKey::new(browser, ""),
+            version: minor.map(version),
+            started_at,
+            open,
+            replaces_itself,
+            ..worker("", lifetime, active)
+        }
+    }
+}
+
+prop_compose! {
+    fn any_fleet()(mut workers in prop::collection::vec(any_worker(), 0..12)) -> Vec<Facts> {
+        for (n, worker) in workers.iter_mut().enumerate() {
+            worker.key = WorkerKey::new(worker.key.browser, format!("w{n}"));
+        }
+        workers
+    }
+}
+
+prop_compose! {
+    fn any_policy()(
+        strategy in prop::sample::select(vec![Strategy::LifetimeFirst, Strategy::LeastActive]),
+        limit in 0u32..15,
+        ceiling in prop::option::of(0u32..25),
+    ) -> Policy {
+        policy(strategy, limit, ceiling)
+    }
+}
+
+proptest! {
+    #[test]
+    fn names_exactly_those_who_may_take_the_session(
+        workers in any_fleet(), policy in any_policy(), minor in prop::option::of(64u16..66),
+    ) {
+        let wanted = Wanted { version: minor.map(version), ..ANY };
+        let ranked = rank(&workers, &policy, &wanted);
+        for worker in &workers {
+            let below = |most: Option<u32>| most.is_none_or(|most| worker.lifetime < most);
+            let may = worker.key.browser == Browser::Chromium
+                && (worker.version == wanted.version
+                    || worker.version.is_none()
+                    || wanted.version.is_none())
+                && worker.open
+                && worker.active < 5
+                && (below(policy.max_lifetime)
+                    || worker.replaces_itself && policy.ceiling.is_some() && below(policy.ceiling));
+            let named = ranked.iter().filter(|ranked| ranked.key == worker.key).count();
+            prop_assert_eq!(named, usize::from(may));
+        }
+    }
+
+    #[test]
+    fn does_not_depend_on_the_order_in_which_workers_are_told(
+        (told, again) in any_fleet().prop_flat_map(|told| {
+            (Just(told.clone()), Just(told).prop_shuffle())
+        }),
+        policy in any_policy(),
+    ) {
+        prop_assert_eq!(rank(&told, &policy, &ANY), rank(&again, &policy, &ANY));
+    }
+
+    /// What staggers the restarts: the gap between two workers is never closed while another
+    /// worker can take the session.
+    #[test]
+    fn nobody_is_brought_near_the_limit_while_another_has_room(
+        workers in any_fleet(), limit in 1u32..15,
+    ) {
+        let policy = policy(Strategy::LifetimeFirst, limit, None);
+        let ranked = rank(&workers, &policy, &ANY);
+        let open = workers.iter().filter(|w| w.open && w.key.browser == ANY.browser).count();
+        let margin = (limit as usize / open.max(1)).max(1);
+        let near = |worker: &Facts| worker.lifetime as usize + margin >= limit as usize;
+        if let Some(first) = ranked.first() && near(first) {
+            prop_assert!(ranked.iter().all(|worker| near(worker)));
+        }
+        for (a, b) in ranked.iter().zip(ranked.iter().skip(1)) {
+            prop_assert!(near(a) == near(b) && a.lifetime >= b.lifetime || !near(a) && near(b));
+        }
+    }
+
+    #[test]
+    fn a_ceiling_adds_workers_behind_those_there_were(
+        workers in any_fleet(), policy in any_policy(),
+    ) {
+        let hard = Policy { ceiling: None, ..policy };
+        let without = rank(&workers, &hard, &ANY);
+        prop_assert!(rank(&workers, &policy, &ANY).starts_with(&without));
+    }
+}
