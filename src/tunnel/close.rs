@@ -1,0 +1,215 @@
+//! How sessions end: who ended it, why, and what the Close frame says when the end is ours.
+
+use super::frame;
+use crate::model::SessionId;
+use std::fmt::{self, Write as _};
+use std::time::Duration;
+
+/// One of the three who can end a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Party {
+    Client,
+    Worker,
+    Playhouse,
+}
+
+impl Party {
+    /// For log lines and metric labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Party::Client => "client",
+            Party::Worker => "worker",
+            Party::Playhouse => "playhouse",
+        }
+    }
+}
+
+impl fmt::Display for Party {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Why a session ended. A closed set, fit for a metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Why {
+    /// A side said goodbye with a Close frame.
+    Closed,
+    /// The client's connection ended without a Close frame: its process ended, or the network did.
+    ClientGone,
+    /// The worker's connection ended without a Close frame: its process or its machine died.
+    WorkerLost,
+    /// The worker has answered no ping for the ping timeout.
+    WorkerSilent,
+    /// The client has answered no ping for the ping timeout.
+    ClientSilent,
+    /// The client took no bytes for the write timeout.
+    ClientSlow,
+    /// The worker took no bytes for the write timeout.
+    WorkerSlow,
+    /// No message for the idle timeout.
+    Idle,
+    /// Older than sessions may get.
+    TooLong,
+    /// An operator killed it.
+    Killed,
+    /// The proxy was told to drain and the drain timeout is over.
+    Draining,
+    /// The proxy is going down at once.
+    ShuttingDown,
+}
+
+impl Why {
+    /// Every reason, for those who declare a metric for each.
+    pub const ALL: [Why; 12] = [
+        Why::Closed,
+        Why::ClientGone,
+        Why::WorkerLost,
+        Why::WorkerSilent,
+        Why::ClientSilent,
+        Why::ClientSlow,
+        Why::WorkerSlow,
+        Why::Idle,
+        Why::TooLong,
+        Why::Killed,
+        Why::Draining,
+        Why::ShuttingDown,
+    ];
+
+    /// For log lines and metric labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Why::Closed => "closed",
+            Why::ClientGone => "client_gone",
+            Why::WorkerLost => "worker_lost",
+            Why::WorkerSilent => "worker_silent",
+            Why::ClientSilent => "client_silent",
+            Why::ClientSlow => "client_slow",
+            Why::WorkerSlow => "worker_slow",
+            Why::Idle => "idle",
+            Why::TooLong => "too_long",
+            Why::Killed => "killed",
+            Why::Draining => "draining",
+            Why::ShuttingDown => "shutting_down",
+        }
+    }
+
+    /// Who ends a session for this reason; `None` for [`Why::Closed`], which either side can.
+    pub fn party(self) -> Option<Party> {
+        match self {
+            Why::Closed => None,
+            Why::ClientGone | Why::ClientSilent | Why::ClientSlow => Some(Party::Client),
+            Why::WorkerLost | Why::WorkerSilent | Why::WorkerSlow => Some(Party::Worker),
+            Why::Idle | Why::TooLong | Why::Killed | Why::Draining | Why::ShuttingDown => {
+                Some(Party::Playhouse)
+            }
+        }
+    }
+
+    /// What the user reads; the limit that was reached follows, if there was one.
+    fn sentence(self) -> &'static str {
+        match self {
+            Why::Closed => "session closed",
+            Why::ClientGone => "client gone",
+            Why::WorkerLost => "worker lost, its connection broke",
+            Why::WorkerSilent => "worker lost, no answer for",
+            Why::ClientSilent => "client lost, no answer for",
+            Why::ClientSlow => "client too slow, took no data for",
+            Why::WorkerSlow => "worker lost, took no data for",
+            Why::Idle => "session idle for",
+            Why::TooLong => "session exceeded",
+            Why::Killed => "session killed by an operator",
+            Why::Draining => "the grid is draining and the drain timeout is over",
+            Why::ShuttingDown => "the grid is shutting down",
+        }
+    }
+
+    /// The code of our Close frame (RFC 6455, section 7.4.1, and IANA's registry for 1012 on).
+    fn code(self) -> u16 {
+        match self {
+            Why::Closed | Why::ClientGone => 1000,
+            Why::Draining | Why::ShuttingDown => 1001,
+            Why::Killed | Why::Idle | Why::TooLong | Why::ClientSilent => 1008,
+            Why::WorkerLost | Why::WorkerSilent | Why::WorkerSlow => 1011,
+            Why::ClientSlow => 1013,
+        }
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// An end that is ours: what both sides are told. Playwright shows the reason to its user as the
+/// error of whatever call was running, so it says what happened, and the session id to look for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Close {
+    why: Why,
+    reason: Box<str>,
+}
+
+impl Close {
+    /// The proxy is going down at once.
+    pub fn shutting_down(id: SessionId) -> Close {
+        Close::new(id, Why::ShuttingDown, None)
+    }
+
+    /// The drain timeout is over and the session still runs.
+    pub fn draining(id: SessionId) -> Close {
+        Close::new(id, Why::Draining, None)
+    }
+
+    /// An operator killed the session.
+    pub fn killed(id: SessionId) -> Close {
+        Close::new(id, Why::Killed, None)
+    }
+
+    pub(super) fn worker_lost(id: SessionId) -> Close {
+        Close::new(id, Why::WorkerLost, None)
+    }
+
+    /// The session has reached `limit`, whose meaning depends on `why`.
+    pub(super) fn overdue(id: SessionId, why: Why, limit: Duration) -> Close {
+        Close::new(id, why, Some(limit))
+    }
+
+    fn new(id: SessionId, why: Why, limit: Option<Duration>) -> Close {
+        let mut reason = format!("playhouse: {}", why.sentence());
+        if let Some(limit) = limit {
+            let _ = write!(reason, " {}", humantime::format_duration(limit));
+        }
+        let suffix = format!(" (session {id})");
+        reason.truncate(reason.floor_char_boundary(frame::MAX_REASON - suffix.len()));
+        reason.push_str(&suffix);
+        Close {
+            why,
+            reason: reason.into_boxed_str(),
+        }
+    }
+
+    pub fn why(&self) -> Why {
+        self.why
+    }
+
+    /// The code of the Close frame.
+    pub fn code(&self) -> u16 {
+        self.why.code()
+    }
+
+    /// At most [`frame::MAX_REASON`] bytes, with the session id at the end.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+}
+
+/// How a session ended, for its log line and the metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    pub by: Party,
+    pub why: Why,
+    /// The code of the Close frame that ended it, theirs or ours; 1005 when it had none, `None`
+    /// when there was no Close frame.
+    pub code: Option<u16>,
+}

@@ -1,0 +1,304 @@
+//! A session's two directions together: what ends it, what is said then, and how long the parting
+//! may take. Owns both streams and the one timer; what is due when is decided in [`super::watch`].
+
+use super::close::{Close, Ended, Party, Why};
+use super::flow::{Flow, Moved};
+use super::traffic::Traffic;
+use super::watch::{Pulse, Watch, Way};
+use super::{Ends, Limits};
+use crate::model::SessionId;
+use pingora::protocols::Stream;
+use std::cell::RefCell;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, Sleep};
+
+/// How long sides may take to follow when one of them has said or shown that it is over.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// How long an end of ours may take: the rest of the frames in flight, the Close frames, and the
+/// sides' answers to them.
+const PARTING: Duration = Duration::from_secs(3);
+
+/// What the timer is set to when nothing is due.
+const FAR: Duration = Duration::from_secs(24 * 3600);
+
+/// What one read takes at most. One buffer a thread: a session has it only while it is polled.
+const SCRATCH: usize = 64 * 1024;
+
+thread_local! {
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+}
+
+pub(super) struct Relay {
+    id: SessionId,
+    client: Stream,
+    worker: Stream,
+    /// From the client to the worker.
+    up: Flow,
+    /// From the worker to the client.
+    down: Flow,
+    up_stalled: Option<Instant>,
+    down_stalled: Option<Instant>,
+    client_pulse: Pulse,
+    worker_pulse: Pulse,
+    limits: Limits,
+    traffic: Arc<Traffic>,
+    stop: Option<oneshot::Receiver<Close>>,
+    /// An end of ours, while it is under way.
+    close: Option<Close>,
+    /// What ended the session, once something has.
+    ended: Option<Ended>,
+    /// When the parting has taken long enough.
+    until: Option<Instant>,
+    /// What the timer is set to.
+    alarm: Instant,
+}
+
+impl Relay {
+    pub(super) fn new(
+        id: SessionId,
+        ends: Ends,
+        limits: Limits,
+        traffic: Arc<Traffic>,
+        stop: oneshot::Receiver<Close>,
+    ) -> Relay {
+        let now = Instant::now();
+        let mut relay = Relay {
+            id,
+            client: ends.client.stream,
+            worker: ends.worker.stream,
+            up: Flow::new(true),
+            down: Flow::new(false),
+            up_stalled: None,
+            down_stalled: None,
+            client_pulse: Pulse::new(now),
+            worker_pulse: Pulse::new(now),
+            limits,
+            traffic,
+            stop: Some(stop),
+            close: None,
+            ended: None,
+            until: None,
+            alarm: now,
+        };
+        relay.look_at_clock(now);
+        let up = relay.up.take_early(&ends.client.early);
+        let down = relay.down.take_early(&ends.worker.early);
+        relay.note(up, down);
+        relay
+    }
+
+    /// One turn: the order to stop, the bytes both ways, what follows from them, the time.
+    pub(super) fn poll(&mut self, mut timer: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<Ended> {
+        if let Some(stop) = &mut self.stop
+            && let Poll::Ready(order) = Pin::new(stop).poll(cx)
+        {
+            self.stop = None;
+            // When the sender is gone the order will never come, and the session goes on.
+            if let Ok(close) = order {
+                self.end(close);
+            }
+        }
+        loop {
+            self.pump(cx);
+            while self.observe() {
+                self.pump(cx);
+            }
+            if is_over(&self.up) && is_over(&self.down) {
+                return Poll::Ready(self.verdict());
+            }
+            if timer.deadline() != self.alarm {
+                timer.as_mut().reset(self.alarm);
+            }
+            if timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let now = Instant::now();
+            if self.until.is_some_and(|until| until <= now) {
+                return Poll::Ready(self.verdict());
+            }
+            self.look_at_clock(now);
+        }
+    }
+
+    /// When the timer has to be set first.
+    pub(super) fn alarm(&self) -> Instant {
+        self.alarm
+    }
+
+    /// Moves bytes both ways.
+    fn pump(&mut self, cx: &mut Context<'_>) {
+        let (up, down) = BUFFER.with_borrow_mut(|scratch| {
+            let close = self.close.as_ref();
+            let (client, worker) = (&mut *self.client, &mut *self.worker);
+            let up = self.up.pump(client, worker, close, scratch, cx);
+            let down = self.down.pump(worker, client, close, scratch, cx);
+            (up, down)
+        });
+        self.note(up, down);
+    }
+
+    /// Takes down what moved, and when.
+    fn note(&mut self, up: Moved, down: Moved) {
+        let stalled = self.up_stalled.is_some() || self.down_stalled.is_some();
+        let blocked = self.up.is_blocked() || self.down.is_blocked();
+        if !(up.any() || down.any() || stalled || blocked) {
+            return;
+        }
+        let now = Instant::now();
+        self.traffic.count_in(up.bytes, up.messages);
+        self.traffic.count_out(down.bytes, down.messages);
+        if up.in_message || down.in_message {
+            self.traffic.message_at(now);
+        }
+        // A side that was not read, because the other was slow, has not been silent.
+        if up.bytes > 0 || self.up_stalled.is_some() {
+            self.client_pulse.heard(now);
+        }
+        if down.bytes > 0 || self.down_stalled.is_some() {
+            self.worker_pulse.heard(now);
+        }
+        if up.pinged {
+            self.worker_pulse.asked(now);
+        }
+        if down.pinged {
+            self.client_pulse.asked(now);
+        }
+        if up.pinged || down.pinged {
+            self.wake_by(now + self.limits.time_to_answer());
+        }
+        for (stalled, flow, moved) in [
+            (&mut self.up_stalled, &self.up, up),
+            (&mut self.down_stalled, &self.down, down),
+        ] {
+            if !flow.is_blocked() {
+                *stalled = None;
+            } else if moved.taken || stalled.is_none() {
+                *stalled = Some(now);
+            }
+        }
+        if self.up_stalled.is_some() || self.down_stalled.is_some() {
+            self.wake_by(now + self.limits.write_timeout);
+        }
+    }
+
+    /// What the sides have said and shown so far, and what follows from it. Whether that gives the
+    /// two directions something new to do.
+    fn observe(&mut self) -> bool {
+        let was_closing = self.close.is_some();
+        let closed = |by, code| Ended {
+            by,
+            why: Why::Closed,
+            code: Some(code),
+        };
+        if self.ended.is_some() {
+            // Over already, and under way.
+        } else if let Some(code) = self.up.closed() {
+            self.follow(closed(Party::Client, code));
+        } else if let Some(code) = self.down.closed() {
+            self.follow(closed(Party::Worker, code));
+        } else if self.up.source_ended() || self.down.sink_ended() {
+            self.follow(Ended {
+                by: Party::Client,
+                why: Why::ClientGone,
+                code: None,
+            });
+        } else if self.down.source_ended() || self.up.sink_ended() {
+            self.up.shut();
+            self.end(Close::worker_lost(self.id));
+        }
+        let (shut_up, shut_down) = if self.close.is_some() {
+            // A side that is told the end early might not send the rest of the frame it is in.
+            let told = !self.up.is_finishing() && !self.down.is_finishing();
+            (told, told)
+        } else {
+            (self.up.source_ended(), self.down.source_ended())
+        };
+        let up = shut_up && self.up.shut();
+        let down = shut_down && self.down.shut();
+        up || down || self.close.is_some() != was_closing
+    }
+
+    /// A side has ended the session: the other gets its time to follow.
+    fn follow(&mut self, ended: Ended) {
+        self.ended = Some(ended);
+        self.allow(LINGER);
+    }
+
+    /// Ends the session: a Close frame to both sides, then the end of both connections.
+    fn end(&mut self, close: Close) {
+        if self.close.is_some() {
+            return;
+        }
+        self.ended.get_or_insert(Ended {
+            by: close.why().party().unwrap_or(Party::Playhouse),
+            why: close.why(),
+            code: Some(close.code()),
+        });
+        self.up.finish(&close);
+        self.down.finish(&close);
+        self.close = Some(close);
+        self.allow(PARTING);
+    }
+
+    fn allow(&mut self, time: Duration) {
+        let until = Instant::now() + time;
+        self.until = Some(self.until.map_or(until, |earlier| earlier.min(until)));
+        self.wake_by(until);
+    }
+
+    fn wake_by(&mut self, at: Instant) {
+        self.alarm = self.alarm.min(at);
+    }
+
+    /// Does what is due at `now`, and sets the alarm for what is due next.
+    fn look_at_clock(&mut self, now: Instant) {
+        self.alarm = self.until.unwrap_or(now + FAR);
+        if self.ended.is_some() {
+            return;
+        }
+        let due = self.watch().due(&self.limits, now);
+        if let Some(next) = due.next {
+            self.wake_by(next);
+        }
+        if due.ping_client {
+            self.down.want_ping();
+        }
+        if due.ping_worker {
+            self.up.want_ping();
+        }
+        if let Some((why, limit)) = due.end {
+            self.end(Close::overdue(self.id, why, limit));
+        }
+    }
+
+    fn watch(&self) -> Watch {
+        let way = |flow: &Flow, stalled| Way {
+            stalled,
+            ping_due: flow.ping_due(),
+        };
+        Watch {
+            started: self.traffic.started(),
+            last_message: self.traffic.last_message(),
+            client: self.client_pulse,
+            worker: self.worker_pulse,
+            up: way(&self.up, self.up_stalled),
+            down: way(&self.down, self.down_stalled),
+        }
+    }
+
+    fn verdict(&self) -> Ended {
+        self.ended
+            .expect("a direction is over, or time for the parting is, only after an end was seen")
+    }
+}
+
+/// Whether nothing will ever pass in this direction again.
+fn is_over(flow: &Flow) -> bool {
+    flow.source_ended() && flow.sink_ended()
+}

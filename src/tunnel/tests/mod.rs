@@ -1,0 +1,8 @@
+//! The tunnel from the outside: what goes in at one end comes out at the other, and what is said
+//! when a session ends. [`rig`] has the two ends; bytes are tested over TCP in real time, limits
+//! over in-memory streams in paused time.
+
+mod endings;
+mod limits;
+mod relaying;
+mod rig;

@@ -1,0 +1,103 @@
+//! Bytes pass as they are, in every size and in every cut, both ways at once.
+
+use super::rig::*;
+use crate::tunnel::{Party, Why};
+use bytes::Bytes;
+use rand::rngs::StdRng;
+use rand::{Rng, RngCore, SeedableRng};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+fn random_frames(seed: u64, masked: bool, frames: usize) -> Vec<u8> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut all = Vec::new();
+    for _ in 0..frames {
+        let size = match rng.random_range(0..10) {
+            0 => 0,
+            1..5 => rng.random_range(0..200),
+            5..8 => rng.random_range(0..70_000),
+            _ => rng.random_range(0..400_000),
+        };
+        let mut payload = vec![0; size];
+        rng.fill_bytes(&mut payload);
+        let opcode = [0, 1, 2, 9, 10][rng.random_range(0..5)];
+        all.extend(frame(opcode, rng.random(), masked, &payload));
+    }
+    all
+}
+
+#[tokio::test]
+async fn every_byte_passes_both_ways_at_once_in_whatever_pieces() {
+    for (seed, sizes) in [
+        (1, vec![1 << 20]),
+        (2, vec![1, 7, 64, 3000]),
+        (3, vec![65_536, 1, 65_535, 14]),
+    ] {
+        let frames = if sizes[0] == 1 { 12 } else { 60 };
+        let up = random_frames(seed, true, frames);
+        let down = random_frames(seed + 100, false, frames);
+        let mut rig = Rig::tcp(NO_LIMITS).await;
+        let (mut client_read, mut client_write) = rig.client.split();
+        let (mut worker_read, mut worker_write) = rig.worker.split();
+        let mut up_read = vec![0; up.len()];
+        let mut down_read = vec![0; down.len()];
+        tokio::join!(
+            write_pieces(&mut client_write, &up, &sizes),
+            write_pieces(&mut worker_write, &down, &sizes),
+            async { worker_read.read_exact(&mut up_read).await.unwrap() },
+            async { client_read.read_exact(&mut down_read).await.unwrap() },
+        );
+        assert!(up == up_read, "client to worker, seed {seed}");
+        assert!(down == down_read, "worker to client, seed {seed}");
+        assert_eq!(rig.traffic.bytes_in(), up.len() as u64);
+        assert_eq!(rig.traffic.bytes_out(), down.len() as u64);
+    }
+}
+
+#[tokio::test]
+async fn bytes_that_came_with_the_heads_come_first() {
+    let early_up = message(true, b"before the 101");
+    let early_down = message(false, b"behind the 101");
+    let mut rig = Rig::tcp_early(
+        NO_LIMITS,
+        Bytes::from(early_up.clone()),
+        Bytes::from(early_down[..5].to_vec()),
+    )
+    .await;
+    rig.worker.write_all(&early_down[5..]).await.unwrap();
+    let up = read_frame(&mut rig.worker).await.unwrap();
+    let down = read_frame(&mut rig.client).await.unwrap();
+    assert_eq!(up.payload, b"before the 101");
+    assert_eq!(down.payload, b"behind the 101");
+    assert_eq!(rig.traffic.messages_in(), 1);
+    assert_eq!(rig.traffic.messages_out(), 1);
+}
+
+#[tokio::test]
+async fn messages_are_counted_and_control_frames_are_not() {
+    let mut rig = Rig::tcp(NO_LIMITS).await;
+    let mut wire = frame(1, false, true, b"a message ");
+    wire.extend(frame(9, true, true, b"ping in between"));
+    wire.extend(frame(0, true, true, b"of two frames"));
+    wire.extend(frame(2, true, true, &[]));
+    rig.client.write_all(&wire).await.unwrap();
+    let mut read = vec![0; wire.len()];
+    rig.worker.read_exact(&mut read).await.unwrap();
+    assert_eq!(read, wire);
+    assert_eq!(rig.traffic.messages_in(), 2);
+    assert_eq!(rig.traffic.messages_out(), 0);
+}
+
+#[tokio::test]
+async fn the_end_of_the_clients_stream_is_passed_on_and_answers_still_come() {
+    let mut rig = Rig::tcp(NO_LIMITS).await;
+    let question = message(true, &[7; 300_000]);
+    rig.client.write_all(&question).await.unwrap();
+    rig.client.shutdown().await.unwrap();
+    assert!(read_to_end(&mut rig.worker).await == question);
+    let answer = message(false, &[8; 300_000]);
+    rig.worker.write_all(&answer).await.unwrap();
+    rig.worker.shutdown().await.unwrap();
+    assert!(read_to_end(&mut rig.client).await == answer);
+    let ended = rig.ended().await;
+    assert_eq!((ended.by, ended.why), (Party::Client, Why::ClientGone));
+}

@@ -1,0 +1,220 @@
+//! A tunnel between a client and a worker that the test plays itself.
+
+use super::super::frame::Tracker;
+use super::super::{Close, Ended, Ends, Limits, Side, Traffic, run};
+use crate::model::SessionId;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use pingora::protocols::l4;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// No limit but a generous one for writes.
+pub const NO_LIMITS: Limits = Limits {
+    idle_timeout: None,
+    max_duration: None,
+    ping_interval: None,
+    ping_timeout: Duration::from_secs(60),
+    write_timeout: Duration::from_secs(600),
+};
+
+/// A running tunnel, and its two far ends.
+pub struct Rig<S> {
+    pub id: SessionId,
+    pub client: S,
+    pub worker: S,
+    pub traffic: Arc<Traffic>,
+    pub stop: Option<oneshot::Sender<Close>>,
+    pub task: JoinHandle<Ended>,
+}
+
+impl Rig<TcpStream> {
+    pub async fn tcp(limits: Limits) -> Rig<TcpStream> {
+        Rig::tcp_early(limits, Bytes::new(), Bytes::new()).await
+    }
+
+    /// The client and the worker have sent these bytes behind their HTTP heads.
+    pub async fn tcp_early(limits: Limits, client: Bytes, worker: Bytes) -> Rig<TcpStream> {
+        let (far_client, near_client) = tcp_pair().await;
+        let (far_worker, near_worker) = tcp_pair().await;
+        let near = |stream, early| Side {
+            stream: Box::new(l4::stream::Stream::from(stream)),
+            early,
+        };
+        let ends = Ends {
+            client: near(near_client, client),
+            worker: near(near_worker, worker),
+        };
+        Rig::start(far_client, far_worker, ends, limits)
+    }
+}
+
+impl Rig<tokio::io::DuplexStream> {
+    /// In memory, for paused time; each direction holds `buffer` bytes.
+    pub fn memory(limits: Limits, buffer: usize) -> Rig<tokio::io::DuplexStream> {
+        let (far_client, near_client) = tokio::io::duplex(buffer);
+        let (far_worker, near_worker) = tokio::io::duplex(buffer);
+        let near = |stream: tokio::io::DuplexStream| Side {
+            stream: Box::new(stream),
+            early: Bytes::new(),
+        };
+        let ends = Ends {
+            client: near(near_client),
+            worker: near(near_worker),
+        };
+        Rig::start(far_client, far_worker, ends, limits)
+    }
+}
+
+impl<S> Rig<S> {
+    fn start(client: S, worker: S, ends: Ends, limits: Limits) -> Rig<S> {
+        let id = SessionId::random();
+        let traffic = Arc::new(Traffic::new());
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(run(id, ends, limits, traffic.clone(), stopped));
+        Rig {
+            id,
+            client,
+            worker,
+            traffic,
+            stop: Some(stop),
+            task,
+        }
+    }
+
+    pub fn stop(&mut self, close: Close) {
+        let stop = self.stop.take().expect("a rig is stopped once");
+        stop.send(close).expect("the tunnel runs");
+    }
+
+    /// Lets go of both sides and hears how it ended.
+    pub async fn ended(self) -> Ended {
+        drop((self.client, self.worker));
+        self.task.await.expect("the tunnel does not panic")
+    }
+}
+
+/// The two ends of one connection.
+pub async fn tcp_pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (far, near) = tokio::join!(TcpStream::connect(address), listener.accept());
+    let (far, near) = (far.unwrap(), near.unwrap().0);
+    far.set_nodelay(true).unwrap();
+    near.set_nodelay(true).unwrap();
+    (far, near)
+}
+
+/// A frame as the wire has it.
+pub fn frame(opcode: u8, fin: bool, masked: bool, payload: &[u8]) -> Vec<u8> {
+    let mut out = vec![opcode | if fin { 0x80 } else { 0 }];
+    let mask = if masked { 0x80 } else { 0 };
+    match payload.len() {
+        short @ 0..126 => out.push(mask | short as u8),
+        medium @ 126..65536 => {
+            out.push(mask | 126);
+            out.extend((medium as u16).to_be_bytes());
+        }
+        long => {
+            out.push(mask | 127);
+            out.extend((long as u64).to_be_bytes());
+        }
+    }
+    if masked {
+        let key = [1, 2, 3, 4];
+        out.extend(key);
+        out.extend(payload.iter().zip(key.iter().cycle()).map(|(b, k)| b ^ k));
+    } else {
+        out.extend(payload);
+    }
+    out
+}
+
+/// A binary message.
+pub fn message(masked: bool, payload: &[u8]) -> Vec<u8> {
+    frame(2, true, masked, payload)
+}
+
+/// A frame that was read.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Read {
+    pub opcode: u8,
+    pub masked: bool,
+    pub payload: Vec<u8>,
+}
+
+impl Read {
+    /// Code and reason of a Close frame.
+    pub fn close(&self) -> (u16, String) {
+        assert_eq!(self.opcode, 8, "{self:?}");
+        let code = u16::from_be_bytes([self.payload[0], self.payload[1]]);
+        let reason = String::from_utf8(self.payload[2..].to_vec()).unwrap();
+        (code, reason)
+    }
+}
+
+/// Reads one frame; `None` at the end of the stream between two frames.
+pub async fn read_frame(from: &mut (impl AsyncRead + Unpin)) -> Option<Read> {
+    let first = from.read_u8().await.ok()?;
+    let second = from.read_u8().await.unwrap();
+    let length = match second & 0x7f {
+        126 => u64::from(from.read_u16().await.unwrap()),
+        127 => from.read_u64().await.unwrap(),
+        short => u64::from(short),
+    };
+    let masked = second & 0x80 != 0;
+    let mut key = [0; 4];
+    if masked {
+        from.read_exact(&mut key).await.unwrap();
+    }
+    let mut payload = vec![0; length as usize];
+    from.read_exact(&mut payload).await.unwrap();
+    for (byte, key) in payload.iter_mut().zip(key.iter().cycle()) {
+        *byte ^= key;
+    }
+    Some(Read {
+        opcode: first & 0x0f,
+        masked,
+        payload,
+    })
+}
+
+/// Reads to the end, which a reset is too.
+pub async fn read_to_end(from: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
+    let mut all = Vec::new();
+    let _ = from.read_to_end(&mut all).await;
+    all
+}
+
+/// Whether `bytes` are whole frames.
+pub fn are_whole_frames(bytes: &[u8]) -> bool {
+    let mut tracker = Tracker::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        at += tracker.advance(&bytes[at..]).0;
+    }
+    tracker.at_boundary()
+}
+
+/// Writes `bytes` in pieces of the sizes that `sizes` gives, over and over.
+pub fn write_pieces<'a>(
+    to: &'a mut (impl tokio::io::AsyncWrite + Unpin + Send),
+    bytes: &'a [u8],
+    sizes: &'a [usize],
+) -> BoxFuture<'a, ()> {
+    Box::pin(async move {
+        let mut rest = bytes;
+        for size in sizes.iter().cycle() {
+            if rest.is_empty() {
+                break;
+            }
+            let (piece, more) = rest.split_at((*size).clamp(1, rest.len()));
+            to.write_all(piece).await.unwrap();
+            rest = more;
+        }
+    })
+}

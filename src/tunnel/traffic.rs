@@ -1,0 +1,93 @@
+//! What has passed through one session. Written by its tunnel, read by the admin API and the
+//! metrics while it runs; no lock, so the numbers of one moment may be a message apart.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Counters of one session. "In" is from the client to the worker, "out" the other way.
+#[derive(Debug)]
+pub struct Traffic {
+    started: Instant,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    messages_in: AtomicU64,
+    messages_out: AtomicU64,
+    /// Milliseconds from `started` to the last bytes of a message.
+    last_message: AtomicU64,
+}
+
+impl Traffic {
+    /// Counters of a session that starts now.
+    pub fn new() -> Traffic {
+        Traffic {
+            started: Instant::now(),
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+            messages_in: AtomicU64::new(0),
+            messages_out: AtomicU64::new(0),
+            last_message: AtomicU64::new(0),
+        }
+    }
+
+    /// Bytes from the client, frame headers included.
+    pub fn bytes_in(&self) -> u64 {
+        self.bytes_in.load(Relaxed)
+    }
+
+    /// Bytes from the worker, frame headers included.
+    pub fn bytes_out(&self) -> u64 {
+        self.bytes_out.load(Relaxed)
+    }
+
+    /// Messages from the client; pings, pongs and closes are none.
+    pub fn messages_in(&self) -> u64 {
+        self.messages_in.load(Relaxed)
+    }
+
+    /// Messages from the worker.
+    pub fn messages_out(&self) -> u64 {
+        self.messages_out.load(Relaxed)
+    }
+
+    /// How old the session is.
+    pub fn age(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// How long no byte of a message has passed.
+    pub fn idle(&self) -> Duration {
+        let last = Duration::from_millis(self.last_message.load(Relaxed));
+        self.age().saturating_sub(last)
+    }
+
+    pub(super) fn started(&self) -> Instant {
+        self.started
+    }
+
+    pub(super) fn count_in(&self, bytes: u64, messages: u64) {
+        self.bytes_in.fetch_add(bytes, Relaxed);
+        self.messages_in.fetch_add(messages, Relaxed);
+    }
+
+    pub(super) fn count_out(&self, bytes: u64, messages: u64) {
+        self.bytes_out.fetch_add(bytes, Relaxed);
+        self.messages_out.fetch_add(messages, Relaxed);
+    }
+
+    pub(super) fn message_at(&self, now: Instant) {
+        let since = now.saturating_duration_since(self.started);
+        self.last_message.store(since.as_millis() as u64, Relaxed);
+    }
+
+    /// When the last bytes of a message passed; the start of the session before the first.
+    pub(super) fn last_message(&self) -> Instant {
+        self.started + Duration::from_millis(self.last_message.load(Relaxed))
+    }
+}
+
+impl Default for Traffic {
+    fn default() -> Traffic {
+        Traffic::new()
+    }
+}

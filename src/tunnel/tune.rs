@@ -1,0 +1,34 @@
+//! Socket options of a session's connections.
+
+use nix::sys::socket::{setsockopt, sockopt};
+use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+/// Silence before the kernel probes the other end, seconds. The tunnel's pings come sooner; this
+/// is for connections that wait for a seat, and for sessions in the middle of a frame.
+const KEEPALIVE_IDLE: u32 = 30;
+
+/// Time between two such probes, seconds.
+const KEEPALIVE_INTERVAL: u32 = 10;
+
+/// How long sent bytes and probes may stay without an answer from the other kernel. Not from the
+/// other program: one that does not read is the write timeout's business.
+const USER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Makes a TCP connection send at once, and notice a peer that has gone without a word.
+///
+/// Linux hands these options down from a listening socket to those it accepts, so on a listener
+/// they cost nothing per connection.
+pub fn tune(socket: impl AsFd) -> io::Result<()> {
+    setsockopt(&socket, sockopt::TcpNoDelay, &true)?;
+    setsockopt(&socket, sockopt::KeepAlive, &true)?;
+    #[cfg(target_os = "linux")]
+    {
+        setsockopt(&socket, sockopt::TcpKeepIdle, &KEEPALIVE_IDLE)?;
+        setsockopt(&socket, sockopt::TcpKeepInterval, &KEEPALIVE_INTERVAL)?;
+        let timeout = USER_TIMEOUT.as_millis() as u32;
+        setsockopt(&socket, sockopt::TcpUserTimeout, &timeout)?;
+    }
+    Ok(())
+}
