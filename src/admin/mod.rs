@@ -1,1 +1,164 @@
-//! (to come)
+//! The admin port: what an operator sees and stops, as JSON, and a dashboard for people.
+//!
+//! Reads and acts through the grid; keeps nothing of its own. Paths and shapes are promised in the
+//! contract: they grow by adding, never by renaming.
+
+mod routes;
+pub mod views;
+
+use crate::admission::tokens;
+use crate::metrics::TEXT_FORMAT;
+use crate::proxy::Grid;
+use crate::proxy::refusal::error_json;
+use async_trait::async_trait;
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::{Response, StatusCode};
+use pingora::apps::http_app::ServeHttp;
+use pingora::protocols::http::ServerSession;
+use routes::Route;
+use std::sync::Arc;
+
+/// The dashboard: one page without a build step, fed by the API beside it.
+const DASHBOARD: &str = include_str!("dashboard.html");
+
+/// What `/v1/config` shows; made by whoever loaded the configuration, secrets masked.
+pub type ConfigView = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
+
+/// The admin port's application.
+pub struct Admin {
+    grid: Arc<Grid>,
+    config_view: ConfigView,
+}
+
+type Answer = (StatusCode, &'static str, Vec<u8>);
+
+impl Admin {
+    pub fn new(grid: Arc<Grid>, config_view: ConfigView) -> Admin {
+        Admin { grid, config_view }
+    }
+
+    async fn answer(&self, request: &ServerSession) -> Answer {
+        let head = request.req_header();
+        let route = match routes::route(&head.method, head.uri.path()) {
+            Ok(route) => route,
+            Err(miss) => return error(miss.status(), miss.code(), miss.message()),
+        };
+        if route.needs_token() && !self.authorized(request) {
+            let message = "The admin port asks for its token: Authorization: Bearer TOKEN.";
+            return error(StatusCode::UNAUTHORIZED, "wrong_token", message);
+        }
+        match route {
+            Route::Dashboard => {
+                let page = DASHBOARD.as_bytes().to_vec();
+                (StatusCode::OK, "text/html; charset=utf-8", page)
+            }
+            Route::Metrics => (StatusCode::OK, TEXT_FORMAT, self.grid.prometheus()),
+            Route::Healthz => (StatusCode::OK, "text/plain", b"ok\n".to_vec()),
+            Route::Readyz => match self.grid.not_ready() {
+                None => (StatusCode::OK, "text/plain", b"ready\n".to_vec()),
+                Some(why) => {
+                    let why = format!("{why}\n").into_bytes();
+                    (StatusCode::SERVICE_UNAVAILABLE, "text/plain", why)
+                }
+            },
+            Route::Workers => json(&views::workers(&self.grid)),
+            Route::Sessions => json(&views::sessions(&self.grid)),
+            Route::Capacity => json(&views::capacity(&self.grid)),
+            Route::Config => json(&(self.config_view)()),
+            Route::DrainWorker(id) => self.drain(&id).await,
+            Route::KillSession(id) => self.kill(&id),
+        }
+    }
+
+    fn authorized(&self, request: &ServerSession) -> bool {
+        let config = self.grid.config.load();
+        let Some(sha256) = &config.admin.token_sha256 else {
+            return true;
+        };
+        request
+            .get_header(AUTHORIZATION)
+            .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "))
+            .is_some_and(|token| tokens::matches(token.trim(), sha256))
+    }
+
+    async fn drain(&self, id: &str) -> Answer {
+        let workers = self.grid.fleet.workers();
+        let found = workers.iter().find(|worker| {
+            let key = &worker.record.key;
+            key.id.as_str() == id || key.to_string() == id
+        });
+        let Some(worker) = found else {
+            let message = "No worker of this id; GET /v1/workers lists them.";
+            return error(StatusCode::NOT_FOUND, "no_such_worker", message);
+        };
+        let key = &worker.record.key;
+        let ttl = self.grid.config.load().recycle.command_ttl;
+        match self.grid.store.order_recycle(key, ttl).await {
+            Ok(()) => {
+                log::info!(worker:% = key; "an operator asked the worker to drain and recycle");
+                let body = serde_json::json!({ "worker": key.id.as_str(), "draining": true });
+                (
+                    StatusCode::ACCEPTED,
+                    "application/json",
+                    body.to_string().into(),
+                )
+            }
+            Err(why) => {
+                let message = format!("The worker could not be told: {why}.");
+                error(StatusCode::SERVICE_UNAVAILABLE, "store_away", &message)
+            }
+        }
+    }
+
+    fn kill(&self, id: &str) -> Answer {
+        let Ok(session) = id.parse() else {
+            let message = "A session id is 16 hexadecimal digits; GET /v1/sessions lists them.";
+            return error(StatusCode::BAD_REQUEST, "bad_request", message);
+        };
+        let close = crate::tunnel::Close::killed(session);
+        if self.grid.registry.end(session, close) {
+            log::info!(session:% = session; "an operator killed the session");
+            let body = serde_json::json!({ "session": id, "killed": true });
+            return (StatusCode::OK, "application/json", body.to_string().into());
+        }
+        let message = "No such session is open on this proxy; GET /v1/sessions lists them.";
+        error(StatusCode::NOT_FOUND, "no_such_session", message)
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> Answer {
+    match serde_json::to_vec(value) {
+        Ok(body) => (StatusCode::OK, "application/json", body),
+        Err(why) => {
+            let message = format!("The answer cannot be written: {why}.");
+            error(StatusCode::INTERNAL_SERVER_ERROR, "internal", &message)
+        }
+    }
+}
+
+fn error(status: StatusCode, code: &str, message: &str) -> Answer {
+    (
+        status,
+        "application/json",
+        error_json(code, message).to_vec(),
+    )
+}
+
+#[async_trait]
+impl ServeHttp for Admin {
+    async fn response(&self, request: &mut ServerSession) -> Response<Vec<u8>> {
+        let (status, content_type, body) = self.answer(request).await;
+        let mut response = Response::builder()
+            .status(status)
+            .header(CONTENT_TYPE, content_type)
+            .header(CONTENT_LENGTH, body.len())
+            .header(CACHE_CONTROL, "no-store")
+            .header("X-Content-Type-Options", "nosniff");
+        if status == StatusCode::UNAUTHORIZED {
+            response = response.header(WWW_AUTHENTICATE, "Bearer");
+        }
+        response
+            .body(body)
+            .expect("the headers are constants and a number")
+    }
+}

@@ -1,1 +1,179 @@
-//! (to come)
+//! What this proxy believes about the workers: who they are, whether they answer, how full they
+//! are.
+//!
+//! The belief is fed by the store's events and, slower, by reading the store whole; by health
+//! checks; and by what reservations and dials teach. It is written into the selection's index at
+//! once. The store decides who gets a seat; a belief that is behind costs one more question, never
+//! a wrong seat.
+
+mod belief;
+mod health;
+mod seating;
+mod target;
+mod watch;
+
+pub use health::probe;
+pub use seating::NoGrant;
+pub use target::Target;
+
+use crate::admission::queue::Queue;
+use crate::config::LiveConfig;
+use crate::metrics::Metrics;
+use crate::model::{Counts, Version, WorkerKey, WorkerRecord, WorkerStatus};
+use crate::selection::{LifetimeFirst, Policy, SharedIndex, Wanted};
+use crate::store::Store;
+use async_trait::async_trait;
+use pingora_load_balancing::discovery::ServiceDiscovery;
+use pingora_load_balancing::{Backend, Backends, LoadBalancer};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::sync::Notify;
+
+/// The workers as this proxy sees them.
+pub struct Fleet {
+    config: LiveConfig,
+    store: Arc<dyn Store>,
+    metrics: Arc<Metrics>,
+    queue: Arc<Queue>,
+    known: Mutex<HashMap<WorkerKey, Known>>,
+    index: SharedIndex,
+    balancer: LoadBalancer<LifetimeFirst>,
+    /// The set of workers changed: Pingora's balancer has to discover it.
+    membership: Notify,
+    /// The store was read whole at least once.
+    has_view: AtomicBool,
+    store_up: AtomicBool,
+}
+
+/// One worker as this proxy knows it.
+struct Known {
+    record: WorkerRecord,
+    counts: Counts,
+    target: Arc<Target>,
+    /// Its last health check went well.
+    answering: bool,
+    /// A dial failed and no probe has gone well since.
+    on_probation: bool,
+    /// It stands in this proxy's configuration: nobody recycles it.
+    fixed: bool,
+}
+
+/// One worker for the admin API and the metrics.
+#[derive(Clone, Debug)]
+pub struct WorkerState {
+    pub record: WorkerRecord,
+    pub counts: Counts,
+    pub healthy: bool,
+    /// Seats it offers now.
+    pub free: u32,
+}
+
+impl Known {
+    fn open(&self) -> bool {
+        self.record.status == WorkerStatus::Available
+            && self.answering
+            && !self.on_probation
+            && !self.target.addresses().is_empty()
+    }
+}
+
+impl Fleet {
+    /// A fleet without workers; [`Fleet::run`] fills it.
+    pub fn new(
+        config: LiveConfig,
+        store: Arc<dyn Store>,
+        queue: Arc<Queue>,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Fleet> {
+        let index = SharedIndex::new(policy(&config));
+        let discovery = Box::new(Discovery(index.clone()));
+        Arc::new_cyclic(|fleet| {
+            let mut backends = Backends::new(discovery);
+            backends.set_health_check(Box::new(health::PlaywrightAnswers {
+                fleet: fleet.clone(),
+            }));
+            Fleet {
+                balancer: index.balancer(backends),
+                config,
+                store,
+                metrics,
+                queue,
+                known: Mutex::default(),
+                index,
+                membership: Notify::new(),
+                has_view: AtomicBool::new(false),
+                store_up: AtomicBool::new(true),
+            }
+        })
+    }
+
+    /// Whether this proxy has ever seen the fleet whole: before that it cannot serve.
+    pub fn has_view(&self) -> bool {
+        self.has_view.load(Ordering::Acquire)
+    }
+
+    /// Whether the store answers, as far as is known.
+    pub fn store_up(&self) -> bool {
+        self.store_up.load(Ordering::Acquire)
+    }
+
+    /// All workers, sorted by browser and age.
+    pub fn workers(&self) -> Vec<WorkerState> {
+        let policy = policy(&self.config);
+        let mut workers: Vec<WorkerState> = self
+            .known()
+            .values()
+            .map(|known| WorkerState {
+                record: known.record.clone(),
+                counts: known.counts,
+                healthy: known.answering && !known.on_probation,
+                free: if known.open() {
+                    policy.max_active.saturating_sub(known.counts.active)
+                } else {
+                    0
+                },
+            })
+            .collect();
+        workers.sort_by_cached_key(|worker| {
+            let record = &worker.record;
+            (record.key.browser, record.started_at, record.key.id.clone())
+        });
+        workers
+    }
+
+    /// The versions a client could have had instead; empty when it can be served, or when there is
+    /// no worker of the browser that tells its version.
+    pub fn other_versions(&self, wanted: &Wanted) -> Vec<Version> {
+        let index = self.index.lock();
+        if index.knows(wanted) {
+            return Vec::new();
+        }
+        index.versions(wanted.browser).flatten().collect()
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<WorkerKey, Known>> {
+        self.known
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn target(&self, key: &WorkerKey) -> Option<Arc<Target>> {
+        self.known().get(key).map(|known| known.target.clone())
+    }
+}
+
+fn policy(config: &LiveConfig) -> Policy {
+    let config = config.load();
+    Policy::new(&config.limits, &config.selection, &config.recycle)
+}
+
+/// What the fleet knows is what there is to discover.
+struct Discovery(SharedIndex);
+
+#[async_trait]
+impl ServiceDiscovery for Discovery {
+    async fn discover(&self) -> pingora::Result<(BTreeSet<Backend>, HashMap<u64, bool>)> {
+        Ok((self.0.lock().backends(), HashMap::new()))
+    }
+}

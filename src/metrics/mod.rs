@@ -1,1 +1,311 @@
-//! (to come)
+//! What is counted, and how it is shown to Prometheus.
+//!
+//! One registry, made here and passed to whoever counts. Label sets are closed: browsers, states,
+//! reasons and worker ids, never a session, a token or a client's address. Gauges that mirror a
+//! state (workers, slots, queue) are not kept up to date but read when somebody scrapes: see
+//! [`Metrics::set_fleet`].
+
+use crate::model::{Browser, WorkerStatus};
+use prometheus::{
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
+};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Buckets for what should be quick, in seconds: 0.1 ms to 10 s.
+const LATENCY_BUCKETS: [f64; 14] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0,
+];
+/// Buckets for sessions, in seconds: 100 ms to 4 h.
+const SESSION_BUCKETS: [f64; 12] = [
+    0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 14400.0,
+];
+
+/// Everything that is counted.
+pub struct Metrics {
+    registry: Registry,
+    pub sessions_active: IntGaugeVec,
+    pub sessions_total: IntCounterVec,
+    pub session_duration: Histogram,
+    pub connect_duration: HistogramVec,
+    pub queue_depth: IntGaugeVec,
+    pub queue_wait: Histogram,
+    pub rejections: IntCounterVec,
+    pub workers: IntGaugeVec,
+    pub slots: IntGaugeVec,
+    pub worker_active: IntGaugeVec,
+    pub worker_lifetime: IntGaugeVec,
+    pub recycles: IntCounterVec,
+    pub dial_failures: IntCounter,
+    pub relay_bytes: IntCounterVec,
+    pub store_up: IntGauge,
+    pub store_operations: HistogramVec,
+    pub config_reloads: IntCounterVec,
+    /// Connections open on the data port, sessions included.
+    pub connections: IntGauge,
+    start_time: Gauge,
+}
+
+/// One worker's part of the gauges that are set at a scrape.
+pub struct WorkerGauges {
+    pub id: String,
+    pub browser: Browser,
+    pub status: WorkerStatus,
+    pub active: u32,
+    pub lifetime: u32,
+    /// Seats it offers: none unless it takes sessions.
+    pub free: u32,
+}
+
+impl Metrics {
+    /// A fresh set on a registry of its own.
+    pub fn new() -> Arc<Metrics> {
+        let registry = Registry::new_custom(Some("playhouse".into()), None)
+            .expect("the prefix is a valid metric name");
+        let put = Register(&registry);
+        let metrics = Metrics {
+            sessions_active: put.gauges(
+                "sessions_active",
+                "Open sessions of this proxy.",
+                &["browser"],
+            ),
+            sessions_total: put.counters(
+                "sessions_total",
+                "Ended sessions, by how they ended.",
+                &["browser", "outcome"],
+            ),
+            session_duration: put.histogram(
+                "session_duration_seconds",
+                "How long sessions lasted.",
+                &SESSION_BUCKETS,
+            ),
+            connect_duration: put.histograms(
+                "connect_duration_seconds",
+                "Time to a session, by phase: queue, select, reserve, dial, upgrade.",
+                &["phase"],
+            ),
+            queue_depth: put.gauges("queue_depth", "Clients waiting for a seat.", &["browser"]),
+            queue_wait: put.histogram(
+                "queue_wait_seconds",
+                "How long clients waited that had to wait.",
+                &LATENCY_BUCKETS,
+            ),
+            rejections: put.counters("rejections_total", "Refused clients.", &["reason"]),
+            workers: put.gauges("workers", "Known workers.", &["browser", "status"]),
+            slots: put.gauges("slots", "Seats of the grid.", &["browser", "state"]),
+            worker_active: put.gauges(
+                "worker_active_sessions",
+                "Open or reserved sessions.",
+                &["worker"],
+            ),
+            worker_lifetime: put.gauges(
+                "worker_lifetime_sessions",
+                "Sessions ever given to the worker.",
+                &["worker"],
+            ),
+            recycles: put.counters("worker_recycles_total", "Replaced browsers.", &["reason"]),
+            dial_failures: put.counter(
+                "worker_dial_failures_total",
+                "Workers that could not be dialled.",
+            ),
+            relay_bytes: put.counters(
+                "relay_bytes_total",
+                "Bytes relayed: in is client to worker, out is worker to client.",
+                &["direction"],
+            ),
+            store_up: put.gauge("store_up", "1 while the store answers."),
+            store_operations: put.histograms(
+                "store_operation_duration_seconds",
+                "Time of the store's operations.",
+                &["op"],
+            ),
+            config_reloads: put.counters(
+                "config_reloads_total",
+                "Reloads of the configuration.",
+                &["result"],
+            ),
+            connections: put.gauge("connections", "Open connections on the data port."),
+            start_time: put.float("start_time_seconds", "When the process started, Unix time."),
+            registry,
+        };
+        metrics.fill();
+        metrics
+            .start_time
+            .set(crate::model::unix_millis() as f64 / 1000.0);
+        Arc::new(metrics)
+    }
+
+    /// Makes the series whose labels are known beforehand, so that they are 0 and not absent.
+    fn fill(&self) {
+        let info = Opts::new("build_info", "Always 1; the label tells the version.")
+            .const_label("version", env!("CARGO_PKG_VERSION"));
+        let info = IntGauge::with_opts(info).expect("valid");
+        info.set(1);
+        self.registry
+            .register(Box::new(info))
+            .expect("registered once");
+        for browser in Browser::ALL {
+            self.sessions_active.with_label_values(&[browser.as_str()]);
+            self.queue_depth.with_label_values(&[browser.as_str()]);
+            for status in WorkerStatus::ALL {
+                self.workers
+                    .with_label_values(&[browser.as_str(), status.as_str()]);
+            }
+            for state in ["used", "free"] {
+                self.slots.with_label_values(&[browser.as_str(), state]);
+            }
+        }
+        for direction in ["in", "out"] {
+            self.relay_bytes.with_label_values(&[direction]);
+        }
+        for phase in ["queue", "select", "reserve", "dial", "upgrade"] {
+            self.connect_duration.with_label_values(&[phase]);
+        }
+        for result in ["applied", "unchanged", "invalid"] {
+            self.config_reloads.with_label_values(&[result]);
+        }
+    }
+
+    /// Counts the time of one phase on the way to a session.
+    pub fn phase(&self, phase: &str, took: Duration) {
+        self.connect_duration
+            .with_label_values(&[phase])
+            .observe(took.as_secs_f64());
+    }
+
+    /// Sets the gauges that mirror the fleet, and forgets workers that are gone.
+    pub fn set_fleet(&self, workers: &[WorkerGauges]) {
+        self.worker_active.reset();
+        self.worker_lifetime.reset();
+        for browser in Browser::ALL {
+            let of = || workers.iter().filter(|worker| worker.browser == browser);
+            for status in WorkerStatus::ALL {
+                let count = of().filter(|worker| worker.status == status).count();
+                self.workers
+                    .with_label_values(&[browser.as_str(), status.as_str()])
+                    .set(count as i64);
+            }
+            let used: u32 = of().map(|worker| worker.active).sum();
+            let free: u32 = of().map(|worker| worker.free).sum();
+            let slots = |state, value: u32| {
+                self.slots
+                    .with_label_values(&[browser.as_str(), state])
+                    .set(i64::from(value));
+            };
+            slots("used", used);
+            slots("free", free);
+        }
+        for worker in workers {
+            self.worker_active
+                .with_label_values(&[&worker.id])
+                .set(i64::from(worker.active));
+            self.worker_lifetime
+                .with_label_values(&[&worker.id])
+                .set(i64::from(worker.lifetime));
+        }
+    }
+
+    /// Everything in Prometheus' text format, version 0.0.4.
+    pub fn text(&self) -> Vec<u8> {
+        let mut text = Vec::with_capacity(8 * 1024);
+        // Writing to memory fails only for an inconsistent family, which `Register` rules out.
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            log::error!(error:% = error; "metrics cannot be encoded");
+        }
+        text
+    }
+}
+
+/// The content type of [`Metrics::text`].
+pub const TEXT_FORMAT: &str = prometheus::TEXT_FORMAT;
+
+/// Makes metrics and registers them. Names are constants of this file: a clash is a bug that the
+/// first start of any test shows, hence the panics.
+struct Register<'a>(&'a Registry);
+
+impl Register<'_> {
+    fn add<C: prometheus::core::Collector + Clone + 'static>(
+        &self,
+        made: prometheus::Result<C>,
+    ) -> C {
+        let collector = made.expect("names and labels are valid");
+        self.0
+            .register(Box::new(collector.clone()))
+            .expect("each name is registered once");
+        collector
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.add(IntGauge::new(name, help))
+    }
+
+    fn float(&self, name: &str, help: &str) -> Gauge {
+        self.add(Gauge::new(name, help))
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.add(IntGaugeVec::new(Opts::new(name, help), labels))
+    }
+
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.add(IntCounter::new(name, help))
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.add(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+        let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        self.add(Histogram::with_opts(opts))
+    }
+
+    fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
+        let opts = HistogramOpts::new(name, help).buckets(LATENCY_BUCKETS.to_vec());
+        self.add(HistogramVec::new(opts, labels))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_promised_family_is_there_from_the_start() {
+        let metrics = Metrics::new();
+        metrics.rejections.with_label_values(&["queue_full"]).inc();
+        metrics
+            .sessions_total
+            .with_label_values(&["chromium", "client"])
+            .inc();
+        metrics.recycles.with_label_values(&["lifetime"]).inc();
+        metrics
+            .store_operations
+            .with_label_values(&["reserve"])
+            .observe(0.1);
+        metrics.set_fleet(&[WorkerGauges {
+            id: "w".into(),
+            browser: Browser::Chromium,
+            status: WorkerStatus::Available,
+            active: 2,
+            lifetime: 7,
+            free: 3,
+        }]);
+        let text = String::from_utf8(metrics.text()).unwrap();
+        for line in [
+            "playhouse_sessions_active{browser=\"chromium\"} 0",
+            "playhouse_slots{browser=\"chromium\",state=\"free\"} 3",
+            "playhouse_worker_lifetime_sessions{worker=\"w\"} 7",
+            "playhouse_workers{browser=\"chromium\",status=\"available\"} 1",
+            "playhouse_rejections_total{reason=\"queue_full\"} 1",
+            "playhouse_store_up 0",
+            "playhouse_build_info{version=",
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+        metrics.set_fleet(&[]);
+        let text = String::from_utf8(metrics.text()).unwrap();
+        assert!(!text.contains("worker=\"w\""), "gone workers are forgotten");
+    }
+}

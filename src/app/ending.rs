@@ -1,0 +1,127 @@
+//! How a serving process ends: on a signal, in order, and not a moment later than it must.
+//!
+//! SIGTERM drains: no new sessions, the listener closes after a short grace, running sessions go
+//! on until they end or their time is up. A second signal ends it at once. Pingora's own handling
+//! is not used: it sleeps out its whole grace period even when no session is left.
+
+use crate::proxy::Grid;
+use crate::tunnel::Close;
+use async_trait::async_trait;
+use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Mutex, mpsc};
+use tokio::time::timeout;
+
+/// How long sessions that are ended have to hear why.
+const FAREWELL: Duration = Duration::from_secs(4);
+/// The same when the process has to go at once.
+const SHORT_FAREWELL: Duration = Duration::from_millis(500);
+/// How long the store may take to hear of the last releases.
+const LAST_RELEASES: Duration = Duration::from_secs(2);
+/// How long Pingora lets connections to an upgraded process go on; sessions are not among them.
+const UPGRADE_OVERLAP: Duration = Duration::from_secs(6);
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// SIGTERM: finish what runs, take nothing new.
+    Drain,
+    /// SIGINT: end now.
+    Stop,
+    /// SIGQUIT: a new process takes over the listeners.
+    HandOver,
+}
+
+/// The signals of this process.
+pub struct Signals {
+    term: Signal,
+    int: Signal,
+    quit: Signal,
+}
+
+impl Signals {
+    /// Takes the signals over from their defaults.
+    pub fn new() -> io::Result<Signals> {
+        Ok(Signals {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+        })
+    }
+
+    /// The next one. Safe to drop and call again.
+    pub async fn next(&mut self) -> Order {
+        tokio::select! {
+            _ = self.term.recv() => Order::Drain,
+            _ = self.int.recv() => Order::Stop,
+            _ = self.quit.recv() => Order::HandOver,
+        }
+    }
+}
+
+/// Tells Pingora when to close its listeners.
+pub struct ToPingora(pub Mutex<mpsc::Receiver<ShutdownSignal>>);
+
+#[async_trait]
+impl ShutdownSignalWatch for ToPingora {
+    async fn recv(&self) -> ShutdownSignal {
+        match self.0.lock().await.recv().await {
+            Some(signal) => signal,
+            // The process is ending without it.
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Runs until a signal, then brings the grid's sessions to their end. When it returns, no session
+/// is open and the store knows of every release, as far as that could be had in time.
+pub async fn run_until_ended(
+    grid: &Arc<Grid>,
+    signals: &mut Signals,
+    pingora: &mpsc::Sender<ShutdownSignal>,
+) {
+    let order = signals.next().await;
+    log::info!(order:? = order, sessions = grid.registry.len(); "asked to end");
+    match order {
+        Order::Stop => end_at_once(grid).await,
+        Order::Drain | Order::HandOver => {
+            tokio::select! {
+                () = drain(grid, order, pingora) => {}
+                again = signals.next() => {
+                    log::info!(order:? = again, sessions = grid.registry.len(); "asked again");
+                    end_at_once(grid).await;
+                }
+            }
+        }
+    }
+    timeout(LAST_RELEASES, grid.releaser.idle()).await.ok();
+}
+
+async fn drain(grid: &Arc<Grid>, order: Order, pingora: &mpsc::Sender<ShutdownSignal>) {
+    let config = grid.config.load_full();
+    if order == Order::HandOver {
+        // The new process answers; what is accepted here until the listener closes is served.
+        pingora.send(ShutdownSignal::GracefulUpgrade).await.ok();
+        tokio::time::sleep(UPGRADE_OVERLAP).await;
+        grid.draining.send_replace(true);
+    } else {
+        grid.draining.send_replace(true);
+        tokio::time::sleep(config.server.shutdown_grace).await;
+        pingora.send(ShutdownSignal::GracefulTerminate).await.ok();
+    }
+    let drained = timeout(config.session.drain_timeout, grid.registry.emptied()).await;
+    if drained.is_err() {
+        log::warn!(sessions = grid.registry.len(); "the drain timeout is over, ending the rest");
+        grid.registry.end_all(Close::draining);
+        timeout(FAREWELL, grid.registry.emptied()).await.ok();
+    }
+}
+
+async fn end_at_once(grid: &Arc<Grid>) {
+    grid.draining.send_replace(true);
+    grid.registry.end_all(Close::shutting_down);
+    timeout(SHORT_FAREWELL, grid.registry.emptied()).await.ok();
+}

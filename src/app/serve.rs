@@ -1,0 +1,144 @@
+//! The serving process: store, fleet, data port and admin port put together.
+//!
+//! Two halves: the control plane (store, fleet, releases, workers, signals) runs on a small
+//! runtime of ours, the ports on Pingora's. Pingora's server has a thread of its own, so that the
+//! process ends when its last session does and not when Pingora's grace period is over.
+
+use super::ending::{Signals, ToPingora, run_until_ended};
+use crate::admin::{Admin, ConfigView};
+use crate::admission::queue::Queue;
+use crate::admission::tokens::Quotas;
+use crate::config::{Config, LiveConfig};
+use crate::fleet::Fleet;
+use crate::metrics::Metrics;
+use crate::proxy::front_door::{Connections, FrontDoor};
+use crate::proxy::{DataPort, Grid};
+use crate::session::registry::Registry;
+use crate::session::seat::Releaser;
+use crate::store::Store;
+use anyhow::Context;
+use pingora::listeners::ListenerConfig;
+use pingora::protocols::l4::stream::L4BufferSettings;
+use pingora::server::configuration::{Opt, ServerConf};
+use pingora::server::{RunArgs, Server, ShutdownSignal};
+use pingora::services::listening::Service;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use tokio::sync::{Mutex, mpsc, watch};
+
+/// The control plane of a serving process.
+pub struct Plane {
+    pub grid: Arc<Grid>,
+    pub metrics: Arc<Metrics>,
+    /// Turns true when background work has to end.
+    stop: watch::Sender<bool>,
+    signals: Signals,
+}
+
+impl Plane {
+    /// Puts the parts together and starts those that run in the background. Needs a runtime.
+    pub fn start(
+        config: LiveConfig,
+        store: Arc<dyn Store>,
+        metrics: Arc<Metrics>,
+    ) -> anyhow::Result<Plane> {
+        let signals = Signals::new().context("cannot listen to signals")?;
+        let (stop, stopped) = watch::channel(false);
+        let (releaser, releases) = Releaser::new(store.clone());
+        tokio::spawn(releases);
+        let queue = Queue::new();
+        let fleet = Fleet::new(
+            config.clone(),
+            store.clone(),
+            queue.clone(),
+            metrics.clone(),
+        );
+        tokio::spawn(fleet.clone().run(stopped));
+        let grid = Arc::new(Grid {
+            config,
+            metrics: metrics.clone(),
+            store,
+            fleet,
+            queue,
+            quotas: Quotas::new(),
+            releaser,
+            registry: Registry::new(),
+            connections: Connections::default(),
+            draining: watch::Sender::new(false),
+        });
+        Ok(Plane {
+            grid,
+            metrics,
+            stop,
+            signals,
+        })
+    }
+
+    /// Opens the ports and serves until the process is told to end and its sessions have ended.
+    pub async fn serve(mut self, config_view: ConfigView, upgrade: bool) -> anyhow::Result<()> {
+        let config = self.grid.config.load_full();
+        if !upgrade {
+            check_free(config.listen, "listen")?;
+            check_free(config.admin.listen, "admin.listen")?;
+        }
+        let server = ports(&self.grid, config_view, &config, upgrade);
+        let (to_pingora, orders) = mpsc::channel::<ShutdownSignal>(1);
+        let shutdown_signal = Box::new(ToPingora(Mutex::new(orders)));
+        std::thread::Builder::new()
+            .name("pingora".into())
+            .spawn(move || server.run(RunArgs { shutdown_signal }))
+            .context("cannot start a thread")?;
+        log::info!(listen:% = config.listen, admin:% = config.admin.listen; "serving");
+        run_until_ended(&self.grid, &mut self.signals, &to_pingora).await;
+        self.stop.send_replace(true);
+        log::info!("ended");
+        Ok(())
+    }
+}
+
+/// Pingora ends the process with a panic when it cannot listen; this says why instead.
+fn check_free(address: SocketAddr, key: &str) -> anyhow::Result<()> {
+    TcpListener::bind(address)
+        .map(drop)
+        .with_context(|| format!("cannot listen on {address} (set {key} to another address)"))
+}
+
+/// Pingora's server with both ports.
+fn ports(grid: &Arc<Grid>, config_view: ConfigView, config: &Config, upgrade: bool) -> Server {
+    let threads = match config.server.threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    };
+    let conf = ServerConf {
+        threads,
+        listener_tasks_per_fd: threads,
+        upgrade_sock: config.server.upgrade_socket.display().to_string(),
+        // Sessions have left Pingora: when the last one ends is decided in `ending`.
+        grace_period_seconds: Some(config.session.drain_timeout.as_secs() + 60),
+        graceful_shutdown_timeout_seconds: Some(1),
+        ..ServerConf::default()
+    };
+    let opt = Opt {
+        upgrade,
+        ..Opt::default()
+    };
+    let mut server = Server::new_with_opt_and_conf(Some(opt), conf);
+    server.bootstrap();
+    let http = pingora_proxy::http_proxy(&server.configuration, DataPort(grid.clone()));
+    let front_door = FrontDoor::new(grid.clone(), http);
+    let mut data = Service::new("data".into(), front_door);
+    data.threads = Some(threads);
+    data.add_listener(listener(config.listen));
+    server.add_service(data);
+    let mut admin = Service::new("admin".into(), Admin::new(grid.clone(), config_view));
+    admin.threads = Some(1);
+    admin.add_listener(listener(config.admin.listen));
+    server.add_service(admin);
+    server
+}
+
+fn listener(address: SocketAddr) -> ListenerConfig {
+    ListenerConfig::tcp(address.to_string())
+        // Early bytes must not hide in a buffer when the stream is taken over.
+        .l4_buffer(L4BufferSettings::unbuffered())
+}

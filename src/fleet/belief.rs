@@ -1,0 +1,249 @@
+//! Changing what is believed: every fact that comes in goes through here, into the map of known
+//! workers and into the selection's index, and wakes those who wait for a seat.
+
+use super::{Fleet, Known, Target, health};
+use crate::model::{Counts, WorkerKey, WorkerRecord};
+use crate::selection::Facts;
+use crate::store::{Event, WorkerView};
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Pause before a worker that could not be dialled is probed; doubles up to [`PROBATION_MAX`].
+const PROBATION_MIN: Duration = Duration::from_millis(250);
+const PROBATION_MAX: Duration = Duration::from_secs(10);
+
+impl Fleet {
+    /// Takes in what the store says.
+    pub(super) fn take_in(self: &Arc<Self>, event: Event) {
+        match event {
+            Event::Worker(view) => self.learn(view),
+            Event::Gone(key) => self.forget(&key),
+            Event::Counts(key, counts) => self.count(&key, counts),
+            Event::Reachable(up) => self.note_store(up),
+            // The worker's own business, and the watch loop's.
+            Event::Recycle(_) | Event::Resync => {}
+        }
+    }
+
+    /// Replaces the whole belief by what the store has: for what lost events missed.
+    pub(super) fn replace(self: &Arc<Self>, views: Vec<WorkerView>) {
+        let there: HashSet<WorkerKey> = views.iter().map(|view| view.record.key.clone()).collect();
+        let gone: Vec<WorkerKey> = {
+            let known = self.known();
+            known
+                .keys()
+                .filter(|key| !there.contains(key))
+                .cloned()
+                .collect()
+        };
+        for key in gone {
+            self.forget(&key);
+        }
+        for view in views {
+            // The store's word is the truth here, even when its revisions started anew.
+            if let Some(known) = self.known().get_mut(&view.record.key) {
+                known.counts.revision = 0;
+            }
+            self.learn(view);
+        }
+        self.has_view.store(true, Ordering::Release);
+        self.queue.wake_all();
+    }
+
+    /// A worker registered, or its record changed.
+    pub(super) fn learn(self: &Arc<Self>, view: WorkerView) {
+        let key = view.record.key.clone();
+        let resolve = {
+            let mut known = self.known();
+            match known.get_mut(&key) {
+                Some(worker) if worker.target.endpoint == view.record.endpoint => {
+                    log_status(&worker.record, &view.record);
+                    worker.record = view.record;
+                    if view.counts.revision >= worker.counts.revision {
+                        worker.counts = view.counts;
+                    }
+                    None
+                }
+                _ => {
+                    let target = Target::new(key.clone(), view.record.endpoint.clone());
+                    let target = Arc::new(target);
+                    log_joined(&view.record);
+                    let fixed = self.fixed_keys().contains(&key);
+                    let worker = Known {
+                        record: view.record,
+                        counts: view.counts,
+                        target: target.clone(),
+                        answering: true,
+                        on_probation: false,
+                        fixed,
+                    };
+                    known.insert(key.clone(), worker);
+                    target.is_name().then_some(target)
+                }
+            }
+        };
+        match resolve {
+            // A name may take its time; the worker opens when it has an address.
+            Some(target) => {
+                let fleet = self.clone();
+                tokio::spawn(async move {
+                    target.resolve().await;
+                    fleet.publish(&target.key);
+                });
+            }
+            None => self.publish(&key),
+        }
+    }
+
+    /// A worker is gone.
+    pub(super) fn forget(&self, key: &WorkerKey) {
+        if self.known().remove(key).is_none() {
+            return;
+        }
+        log::info!(worker:% = key; "worker left");
+        self.index.lock().remove(key);
+        self.membership.notify_one();
+        self.queue.wake(key.browser);
+    }
+
+    /// A worker's counters changed.
+    pub(super) fn count(&self, key: &WorkerKey, counts: Counts) {
+        {
+            let mut known = self.known();
+            let Some(worker) = known.get_mut(key) else {
+                return;
+            };
+            if counts.revision <= worker.counts.revision {
+                return;
+            }
+            worker.counts = counts;
+        }
+        self.publish(key);
+    }
+
+    /// A health check changed its mind about a worker.
+    pub(super) fn set_answering(&self, key: &WorkerKey, answering: bool) {
+        if let Some(worker) = self.known().get_mut(key) {
+            worker.answering = answering;
+        }
+        self.publish(key);
+    }
+
+    /// A worker could not be dialled: it is out of selection until a probe goes well.
+    pub fn dial_failed(self: &Arc<Self>, target: &Arc<Target>, error: &dyn std::fmt::Display) {
+        self.metrics.dial_failures.inc();
+        log::warn!(worker:% = target.key, address = target.authority, error:% = error;
+            "worker cannot be dialled; it heartbeats, so look at the network between, \
+             at its PRIVATE_HOSTNAME and port");
+        let started = {
+            let mut known = self.known();
+            let worker = known.get_mut(&target.key);
+            worker.is_some_and(|worker| !std::mem::replace(&mut worker.on_probation, true))
+        };
+        self.publish(&target.key);
+        if started {
+            let (fleet, target) = (Arc::downgrade(self), target.clone());
+            tokio::spawn(async move {
+                let mut pause = PROBATION_MIN;
+                loop {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(PROBATION_MAX);
+                    let probed = health::probe(&target).await;
+                    let Some(fleet) = fleet.upgrade() else { return };
+                    let still_known = fleet
+                        .known()
+                        .get(&target.key)
+                        .is_some_and(|worker| Arc::ptr_eq(&worker.target, &target));
+                    if !still_known {
+                        return;
+                    }
+                    if probed.is_ok() {
+                        fleet.off_probation(&target.key);
+                        return;
+                    }
+                }
+            });
+        }
+    }
+
+    fn off_probation(&self, key: &WorkerKey) {
+        if let Some(worker) = self.known().get_mut(key) {
+            worker.on_probation = false;
+            log::info!(worker:% = key; "worker answers again");
+        }
+        self.publish(key);
+    }
+
+    pub(super) fn note_store(&self, up: bool) {
+        self.metrics.store_up.set(i64::from(up));
+        if self.store_up.swap(up, Ordering::AcqRel) != up {
+            if up {
+                log::info!("the store is back");
+            } else {
+                log::warn!("the store is away; sessions are admitted from the last view");
+            }
+        }
+    }
+
+    /// Writes what is known of a worker into the index, and wakes those who may now have a seat.
+    fn publish(&self, key: &WorkerKey) {
+        // Known before index, here and nowhere the other way round: two changes of one worker
+        // reach the index in the order in which they were made.
+        let known = self.known();
+        let Some(worker) = known.get(key) else {
+            return;
+        };
+        let Some(address) = worker.target.addresses().first().copied() else {
+            return;
+        };
+        let facts = facts(worker, address);
+        let opens = facts.open;
+        let is_new = {
+            let mut index = self.index.lock();
+            let before = index.facts(key).map(|facts| facts.address);
+            index.put(facts);
+            before != Some(address)
+        };
+        drop(known);
+        if is_new {
+            // Pingora learns of it first: before that it does not count as healthy.
+            self.membership.notify_one();
+        } else if opens {
+            self.queue.wake(key.browser);
+        }
+    }
+}
+
+fn facts(worker: &Known, address: SocketAddr) -> Facts {
+    Facts {
+        key: worker.record.key.clone(),
+        address,
+        version: worker.record.version,
+        active: worker.counts.active,
+        // Nobody recycles a fixed worker: to selection it is always young.
+        lifetime: if worker.fixed {
+            0
+        } else {
+            worker.counts.lifetime
+        },
+        started_at: worker.record.started_at,
+        open: worker.open(),
+        replaces_itself: worker.record.replaces_itself,
+    }
+}
+
+fn log_joined(record: &WorkerRecord) {
+    let version = record.version.map_or("unknown".into(), |v| v.to_string());
+    log::info!(worker:% = record.key.id, browser:% = record.key.browser, version:% = version,
+        address = record.endpoint.authority(), status = record.status.as_str(); "worker joined");
+}
+
+fn log_status(before: &WorkerRecord, now: &WorkerRecord) {
+    if before.status != now.status {
+        log::info!(worker:% = now.key.id, browser:% = now.key.browser,
+            status = now.status.as_str(); "worker changed its status");
+    }
+}

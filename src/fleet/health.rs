@@ -1,0 +1,100 @@
+//! Whether a worker's Playwright server answers: the question Pingora's health checks ask, and the
+//! one that lets a worker back in after a dial failed.
+
+use super::{Fleet, Target};
+use crate::selection::worker_key;
+use async_trait::async_trait;
+use pingora::prelude::{Error, ErrorType};
+use pingora_load_balancing::Backend;
+use pingora_load_balancing::health_check::HealthCheck;
+use std::sync::Weak;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// How long a server may take to say that it is there.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Failures in a row after which a worker is out of selection. One may be a hiccup.
+const FAILURES_TO_UNHEALTHY: usize = 2;
+/// Successes after which it is back in.
+const SUCCESSES_TO_HEALTHY: usize = 1;
+
+/// Asks the worker's Playwright server for `GET /json`, which it answers itself, without touching
+/// the browser. Behind TLS only the connection is tried: the certificate is the dial's business.
+pub async fn probe(target: &Target) -> Result<(), String> {
+    let work = async {
+        let addresses = target.addresses();
+        let address = addresses.first().ok_or("its name has no address")?;
+        let mut stream = TcpStream::connect(address)
+            .await
+            .map_err(|error| format!("cannot connect to {}: {error}", target.authority))?;
+        if target.endpoint.tls {
+            return Ok(());
+        }
+        let request = format!(
+            "GET /json HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
+            target.authority
+        );
+        let said = async {
+            stream.write_all(request.as_bytes()).await?;
+            let mut start = [0; 12];
+            stream.read_exact(&mut start).await?;
+            std::io::Result::Ok(start)
+        };
+        let start = said
+            .await
+            .map_err(|error| format!("{} does not answer: {error}", target.authority))?;
+        if &start == b"HTTP/1.1 200" {
+            Ok(())
+        } else {
+            let start = String::from_utf8_lossy(&start);
+            Err(format!("{} answers {start:?}", target.authority))
+        }
+    };
+    tokio::time::timeout(PROBE_TIMEOUT, work)
+        .await
+        .unwrap_or_else(|_| Err(format!("{} does not answer in time", target.authority)))
+}
+
+/// Pingora's health check of a worker.
+pub(super) struct PlaywrightAnswers {
+    pub fleet: Weak<Fleet>,
+}
+
+#[async_trait]
+impl HealthCheck for PlaywrightAnswers {
+    async fn check(&self, backend: &Backend) -> pingora::Result<()> {
+        let target = self
+            .fleet
+            .upgrade()
+            .and_then(|fleet| fleet.target(worker_key(backend)?));
+        // A worker that left meanwhile is nobody's problem.
+        let Some(target) = target else {
+            return Ok(());
+        };
+        probe(&target)
+            .await
+            .map_err(|why| Error::explain(ErrorType::ConnectError, why))
+    }
+
+    async fn health_status_change(&self, backend: &Backend, healthy: bool) {
+        if let Some((fleet, key)) = self.fleet.upgrade().zip(worker_key(backend)) {
+            fleet.set_answering(key, healthy);
+        }
+    }
+
+    fn backend_summary(&self, backend: &Backend) -> String {
+        match worker_key(backend) {
+            Some(key) => format!("worker {key} at {}", backend.addr),
+            None => format!("{}", backend.addr),
+        }
+    }
+
+    fn health_threshold(&self, success: bool) -> usize {
+        if success {
+            SUCCESSES_TO_HEALTHY
+        } else {
+            FAILURES_TO_UNHEALTHY
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! From a wish to a seat: the best few candidates go to the store, which gives one of them.
+
+use super::{Fleet, Target, policy};
+use crate::model::{Counts, SessionId, WorkerKey, WorkerRecord, WorkerStatus};
+use crate::proxy::refusal::NoSeat;
+use crate::selection::{Policy, Wanted, candidates};
+use crate::session::seat::Seat;
+use crate::store::{Candidate, Reserved, StoreError};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Candidates that go to the store in one question. Enough that with several proxies one of them
+/// still has a seat, few enough for a constant cost.
+const CANDIDATES: usize = 8;
+/// Questions to the store for one attempt: each one that comes back full has taught the index the
+/// counts of its candidates, so the next asks about others.
+const MAX_ROUNDS: usize = 4;
+
+/// Why there is no seat at this moment.
+#[derive(Debug)]
+pub enum NoGrant {
+    /// No worker has one.
+    NoneFree,
+    /// The store is away and the configuration is strict about that.
+    StoreAway,
+}
+
+impl Fleet {
+    /// Takes a seat for `seat`'s session on the best worker that has one.
+    pub async fn reserve(
+        self: &Arc<Self>,
+        seat: &mut Seat,
+        wanted: &Wanted,
+    ) -> Result<Arc<Target>, NoGrant> {
+        for _ in 0..MAX_ROUNDS {
+            let policy = policy(&self.config);
+            let begun = Instant::now();
+            let best = self.best(wanted, &policy);
+            self.metrics.phase("select", begun.elapsed());
+            if best.is_empty() {
+                return Err(NoGrant::NoneFree);
+            }
+            let begun = Instant::now();
+            let reserved = self.store.reserve(seat.session(), &best).await;
+            self.metrics.phase("reserve", begun.elapsed());
+            self.metrics
+                .store_operations
+                .with_label_values(&["reserve"])
+                .observe(begun.elapsed().as_secs_f64());
+            match reserved {
+                Ok(Reserved::Seat { worker, counts }) => {
+                    seat.taken(worker.clone());
+                    self.count(&worker, counts);
+                    self.order_recycle_at_limit(&worker, counts, &policy);
+                    if let Some(target) = self.target(&worker) {
+                        return Ok(target);
+                    }
+                    // It left between the two looks: the dropped seat is given back, try anew.
+                    return Err(NoGrant::NoneFree);
+                }
+                Ok(Reserved::Full { counts }) => {
+                    for (worker, counts) in counts {
+                        self.count(&worker, counts);
+                    }
+                }
+                Ok(Reserved::Gone) => {
+                    for candidate in &best {
+                        self.forget(&candidate.key);
+                    }
+                }
+                Err(error) => return self.reserve_without_store(seat.session(), error),
+            }
+        }
+        Err(NoGrant::NoneFree)
+    }
+
+    /// The store is away: what then?
+    fn reserve_without_store(
+        self: &Arc<Self>,
+        session: SessionId,
+        error: StoreError,
+    ) -> Result<Arc<Target>, NoGrant> {
+        log::debug!(session:% = session, error:% = error; "no reservation");
+        Err(NoGrant::StoreAway)
+    }
+
+    fn best(&self, wanted: &Wanted, policy: &Policy) -> Vec<Candidate> {
+        let best = candidates(&self.balancer, wanted, CANDIDATES);
+        let known = self.known();
+        best.into_iter()
+            .filter_map(|key| {
+                let worker = known.get(&key)?;
+                let max_lifetime = if worker.fixed {
+                    None
+                } else {
+                    policy.lifetime_cap(worker.record.replaces_itself)
+                };
+                Some(Candidate {
+                    key,
+                    max_active: policy.max_active,
+                    max_lifetime,
+                })
+            })
+            .collect()
+    }
+
+    /// Asks a worker that has reached its lifetime limit to recycle itself. Whoever gives the
+    /// session that reaches it asks; asking again is harmless.
+    fn order_recycle_at_limit(self: &Arc<Self>, key: &WorkerKey, counts: Counts, policy: &Policy) {
+        let at_limit = policy
+            .max_lifetime
+            .is_some_and(|limit| counts.lifetime == limit);
+        let fixed = || self.known().get(key).is_none_or(|worker| worker.fixed);
+        if at_limit && !fixed() {
+            self.order_recycle(key.clone());
+        }
+    }
+
+    /// Asks a worker to recycle itself, in the background.
+    pub(super) fn order_recycle(self: &Arc<Self>, key: WorkerKey) {
+        let fleet = self.clone();
+        tokio::spawn(async move {
+            let ttl = fleet.config.load().recycle.command_ttl;
+            match fleet.store.order_recycle(&key, ttl).await {
+                Ok(()) => {
+                    log::info!(worker:% = key; "worker asked to recycle at its lifetime limit")
+                }
+                // The watch loop asks again.
+                Err(error) => log::warn!(worker:% = key, error:% = error;
+                    "worker could not be asked to recycle"),
+            }
+        });
+    }
+
+    /// Available workers at or beyond their limit that nobody has made recycle yet.
+    pub(super) fn overdue(&self) -> Vec<WorkerKey> {
+        let Some(limit) = policy(&self.config).max_lifetime else {
+            return Vec::new();
+        };
+        self.known()
+            .values()
+            .filter(|worker| {
+                worker.record.status == WorkerStatus::Available
+                    && worker.counts.lifetime >= limit
+                    && !worker.fixed
+            })
+            .map(|worker| worker.record.key.clone())
+            .collect()
+    }
+
+    /// Why a client got no seat, for its message.
+    pub fn why_no_seat(&self, wanted: &Wanted) -> NoSeat {
+        let known = self.known();
+        let fits = |record: &WorkerRecord| {
+            record.key.browser == wanted.browser && wanted.accepts(record.version)
+        };
+        let mut fitting = known
+            .values()
+            .filter(|worker| fits(&worker.record))
+            .peekable();
+        if fitting.peek().is_none() {
+            NoSeat::NoWorker
+        } else if fitting.any(|worker| worker.open()) {
+            NoSeat::AllTaken
+        } else {
+            NoSeat::AllDraining
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Keeping the belief true: the loop that listens to the store, reads it whole now and then, runs
+//! the health checks and keeps Pingora's balancer up to date.
+
+use super::{Fleet, policy};
+use crate::config::StaticWorker;
+use crate::model::{WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
+use crate::store::Event;
+use sha2::{Digest, Sha256};
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+
+/// A fixed worker that has not answered for this many health checks falls off the books.
+const FIXED_TTL_CHECKS: u32 = 4;
+
+impl Fleet {
+    /// Runs until `shutdown` turns true.
+    pub async fn run(self: Arc<Self>, mut shutdown: watch::Receiver<bool>) {
+        let checks = tokio::spawn(self.clone().run_health_checks());
+        let discovery = tokio::spawn(self.clone().run_discovery());
+        tokio::select! {
+            () = self.clone().listen() => {}
+            _ = shutdown.wait_for(|stop| *stop) => {}
+        }
+        checks.abort();
+        discovery.abort();
+    }
+
+    async fn listen(self: Arc<Self>) {
+        let mut events = self.store.events();
+        let config = self.config.load();
+        let mut poll = interval(config.store.poll_interval);
+        let mut reap = interval(config.store.reap_interval);
+        drop(config);
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        reap.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                event = events.recv() => match event {
+                    Ok(Event::Resync) | Err(RecvError::Lagged(_)) => self.read_store().await,
+                    Ok(event) => self.take_in(event),
+                    Err(RecvError::Closed) => return,
+                },
+                _ = poll.tick() => {
+                    self.index.lock().set_policy(policy(&self.config));
+                    self.register_fixed().await;
+                    self.read_store().await;
+                    self.resolve_names();
+                    for worker in self.overdue() {
+                        self.order_recycle(worker);
+                    }
+                }
+                _ = reap.tick() => {
+                    if let Err(error) = self.store.reap().await {
+                        log::debug!(error:% = error; "could not reap");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn read_store(self: &Arc<Self>) {
+        match self.store.fleet().await {
+            Ok(views) => {
+                self.note_store(true);
+                self.replace(views);
+            }
+            Err(_) => self.note_store(false),
+        }
+    }
+
+    /// The configuration changed: limits and order take hold at once.
+    pub fn reconfigured(&self) {
+        self.index.lock().set_policy(policy(&self.config));
+        self.queue.wake_all();
+    }
+
+    async fn run_discovery(self: Arc<Self>) {
+        loop {
+            self.membership.notified().await;
+            if let Err(error) = self.balancer.update().await {
+                log::error!(error:% = error; "the balancer could not be updated");
+            }
+            self.queue.wake_all();
+        }
+    }
+
+    async fn run_health_checks(self: Arc<Self>) {
+        loop {
+            // Read anew each time: the interval is hot.
+            tokio::time::sleep(self.config.load().selection.health_interval).await;
+            self.balancer.backends().run_health_check(true).await;
+        }
+    }
+
+    fn resolve_names(self: &Arc<Self>) {
+        let names: Vec<_> = {
+            let known = self.known();
+            let targets = known.values().map(|worker| worker.target.clone());
+            targets.filter(|target| target.is_name()).collect()
+        };
+        for target in names {
+            tokio::spawn(async move { target.resolve().await });
+        }
+    }
+
+    /// Keys of the workers that stand in the configuration.
+    pub(super) fn fixed_keys(&self) -> HashSet<WorkerKey> {
+        self.config.load().workers.iter().map(fixed_key).collect()
+    }
+
+    /// Fixed workers have no agent: the proxy registers and heartbeats them, as long as they
+    /// answer.
+    async fn register_fixed(self: &Arc<Self>) {
+        let config = self.config.load_full();
+        let ttl = config
+            .selection
+            .health_interval
+            .max(config.store.poll_interval)
+            * FIXED_TTL_CHECKS
+            + Duration::from_secs(1);
+        for worker in &config.workers {
+            let key = fixed_key(worker);
+            let now = unix_millis();
+            let started_at = self
+                .known()
+                .get(&key)
+                .map_or(now, |known| known.record.started_at);
+            let record = WorkerRecord {
+                key,
+                endpoint: worker.endpoint.clone(),
+                status: WorkerStatus::Available,
+                version: worker.version,
+                replaces_itself: false,
+                started_at,
+                last_heartbeat: now,
+                memory: None,
+            };
+            if self.store.register(&record, ttl).await.is_err() {
+                return;
+            }
+        }
+        let fixed = self.fixed_keys();
+        let removed: Vec<WorkerKey> = {
+            let mut known = self.known();
+            let of_file = known.values_mut().filter(|worker| worker.fixed);
+            of_file
+                .map(|worker| worker.record.key.clone())
+                .filter(|key| !fixed.contains(key))
+                .collect()
+        };
+        for key in removed {
+            self.store.deregister(&key).await.ok();
+        }
+    }
+}
+
+/// The same address is the same worker, in every proxy and after every restart.
+fn fixed_key(worker: &StaticWorker) -> WorkerKey {
+    let digest = Sha256::digest(worker.endpoint.to_string());
+    let id: String = digest[..6]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    WorkerKey::new(worker.browser, format!("fixed-{id}"))
+}

@@ -1,0 +1,246 @@
+//! What a client asks for: a request head turned into an [`Ask`] or a [`Refusal`]. Pure.
+
+use super::refusal::Refusal;
+use crate::config;
+use crate::model::{Browser, Version};
+use crate::selection::Wanted;
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, ORIGIN, TRANSFER_ENCODING, USER_AGENT};
+use http::{HeaderMap, Uri};
+use std::borrow::Cow;
+
+/// Header in which every Playwright client names its browser.
+const BROWSER_HEADER: &str = "x-playwright-browser";
+
+/// A wish for a session, well-formed but not yet granted.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Ask {
+    pub wanted: Wanted,
+    /// Whether the client is Playwright, and so shows text bodies to its user.
+    pub playwright: bool,
+    /// The request's headers that the worker gets to see, as they go over the wire.
+    pub forwarded: Vec<u8>,
+}
+
+/// The token of a request: `Authorization: Bearer …`, else `?token=…`.
+pub fn token<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<Cow<'a, str>> {
+    let bearer = headers
+        .get(AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, token)| Cow::Borrowed(token.trim()));
+    bearer.or_else(|| query(uri, "token"))
+}
+
+/// Whether the User-Agent is Playwright's.
+pub fn is_playwright(headers: &HeaderMap) -> bool {
+    user_agent(headers).is_some_and(|agent| agent.starts_with("Playwright/"))
+}
+
+/// Reads the wish out of an upgrade request.
+pub fn read(
+    uri: &Uri,
+    headers: &HeaderMap,
+    selection: &config::Selection,
+    auth: &config::Auth,
+) -> Result<Ask, Refusal> {
+    if !headers.contains_key("sec-websocket-key") {
+        return Err(Refusal::BadRequest(
+            "The upgrade has no Sec-WebSocket-Key header: it is not a WebSocket handshake.",
+        ));
+    }
+    if headers
+        .get("sec-websocket-version")
+        .is_none_or(|v| v != "13")
+    {
+        return Err(Refusal::BadRequest(
+            "The grid speaks WebSocket version 13 (Sec-WebSocket-Version: 13).",
+        ));
+    }
+    let has_body = headers.contains_key(TRANSFER_ENCODING)
+        || headers
+            .get(CONTENT_LENGTH)
+            .is_some_and(|length| length != "0");
+    if has_body {
+        return Err(Refusal::BadRequest("A WebSocket handshake has no body."));
+    }
+    check_origin(headers, auth)?;
+    let browser = match query(uri, "browser") {
+        Some(name) => name.parse().map_err(|_| Refusal::UnknownBrowser)?,
+        None => match headers.get(BROWSER_HEADER) {
+            Some(name) => browser_of(name.as_bytes())?,
+            None => selection.default_browser,
+        },
+    };
+    Ok(Ask {
+        wanted: Wanted {
+            browser,
+            version: user_agent(headers).and_then(Version::from_user_agent),
+        },
+        playwright: is_playwright(headers),
+        forwarded: forwarded(headers),
+    })
+}
+
+fn browser_of(name: &[u8]) -> Result<Browser, Refusal> {
+    std::str::from_utf8(name)
+        .ok()
+        .and_then(|name| name.parse().ok())
+        .ok_or(Refusal::UnknownBrowser)
+}
+
+/// A web page must not drive the grid: browsers send the page's Origin with a WebSocket handshake,
+/// Playwright's clients send none.
+fn check_origin(headers: &HeaderMap, auth: &config::Auth) -> Result<(), Refusal> {
+    let Some(origin) = headers.get(ORIGIN) else {
+        return Ok(());
+    };
+    let origin = origin.to_str().map_err(|_| Refusal::ForeignOrigin)?;
+    let own = headers.get(HOST).and_then(|host| host.to_str().ok());
+    let same = own.is_some_and(|host| {
+        origin
+            .split_once("://")
+            .is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host))
+    });
+    let listed = auth.allowed_origins.iter().any(|allowed| allowed == origin);
+    if same || listed {
+        Ok(())
+    } else {
+        Err(Refusal::ForeignOrigin)
+    }
+}
+
+fn user_agent(headers: &HeaderMap) -> Option<&str> {
+    headers.get(USER_AGENT)?.to_str().ok()
+}
+
+/// A query parameter, percent-decoded. The query itself is never logged: it may hold the token.
+fn query<'a>(uri: &'a Uri, name: &str) -> Option<Cow<'a, str>> {
+    uri.query()?
+        .split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .find(|(key, _)| *key == name)
+        .map(|(_, value)| percent_encoding::percent_decode_str(value).decode_utf8_lossy())
+}
+
+/// User-Agent, the WebSocket headers and `x-playwright-*` go on to the worker; never
+/// `Authorization`, `Cookie`, `Origin` or the token.
+fn forwarded(headers: &HeaderMap) -> Vec<u8> {
+    let mut wire = Vec::with_capacity(384);
+    for (name, value) in headers {
+        let name = name.as_str();
+        let goes_on = name == "user-agent"
+            || name.starts_with("sec-websocket-")
+            || name.starts_with("x-playwright-");
+        if goes_on {
+            wire.extend_from_slice(name.as_bytes());
+            wire.extend_from_slice(b": ");
+            wire.extend_from_slice(value.as_bytes());
+            wire.extend_from_slice(b"\r\n");
+        }
+    }
+    wire
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Strategy;
+    use std::time::Duration;
+
+    const SELECTION: config::Selection = config::Selection {
+        strategy: Strategy::LifetimeFirst,
+        default_browser: Browser::Webkit,
+        dial_timeout: Duration::from_secs(5),
+        health_interval: Duration::from_secs(5),
+    };
+
+    fn ask(uri: &str, extra: &[(&'static str, &str)]) -> Result<Ask, Refusal> {
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            "sec-websocket-key",
+            "dGhlIHNhbXBsZSBub25jZQ==".parse().unwrap(),
+        );
+        headers.insert("sec-websocket-version", "13".parse().unwrap());
+        headers.insert("host", "grid:8080".parse().unwrap());
+        for (name, value) in extra {
+            headers.insert(*name, value.parse().unwrap());
+        }
+        read(
+            &uri.parse().unwrap(),
+            &headers,
+            &SELECTION,
+            &config::Auth::default(),
+        )
+    }
+
+    fn browser(uri: &str, extra: &[(&'static str, &str)]) -> Result<Browser, Refusal> {
+        ask(uri, extra).map(|ask| ask.wanted.browser)
+    }
+
+    #[test]
+    fn the_browser_is_the_querys_then_the_headers_then_the_default() {
+        let header = [("x-playwright-browser", "firefox")];
+        assert_eq!(
+            browser("/?browser=chromium", &header),
+            Ok(Browser::Chromium)
+        );
+        assert_eq!(browser("/", &header), Ok(Browser::Firefox));
+        assert_eq!(browser("/", &[]), Ok(Browser::Webkit));
+        assert_eq!(
+            browser("/?browser=chrome", &header),
+            Err(Refusal::UnknownBrowser)
+        );
+        assert_eq!(
+            browser("/", &[("x-playwright-browser", "opera")]),
+            Err(Refusal::UnknownBrowser)
+        );
+    }
+
+    #[test]
+    fn the_worker_sees_no_secret_and_no_origin() {
+        let asked = ask(
+            "/?token=secret",
+            &[
+                ("authorization", "Bearer secret"),
+                ("cookie", "a=secret"),
+                ("origin", "http://grid:8080"),
+                ("x-playwright-proxy", "*"),
+                ("user-agent", "Playwright/1.65.1 (x64) node/20"),
+            ],
+        )
+        .unwrap();
+        let wire = String::from_utf8(asked.forwarded).unwrap();
+        assert!(!wire.contains("secret") && !wire.contains("origin") && !wire.contains("host"));
+        assert!(wire.contains("x-playwright-proxy: *\r\n"));
+        assert!(wire.contains("user-agent: Playwright/1.65.1"));
+        assert!(wire.contains("sec-websocket-key"));
+        assert_eq!(asked.wanted.version.unwrap().to_string(), "1.65");
+    }
+
+    #[test]
+    fn a_foreign_page_is_refused() {
+        let foreign = ask("/", &[("origin", "http://evil.example")]);
+        assert_eq!(foreign.err(), Some(Refusal::ForeignOrigin));
+        assert!(ask("/", &[("origin", "http://grid:8080")]).is_ok());
+    }
+
+    #[test]
+    fn what_is_no_handshake_is_refused() {
+        let refused =
+            |extra: &[(&'static str, &str)]| matches!(ask("/", extra), Err(Refusal::BadRequest(_)));
+        assert!(refused(&[("sec-websocket-version", "8")]));
+        assert!(refused(&[("content-length", "5")]));
+        assert!(refused(&[("transfer-encoding", "chunked")]));
+        assert!(!refused(&[("content-length", "0")]));
+    }
+
+    #[test]
+    fn a_token_is_found_in_header_and_query() {
+        let mut headers = HeaderMap::new();
+        let uri: Uri = "/?browser=firefox&token=a%2Bb".parse().unwrap();
+        assert_eq!(token(&uri, &headers).as_deref(), Some("a+b"));
+        headers.insert("authorization", "bearer c".parse().unwrap());
+        assert_eq!(token(&uri, &headers).as_deref(), Some("c"));
+    }
+}

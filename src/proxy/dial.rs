@@ -1,0 +1,195 @@
+//! Dialling a worker: connect, send the client's handshake on, read the answer.
+//!
+//! All of it happens before the client hears anything, so that a worker that cannot be reached
+//! costs the client a moment and not its session.
+
+use crate::fleet::Target;
+use bytes::{Bytes, BytesMut};
+use pingora::connectors::TransportConnector;
+use pingora::protocols::Stream;
+use pingora::protocols::l4::stream::Stream as PlainStream;
+use pingora::upstreams::peer::HttpPeer;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// Largest answer head that is read. Playwright's has some 200 bytes.
+const MAX_ANSWER: usize = 16 * 1024;
+/// Headers in an answer that are looked at.
+const MAX_HEADERS: usize = 48;
+
+/// A worker that accepted the session.
+pub struct Dialled {
+    pub stream: Stream,
+    /// The answer's headers that the client gets to see, as they go over the wire.
+    pub forwarded: Vec<u8>,
+    /// What the worker said after its answer already.
+    pub early: Bytes,
+}
+
+/// Why a worker did not take the session.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    #[error("its name has no address")]
+    NoAddress,
+    #[error("cannot connect: {0}")]
+    Connect(String),
+    #[error("the connection broke during the handshake: {0}")]
+    Broken(#[from] std::io::Error),
+    #[error("it closed the connection instead of answering")]
+    Closed,
+    #[error("it did not answer within {0:?}")]
+    Timeout(Duration),
+    #[error("it answered {0} instead of 101")]
+    Refused(u16),
+    #[error("it answered something that is not HTTP")]
+    Garbage,
+}
+
+/// Dials a worker and shakes hands with it on the client's behalf; `forwarded` are the client's
+/// headers that go on to it. Gives up after `timeout`.
+pub async fn dial(
+    target: &Target,
+    forwarded: &[u8],
+    timeout: Duration,
+) -> Result<Dialled, DialError> {
+    let work = async {
+        let mut stream = connect(target).await?;
+        let request = request(target, forwarded);
+        stream.write_all(&request).await?;
+        stream.flush().await?;
+        read_answer(stream).await
+    };
+    tokio::time::timeout(timeout, work)
+        .await
+        .unwrap_or(Err(DialError::Timeout(timeout)))
+}
+
+async fn connect(target: &Target) -> Result<Stream, DialError> {
+    let mut last = DialError::NoAddress;
+    for address in target.addresses().iter() {
+        let tried = if target.endpoint.tls {
+            connect_tls(*address, &target.endpoint.host).await
+        } else {
+            connect_plain(*address).await
+        };
+        match tried {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+async fn connect_plain(address: SocketAddr) -> Result<Stream, DialError> {
+    let stream = TcpStream::connect(address)
+        .await
+        .map_err(|error| DialError::Connect(error.to_string()))?;
+    crate::tunnel::tune(&stream)?;
+    // Pingora's stream without buffers: the tunnel has its own.
+    Ok(Box::new(PlainStream::from(stream)))
+}
+
+async fn connect_tls(address: SocketAddr, host: &str) -> Result<Stream, DialError> {
+    static CONNECTOR: std::sync::OnceLock<TransportConnector> = std::sync::OnceLock::new();
+    let connector = CONNECTOR.get_or_init(|| TransportConnector::new(None));
+    let peer = HttpPeer::new(address, true, host.to_owned());
+    connector
+        .new_stream(&peer)
+        .await
+        .map_err(|error| DialError::Connect(error.to_string()))
+}
+
+fn request(target: &Target, forwarded: &[u8]) -> Vec<u8> {
+    let endpoint = &target.endpoint;
+    let mut request = Vec::with_capacity(forwarded.len() + endpoint.path.len() + 128);
+    for part in [
+        "GET ",
+        &endpoint.path,
+        " HTTP/1.1\r\nHost: ",
+        &target.authority,
+        "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n",
+    ] {
+        request.extend_from_slice(part.as_bytes());
+    }
+    request.extend_from_slice(forwarded);
+    request.extend_from_slice(b"\r\n");
+    request
+}
+
+async fn read_answer(mut stream: Stream) -> Result<Dialled, DialError> {
+    let mut buffer = BytesMut::with_capacity(1024);
+    loop {
+        if stream.read_buf(&mut buffer).await? == 0 {
+            return Err(DialError::Closed);
+        }
+        if let Some((length, forwarded)) = parse_answer(&buffer)? {
+            let early = buffer.split_off(length).freeze();
+            return Ok(Dialled {
+                stream,
+                forwarded,
+                early,
+            });
+        }
+        if buffer.len() > MAX_ANSWER {
+            return Err(DialError::Garbage);
+        }
+    }
+}
+
+/// Length of the answer's head and the headers for the client; `None` when it is not whole yet.
+fn parse_answer(buffer: &[u8]) -> Result<Option<(usize, Vec<u8>)>, DialError> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut answer = httparse::Response::new(&mut headers);
+    let httparse::Status::Complete(length) =
+        answer.parse(buffer).map_err(|_| DialError::Garbage)?
+    else {
+        return Ok(None);
+    };
+    match answer.code {
+        Some(101) => {}
+        Some(code) => return Err(DialError::Refused(code)),
+        None => return Err(DialError::Garbage),
+    }
+    let mut forwarded = Vec::with_capacity(256);
+    for header in answer.headers.iter() {
+        let name = header.name.to_ascii_lowercase();
+        if name.starts_with("sec-websocket-") || name.starts_with("x-playwright-") {
+            forwarded.extend_from_slice(header.name.as_bytes());
+            forwarded.extend_from_slice(b": ");
+            forwarded.extend_from_slice(header.value);
+            forwarded.extend_from_slice(b"\r\n");
+        }
+    }
+    Ok(Some((length, forwarded)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_read_at_any_split() {
+        let answer = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
+            Connection: Upgrade\r\nSec-WebSocket-Accept: abc=\r\n\r\n";
+        for split in 0..answer.len() {
+            assert!(parse_answer(&answer[..split]).unwrap().is_none());
+        }
+        let mut with_early = answer.to_vec();
+        with_early.extend_from_slice(b"\x81\x00");
+        let (length, forwarded) = parse_answer(&with_early).unwrap().unwrap();
+        assert_eq!(length, answer.len());
+        assert_eq!(forwarded, b"Sec-WebSocket-Accept: abc=\r\n");
+    }
+
+    #[test]
+    fn anything_but_101_is_an_error() {
+        let refused = parse_answer(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        assert!(matches!(refused, Err(DialError::Refused(400))));
+        assert!(matches!(
+            parse_answer(b"\x00\x01\x02\r\n\r\n"),
+            Err(DialError::Garbage)
+        ));
+    }
+}

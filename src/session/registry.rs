@@ -1,0 +1,147 @@
+//! What is open right now: every session of this proxy, what is known of it, and how to end it.
+
+use crate::model::{Browser, SessionId, WorkerKey};
+use crate::tunnel::{Close, Traffic};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
+use tokio::sync::{Notify, oneshot};
+
+/// The open sessions of this proxy.
+#[derive(Default)]
+pub struct Registry {
+    open: Mutex<HashMap<SessionId, Open>>,
+    /// Rung when the last session ends.
+    empty: Notify,
+}
+
+struct Open {
+    info: Arc<Info>,
+    /// Taken by whoever ends the session first.
+    stop: Option<oneshot::Sender<Close>>,
+}
+
+/// What is known of an open session.
+pub struct Info {
+    pub id: SessionId,
+    pub worker: WorkerKey,
+    pub browser: Browser,
+    pub client: Option<IpAddr>,
+    /// Name of the token; empty without.
+    pub token: Arc<str>,
+    /// Milliseconds since the epoch, for people.
+    pub started_at: u64,
+    pub since: Instant,
+    pub traffic: Arc<Traffic>,
+}
+
+impl Registry {
+    pub fn new() -> Arc<Registry> {
+        Arc::default()
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<SessionId, Open>> {
+        self.open
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Enters a session. It is open until the returned guard is dropped; the receiver gets the
+    /// close that somebody else wants for it.
+    pub fn enter(self: &Arc<Self>, info: Info) -> (Entry, oneshot::Receiver<Close>) {
+        let (stop, stopped) = oneshot::channel();
+        let info = Arc::new(info);
+        let open = Open {
+            info: info.clone(),
+            stop: Some(stop),
+        };
+        self.open().insert(info.id, open);
+        let registry = self.clone();
+        (Entry { registry, info }, stopped)
+    }
+
+    /// How many are open.
+    pub fn len(&self) -> usize {
+        self.open().len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.open().is_empty()
+    }
+
+    /// All open sessions, oldest first.
+    pub fn list(&self) -> Vec<Arc<Info>> {
+        let mut list: Vec<_> = self.open().values().map(|open| open.info.clone()).collect();
+        list.sort_by_key(|info| (info.since, info.id));
+        list
+    }
+
+    /// Ends one session; `false` when it is not open, or ends already.
+    pub fn end(&self, session: SessionId, close: Close) -> bool {
+        let stop = self
+            .open()
+            .get_mut(&session)
+            .and_then(|open| open.stop.take());
+        stop.is_some_and(|stop| stop.send(close).is_ok())
+    }
+
+    /// Ends all sessions, each with the close made for it.
+    pub fn end_all(&self, close: impl Fn(SessionId) -> Close) {
+        for (id, open) in self.open().iter_mut() {
+            if let Some(stop) = open.stop.take() {
+                stop.send(close(*id)).ok();
+            }
+        }
+    }
+
+    /// Ends the sessions on one worker, each with the close made for it.
+    pub fn end_on(&self, worker: &WorkerKey, close: impl Fn(SessionId) -> Close) {
+        for (id, open) in self.open().iter_mut() {
+            if open.info.worker == *worker
+                && let Some(stop) = open.stop.take()
+            {
+                stop.send(close(*id)).ok();
+            }
+        }
+    }
+
+    /// Waits until none is open.
+    pub async fn emptied(&self) {
+        loop {
+            let rung = self.empty.notified();
+            if self.is_empty() {
+                return;
+            }
+            rung.await;
+        }
+    }
+}
+
+/// An open session's place in the registry.
+#[must_use = "dropping the entry says that the session is over"]
+pub struct Entry {
+    registry: Arc<Registry>,
+    info: Arc<Info>,
+}
+
+impl std::ops::Deref for Entry {
+    type Target = Info;
+
+    fn deref(&self) -> &Info {
+        &self.info
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let last = {
+            let mut open = self.registry.open();
+            open.remove(&self.info.id);
+            open.is_empty()
+        };
+        if last {
+            self.registry.empty.notify_waiters();
+        }
+    }
+}
