@@ -11,12 +11,13 @@
 //! * [`tunnel`]: the bytes of a session, both ways, until one side ends it.
 //! * [`worker`]: the browser servers themselves: start, heartbeat, drain, recycle.
 //!
-//! Around them: [`model`] (the words), [`config`], [`logging`], [`metrics`], [`admin`], and
+//! Around them: [`model`] (the words), [`cli`], [`config`], [`logging`], [`metrics`], [`admin`], and
 //! [`app`], the only place that sees everything.
 
 pub mod admin;
 pub mod admission;
 pub mod app;
+pub mod cli;
 pub mod config;
 pub mod fleet;
 pub mod logging;

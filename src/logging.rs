@@ -1,1 +1,233 @@
-//! (to come)
+//! The process's log: JSON or text, one line an event, on standard error. Level and format change
+//! while it runs. What is logged is up to everybody else.
+
+use crate::config::{Log, LogFormat};
+use arc_swap::ArcSwapOption;
+use env_logger::{Builder, Logger, Target};
+use log::kv::{Key, Value, VisitSource};
+use log::{LevelFilter, Metadata, Record};
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// Our own modules' targets begin so.
+const OURS: &str = "playhouse";
+
+/// What is behind `log` at the moment; `None` before [`init`].
+static CURRENT: ArcSwapOption<Logger> = ArcSwapOption::const_empty();
+static SWAPPED: Swapped = Swapped;
+
+/// `log` takes one logger for ever; this one passes on to [`CURRENT`].
+struct Swapped;
+
+impl log::Log for Swapped {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        let current = CURRENT.load();
+        current.as_ref().is_some_and(|to| to.enabled(metadata))
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if let Some(to) = &*CURRENT.load() {
+            to.log(record);
+        }
+    }
+
+    fn flush(&self) {
+        if let Some(to) = &*CURRENT.load() {
+            to.flush();
+        }
+    }
+}
+
+/// Starts logging, or changes level and format of the log that runs. Takes effect with the next
+/// line of any thread.
+pub fn init(log: &Log) {
+    let json = match log.format {
+        LogFormat::Json => true,
+        LogFormat::Text => false,
+        LogFormat::Auto => !io::stderr().is_terminal(),
+    };
+    let mut builder = Builder::new();
+    builder
+        .filter_level(others(log.level))
+        .filter_module(OURS, log.level)
+        .target(Target::Stderr)
+        .format(move |out, record| {
+            let line = if json {
+                json_line(SystemTime::now(), record)
+            } else {
+                text_line(SystemTime::now(), record)
+            };
+            writeln!(out, "{line}")
+        });
+    CURRENT.store(Some(Arc::new(builder.build())));
+    // Fails when it is already set, by an earlier call: then the swap above is all there is to do.
+    let _already_ours = log::set_logger(&SWAPPED);
+    log::set_max_level(log.level.max(others(log.level)));
+}
+
+/// How much the libraries below us may say: they tell at `info` what we tell ourselves.
+fn others(level: LevelFilter) -> LevelFilter {
+    match level {
+        LevelFilter::Trace => LevelFilter::Trace,
+        LevelFilter::Debug => LevelFilter::Info,
+        level => level.min(LevelFilter::Warn),
+    }
+}
+
+/// `{"ts":…,"level":…,"msg":…,…}`; the target only for lines that are not ours.
+fn json_line(now: SystemTime, record: &Record<'_>) -> String {
+    let mut line = format!(
+        "{{\"ts\":\"{}\",\"level\":\"{}\"",
+        humantime::format_rfc3339_millis(now),
+        record.level().as_str().to_ascii_lowercase()
+    );
+    if !is_ours(record) {
+        let _ = write!(line, ",\"target\":{}", json_text(record.target()));
+    }
+    let _ = write!(line, ",\"msg\":{}", json_text(&record.args().to_string()));
+    visit(record, |key, value| {
+        let reserved = ["ts", "level", "target", "msg"].contains(&key);
+        let key = json_text(&format!("{key}{}", if reserved { "_" } else { "" }));
+        let _ = write!(line, ",{key}:{}", json_value(value));
+    });
+    line.push('}');
+    line
+}
+
+/// `2026-01-01T00:00:00.000Z INFO  what happened key=value`.
+fn text_line(now: SystemTime, record: &Record<'_>) -> String {
+    let mut line = format!(
+        "{} {:<5} ",
+        humantime::format_rfc3339_millis(now),
+        record.level()
+    );
+    if !is_ours(record) {
+        let _ = write!(line, "[{}] ", record.target());
+    }
+    push_printable(&mut line, &record.args().to_string());
+    visit(record, |key, value| {
+        let _ = write!(line, " {key}=");
+        let text = value.to_string();
+        let bare = !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c == '"');
+        if bare {
+            push_printable(&mut line, &text);
+        } else {
+            let _ = write!(line, "{text:?}");
+        }
+    });
+    line
+}
+
+/// A client must not be able to write lines of its own, or to steer a terminal.
+fn push_printable(line: &mut String, text: &str) {
+    for c in text.chars() {
+        if c.is_control() {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+}
+
+fn is_ours(record: &Record<'_>) -> bool {
+    let rest = record.target().strip_prefix(OURS);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+}
+
+fn json_text(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// Numbers and truth values as such, all else as text.
+fn json_value(value: &Value<'_>) -> String {
+    let number = value.to_u64().map(serde_json::Value::from);
+    let number = number.or_else(|| value.to_i64().map(Into::into));
+    let number = number.or_else(|| value.to_bool().map(Into::into));
+    let number = number.or_else(|| value.to_f64().map(Into::into));
+    number.map_or_else(
+        || json_text(&value.to_string()),
+        |number| number.to_string(),
+    )
+}
+
+fn visit(record: &Record<'_>, each: impl FnMut(&str, &Value<'_>)) {
+    struct Each<F>(F);
+    impl<'kvs, F: FnMut(&str, &Value<'_>)> VisitSource<'kvs> for Each<F> {
+        fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), log::kv::Error> {
+            (self.0)(key.as_str(), &value);
+            Ok(())
+        }
+    }
+    // Only the visitor can fail, and this one does not.
+    let _infallible = record.key_values().visit(&mut Each(each));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use log::Level;
+    use log::kv::Source;
+
+    fn record<'a>(
+        target: &'a str,
+        message: std::fmt::Arguments<'a>,
+        pairs: &'a dyn Source,
+    ) -> Record<'a> {
+        Record::builder()
+            .args(message)
+            .level(Level::Info)
+            .target(target)
+            .key_values(pairs)
+            .build()
+    }
+
+    const PAIRS: &[(&str, &str)] = &[("worker", "chromium:a"), ("msg", "x\ny")];
+
+    #[test]
+    fn a_json_line_is_one_object() {
+        let line = json_line(
+            SystemTime::UNIX_EPOCH,
+            &record("playhouse::proxy", format_args!("a \"b\"\n"), &PAIRS),
+        );
+        let object: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(
+            object,
+            serde_json::json!({
+                "ts": "1970-01-01T00:00:00.000Z", "level": "info", "msg": "a \"b\"\n",
+                "worker": "chromium:a", "msg_": "x\ny",
+            })
+        );
+        assert!(!line.contains('\n'));
+        let numbers = [("n", Value::from(3)), ("up", Value::from(true))];
+        let line = json_line(
+            SystemTime::UNIX_EPOCH,
+            &record("redis", format_args!("m"), &numbers),
+        );
+        assert!(
+            line.ends_with(r#""target":"redis","msg":"m","n":3,"up":true}"#),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn a_text_line_is_one_line() {
+        let line = text_line(
+            SystemTime::UNIX_EPOCH,
+            &record("playhouse", format_args!("seated\u{1b}[31m"), &PAIRS),
+        );
+        assert_eq!(
+            line,
+            r#"1970-01-01T00:00:00.000Z INFO  seated\u{1b}[31m worker=chromium:a msg="x\ny""#
+        );
+    }
+
+    #[test]
+    fn libraries_stay_quiet_until_somebody_debugs() {
+        assert_eq!(others(LevelFilter::Info), LevelFilter::Warn);
+        assert_eq!(others(LevelFilter::Error), LevelFilter::Error);
+        assert_eq!(others(LevelFilter::Off), LevelFilter::Off);
+        assert_eq!(others(LevelFilter::Debug), LevelFilter::Info);
+    }
+}

@@ -29,13 +29,23 @@ pub struct Config {
 }
 
 /// The admin port.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Admin {
     pub listen: SocketAddr,
     /// SHA-256 of the token that the admin port asks for, if any.
     pub token_sha256: Option<[u8; 32]>,
     /// Allows an address other than loopback without a token.
     pub allow_unprotected: bool,
+}
+
+impl std::fmt::Debug for Admin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admin")
+            .field("listen", &self.listen)
+            .field("token_sha256", &self.token_sha256.map(|_| "…"))
+            .field("allow_unprotected", &self.allow_unprotected)
+            .finish()
+    }
 }
 
 /// Certificate and key, PEM.
@@ -182,7 +192,7 @@ pub struct Auth {
 }
 
 /// One tenant.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Token {
     /// Shown in logs and by the admin API in the token's stead.
     pub name: String,
@@ -193,12 +203,33 @@ pub struct Token {
     pub priority: u32,
 }
 
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Token")
+            .field("name", &self.name)
+            .field("sha256", &"…")
+            .field("max_sessions", &self.max_sessions)
+            .field("priority", &self.priority)
+            .finish()
+    }
+}
+
 /// A Playwright server that somebody else runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct StaticWorker {
     pub endpoint: Endpoint,
     pub browser: Browser,
     pub version: Option<Version>,
+}
+
+impl std::fmt::Debug for StaticWorker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StaticWorker")
+            .field("endpoint", &self.endpoint.authority())
+            .field("browser", &self.browser)
+            .field("version", &self.version)
+            .finish()
+    }
 }
 
 /// The worker's side.

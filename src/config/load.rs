@@ -1,0 +1,188 @@
+//! From sources to a [`Config`]: defaults, the file over them, the environment over the file,
+//! flags over all. Everything wrong in any of them is told at once.
+
+use super::defaults::Role;
+use super::environment::{Environment, Flags, given, node, reading};
+use super::form::{Masking, ReadFile};
+use super::keys::{KEYS, find};
+use super::model::Config;
+use super::problems::{ConfigErrors, Origin, Problems};
+use super::yaml::MAX_BYTES;
+use super::{document, relations, store_url};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+/// Where a configuration comes from. Enough to load it again, which is what a reload does.
+#[derive(Clone)]
+pub struct Sources {
+    pub role: Role,
+    pub file: Option<PathBuf>,
+    pub environment: Environment,
+    pub flags: Flags,
+}
+
+/// A configuration, and how it came about.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    pub config: Config,
+    /// Where each key of the table has its value from.
+    origins: Vec<Origin>,
+    /// What is probably a mistake and does not stop anything.
+    pub warnings: Vec<String>,
+    /// Files it was read from: the YAML and those with secrets.
+    pub files: Vec<PathBuf>,
+}
+
+/// One key as it is shown to an operator.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Setting {
+    pub key: &'static str,
+    /// As YAML, secrets masked.
+    pub value: String,
+    /// `default`, `conf.yaml:3:5`, `environment NAME` or a flag.
+    pub source: String,
+    pub hot: bool,
+}
+
+impl Sources {
+    /// Reads everything again.
+    ///
+    /// # Errors
+    /// All mistakes in the file, the environment and the flags.
+    pub fn load(&self) -> Result<Loaded, ConfigErrors> {
+        self.load_with(&read_small_file)
+    }
+
+    /// Like [`Sources::load`], with files as a parameter.
+    ///
+    /// # Errors
+    /// All mistakes in the file, the environment and the flags.
+    pub fn load_with(&self, read_file: ReadFile<'_>) -> Result<Loaded, ConfigErrors> {
+        let files = RefCell::new(BTreeSet::new());
+        let read_file = |path: &Path| {
+            files.borrow_mut().insert(path.to_owned());
+            read_file(path)
+        };
+        let mut problems = Problems::default();
+        let mut config = Config::defaults(self.role);
+        let mut origins = vec![Origin::Default; KEYS.len()];
+
+        if let Some(path) = &self.file {
+            let name = path.display().to_string();
+            match read_file(path) {
+                Ok(text) => {
+                    let found =
+                        document::read(&name, &text, &mut config, &read_file, &mut problems);
+                    for (index, origin) in found {
+                        origins[index] = origin;
+                    }
+                }
+                Err(error) => {
+                    let message = format!("{name}: cannot be read: {error}");
+                    problems.add(Origin::Default, "", message);
+                }
+            }
+        }
+        self.read_environment(&mut config, &mut origins, &read_file, &mut problems);
+        self.read_flags(&mut config, &mut origins, &read_file, &mut problems);
+        relations::settle(&mut config);
+        relations::check(&config, self.role, &origins, &mut problems);
+        problems.into_result()?;
+
+        let suspects = self.environment.suspects();
+        let warnings = suspects
+            .into_iter()
+            .map(|(name, meant)| format!("environment {name} means nothing here; is it {meant}?"));
+        Ok(Loaded {
+            config,
+            origins,
+            warnings: warnings.collect(),
+            files: files.into_inner().into_iter().collect(),
+        })
+    }
+
+    fn read_environment(
+        &self,
+        config: &mut Config,
+        origins: &mut [Origin],
+        read_file: ReadFile<'_>,
+        problems: &mut Problems,
+    ) {
+        for (index, key) in KEYS.iter().enumerate() {
+            let Some(given) = given(key, &self.environment, read_file, problems) else {
+                continue;
+            };
+            let mut reading = reading(key, given.origin.clone(), read_file, problems);
+            if key.read(&mut reading, &given.node, config) {
+                origins[index] = given.origin;
+            }
+        }
+        let index = find("store.url").expect("the table has store.url");
+        if let Some(origin) = store_url::complete(
+            &mut config.store.url,
+            &origins[index],
+            &self.environment,
+            read_file,
+            problems,
+        ) {
+            origins[index] = origin;
+        }
+    }
+
+    fn read_flags(
+        &self,
+        config: &mut Config,
+        origins: &mut [Origin],
+        read_file: ReadFile<'_>,
+        problems: &mut Problems,
+    ) {
+        for flag in &self.flags.0 {
+            let index = find(flag.key).expect("flags name keys of the table");
+            let (key, origin) = (&KEYS[index], Origin::Flag(flag.name.into()));
+            let Some(node) = node(key, &flag.value, &origin, problems) else {
+                continue;
+            };
+            let mut reading = reading(key, origin.clone(), read_file, problems);
+            if key.read(&mut reading, &node, config) {
+                origins[index] = origin;
+            }
+        }
+    }
+}
+
+impl Loaded {
+    /// Where a key has its value from; `None` for a name that is no key.
+    pub fn origin(&self, path: &str) -> Option<&Origin> {
+        find(path).map(|index| &self.origins[index])
+    }
+
+    /// Every key with its value, secrets masked.
+    pub fn settings(&self) -> Vec<Setting> {
+        KEYS.iter()
+            .zip(&self.origins)
+            .map(|(key, origin)| Setting {
+                key: key.path,
+                value: key.show(&self.config, Masking::Masked),
+                source: origin.to_string(),
+                hot: key.hot,
+            })
+            .collect()
+    }
+
+    pub(super) fn origins(&self) -> &[Origin] {
+        &self.origins
+    }
+}
+
+/// Reads a text file that cannot be larger than a configuration is.
+fn read_small_file(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let limit = MAX_BYTES as u64 + 1;
+    std::fs::File::open(path)?
+        .take(limit)
+        .read_to_string(&mut text)?;
+    Ok(text)
+}
