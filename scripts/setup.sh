@@ -1,0 +1,186 @@
+#!/bin/sh
+# Installs what Playhouse needs to be built, run and tested, as far as it is missing, and nothing
+# else: Debian packages with apt, everything that is not Debian's into .tools of this folder.
+# It starts no service and is silent and quick when there is nothing to do.
+#
+# usage: scripts/setup.sh run    what `make run` needs
+#        scripts/setup.sh test   that, and what the tests need
+set -eu
+
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/versions.env
+. scripts/versions.env
+
+scope=${1:-test}
+case $scope in
+run | test) ;;
+*)
+    echo "usage: scripts/setup.sh run|test" >&2
+    exit 2
+    ;;
+esac
+
+tools=$PWD/.tools
+log=$tools/setup.log
+mkdir -p "$tools/bin"
+
+# One at a time: the second finds everything done. (No flock, no lock: then do not run two.)
+if command -v flock >/dev/null 2>&1; then
+    exec 9>"$tools/lock"
+    flock 9
+fi
+
+say() {
+    printf 'setup: %s\n' "$*" >&2
+}
+
+have() {
+    command -v "$1" >/dev/null 2>&1
+}
+
+# Runs a command with its output in the log, which is shown only if it fails.
+quietly() {
+    "$@" >>"$log" 2>&1 </dev/null 9>&- && return
+    status=$?
+    say "this failed: $*"
+    tail -n 25 "$log" >&2
+    say "(the whole output is in $log)"
+    return "$status"
+}
+
+# --- Debian packages --------------------------------------------------------------------------
+
+packages=
+reasons=
+# want "PACKAGES" "what they are for"
+want() {
+    packages="$packages $1"
+    reasons="$reasons  $1: $2
+"
+}
+
+find_python() {
+    for candidate in python3 /usr/bin/python3; do
+        if "$candidate" -c 'import sys, venv, ensurepip; assert sys.version_info >= (3, 9)' 2>/dev/null; then
+            "$candidate" -c 'import sys; print(sys.executable)'
+            return
+        fi
+    done
+    return 1
+}
+
+have_browser() {
+    [ -x "${PLAYHOUSE_BROWSER_PATH:-/nowhere}" ] || have chromium-headless-shell
+}
+
+# Debian ships the server's binary in redis-tools, under another name; the package redis-server
+# only adds the system service, which nobody here wants.
+have_redis() {
+    have redis-server || [ -x "$tools/bin/redis-server" ]
+}
+
+if ! have cargo; then
+    say "Rust is missing: install it from https://rustup.rs, then try again"
+    exit 1
+fi
+if ! have cc || ! have c++ || ! have make; then
+    want "build-essential" "the C compiler that Pingora's dependencies are built with"
+fi
+have cmake || want "cmake" "builds Pingora's dependencies"
+have_browser || want "chromium-headless-shell fonts-liberation" "the browser of the workers"
+python=$tools/python/bin/python
+"$python" -c '' 2>/dev/null || find_python >/dev/null ||
+    want "python3 python3-venv" "fetches Playwright, and runs the tests' clients"
+if [ "$scope" = test ]; then
+    have_redis || want "redis-tools" "a Redis server for the tests"
+    have firefox-esr || want "firefox-esr" "the second browser of the tests"
+    have curl || want "curl" "a client for the tests"
+    have openssl || want "openssl" "makes certificates for the tests"
+fi
+
+if [ -n "$packages" ]; then
+    say "missing on this machine:"
+    printf '%s' "$reasons" >&2
+
+    as_root=
+    if [ "$(id -u)" != 0 ]; then
+        as_root="sudo -n"
+        if ! have sudo || ! sudo -n true 2>/dev/null; then
+            as_root=unavailable
+        fi
+    fi
+    if ! have apt-get; then
+        say "this is no Debian: install the same with your own package manager, then try again"
+        exit 1
+    fi
+    if [ "$as_root" = unavailable ]; then
+        say "installing that needs root, and sudo is not available without a password. Please run:"
+        say "    apt-get install --no-install-recommends$packages"
+        say "as root, then try again"
+        exit 1
+    fi
+
+    say "installing them with apt-get (a minute or two) ..."
+    # A broken third-party source must not be in the way; what matters is whether install works.
+    # shellcheck disable=SC2086 # both are lists of words
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get update >>"$log" 2>&1 </dev/null 9>&- || true
+    # shellcheck disable=SC2086
+    quietly $as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y --no-install-recommends $packages
+fi
+
+if [ "$scope" = test ] && ! have_redis; then
+    server=/usr/bin/redis-check-rdb
+    if [ ! -x "$server" ] || ! ln -sf "$server" "$tools/bin/redis-server" ||
+        ! "$tools/bin/redis-server" --version >>"$log" 2>&1; then
+        rm -f "$tools/bin/redis-server"
+        say "a Redis server is missing: install the package redis-server, then try again"
+        exit 1
+    fi
+fi
+
+# --- Python, and with it Playwright -----------------------------------------------------------
+
+# A virtual environment: Debian's own Python takes no packages from elsewhere.
+if ! "$python" -c 'import pip' 2>/dev/null; then
+    say "making a Python environment in .tools/python ..."
+    rm -rf "$tools/python"
+    quietly "$(find_python)" -m venv "$tools/python"
+fi
+
+pip_install() {
+    quietly env PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 "$python" -m pip install --quiet "$@"
+}
+
+# playwright VERSION WHAT-FOR: the wheel carries playwright-core and a Node that can run it, so
+# that neither needs an installation of its own. It is the same for every Python.
+playwright() {
+    target=$tools/playwright-$1
+    if [ -d "$target" ]; then
+        return
+    fi
+    say "fetching Playwright $1 with its Node ($2; 50 MB) ..."
+    rm -rf "$target.part"
+    pip_install --no-deps --target "$target.part" "playwright==$1"
+    # Where Node looks for the package, for scripts that say require("playwright-core").
+    mkdir "$target.part/node_modules"
+    ln -s ../playwright/driver/package "$target.part/node_modules/playwright-core"
+    mv "$target.part" "$target"
+}
+
+playwright "$PLAYWRIGHT_VERSION" "browser servers, clients"
+
+if [ "$scope" = test ]; then
+    playwright "$PLAYWRIGHT_PREVIOUS" "Firefox, and a second version to choose from"
+    playwright "$PLAYWRIGHT_FOREIGN" "clients of a version that no worker has"
+
+    # What Playwright's Python clients import besides Playwright, and what the tests do.
+    libraries="greenlet>=3.1.1,<4 pyee>=13,<14 prometheus-client==$PROMETHEUS_CLIENT_VERSION"
+    stamp=$tools/python/playhouse-libraries
+    if [ "$(cat "$stamp" 2>/dev/null)" != "$libraries" ]; then
+        say "fetching the Python libraries of the tests ..."
+        # shellcheck disable=SC2086 # a list of words
+        pip_install $libraries
+        printf '%s' "$libraries" >"$stamp"
+    fi
+fi
