@@ -1,0 +1,17 @@
+//! The grid as its users meet it.
+//!
+//! * [`tutorial`]: the examples, in Python and Node: sessions at once, in a row, a picture.
+//! * [`staircase`]: the lifetime limit: workers are replaced one after another.
+//! * [`queue`]: more clients than seats.
+//! * [`kills`]: browsers, servers, workers and the grid itself die by SIGKILL.
+//! * [`hostile`]: clients that die, stall, or never were clients.
+//! * [`versions`]: Playwright versions and browsers that do not match.
+//! * [`metrics`]: what curl and Prometheus are told.
+
+mod hostile;
+mod kills;
+mod metrics;
+mod queue;
+mod staircase;
+mod tutorial;
+mod versions;

@@ -1,0 +1,372 @@
+//! A grid of real `playhouse` processes on free ports, that ends with its test and leaves nothing
+//! behind.
+
+use super::eventually::eventually;
+use super::machine::{Share, free_port, repository, room};
+use super::process::Tree;
+use super::proxy::Proxy;
+use super::{FakePlaywright, RedisServer};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs::File;
+use std::ops::Deref;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use tokio::sync::SemaphorePermit;
+
+/// A grid about to be started. Without more, `playhouse up` with two Chromium.
+#[derive(Default)]
+pub struct GridBuilder {
+    workers: Option<usize>,
+    browser: Option<&'static str>,
+    static_workers: Vec<String>,
+    redis: Option<String>,
+    proxies: usize,
+    worker_processes: Vec<Vec<(String, String)>>,
+    config: String,
+    environment: Vec<(String, String)>,
+}
+
+/// A running grid. What a [`Proxy`] can be asked is asked of the first one.
+pub struct Grid {
+    proxies: Vec<Proxy>,
+    processes: Vec<Spawned>,
+    /// Configuration, logs, and the `TMPDIR` of all processes.
+    folder: TempDir,
+    _room: SemaphorePermit<'static>,
+}
+
+struct Spawned {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl GridBuilder {
+    /// Browsers of `playhouse up`.
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = Some(workers);
+        self
+    }
+
+    pub fn browser(mut self, browser: &'static str) -> Self {
+        self.browser = Some(browser);
+        self
+    }
+
+    /// Instead of `up`: a proxy in front of these, as static workers.
+    pub fn fakes(mut self, fakes: &[&FakePlaywright]) -> Self {
+        let endpoints = fakes.iter().map(|fake| fake.endpoint());
+        self.static_workers.extend(endpoints);
+        self
+    }
+
+    /// Instead of `up`: proxies and workers that meet in this Redis.
+    pub fn redis(mut self, redis: &RedisServer) -> Self {
+        self.redis = Some(redis.url());
+        self
+    }
+
+    /// With Redis: this many proxies.
+    pub fn proxies(mut self, proxies: usize) -> Self {
+        self.proxies = proxies;
+        self
+    }
+
+    /// With Redis: one more `playhouse worker`, with these variables besides the grid's.
+    pub fn worker_process(mut self, environment: &[(&str, &str)]) -> Self {
+        self.worker_processes.push(owned(environment));
+        self
+    }
+
+    /// Sessions at once on a worker.
+    pub fn capacity(self, sessions: u32) -> Self {
+        self.env("MAX_CONCURRENT_SESSIONS", &sessions.to_string())
+    }
+
+    /// Sessions until a worker gets a fresh browser.
+    pub fn lifetime(self, sessions: u32) -> Self {
+        self.env("MAX_LIFETIME_SESSIONS", &sessions.to_string())
+    }
+
+    pub fn queue_timeout(self, timeout: Duration) -> Self {
+        self.env("WORKER_SELECT_TIMEOUT", &timeout.as_secs().to_string())
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// YAML for the configuration file of every process, without `workers:` if there are fakes.
+    pub fn config(mut self, yaml: &str) -> Self {
+        self.config.push_str(yaml);
+        self.config.push('\n');
+        self
+    }
+
+    /// Starts the processes and waits until every worker can be used through every proxy.
+    pub async fn start(self) -> Grid {
+        let share = if self.static_workers.is_empty() {
+            Share::Whole
+        } else {
+            Share::Part
+        };
+        let room = room(share).await;
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        std::fs::create_dir(folder.path().join("tmp")).expect("a new folder");
+        std::fs::write(folder.path().join("playhouse.yaml"), self.yaml()).expect("a new file");
+        let mut grid = Grid {
+            proxies: Vec::new(),
+            processes: Vec::new(),
+            folder,
+            _room: room,
+        };
+        let role = match (&self.redis, self.static_workers.is_empty()) {
+            (None, true) => "up",
+            _ => "proxy",
+        };
+        for n in 0..self.proxies.max(1) {
+            grid.spawn_proxy(&self, role, n);
+        }
+        for environment in &self.worker_processes {
+            grid.spawn_worker(&self, environment);
+        }
+        let expected = match role {
+            "up" => self.workers.unwrap_or(2),
+            _ => self.static_workers.len() + self.worker_processes.len(),
+        };
+        grid.wait_until_ready(expected).await;
+        grid
+    }
+
+    fn yaml(&self) -> String {
+        let mut yaml = self.config.clone();
+        if !self.static_workers.is_empty() {
+            yaml.push_str("workers:\n");
+        }
+        for endpoint in &self.static_workers {
+            yaml.push_str(&format!(
+                "  - {{ endpoint: \"{endpoint}\", browser: chromium }}\n"
+            ));
+        }
+        yaml
+    }
+
+    fn environment(&self) -> Vec<(String, String)> {
+        let redis = self
+            .redis
+            .iter()
+            .map(|url| ("REDIS_URL".to_owned(), url.clone()));
+        redis.chain(self.environment.iter().cloned()).collect()
+    }
+}
+
+impl Grid {
+    #[expect(clippy::new_ret_no_self, reason = "it reads as what it becomes")]
+    pub fn new() -> GridBuilder {
+        GridBuilder::default()
+    }
+
+    pub fn proxy(&self, n: usize) -> &Proxy {
+        &self.proxies[n]
+    }
+
+    /// Every process of the grid at this moment.
+    pub fn tree(&self) -> Tree {
+        let roots: Vec<u32> = self.processes.iter().map(|it| it.child.id()).collect();
+        Tree::below(&roots)
+    }
+
+    /// The process of one proxy or worker: `up`, `proxy 0`, `worker 1`.
+    pub fn process(&self, name: &str) -> Tree {
+        let process = self.processes.iter().find(|it| it.name == name);
+        let process = process.unwrap_or_else(|| panic!("there is no process {name}"));
+        Tree::below(&[process.child.id()])
+    }
+
+    /// What all processes logged so far.
+    pub fn log(&self) -> String {
+        let logs = self
+            .processes
+            .iter()
+            .map(|it| std::fs::read_to_string(&it.log));
+        logs.flatten().collect()
+    }
+
+    /// Sends a signal to every process of ours, and waits until they and all that they started
+    /// are gone.
+    pub async fn stop(&mut self, signal: Signal) -> Vec<ExitStatus> {
+        let tree = self.tree();
+        for process in &self.processes {
+            kill(Pid::from_raw(process.child.id() as i32), signal).expect("it is running");
+        }
+        let mut statuses = Vec::new();
+        for mut process in std::mem::take(&mut self.processes) {
+            let what = format!("{} ends on {signal}", process.name);
+            let status = eventually(&what, async || {
+                process.child.try_wait().expect("it is ours")
+            });
+            statuses.push(status.await);
+        }
+        tree.gone().await;
+        statuses
+    }
+
+    /// What the processes left in their `TMPDIR`.
+    pub fn leftovers(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(self.folder.path().join("tmp")).expect("it is there");
+        entries.flatten().map(|entry| entry.path()).collect()
+    }
+
+    fn spawn_proxy(&mut self, builder: &GridBuilder, role: &str, n: usize) {
+        let proxy = Proxy {
+            data: ([127, 0, 0, 1], free_port()).into(),
+            admin: ([127, 0, 0, 1], free_port()).into(),
+        };
+        let mut command = self.command(role);
+        if let Some(workers) = builder.workers {
+            command.args(["--workers", &workers.to_string()]);
+        }
+        if let Some(browser) = builder.browser {
+            command.args(["--browser", browser]);
+        }
+        command
+            .env("LISTEN_ADDR", proxy.data.to_string())
+            .env("ADMIN_ADDR", proxy.admin.to_string())
+            .envs(builder.environment());
+        let name = match role {
+            "up" => role.to_owned(),
+            _ => format!("{role} {n}"),
+        };
+        self.spawn(command, name);
+        self.proxies.push(proxy);
+    }
+
+    fn spawn_worker(&mut self, builder: &GridBuilder, environment: &[(String, String)]) {
+        let n = self
+            .processes
+            .iter()
+            .filter(|it| it.name.starts_with("worker"))
+            .count();
+        let mut command = self.command("worker");
+        command
+            .env("PORT", "0")
+            .envs(builder.environment())
+            .envs(environment.iter().cloned());
+        self.spawn(command, format!("worker {n}"));
+    }
+
+    fn command(&self, role: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_playhouse"));
+        command
+            .arg(role)
+            .arg("--config")
+            .arg(self.folder.path().join("playhouse.yaml"))
+            .current_dir(repository())
+            // Nothing of the machine's own settings may have a say.
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.folder.path())
+            .env("TMPDIR", self.folder.path().join("tmp"))
+            .env("LOG_FORMAT", "text")
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn spawn(&mut self, mut command: Command, name: String) {
+        let log = self.folder.path().join(format!("{name}.log"));
+        let file = File::create(&log).expect("a new file");
+        command
+            .stderr(file.try_clone().expect("a second handle"))
+            .stdout(file);
+        // SAFETY: prctl(2) may be called between fork and exec; it allocates nothing.
+        unsafe {
+            // When the test process is killed, its grid goes too.
+            command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?));
+        }
+        let child = command.spawn().expect("the binary was built for the tests");
+        self.processes.push(Spawned { name, child, log });
+    }
+
+    async fn wait_until_ready(&mut self, workers: usize) {
+        let proxies = self.proxies.clone();
+        for proxy in &proxies {
+            eventually("every worker is ready", async || {
+                self.assert_running();
+                let answer = proxy.admin_request("GET", "/readyz").await.ok()?;
+                if answer.status != 200 {
+                    return None;
+                }
+                let serving = proxy
+                    .workers()
+                    .await
+                    .iter()
+                    .filter(|it| it.serves())
+                    .count();
+                (serving >= workers).then_some(())
+            })
+            .await;
+        }
+    }
+
+    fn assert_running(&mut self) {
+        for process in &mut self.processes {
+            if let Some(status) = process.child.try_wait().expect("it is ours") {
+                panic!("{} ended while it started: {status}", process.name);
+            }
+        }
+    }
+}
+
+impl Deref for Grid {
+    type Target = Proxy;
+
+    fn deref(&self) -> &Proxy {
+        &self.proxies[0]
+    }
+}
+
+impl Drop for Grid {
+    fn drop(&mut self) {
+        let tree = self.tree();
+        for process in &mut self.processes {
+            // Both fail only when it is gone already.
+            process.child.kill().ok();
+            process.child.wait().ok();
+        }
+        if std::thread::panicking() {
+            for process in &self.processes {
+                eprintln!("--- log of {}\n{}", process.name, last_lines(&process.log));
+            }
+        }
+        // A destructor cannot await; the promise that nothing outlives a killed grid is checked
+        // for every grid all the same.
+        let start = Instant::now();
+        while !tree.still_there().is_empty() && start.elapsed() < Duration::from_secs(30) {
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        let left = tree.still_there();
+        for process in tree.processes.iter().filter(|process| process.exists()) {
+            process.kill();
+        }
+        if !std::thread::panicking() {
+            assert!(left.is_empty(), "processes outlived their grid: {left:#?}");
+        }
+    }
+}
+
+fn owned(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    let owned = |(name, value): &(&str, &str)| (name.to_string(), value.to_string());
+    pairs.iter().map(owned).collect()
+}
+
+fn last_lines(log: &Path) -> String {
+    const LINES: usize = 150;
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LINES)..].join("\n")
+}

@@ -1,0 +1,79 @@
+//! What the tests of one machine share: its cores, its ports, and the tools `make setup` installs.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU16, Ordering};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+/// Everything the repository pins, once, for scripts and tests alike.
+const VERSIONS: &str = include_str!("../../scripts/versions.env");
+
+/// How much of the machine a grid takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Share {
+    /// Browsers: one such grid at a time, alone.
+    Whole,
+    /// Only processes of ours.
+    Part,
+}
+
+const PARTS: u32 = 4;
+static MACHINE: Semaphore = Semaphore::const_new(PARTS as usize);
+
+/// Waits until the machine has room. A test has one grid, or the second waits for the first.
+pub async fn room(share: Share) -> SemaphorePermit<'static> {
+    let parts = match share {
+        Share::Whole => PARTS,
+        Share::Part => 1,
+    };
+    MACHINE
+        .acquire_many(parts)
+        .await
+        .expect("the semaphore is never closed")
+}
+
+/// A port nobody listens on. Below the range from which the kernel takes the ports of outgoing
+/// connections, so that none of those can have it by the time it is used; two test runs at once
+/// start at different places.
+pub fn free_port() -> u16 {
+    const FIRST: u16 = 15_000;
+    const COUNT: u16 = 17_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = (std::process::id().wrapping_mul(311) % u32::from(COUNT)) as u16;
+    for _ in 0..COUNT {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed) % COUNT;
+        let port = FIRST + (start + step) % COUNT;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port");
+}
+
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The value of a name in `scripts/versions.env`.
+pub fn version(name: &str) -> &'static str {
+    VERSIONS
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+        .unwrap_or_else(|| panic!("scripts/versions.env has no {name}"))
+}
+
+/// A file that `make setup` installed.
+pub fn tools(path: &str) -> PathBuf {
+    let path = repository().join(".tools").join(path);
+    assert!(
+        path.exists(),
+        "{} is missing: run `make setup`",
+        path.display()
+    );
+    path
+}
+
+/// A file of `examples/`.
+pub fn examples(path: &str) -> PathBuf {
+    repository().join("examples").join(path)
+}

@@ -1,0 +1,38 @@
+//! What the tests are written with.
+//!
+//! * [`grid`]: [`Grid`], the real `playhouse` in processes of its own, on free ports.
+//! * [`proxy`]: [`Proxy`], its two ports, for questions.
+//! * [`playwright`]: real Playwright clients in Python and Node.
+//! * [`websocket`] and [`http`]: clients of our own, where Playwright would be too polite.
+//! * [`fake_playwright`]: a Playwright server that misbehaves on request.
+//! * [`redis_server`]: a real Redis that can be killed and paused.
+//! * [`process`]: who is a child of whom, and whether it is gone.
+//! * [`eventually`]: waiting for something without sleeping for it.
+//! * [`machine`]: what tests share: cores, ports, the tools of `make setup`.
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "the kit is whole: what one test needs today another needs tomorrow"
+)]
+
+mod eventually;
+mod fake_playwright;
+mod grid;
+mod http;
+mod machine;
+mod playwright;
+mod process;
+mod proxy;
+mod redis_server;
+mod websocket;
+
+pub use eventually::{eventually, eventually_equal};
+pub use fake_playwright::{Behaviour, FakePlaywright};
+pub use grid::{Grid, GridBuilder};
+pub use http::{Answer, get, raw, read_to_close};
+pub use machine::{examples, tools, version};
+pub use playwright::{Driver, Language, run_example};
+pub use process::{Kind, Process, Tree};
+pub use proxy::{Proxy, SessionView, WorkerView};
+pub use redis_server::RedisServer;
+pub use websocket::{Connected, Dial, Refusal};

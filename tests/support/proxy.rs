@@ -1,0 +1,158 @@
+//! What can be asked of a proxy from outside: its data port and its admin port, with the answers
+//! in the form that the contract gives them.
+
+use super::eventually::eventually_equal;
+use super::http::{self, Answer};
+use super::websocket::Dial;
+use serde::Deserialize;
+use std::net::SocketAddr;
+
+/// The two ports of one proxy.
+#[derive(Clone, Debug)]
+pub struct Proxy {
+    pub(super) data: SocketAddr,
+    pub(super) admin: SocketAddr,
+}
+
+/// A worker as `GET /v1/workers` shows it.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkerView {
+    pub id: String,
+    pub browser: String,
+    pub playwright_version: Option<String>,
+    pub status: String,
+    pub endpoint: String,
+    pub active_sessions: u32,
+    pub lifetime_sessions: u32,
+    pub healthy: bool,
+}
+
+impl WorkerView {
+    pub fn serves(&self) -> bool {
+        self.status == "available" && self.healthy
+    }
+}
+
+/// A session as `GET /v1/sessions` shows it.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SessionView {
+    pub id: String,
+    pub worker: String,
+    pub browser: String,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+}
+
+/// `GET /v1/capacity`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Capacity {
+    pub slots: Slots,
+    pub queued: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Slots {
+    pub used: u32,
+    pub free: u32,
+}
+
+impl Proxy {
+    /// What a client connects to.
+    pub fn url(&self) -> String {
+        format!("ws://{}", self.data)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.data
+    }
+
+    /// A client of our own, about to connect.
+    pub fn dial(&self) -> Dial {
+        Dial::new(self.data)
+    }
+
+    /// A plain request to the data port.
+    pub async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        let url = format!("http://{}{path}", self.data);
+        let answer = http::request("GET", &url, headers).await;
+        answer.unwrap_or_else(|error| panic!("GET {url}: {error}"))
+    }
+
+    /// A request to the admin port.
+    pub async fn admin(&self, method: &str, path: &str) -> Answer {
+        let answer = self.admin_request(method, path).await;
+        answer.unwrap_or_else(|error| panic!("{method} {path} of the admin port: {error}"))
+    }
+
+    pub(super) async fn admin_request(
+        &self,
+        method: &str,
+        path: &str,
+    ) -> Result<Answer, ureq::Error> {
+        http::request(method, &format!("http://{}{path}", self.admin), &[]).await
+    }
+
+    pub async fn workers(&self) -> Vec<WorkerView> {
+        #[derive(Deserialize)]
+        struct Workers {
+            workers: Vec<WorkerView>,
+        }
+        let answer = self.admin("GET", "/v1/workers").await;
+        answer.json::<Workers>().workers
+    }
+
+    pub async fn sessions(&self) -> Vec<SessionView> {
+        #[derive(Deserialize)]
+        struct Sessions {
+            sessions: Vec<SessionView>,
+        }
+        let answer = self.admin("GET", "/v1/sessions").await;
+        answer.json::<Sessions>().sessions
+    }
+
+    pub async fn capacity(&self) -> Capacity {
+        self.admin("GET", "/v1/capacity").await.json()
+    }
+
+    /// Sessions of the whole grid, as the data port tells.
+    pub async fn active(&self) -> u32 {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Metrics {
+            active_connections: u32,
+        }
+        let answer = self.get("/metrics", &[]).await;
+        answer.json::<Metrics>().active_connections
+    }
+
+    /// Waits until nobody uses the grid and every count agrees on that.
+    pub async fn idle(&self) {
+        eventually_equal(
+            "sessions, held seats, used slots, queue",
+            (0, 0, 0, 0),
+            async || {
+                let workers = self.workers().await;
+                let held: u32 = workers.iter().map(|it| it.active_sessions).sum();
+                let capacity = self.capacity().await;
+                (
+                    self.active().await,
+                    held,
+                    capacity.slots.used,
+                    capacity.queued,
+                )
+            },
+        )
+        .await;
+        assert_eq!(self.sessions().await, []);
+    }
+
+    /// Waits until so many clients wait for a seat.
+    pub async fn queued(&self, clients: u32) {
+        eventually_equal("waiting clients", clients, async || {
+            self.capacity().await.queued
+        })
+        .await;
+    }
+}

@@ -1,0 +1,114 @@
+//! A real Redis of the test's own, on a free port, that can be killed, emptied and paused.
+
+use super::eventually::eventually;
+use super::machine::{free_port, repository};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use tempfile::TempDir;
+
+pub struct RedisServer {
+    port: u16,
+    folder: TempDir,
+    child: Child,
+}
+
+impl RedisServer {
+    pub async fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let port = free_port();
+        let child = spawn(port, &folder);
+        let server = RedisServer {
+            port,
+            folder,
+            child,
+        };
+        server.answers().await;
+        server
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("redis.sock")
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("it is ours");
+        self.child.wait().expect("it was not waited for");
+    }
+
+    /// Starts it again after [`RedisServer::kill`], on the same port, empty.
+    pub async fn restart(&mut self) {
+        self.child = spawn(self.port, &self.folder);
+        self.answers().await;
+    }
+
+    /// Stops it from doing anything, its connections included.
+    pub fn pause(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    pub fn resume(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    /// What `redis-cli` says, word for word.
+    pub fn cli(&self, arguments: &[&str]) -> String {
+        let output = Command::new("redis-cli")
+            .args(["-p", &self.port.to_string()])
+            .args(arguments)
+            .output()
+            .expect("redis-cli is installed");
+        String::from_utf8_lossy(&output.stdout)
+            .trim_end()
+            .to_owned()
+    }
+
+    async fn answers(&self) {
+        eventually("Redis answers", async || {
+            (self.cli(&["ping"]) == "PONG").then_some(())
+        })
+        .await;
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).expect("it is ours");
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        // Both fail only when it is gone already.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn spawn(port: u16, folder: &TempDir) -> Child {
+    let own = repository().join(".tools/bin/redis-server");
+    let program = if own.exists() {
+        own
+    } else {
+        PathBuf::from("redis-server")
+    };
+    Command::new(program)
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+        .args(["--save", "", "--appendonly", "no"])
+        .arg("--dir")
+        .arg(folder.path())
+        .arg("--unixsocket")
+        .arg(folder.path().join("redis.sock"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("redis-server is installed: run `make setup`")
+}
