@@ -311,7 +311,7 @@ fn finish(grid: &Grid, running: &Running, ended: &Ended) {
     let (bytes_in, bytes_out) = (info.traffic.bytes_in(), info.traffic.bytes_out());
     log::info!(session:% = info.id, worker:% = info.worker.id, browser:% = info.browser,
         duration_ms = lasted.as_millis() as u64, bytes_in = bytes_in, bytes_out = bytes_out,
-        ended_by:% = ended.by, why:% = ended.why, code:? = ended.code; "session ended");
+        ended_by:% = ended.by, why:% = ended.why, code = ended.code.unwrap_or(1006); "session ended");
     let metrics = &grid.metrics;
     let outcome = [info.browser.as_str(), ended.why.as_str()];
     metrics.sessions_total.with_label_values(&outcome).inc();

@@ -1,0 +1,200 @@
+//! The commands that talk to a running grid: status, drain, kill, healthcheck. All of them are
+//! clients of the admin port and know nothing else of the grid.
+
+use crate::admin::views::{Capacity, Sessions, Workers};
+use crate::cli::Operator;
+use crate::config::Config;
+use anyhow::{Context, bail};
+use bytesize::ByteSize;
+use comfy_table::{CellAlignment, Table, presets};
+use serde::de::DeserializeOwned;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+/// How long the admin port may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Variable that holds the admin port's token.
+const TOKEN_VARIABLE: &str = "PLAYHOUSE_ADMIN_TOKEN";
+
+/// A running grid's admin port.
+pub struct AdminClient {
+    agent: ureq::Agent,
+    base: String,
+    token: Option<String>,
+}
+
+impl AdminClient {
+    /// The admin port that the flags name, or else the configuration.
+    pub fn new(operator: &Operator, config: &Config) -> anyhow::Result<AdminClient> {
+        let address = operator
+            .admin
+            .clone()
+            .unwrap_or_else(|| reachable(config.admin.listen).to_string());
+        let base = if address.contains("://") {
+            address
+        } else {
+            format!("http://{address}")
+        };
+        let token = match &operator.token_file {
+            Some(file) => {
+                let text = std::fs::read_to_string(file)
+                    .with_context(|| format!("cannot read the token file {}", file.display()))?;
+                Some(text.trim().to_owned())
+            }
+            None => std::env::var(TOKEN_VARIABLE).ok(),
+        };
+        let agent = ureq::Agent::config_builder()
+            .timeout_global(Some(TIMEOUT))
+            .http_status_as_error(false)
+            .build()
+            .new_agent();
+        Ok(AdminClient { agent, base, token })
+    }
+
+    fn call(&self, method: &str, path: &str) -> anyhow::Result<serde_json::Value> {
+        let url = format!("{}{path}", self.base.trim_end_matches('/'));
+        let mut request = http::Request::builder().method(method).uri(&url);
+        if let Some(token) = &self.token {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        let request = request
+            .body(())
+            .context("not an address of an admin port")?;
+        let mut answer = self.agent.run(request).with_context(|| {
+            format!(
+                "no grid answers at {} (name its admin port with --admin)",
+                self.base
+            )
+        })?;
+        let status = answer.status();
+        let text = answer.body_mut().read_to_string()?;
+        let body: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        if status.is_success() {
+            return Ok(body);
+        }
+        match body["error"]["message"].as_str() {
+            Some(message) => bail!("{message}"),
+            None => bail!("{url} answered {status}: {}", text.trim()),
+        }
+    }
+
+    fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        serde_json::from_value(self.call("GET", path)?)
+            .with_context(|| format!("{path} answered something else than this version expects"))
+    }
+
+    /// Everything there is to know, as JSON.
+    pub fn status_json(&self) -> anyhow::Result<String> {
+        let all = serde_json::json!({
+            "capacity": self.call("GET", "/v1/capacity")?,
+            "workers": self.call("GET", "/v1/workers")?["workers"],
+            "sessions": self.call("GET", "/v1/sessions")?["sessions"],
+        });
+        Ok(serde_json::to_string_pretty(&all)?)
+    }
+
+    /// The same for people.
+    pub fn status_table(&self) -> anyhow::Result<String> {
+        let capacity: Capacity = self.get("/v1/capacity")?;
+        let workers: Workers = self.get("/v1/workers")?;
+        let sessions: Sessions = self.get("/v1/sessions")?;
+        let summary = format!(
+            "{} workers, {} seats taken, {} free, {} clients waiting",
+            capacity.workers, capacity.slots.used, capacity.slots.free, capacity.queued
+        );
+        let mut of_workers = table(&[
+            "WORKER",
+            "BROWSER",
+            "PLAYWRIGHT",
+            "STATUS",
+            "ADDRESS",
+            "ACTIVE",
+            "LIFETIME",
+            "MEMORY",
+        ]);
+        for worker in workers.workers {
+            let status = if worker.healthy {
+                worker.status
+            } else {
+                format!("{}, no answer", worker.status)
+            };
+            of_workers.add_row(vec![
+                worker.id,
+                worker.browser.to_string(),
+                worker.playwright_version.unwrap_or_else(|| "?".into()),
+                status,
+                worker.endpoint,
+                worker.active_sessions.to_string(),
+                worker.lifetime_sessions.to_string(),
+                worker
+                    .memory
+                    .map_or_else(String::new, |b| ByteSize(b).to_string()),
+            ]);
+        }
+        let mut of_sessions = table(&[
+            "SESSION", "WORKER", "CLIENT", "TOKEN", "AGE", "IDLE", "IN", "OUT",
+        ]);
+        for session in sessions.sessions {
+            of_sessions.add_row(vec![
+                session.id,
+                session.worker,
+                session.client.unwrap_or_default(),
+                session.token.unwrap_or_default(),
+                seconds(session.age_seconds),
+                seconds(session.idle_seconds),
+                ByteSize(session.bytes_in).to_string(),
+                ByteSize(session.bytes_out).to_string(),
+            ]);
+        }
+        Ok(format!("{summary}\n\n{of_workers}\n\n{of_sessions}\n"))
+    }
+
+    /// Asks a worker to finish its sessions and take no new ones.
+    pub fn drain(&self, worker: &str) -> anyhow::Result<()> {
+        let worker =
+            percent_encoding::utf8_percent_encode(worker, percent_encoding::NON_ALPHANUMERIC);
+        self.call("POST", &format!("/v1/workers/{worker}/drain"))
+            .map(drop)
+    }
+
+    /// Ends a session.
+    pub fn kill(&self, session: &str) -> anyhow::Result<()> {
+        let session =
+            percent_encoding::utf8_percent_encode(session, percent_encoding::NON_ALPHANUMERIC);
+        self.call("DELETE", &format!("/v1/sessions/{session}"))
+            .map(drop)
+    }
+
+    /// Whether the process takes sessions.
+    pub fn ready(&self) -> anyhow::Result<()> {
+        self.call("GET", "/readyz").map(drop)
+    }
+}
+
+/// An address to connect to for one that was listened on: the wildcard is no destination.
+fn reachable(listening: SocketAddr) -> SocketAddr {
+    let ip = match listening.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listening.port())
+}
+
+fn table(columns: &[&str]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_header(columns.to_vec());
+    for (at, name) in columns.iter().enumerate() {
+        let is_number = ["ACTIVE", "LIFETIME", "MEMORY", "AGE", "IDLE", "IN", "OUT"].contains(name);
+        if let (true, Some(column)) = (is_number, table.column_mut(at)) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+fn seconds(seconds: f64) -> String {
+    humantime::format_duration(Duration::from_secs(seconds.max(0.0) as u64)).to_string()
+}
