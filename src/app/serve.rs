@@ -47,10 +47,12 @@ impl Plane {
         let (releaser, releases) = Releaser::new(store.clone());
         tokio::spawn(releases);
         let queue = Queue::new();
+        let registry = Registry::new();
         let fleet = Fleet::new(
             config.clone(),
             store.clone(),
             queue.clone(),
+            registry.clone(),
             metrics.clone(),
         );
         tokio::spawn(fleet.clone().run(stopped));
@@ -62,7 +64,7 @@ impl Plane {
             queue,
             quotas: Quotas::new(),
             releaser,
-            registry: Registry::new(),
+            registry,
             connections: Connections::default(),
             draining: watch::Sender::new(false),
         });

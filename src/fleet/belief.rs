@@ -2,9 +2,10 @@
 //! workers and into the selection's index, and wakes those who wait for a seat.
 
 use super::{Fleet, Known, Target, health};
-use crate::model::{Counts, WorkerKey, WorkerRecord};
+use crate::model::{Counts, WorkerKey, WorkerRecord, WorkerStatus};
 use crate::selection::Facts;
 use crate::store::{Event, WorkerView};
+use crate::tunnel::Close;
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -56,11 +57,14 @@ impl Fleet {
     /// A worker registered, or its record changed.
     pub(super) fn learn(self: &Arc<Self>, view: WorkerView) {
         let key = view.record.key.clone();
+        let mut evicted = false;
         let resolve = {
             let mut known = self.known();
             match known.get_mut(&key) {
                 Some(worker) if worker.target.endpoint == view.record.endpoint => {
                     log_status(&worker.record, &view.record);
+                    evicted = view.record.status == WorkerStatus::ShuttingDown
+                        && worker.record.status != WorkerStatus::ShuttingDown;
                     worker.record = view.record;
                     if view.counts.revision >= worker.counts.revision {
                         worker.counts = view.counts;
@@ -85,6 +89,10 @@ impl Fleet {
                 }
             }
         };
+        if evicted {
+            // Its drain timeout is over. It gives us a moment to tell the clients why.
+            self.registry.end_on(&key, Close::draining);
+        }
         match resolve {
             // A name may take its time; the worker opens when it has an address.
             Some(target) => {

@@ -21,6 +21,7 @@ use crate::config::LiveConfig;
 use crate::metrics::Metrics;
 use crate::model::{Counts, Version, WorkerKey, WorkerRecord, WorkerStatus};
 use crate::selection::{LifetimeFirst, Policy, SharedIndex, Wanted};
+use crate::session::registry::Registry;
 use crate::store::Store;
 use async_trait::async_trait;
 use pingora_load_balancing::discovery::ServiceDiscovery;
@@ -36,6 +37,7 @@ pub struct Fleet {
     store: Arc<dyn Store>,
     metrics: Arc<Metrics>,
     queue: Arc<Queue>,
+    registry: Arc<Registry>,
     known: Mutex<HashMap<WorkerKey, Known>>,
     index: SharedIndex,
     balancer: LoadBalancer<LifetimeFirst>,
@@ -84,6 +86,7 @@ impl Fleet {
         config: LiveConfig,
         store: Arc<dyn Store>,
         queue: Arc<Queue>,
+        registry: Arc<Registry>,
         metrics: Arc<Metrics>,
     ) -> Arc<Fleet> {
         let index = SharedIndex::new(policy(&config));
@@ -99,6 +102,7 @@ impl Fleet {
                 store,
                 metrics,
                 queue,
+                registry,
                 known: Mutex::default(),
                 index,
                 membership: Notify::new(),
