@@ -2,6 +2,7 @@
 //! takes them down in order.
 //!
 //! * [`serve`]: the proxy, with or without workers of its own: `playhouse proxy` and `up`.
+//! * [`tls`]: the certificate of both ports.
 //! * [`ending`]: signals, draining, and the end of the process.
 //! * [`operate`]: the commands that talk to a running grid's admin port.
 
@@ -9,6 +10,7 @@ pub mod descriptors;
 pub mod ending;
 pub mod operate;
 pub mod serve;
+pub mod tls;
 
 use crate::cli::{self, Cli, Command, Exit};
 use crate::config::{ConfigErrors, Environment, LiveConfig, Loaded, Sources};

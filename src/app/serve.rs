@@ -5,10 +5,11 @@
 //! process ends when its last session does and not when Pingora's grace period is over.
 
 use super::ending::{Signals, ToPingora, run_until_ended};
+use super::tls::{Certificate, install_crypto};
 use crate::admin::{Admin, ConfigView};
 use crate::admission::queue::Queue;
 use crate::admission::tokens::Quotas;
-use crate::config::{Config, LiveConfig};
+use crate::config::{Config, LiveConfig, TlsVersion};
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
 use crate::proxy::front_door::{Connections, FrontDoor};
@@ -83,7 +84,20 @@ impl Plane {
             check_free(config.listen, "listen")?;
             check_free(config.admin.listen, "admin.listen")?;
         }
-        let server = ports(&self.grid, config_view, &config, upgrade);
+        install_crypto(
+            config
+                .tls
+                .as_ref()
+                .map_or(TlsVersion::V1_2, |tls| tls.min_version),
+        );
+        let certificate = config.tls.as_ref().map(Certificate::load).transpose()?;
+        let server = ports(
+            &self.grid,
+            config_view,
+            &config,
+            certificate.as_ref(),
+            upgrade,
+        )?;
         let (to_pingora, orders) = mpsc::channel::<ShutdownSignal>(1);
         let shutdown_signal = Box::new(ToPingora(Mutex::new(orders)));
         std::thread::Builder::new()
@@ -106,7 +120,13 @@ fn check_free(address: SocketAddr, key: &str) -> anyhow::Result<()> {
 }
 
 /// Pingora's server with both ports.
-fn ports(grid: &Arc<Grid>, config_view: ConfigView, config: &Config, upgrade: bool) -> Server {
+fn ports(
+    grid: &Arc<Grid>,
+    config_view: ConfigView,
+    config: &Config,
+    certificate: Option<&Arc<Certificate>>,
+    upgrade: bool,
+) -> anyhow::Result<Server> {
     let threads = match config.server.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads,
@@ -130,17 +150,24 @@ fn ports(grid: &Arc<Grid>, config_view: ConfigView, config: &Config, upgrade: bo
     let front_door = FrontDoor::new(grid.clone(), http);
     let mut data = Service::new("data".into(), front_door);
     data.threads = Some(threads);
-    data.add_listener(listener(config.listen));
+    data.add_listener(listener(config.listen, certificate)?);
     server.add_service(data);
     let mut admin = Service::new("admin".into(), Admin::new(grid.clone(), config_view));
     admin.threads = Some(1);
-    admin.add_listener(listener(config.admin.listen));
+    admin.add_listener(listener(config.admin.listen, certificate)?);
     server.add_service(admin);
-    server
+    Ok(server)
 }
 
-fn listener(address: SocketAddr) -> ListenerConfig {
-    ListenerConfig::tcp(address.to_string())
-        // Early bytes must not hide in a buffer when the stream is taken over.
-        .l4_buffer(L4BufferSettings::unbuffered())
+fn listener(
+    address: SocketAddr,
+    certificate: Option<&Arc<Certificate>>,
+) -> anyhow::Result<ListenerConfig> {
+    let listener = ListenerConfig::tcp(address.to_string());
+    Ok(match certificate {
+        Some(certificate) => listener.tls(certificate.settings()?),
+        // Early bytes must not hide in a buffer when the stream is taken over. Under TLS they
+        // cannot: the buffer is below the cipher, and goes along with the stream.
+        None => listener.l4_buffer(L4BufferSettings::unbuffered()),
+    })
 }
