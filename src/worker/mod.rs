@@ -1,1 +1,30 @@
-//! (to come)
+//! The workers themselves: browser servers that are started, kept on the store's books, drained,
+//! replaced and ended.
+//!
+//! * [`toolchain`]: what a browser server is made of, and what is missing.
+//! * [`lifecycle`]: what to do next. Pure.
+//! * [`agent`]: carries it out, with the help of [`process`] (one server), [`supervision`] (its
+//!   task) and [`registration`] (its entry in the store).
+//! * [`machine`]: what the agents of one process share.
+//!
+//! Proxies dial the Playwright servers directly: no session traffic passes through here.
+
+mod agent;
+mod diagnosis;
+mod fill;
+pub mod lifecycle;
+mod machine;
+mod probe;
+mod process;
+mod progress;
+mod registration;
+mod spawn;
+mod supervision;
+mod toolchain;
+mod tree;
+
+pub use agent::{Agent, Shutdown};
+pub use lifecycle::Reason;
+pub use machine::MachineShared;
+pub use progress::{Observer, Progress};
+pub use toolchain::{MissingTool, Toolchain, locate};

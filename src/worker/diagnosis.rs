@@ -1,0 +1,147 @@
+//! Why a browser server did not start or died, in words that say what to do. Reads what the
+//! processes wrote; knows nothing of how they are run.
+
+use std::collections::VecDeque;
+
+/// Lines of a server's output that are kept.
+const KEPT_LINES: usize = 40;
+/// Longest line kept, in bytes.
+const KEPT_BYTES: usize = 500;
+/// Lines shown when nothing better is known.
+const SHOWN_LINES: usize = 3;
+
+/// The last lines that a server wrote.
+#[derive(Debug, Default)]
+pub struct Tail {
+    lines: VecDeque<String>,
+}
+
+impl Tail {
+    pub fn push(&mut self, line: &str) {
+        let line = line.trim();
+        if line.is_empty() {
+            return;
+        }
+        if self.lines.len() == KEPT_LINES {
+            self.lines.pop_front();
+        }
+        let end = line.floor_char_boundary(KEPT_BYTES);
+        self.lines.push_back(line[..end].to_owned());
+    }
+
+    /// What these lines say about the end of the server; `fallback` when they say nothing.
+    pub fn cause(&self, fallback: &str) -> String {
+        self.lines
+            .iter()
+            .find_map(|line| known_cause(line))
+            .unwrap_or_else(|| self.last_words(fallback))
+    }
+
+    fn last_words(&self, fallback: &str) -> String {
+        // Below the first lines of an error, Playwright prints its call log and a stack.
+        let telling: Vec<&str> = self
+            .lines
+            .iter()
+            .map(String::as_str)
+            .filter(|line| !line.starts_with("at ") && !line.starts_with('╔'))
+            .collect();
+        let start = telling.len().saturating_sub(SHOWN_LINES);
+        match telling.iter().position(|line| line.contains("Error:")) {
+            Some(error) => format!("{fallback}: {}", telling[error]),
+            None if telling.is_empty() => fallback.to_owned(),
+            None => format!("{fallback}: {}", telling[start..].join(" | ")),
+        }
+    }
+}
+
+/// The causes that people meet, by the words that browsers, Node and Playwright use for them.
+fn known_cause(line: &str) -> Option<String> {
+    let says = |words: &str| line.contains(words);
+    if says("error while loading shared libraries") {
+        let library = line
+            .split("shared libraries: ")
+            .nth(1)
+            .and_then(|rest| rest.split(':').next())
+            .unwrap_or("one");
+        Some(format!(
+            "a library that the browser needs is missing: {library}. Install the browser from the \
+             distribution's packages, or run `npx playwright install-deps`"
+        ))
+    } else if says("No usable sandbox") || says("without --no-sandbox is not supported") {
+        Some(
+            "the browser's sandbox does not work here (it needs user namespaces, and a user other \
+             than root). Set worker.sandbox to false, or allow user namespaces"
+                .to_owned(),
+        )
+    } else if says("EADDRINUSE") {
+        Some(
+            "the port is taken by another program. Set worker.port to another one, or to 0"
+                .to_owned(),
+        )
+    } else if says("EADDRNOTAVAIL") {
+        Some("the address to listen on is not one of this machine's".to_owned())
+    } else if says("ENOSPC") || says("No space left on device") {
+        Some("the disk with the temporary files is full".to_owned())
+    } else if says("EMFILE") || says("Too many open files") {
+        Some("too many open files. Raise the limit (ulimit -n)".to_owned())
+    } else if says("Executable doesn't exist at") {
+        Some("Playwright did not find its browser. Run `npx playwright install`, or set worker.browser_path".to_owned())
+    } else if says("Missing X server or $DISPLAY") {
+        Some("there is no display. Set worker.headless to true, or DISPLAY".to_owned())
+    } else if says("Cannot allocate memory") || says("JavaScript heap out of memory") {
+        Some("out of memory".to_owned())
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cause(output: &str) -> String {
+        let mut tail = Tail::default();
+        output.lines().for_each(|line| tail.push(line));
+        tail.cause("exit status 1")
+    }
+
+    #[test]
+    fn names_what_people_meet() {
+        for (output, expected) in [
+            (
+                "[pid=1][err] /x/chrome: error while loading shared libraries: libnss3.so: cannot open",
+                "libnss3.so",
+            ),
+            (
+                "FATAL: No usable sandbox! Update your kernel",
+                "worker.sandbox",
+            ),
+            (
+                "Error: listen EADDRINUSE: address already in use 127.0.0.1:1",
+                "worker.port",
+            ),
+            ("ENOSPC: no space left on device, mkdtemp '/tmp/x'", "disk"),
+        ] {
+            assert!(
+                cause(output).contains(expected),
+                "{output}: {}",
+                cause(output)
+            );
+        }
+    }
+
+    #[test]
+    fn quotes_the_error_when_it_knows_none() {
+        let text = cause("node:internal\nError: something new\n    at Object.<anonymous> (x.js:1)");
+        assert_eq!(text, "exit status 1: Error: something new");
+        assert_eq!(cause(""), "exit status 1");
+    }
+
+    #[test]
+    fn keeps_a_bounded_number_of_bounded_lines() {
+        let mut tail = Tail::default();
+        (0..1000).for_each(|_| tail.push(&"ä".repeat(1000)));
+        assert_eq!(tail.lines.len(), KEPT_LINES);
+        assert!(tail.lines.iter().all(|line| line.len() <= KEPT_BYTES));
+    }
+}

@@ -1,0 +1,241 @@
+//! What the agents of one process share on their machine: permits to warm a browser up, ports, and
+//! the folder that holds the browsers' temporary files.
+
+use super::tree;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::net::{IpAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use tempfile::TempDir;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Start of the names of our folders among the machine's temporary files.
+const PREFIX: &str = "playhouse-";
+/// Held locked in each of them as long as its process lives. The kernel lets go of it however the
+/// process ends, in whichever container it ran; a process id could mean anything by then.
+const LOCK: &str = "lock";
+/// Ports tried from the configured one on before a free one of the kernel's choice is used.
+const PORT_RANGE: u16 = 200;
+
+/// Shared by all [`Agent`](super::Agent)s of a process. Dropping it removes its folder.
+pub struct MachineShared {
+    warming: Arc<Semaphore>,
+    /// How many permits `warming` has in all, lent ones included.
+    permits: Mutex<usize>,
+    ports: Arc<Mutex<BTreeSet<u16>>>,
+    folder: TempDir,
+    next_folder: AtomicU64,
+    _lock: File,
+}
+
+impl MachineShared {
+    /// Makes this process's folder among the machine's temporary files, and removes what
+    /// processes that died left there, browsers included.
+    pub fn new() -> io::Result<Arc<MachineShared>> {
+        MachineShared::below(&std::env::temp_dir())
+    }
+
+    /// The same, with another place for temporary files.
+    pub fn below(root: &Path) -> io::Result<Arc<MachineShared>> {
+        sweep(root);
+        let folder = tempfile::Builder::new()
+            .prefix(&format!("{PREFIX}{}-", std::process::id()))
+            .tempdir_in(root)?;
+        // Locked before it has its name: whoever finds it by name finds it locked.
+        let unnamed = folder.path().join("new-lock");
+        let lock = File::create(&unnamed)?;
+        lock.try_lock()?;
+        std::fs::rename(&unnamed, folder.path().join(LOCK))?;
+        tree::adopt_orphans();
+        Ok(Arc::new(MachineShared {
+            warming: Arc::new(Semaphore::new(0)),
+            permits: Mutex::new(0),
+            ports: Arc::default(),
+            folder,
+            next_folder: AtomicU64::new(1),
+            _lock: lock,
+        }))
+    }
+
+    /// Waits until fewer than `max_parallel` browsers of this process are warming up, first come
+    /// first served. The permit counts until it is dropped.
+    pub async fn warm_up_permit(&self, max_parallel: usize) -> OwnedSemaphorePermit {
+        self.resize(max_parallel.max(1));
+        Arc::clone(&self.warming)
+            .acquire_owned()
+            .await
+            .expect("nobody closes this semaphore")
+    }
+
+    fn resize(&self, wanted: usize) {
+        let mut permits = self.permits.lock().unwrap_or_else(PoisonError::into_inner);
+        if wanted > *permits {
+            self.warming.add_permits(wanted - *permits);
+            *permits = wanted;
+        } else {
+            // Lent permits cannot be taken back now; a later call gets those that are left.
+            *permits -= self.warming.forget_permits(*permits - wanted);
+        }
+    }
+
+    /// A port for a server on `host`: the first one free from `first` on, or 0 (the kernel's
+    /// choice) when `first` is 0 or there is none. Ours until the lease is dropped.
+    pub fn lease_port(&self, host: IpAddr, first: u16) -> PortLease {
+        let mut ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = first.saturating_add(PORT_RANGE);
+        let port = (first..=last)
+            .filter(|_| first != 0)
+            .find(|port| !ports.contains(port) && TcpListener::bind((host, *port)).is_ok())
+            .unwrap_or(0);
+        if port != 0 {
+            ports.insert(port);
+        }
+        PortLease {
+            port,
+            ports: Arc::clone(&self.ports),
+        }
+    }
+
+    /// A folder for one browser server's temporary files.
+    pub fn server_folder(&self) -> io::Result<ServerFolder> {
+        let number = self.next_folder.fetch_add(1, Ordering::Relaxed);
+        let path = self.folder.path().join(number.to_string());
+        std::fs::create_dir(&path)?;
+        Ok(ServerFolder { path })
+    }
+
+    /// Where the servers' folders are.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+/// A port that no other server of this process is given.
+#[derive(Debug)]
+#[must_use]
+pub struct PortLease {
+    port: u16,
+    ports: Arc<Mutex<BTreeSet<u16>>>,
+}
+
+impl PortLease {
+    /// The port; 0 for one of the kernel's choice.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl Drop for PortLease {
+    fn drop(&mut self) {
+        self.ports
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.port);
+    }
+}
+
+/// The temporary files of one browser server: home, profile, shared memory. Removed when dropped.
+#[derive(Debug)]
+pub struct ServerFolder {
+    path: PathBuf,
+}
+
+impl ServerFolder {
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for ServerFolder {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.path) {
+            // Gone with the parent folder, at the latest with our successor's first sweep.
+            log::debug!("cannot remove a browser's temporary files yet: {error}");
+        }
+    }
+}
+
+/// Ends the browsers and removes the folders of processes that are dead.
+fn sweep(root: &Path) {
+    let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
+    for entry in entries {
+        let path = entry.path();
+        if entry.file_name().to_string_lossy().starts_with(PREFIX) && is_abandoned(&path) {
+            let killed = tree::kill_once(&path, None);
+            match std::fs::remove_dir_all(&path) {
+                Ok(()) => log::info!(processes = killed; "cleaned up after a dead worker"),
+                Err(error) => log::warn!("cannot remove {}: {error}", path.display()),
+            }
+        }
+    }
+}
+
+/// Whether the folder is ours (this user's) and its process is dead.
+fn is_abandoned(folder: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let ours = std::fs::symlink_metadata(folder)
+        .is_ok_and(|found| found.is_dir() && found.uid() == nix::unistd::geteuid().as_raw());
+    ours && File::open(folder.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+    use std::time::Duration;
+
+    #[test]
+    fn a_living_process_keeps_its_folder_and_a_dead_ones_is_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let dead = root.path().join("playhouse-1-dead");
+        std::fs::create_dir_all(dead.join("1/profile")).unwrap();
+        File::create(dead.join(LOCK)).unwrap();
+        let unrelated = root.path().join("something");
+        std::fs::create_dir(&unrelated).unwrap();
+
+        let first = MachineShared::below(root.path()).unwrap();
+        let second = MachineShared::below(root.path()).unwrap();
+        assert!(!dead.exists());
+        assert!(unrelated.exists());
+        assert!(first.folder().exists() && second.folder().exists());
+
+        let path = first.folder().to_owned();
+        drop(first);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn two_leases_are_two_ports_and_a_dropped_one_comes_back() {
+        let root = tempfile::tempdir().unwrap();
+        let machine = MachineShared::below(root.path()).unwrap();
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let taken = free.local_addr().unwrap().port();
+        let host = IpAddr::from(Ipv4Addr::LOCALHOST);
+
+        let one = machine.lease_port(host, taken);
+        let two = machine.lease_port(host, taken);
+        assert!(one.port() != taken && two.port() != taken && one.port() != two.port());
+        let number = one.port();
+        drop(one);
+        assert_eq!(machine.lease_port(host, taken).port(), number);
+        assert_eq!(machine.lease_port(host, 0).port(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn permits_follow_the_configuration() {
+        let root = tempfile::tempdir().unwrap();
+        let machine = MachineShared::below(root.path()).unwrap();
+        let waits = Duration::from_secs(1);
+        let one = machine.warm_up_permit(1).await;
+        let second = tokio::time::timeout(waits, machine.warm_up_permit(1)).await;
+        assert!(second.is_err(), "only one at a time");
+        let two = machine.warm_up_permit(2).await;
+        drop((one, two));
+        let _one = machine.warm_up_permit(1).await;
+        let second = tokio::time::timeout(waits, machine.warm_up_permit(1)).await;
+        assert!(second.is_err(), "shrunk again");
+    }
+}

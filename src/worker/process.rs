@@ -1,0 +1,398 @@
+//! One browser server: Node running `playwright-core launch-server`, and the browser below it.
+//! From its start until nothing of it is left. When to start and stop is not decided here.
+
+use super::diagnosis::Tail;
+use super::machine::{MachineShared, PortLease, ServerFolder};
+use super::probe::{self, Door, ProbeError};
+use super::toolchain::Toolchain;
+use super::{spawn, tree};
+use crate::config;
+use crate::model::Browser;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::task::JoinHandle;
+
+/// How long a server that was asked to end may take before it is killed.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+/// How long to listen for the last words of a server that ended.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+/// Longest line of output that is read as a whole.
+const MAX_LINE: u64 = 16 * 1024;
+
+/// Variables of ours that Node and the browser get as well; nothing else, so that no secret of
+/// this process ends up in a browser.
+const PASSED_ON: [&str; 22] = [
+    "PATH",
+    "LANG",
+    "LANGUAGE",
+    "LC_ALL",
+    "TZ",
+    "LD_LIBRARY_PATH",
+    "FONTCONFIG_PATH",
+    "FONTCONFIG_FILE",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "NODE_EXTRA_CA_CERTS",
+    "DISPLAY",
+    "XAUTHORITY",
+    "WAYLAND_DISPLAY",
+    "XDG_RUNTIME_DIR",
+    "PLAYWRIGHT_BROWSERS_PATH",
+];
+
+/// Why there is no server.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot prepare its temporary files: {0}")]
+    Files(io::Error),
+    #[error("cannot run {}: {error}", node.display())]
+    Node { node: PathBuf, error: io::Error },
+    #[error("{0}")]
+    Ended(String),
+    #[error("it did not answer within {0:?}: {1}")]
+    Timeout(Duration, String),
+}
+
+/// How to start a server.
+pub struct Launch<'a> {
+    pub toolchain: &'a Toolchain,
+    pub settings: &'a config::Worker,
+    /// The name or address under which proxies reach this machine.
+    pub advertise: &'a str,
+    pub machine: &'a MachineShared,
+}
+
+/// A server that answers. Dropping it kills what is left of it at once; [`Server::stop`] is the
+/// gentle way.
+pub struct Server {
+    child: Child,
+    node: i32,
+    door: Door,
+    tail: Arc<Mutex<Tail>>,
+    /// Reads the errors into `tail`, up to their end.
+    errors: JoinHandle<()>,
+    /// Nothing of it is left.
+    ended: bool,
+    // Dropped after `drop` has killed the processes.
+    folder: ServerFolder,
+    _port: PortLease,
+}
+
+impl Server {
+    /// Starts a server and waits until it answers. Dropping the future ends the attempt.
+    pub async fn start(launch: Launch<'_>) -> Result<Server, StartError> {
+        let timeout = launch.settings.start_timeout;
+        let (mut server, stdout) = Server::begin(&launch).await?;
+        match tokio::time::timeout(timeout, server.come_up(stdout)).await {
+            Ok(Ok(())) => Ok(server),
+            Ok(Err(error)) => {
+                server.stop(true).await;
+                Err(error)
+            }
+            Err(_) => {
+                let last = server.tail().cause("no output");
+                server.stop(true).await;
+                Err(StartError::Timeout(timeout, last))
+            }
+        }
+    }
+
+    async fn begin(launch: &Launch<'_>) -> Result<(Server, ChildStdout), StartError> {
+        let host = listening_host(launch.advertise);
+        let port = launch.machine.lease_port(host, launch.settings.port);
+        let folder = launch.machine.server_folder().map_err(StartError::Files)?;
+        let path = format!("/{:032x}", rand::random::<u128>());
+        let plan = plan(launch, host, port.port(), &path, folder.path());
+        let file = folder.path().join("launch.json");
+        write_private(&file, &plan).map_err(StartError::Files)?;
+        let node = &launch.toolchain.node;
+        let mut child = spawn::spawn(command(launch, &file, folder.path()))
+            .await
+            .map_err(|error| StartError::Node {
+                node: node.clone(),
+                error,
+            })?;
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let stderr = child.stderr.take().expect("stderr is piped");
+        let tail = Arc::default();
+        let errors = tokio::spawn(keep_tail(stderr, Arc::clone(&tail)));
+        let server = Server {
+            node: child.id().map_or(0, |id| id as i32),
+            child,
+            door: Door {
+                address: SocketAddr::new(dialled_host(host), port.port()),
+                path,
+            },
+            tail,
+            errors,
+            ended: false,
+            folder,
+            _port: port,
+        };
+        Ok((server, stdout))
+    }
+
+    async fn come_up(&mut self, stdout: ChildStdout) -> Result<(), StartError> {
+        let mut stdout = BufReader::new(stdout);
+        let port = loop {
+            let Some(line) = read_line(&mut stdout).await else {
+                return Err(StartError::Ended(self.exited().await));
+            };
+            match port_of(&line) {
+                Some(port) => break port,
+                None => self.tail().push(&line),
+            }
+        };
+        self.door.address.set_port(port);
+        // Read by now; the path in it is the key to the browser.
+        std::fs::remove_file(self.folder.path().join("launch.json")).map_err(StartError::Files)?;
+        tokio::spawn(keep_tail(stdout, Arc::clone(&self.tail)));
+        probe::answers(&self.door)
+            .await
+            .map_err(|error| StartError::Ended(error.to_string()))
+    }
+
+    /// Opens and closes a page, so that the first client does not wait for what a browser does
+    /// only once.
+    pub async fn warm_up(&self) -> Result<(), ProbeError> {
+        probe::opens_page(&self.door).await
+    }
+
+    /// Where the server is reached on this machine.
+    pub fn door(&self) -> &Door {
+        &self.door
+    }
+
+    /// Node's process id.
+    pub fn node(&self) -> i32 {
+        self.node
+    }
+
+    /// The folder of its temporary files.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Waits for the server's end, and says why it came. A server whose browser dies ends too, with
+    /// status 0 and without a word. May be dropped and called again.
+    pub async fn exited(&mut self) -> String {
+        let status = self.child.wait().await;
+        let ended = match status {
+            Ok(status) => describe(status),
+            Err(error) => format!("its state is unknown: {error}"),
+        };
+        if !self.errors.is_finished() {
+            // The pipe may hold more than was read. What is missing then is no loss.
+            tokio::time::timeout(LAST_WORDS, &mut self.errors)
+                .await
+                .ok();
+        }
+        self.tail().cause(&ended)
+    }
+
+    /// Ends the server and everything below it: politely first, unless `now`. When this returns,
+    /// no process, file or port of it is left.
+    pub async fn stop(mut self, now: bool) {
+        if !now && self.child.id().is_some() {
+            let node = nix::unistd::Pid::from_raw(self.node);
+            // Not yet waited for, so the id still means our child.
+            nix::sys::signal::kill(node, nix::sys::signal::Signal::SIGTERM).ok();
+            if tokio::time::timeout(STOP_PATIENCE, self.child.wait())
+                .await
+                .is_err()
+            {
+                log::warn!("a browser server does not end by itself, killing it");
+            }
+        }
+        tree::kill_all(self.folder.path(), self.living_node()).await;
+        self.child.wait().await.ok();
+        self.ended = true;
+    }
+
+    /// Node's id while it is certain to mean Node.
+    fn living_node(&self) -> Option<i32> {
+        self.child.id().map(|_| self.node)
+    }
+
+    fn tail(&self) -> std::sync::MutexGuard<'_, Tail> {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if !self.ended {
+            // Whoever ran it was dropped itself, and nobody else will.
+            tree::kill_once(self.folder.path(), self.living_node());
+        }
+    }
+}
+
+/// What the server listens on: loopback when it is advertised there, else every address, since the
+/// advertised one may be a name or somebody else's that leads here.
+fn listening_host(advertise: &str) -> IpAddr {
+    match advertise.parse::<IpAddr>() {
+        Ok(address) if address.is_loopback() => address,
+        Ok(IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
+        _ if advertise == "localhost" => Ipv4Addr::LOCALHOST.into(),
+        _ => Ipv4Addr::UNSPECIFIED.into(),
+    }
+}
+
+/// Where a server that listens on `host` is reached from this machine.
+fn dialled_host(host: IpAddr) -> IpAddr {
+    match host {
+        IpAddr::V4(host) if host.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(host) if host.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        host => host,
+    }
+}
+
+/// The options of Playwright's `launchServer`, as its command line reads them from a file.
+fn plan(launch: &Launch<'_>, host: IpAddr, port: u16, path: &str, folder: &Path) -> String {
+    let Launch {
+        toolchain,
+        settings,
+        ..
+    } = launch;
+    let mut env: serde_json::Map<String, serde_json::Value> = passed_on()
+        .map(|(name, value)| (name.to_owned(), value.into()))
+        .collect();
+    let folder = folder.to_string_lossy();
+    env.insert("HOME".to_owned(), folder.as_ref().into());
+    env.insert("TMPDIR".to_owned(), folder.as_ref().into());
+    if settings.browser == Browser::Firefox {
+        // It would outlive the browser for a moment, and reports to nobody here.
+        env.insert("MOZ_CRASHREPORTER_DISABLE".to_owned(), "1".into());
+    }
+    let mut plan = serde_json::json!({
+        "headless": settings.headless,
+        "host": host.to_string(),
+        "port": port,
+        "wsPath": path,
+        "args": settings.args,
+        "chromiumSandbox": settings.sandbox,
+        "env": env,
+    });
+    if let Some(executable) = &toolchain.executable {
+        plan["executablePath"] = executable.to_string_lossy().into();
+    }
+    if let Some(channel) = toolchain.channel {
+        plan["channel"] = channel.into();
+    }
+    plan.to_string()
+}
+
+fn command(launch: &Launch<'_>, plan: &Path, folder: &Path) -> Command {
+    let toolchain = launch.toolchain;
+    let mut command = Command::new(&toolchain.node);
+    command
+        .arg(toolchain.playwright.join("cli.js"))
+        .args(["launch-server", "--browser", toolchain.browser.as_str()])
+        .arg("--config")
+        .arg(plan)
+        .current_dir(folder)
+        .env_clear()
+        .envs(passed_on())
+        .env("TMPDIR", folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    // Playwright looks there for browsers that it downloaded.
+    if let Some(home) = std::env::var_os("HOME") {
+        command.env("HOME", home);
+    }
+    command
+}
+
+fn passed_on() -> impl Iterator<Item = (&'static str, String)> {
+    PASSED_ON
+        .into_iter()
+        .filter_map(|name| Some((name, std::env::var(name).ok()?)))
+}
+
+fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?
+        .write_all(text.as_bytes())
+}
+
+/// The port in the one line that the server prints: its WebSocket address.
+fn port_of(line: &str) -> Option<u16> {
+    let rest = line.trim().strip_prefix("ws://")?;
+    let authority = rest.split('/').next()?;
+    authority.rsplit(':').next()?.parse().ok()
+}
+
+fn describe(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(0), _) => "its browser is gone".to_owned(),
+        (Some(code), _) => format!("it ended with status {code}"),
+        (None, Some(signal)) => format!("it was killed by signal {signal}"),
+        (None, None) => "it ended".to_owned(),
+    }
+}
+
+/// Reads a server's output to its end, so that it never waits for a reader.
+async fn keep_tail(output: impl AsyncRead + Unpin, tail: Arc<Mutex<Tail>>) {
+    let mut output = BufReader::new(output);
+    while let Some(line) = read_line(&mut output).await {
+        tail.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(&line);
+    }
+}
+
+/// One line, or the part of a very long one; `None` at the end.
+async fn read_line(output: &mut (impl AsyncBufReadExt + Unpin)) -> Option<String> {
+    let mut line = Vec::new();
+    match output.take(MAX_LINE).read_until(b'\n', &mut line).await {
+        Ok(0) | Err(_) => None,
+        Ok(_) => Some(String::from_utf8_lossy(&line).into_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listens_no_wider_than_it_is_advertised() {
+        for (advertise, host) in [
+            ("127.0.0.1", "127.0.0.1"),
+            ("127.0.0.2", "127.0.0.2"),
+            ("localhost", "127.0.0.1"),
+            ("::1", "::1"),
+            ("10.0.0.5", "0.0.0.0"),
+            ("worker-1", "0.0.0.0"),
+            ("fd00::5", "::"),
+        ] {
+            assert_eq!(listening_host(advertise).to_string(), host, "{advertise}");
+        }
+    }
+
+    #[test]
+    fn reads_the_port_of_the_printed_address() {
+        assert_eq!(port_of("ws://127.0.0.1:3131/abc\n"), Some(3131));
+        assert_eq!(port_of("ws://[::1]:3132/abc"), Some(3132));
+        assert_eq!(port_of("Listening"), None);
+    }
+}

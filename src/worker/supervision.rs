@@ -1,0 +1,143 @@
+//! One generation's processes, from waiting for its turn to start until nothing of it is left.
+
+use super::agent::Shared;
+use super::lifecycle::{Generation, Input};
+use super::probe::ProbeError;
+use super::process::{Launch, Server};
+use super::progress::Progress;
+use super::toolchain::Toolchain;
+use crate::model::{Endpoint, WorkerId};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+
+/// How often a serving browser is checked with a page of its own: 30 ms of work each time.
+const CHECK_INTERVAL: Duration = Duration::from_secs(15);
+
+/// How a server is to end, if at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StopWish {
+    Run,
+    Politely,
+    Now,
+}
+
+/// A server that answers and is warm.
+pub struct Up {
+    pub generation: Generation,
+    pub endpoint: Endpoint,
+    pub node: i32,
+    pub toolchain: Toolchain,
+    pub took: Duration,
+}
+
+/// The task that owns one generation's server.
+pub struct Supervision {
+    pub shared: Arc<Shared>,
+    pub generation: Generation,
+    pub id: WorkerId,
+    pub stop: watch::Receiver<StopWish>,
+    pub ups: mpsc::Sender<Up>,
+}
+
+impl Supervision {
+    /// Runs the server; says at the end why it ended.
+    pub async fn run(mut self) -> String {
+        let mut stop = self.stop.clone();
+        let mut server = tokio::select! {
+            biased;
+            _ = asked_to_stop(&mut stop) => return "stopped before it was up".to_owned(),
+            started = self.start() => match started {
+                Ok(server) => server,
+                Err(why) => return why,
+            },
+        };
+        let why = self.watch(&mut server).await;
+        let now = *self.stop.borrow() == StopWish::Now;
+        server.stop(now).await;
+        why
+    }
+
+    async fn start(&self) -> Result<Server, String> {
+        let shared = &self.shared;
+        let config = shared.config.load_full();
+        let permit = shared
+            .machine
+            .warm_up_permit(config.recycle.max_parallel)
+            .await;
+        let began = Instant::now();
+        let toolchain = shared.toolchain.as_of_now();
+        let launch = Launch {
+            toolchain: &toolchain,
+            settings: &config.worker,
+            advertise: &shared.advertise,
+            machine: &shared.machine,
+        };
+        let server = Server::start(launch).await.map_err(|e| e.to_string())?;
+        let id = self.id.clone();
+        (shared.observer)(Progress::Warming { id });
+        match server.warm_up().await {
+            Ok(()) => {}
+            // Its first client will find out; to refuse it would be no better.
+            Err(error @ ProbeError::Strange(_)) => {
+                log::debug!(error:% = error; "cannot warm the browser up, taking it cold");
+            }
+            Err(error) => return Err(error.to_string()),
+        }
+        drop(permit);
+        let door = server.door();
+        let up = Up {
+            generation: self.generation,
+            endpoint: Endpoint {
+                tls: false,
+                host: shared.advertise.clone(),
+                port: door.address.port(),
+                path: door.path.clone(),
+            },
+            node: server.node(),
+            toolchain,
+            took: began.elapsed(),
+        };
+        // The agent being gone ends this task as well.
+        self.ups.send(up).await.ok();
+        Ok(server)
+    }
+
+    /// Waits for the server's end or the wish to end it, checking the browser now and then.
+    async fn watch(&mut self, server: &mut Server) -> String {
+        let mut checks = interval_at(Instant::now() + CHECK_INTERVAL, CHECK_INTERVAL);
+        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let door = server.door().clone();
+        let check = async {
+            loop {
+                checks.tick().await;
+                match super::probe::opens_page(&door).await {
+                    Ok(()) => {
+                        self.shared
+                            .tell(Input::Checked(self.generation, true))
+                            .await
+                    }
+                    Err(ProbeError::Strange(_)) => {}
+                    Err(error) => {
+                        log::warn!(worker:% = self.id, error:% = error; "the browser is not well");
+                        self.shared
+                            .tell(Input::Checked(self.generation, false))
+                            .await;
+                    }
+                }
+            }
+        };
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            why = server.exited() => why,
+            _ = asked_to_stop(&mut stop) => "stopped".to_owned(),
+            () = check => unreachable!("it goes on for ever"),
+        }
+    }
+}
+
+/// Returns when the server is to end: asked for, or the agent that could ask is gone.
+async fn asked_to_stop(stop: &mut watch::Receiver<StopWish>) {
+    stop.wait_for(|wish| *wish != StopWish::Run).await.ok();
+}
