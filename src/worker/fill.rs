@@ -20,12 +20,9 @@ impl FillRate {
         while self.seen.len() > 1 && now.duration_since(self.seen[1].0) >= WINDOW {
             self.seen.pop_front();
         }
-        let close = self.seen.len() > 1
-            && self
-                .seen
-                .back()
-                .is_some_and(|(at, _)| now.duration_since(*at) < SPACING);
-        if close {
+        // The newest is replaced until it is far enough from the one before it.
+        let before_last = self.seen.len().checked_sub(2).map(|at| self.seen[at].0);
+        if before_last.is_some_and(|at| now.duration_since(at) < SPACING) {
             self.seen.pop_back();
         }
         self.seen.push_back((now, lifetime));

@@ -182,11 +182,6 @@ impl Server {
         self.node
     }
 
-    /// The folder of its temporary files.
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
-    }
-
     /// Waits for the server's end, and says why it came. A server whose browser dies ends too, with
     /// status 0 and without a word. May be dropped and called again.
     pub async fn exited(&mut self) -> String {
