@@ -283,8 +283,7 @@ impl Index {
         let below = Place::start(false, 0);
         let past = Place::start(true, 0);
         let threshold = match self.policy.threshold(open) {
-            None => below.clone(),
-            Some(0) => past.clone(),
+            None | Some(0) => below.clone(),
             Some(lifetime) => Place::start(false, highest_first(lifetime - 1)),
         };
         match tier {

@@ -142,9 +142,15 @@ proptest! {
     }
 }
 
-#[test]
-fn a_worker_is_a_backend_of_its_own_for_life() {
-    let facts = |id: &str, port: u16, lifetime| Facts {
+const POLICY: Policy = Policy {
+    strategy: Strategy::LifetimeFirst,
+    max_active: 5,
+    max_lifetime: Some(10),
+    ceiling: None,
+};
+
+fn facts(id: &str, port: u16, lifetime: u32) -> Facts {
+    Facts {
         key: WorkerKey::new(Browser::Chromium, id),
         address: ([127, 0, 0, 1], port).into(),
         version: None,
@@ -153,13 +159,33 @@ fn a_worker_is_a_backend_of_its_own_for_life() {
         started_at: 0,
         open: true,
         replaces_itself: true,
-    };
-    let mut index = Index::new(Policy {
-        strategy: Strategy::LifetimeFirst,
-        max_active: 5,
-        max_lifetime: Some(50),
-        ceiling: Some(100),
+    }
+}
+
+#[test]
+fn a_selection_survives_a_threshold_that_passes_it() {
+    let mut index = Index::new(POLICY);
+    index.put(facts("nine", 1, 9));
+    index.put(facts("five", 2, 5));
+    let mut cursor = Cursor::new(Wanted {
+        browser: Browser::Chromium,
+        version: None,
     });
+    // Two workers: the threshold is 5, both are in the second tier.
+    for expected in ["nine", "five"] {
+        let best = index.next(&mut cursor).and_then(|best| worker_key(best));
+        assert_eq!(best.map(|key| key.id.as_str()), Some(expected));
+    }
+    // Many: it is 9, and the selection stands behind the end of the second tier.
+    for n in 0..10 {
+        index.put(facts(&format!("new {n}"), 3, 0));
+    }
+    assert!(index.next(&mut cursor).is_none());
+}
+
+#[test]
+fn a_worker_is_a_backend_of_its_own_for_life() {
+    let mut index = Index::new(POLICY);
     index.put(facts("old", 1, 0));
     let old = index.backends();
     index.put(facts("old", 1, 1));

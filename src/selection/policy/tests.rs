@@ -62,7 +62,7 @@ fn fills_the_highest_below_the_margin_first_and_then_the_rest() {
 }
 
 #[test]
-fn counts_closed_workers_of_no_browser_and_open_ones_of_all_versions_for_the_margin() {
+fn takes_the_margin_from_the_open_workers_of_the_browser_of_whatever_version() {
     let policy = policy(Strategy::LifetimeFirst, 10, None);
     let threshold = |open| policy.threshold(open);
     assert_eq!(
@@ -138,6 +138,35 @@ fn without_a_limit_nobody_is_ever_past_it() {
     let workers = [worker("new", 0, 0), worker("old", u32::MAX, 0)];
     let policy = policy(Strategy::LifetimeFirst, 0, Some(0));
     assert_eq!(order(&workers, &policy, &ANY), ["old", "new"]);
+}
+
+/// Sessions one after another on three workers; a worker at its limit is out for two of them.
+#[test]
+fn restarts_are_staggered() {
+    let policy = policy(Strategy::LifetimeFirst, 10, None);
+    let mut workers = ["a", "b", "c"].map(|id| worker(id, 0, 0));
+    let mut back_at = [None; 3];
+    let mut restarts = 0;
+    for session in 0..300 {
+        for (worker, back_at) in workers.iter_mut().zip(&mut back_at) {
+            if *back_at == Some(session) {
+                *back_at = None;
+                (worker.open, worker.lifetime) = (true, 0);
+            }
+        }
+        let best = rank(&workers, &policy, &ANY)[0].key.clone();
+        for (worker, back_at) in workers.iter_mut().zip(&mut back_at) {
+            worker.lifetime += u32::from(worker.key == best);
+            if worker.open && worker.lifetime == 10 {
+                worker.open = false;
+                *back_at = Some(session + 3);
+                restarts += 1;
+            }
+        }
+        let out = workers.iter().filter(|worker| !worker.open).count();
+        assert!(out <= 1, "{out} out after session {session}");
+    }
+    assert!((28..=30).contains(&restarts), "{restarts}");
 }
 
 #[test]
