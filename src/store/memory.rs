@@ -22,7 +22,8 @@ pub struct MemoryStore {
 #[derive(Default)]
 struct State {
     workers: HashMap<WorkerKey, Entry>,
-    /// Which worker's seat a session holds. The sum of these is the sum of all `active`.
+    /// Which worker's seat a session holds. A worker's `active` is the number of its leases; those
+    /// of an expired worker stay, because it may come back and the sessions may still be open.
     leases: HashMap<SessionId, WorkerKey>,
     revision: u64,
 }
@@ -68,13 +69,42 @@ impl State {
         self.revision
     }
 
-    /// Removes a worker and every lease on it.
-    fn drop_worker(&mut self, key: &WorkerKey) -> bool {
-        let known = self.workers.remove(key).is_some();
-        if known {
-            self.leases.retain(|_, worker| worker != key);
+    /// Gives `session` a seat on a worker that is on the books.
+    fn seat(&mut self, session: SessionId, worker: &WorkerKey) -> Counts {
+        let revision = self.next_revision();
+        self.leases.insert(session, worker.clone());
+        let entry = self.workers.get_mut(worker).expect("the caller found it");
+        entry.counts.active += 1;
+        entry.counts.lifetime += 1;
+        entry.counts.revision = revision;
+        entry.counts
+    }
+
+    /// The first candidate that is there and not full, or what stands in the way.
+    fn first_eligible(&self, candidates: &[Candidate]) -> Result<WorkerKey, Reserved> {
+        let now = Instant::now();
+        let mut full = Vec::new();
+        for candidate in candidates {
+            let Some(entry) = self.workers.get(&candidate.key) else {
+                continue;
+            };
+            if entry.expires <= now || entry.record.status != WorkerStatus::Available {
+                continue;
+            }
+            let counts = entry.counts;
+            let lifetime_left = candidate
+                .max_lifetime
+                .is_none_or(|limit| counts.lifetime < limit);
+            if counts.active < candidate.max_active && lifetime_left {
+                return Ok(candidate.key.clone());
+            }
+            full.push((candidate.key.clone(), counts));
         }
-        known
+        Err(if full.is_empty() {
+            Reserved::Gone
+        } else {
+            Reserved::Full { counts: full }
+        })
     }
 }
 
@@ -99,46 +129,39 @@ impl Store for MemoryStore {
         session: SessionId,
         candidates: &[Candidate],
     ) -> Result<Reserved, StoreError> {
-        let reserved = {
+        let (worker, counts) = {
             let mut state = self.state();
-            let now = Instant::now();
-            let mut full = Vec::new();
-            let mut seat = None;
-            for candidate in candidates {
-                let Some(entry) = state.workers.get(&candidate.key) else {
-                    continue;
-                };
-                if entry.expires <= now || entry.record.status != WorkerStatus::Available {
-                    continue;
-                }
+            if let Some(worker) = state.leases.remove(&session)
+                && let Some(entry) = state.workers.get(&worker)
+            {
                 let counts = entry.counts;
-                let lifetime_left = candidate
-                    .max_lifetime
-                    .is_none_or(|limit| counts.lifetime < limit);
-                if counts.active < candidate.max_active && lifetime_left {
-                    seat = Some(candidate.key.clone());
-                    break;
-                }
-                full.push((candidate.key.clone(), counts));
+                state.leases.insert(session, worker.clone());
+                return Ok(Reserved::Seat { worker, counts });
             }
-            match seat {
-                Some(worker) => {
-                    let revision = state.next_revision();
-                    let counts = {
-                        let entry = state.workers.get_mut(&worker).expect("just found");
-                        entry.counts.active += 1;
-                        entry.counts.lifetime += 1;
-                        entry.counts.revision = revision;
-                        entry.counts
-                    };
-                    state.leases.insert(session, worker.clone());
-                    Reserved::Seat { worker, counts }
-                }
-                None if full.is_empty() => Reserved::Gone,
-                None => Reserved::Full { counts: full },
-            }
+            let worker = match state.first_eligible(candidates) {
+                Ok(worker) => worker,
+                Err(reserved) => return Ok(reserved),
+            };
+            let counts = state.seat(session, &worker);
+            (worker, counts)
         };
-        Ok(reserved)
+        self.tell(Event::Counts(worker.clone(), counts));
+        Ok(Reserved::Seat { worker, counts })
+    }
+
+    fn adopt(&self, session: SessionId, worker: &WorkerKey) {
+        let counts = {
+            let mut state = self.state();
+            if state.leases.contains_key(&session) {
+                return;
+            }
+            if !state.workers.contains_key(worker) {
+                state.leases.insert(session, worker.clone());
+                return;
+            }
+            state.seat(session, worker)
+        };
+        self.tell(Event::Counts(worker.clone(), counts));
     }
 
     async fn release(&self, session: SessionId, refund: bool) -> Result<(), StoreError> {
@@ -180,15 +203,23 @@ impl Store for MemoryStore {
         let view = {
             let mut state = self.state();
             let expires = Instant::now() + ttl;
-            let entry = state
-                .workers
-                .entry(record.key.clone())
-                .or_insert_with(|| Entry {
+            let revision = state.next_revision();
+            let State {
+                workers, leases, ..
+            } = &mut *state;
+            let entry = workers.entry(record.key.clone()).or_insert_with(|| {
+                let held = leases.values().filter(|key| **key == record.key).count() as u32;
+                Entry {
                     record: record.clone(),
-                    counts: Counts::default(),
+                    counts: Counts {
+                        active: held,
+                        lifetime: held,
+                        revision,
+                    },
                     expires,
                     recycle_until: None,
-                });
+                }
+            });
             entry.record = record.clone();
             entry.expires = expires;
             WorkerView {
@@ -210,7 +241,8 @@ impl Store for MemoryStore {
         let (beat, changed) = {
             let mut state = self.state();
             let now = Instant::now();
-            let Some(entry) = state.workers.get_mut(worker) else {
+            let alive = |entry: &&mut Entry| entry.expires > now;
+            let Some(entry) = state.workers.get_mut(worker).filter(alive) else {
                 return Ok(Beat {
                     unknown: true,
                     ..Beat::default()
@@ -239,7 +271,12 @@ impl Store for MemoryStore {
     }
 
     async fn deregister(&self, worker: &WorkerKey) -> Result<(), StoreError> {
-        if self.state().drop_worker(worker) {
+        let known = {
+            let mut state = self.state();
+            state.leases.retain(|_, key| key != worker);
+            state.workers.remove(worker).is_some()
+        };
+        if known {
             self.tell(Event::Gone(worker.clone()));
         }
         Ok(())
@@ -256,7 +293,7 @@ impl Store for MemoryStore {
                 .map(|entry| entry.record.key.clone())
                 .collect();
             for key in &expired {
-                state.drop_worker(key);
+                state.workers.remove(key);
             }
             expired
         };
@@ -267,7 +304,9 @@ impl Store for MemoryStore {
     }
 
     async fn active_sessions(&self) -> Result<u64, StoreError> {
-        Ok(self.state().leases.len() as u64)
+        let state = self.state();
+        let active = state.workers.values().map(|entry| entry.counts.active);
+        Ok(active.map(u64::from).sum())
     }
 
     fn events(&self) -> broadcast::Receiver<Event> {

@@ -4,9 +4,11 @@
 //! (`tests/store`). Only this folder knows how the state is kept; only `redis` names Redis.
 
 pub mod memory;
+pub mod redis;
 
 use crate::model::{Counts, SessionId, WorkerKey, WorkerRecord, WorkerStatus};
 use async_trait::async_trait;
+use std::net::IpAddr;
 use std::time::Duration;
 use tokio::sync::broadcast;
 
@@ -86,7 +88,13 @@ pub trait Store: Send + Sync + 'static {
     async fn fleet(&self) -> Result<Vec<WorkerView>, StoreError>;
 
     /// Gives `session` a seat on the first candidate that is registered, `available` and below
-    /// both its limits. Atomic: of two reservations at once for one seat, one gets it.
+    /// both its limits, as the counters are now. The order is the caller's: ranking is the
+    /// policy's business, limits are the store's. Atomic: of two reservations at once for one
+    /// seat, one gets it.
+    ///
+    /// A session holds at most one seat. One that already holds a seat keeps it and is told which,
+    /// so repeating a reservation whose answer was lost takes nothing twice; to get another worker,
+    /// release first. Dropping this future gives back what it may have taken.
     async fn reserve(
         &self,
         session: SessionId,
@@ -95,14 +103,27 @@ pub trait Store: Send + Sync + 'static {
 
     /// Gives back the seat that `session` holds, if it holds one: active goes down by one, and
     /// with `refund` the lifetime too (the session never reached its worker). Repeating it, or
-    /// releasing a session that never got a seat, changes nothing.
+    /// releasing a session that never got a seat, changes nothing. Called on the store that
+    /// reserved.
+    ///
+    /// Never lost: what fails with [`StoreError::Away`] is remembered and done when the store is
+    /// back, so a caller may log the error and forget the session.
     async fn release(&self, session: SessionId, refund: bool) -> Result<(), StoreError>;
+
+    /// Records that `session` holds a seat on `worker` although the store was not asked: it was
+    /// away, and the caller admitted the session by itself. Both counters go up by one, beyond the
+    /// limits if need be, at once or as soon as the store is back. Ended by [`Store::release`]
+    /// like any other; adopting a session that already has a seat changes nothing.
+    fn adopt(&self, session: SessionId, worker: &WorkerKey);
 
     /// Asks a worker to recycle itself. The request lapses after `ttl` if nobody takes it up.
     async fn order_recycle(&self, worker: &WorkerKey, ttl: Duration) -> Result<(), StoreError>;
 
-    /// Registers a worker with fresh counters, or, when it is already there, rewrites its record
-    /// and keeps its counters. Without a heartbeat it is dropped after `ttl`.
+    /// Registers a worker, or, when it is already there, rewrites its record and keeps its
+    /// counters. Without a heartbeat it is dropped after `ttl`.
+    ///
+    /// A new worker starts at zero. One that had been dropped because it was silent for too long
+    /// finds the seats that sessions still hold on it counted as active.
     async fn register(&self, record: &WorkerRecord, ttl: Duration) -> Result<(), StoreError>;
 
     /// A worker's sign of life: extends its record by `ttl` and rewrites its status and memory.
@@ -114,15 +135,34 @@ pub trait Store: Send + Sync + 'static {
         ttl: Duration,
     ) -> Result<Beat, StoreError>;
 
-    /// Takes a worker off the books, with its counters and the seats held on it.
+    /// Takes a worker off the books, with its counters and the seats held on it. Its id does not
+    /// come back.
     async fn deregister(&self, worker: &WorkerKey) -> Result<(), StoreError>;
 
-    /// Drops workers whose record expired, and what dead proxies left behind. Safe to call from
-    /// every proxy at any time; whoever comes first does the work.
+    /// Drops workers whose record expired, with their counters, and gives back the seats that dead
+    /// proxies left behind. Safe to call from every proxy at any time; whoever comes first does
+    /// the work.
     async fn reap(&self) -> Result<(), StoreError>;
 
-    /// Open or reserved sessions of the whole grid.
+    /// Open or reserved sessions of the whole grid: the sum of all workers' active counts.
     async fn active_sessions(&self) -> Result<u64, StoreError>;
+
+    /// Whether the store answers at present. [`Event::Reachable`] tells of changes.
+    fn reachable(&self) -> bool {
+        true
+    }
+
+    /// How many proxies share this store, this one included, as last heard: while the store is
+    /// away a proxy keeps to its share of each worker's seats.
+    fn proxies(&self) -> usize {
+        1
+    }
+
+    /// The address from which this process reaches the store, as the store sees it: where others
+    /// on that network reach this process in turn. `None` when it says nothing of the kind.
+    async fn own_address(&self) -> Option<IpAddr> {
+        None
+    }
 
     /// The events from now on. A listener that falls behind sees
     /// [`broadcast::error::RecvError::Lagged`] and has to read [`Store::fleet`] again.

@@ -1,0 +1,292 @@
+//! The store's operations, as others call them: each is one script, and the ledger before and
+//! after it.
+
+use super::keeper::{BATCH, millis};
+use super::scripts::SCRIPTS;
+use super::{Inner, MAX_CANDIDATES, RedisStore, keys, upkeep, wire};
+use super::wire::SignOfLife;
+use super::{deregister_call, register_call};
+use crate::model::{Counts, SessionId, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
+use crate::store::{Beat, Candidate, Event, Reserved, Store, StoreError, WorkerView};
+use async_trait::async_trait;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::broadcast;
+use tokio::time::Instant;
+
+/// Makes good for a reservation whose future is dropped: what it may have taken is given back.
+struct Asking<'a> {
+    inner: &'a Inner,
+    session: SessionId,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        // Does nothing for a reservation that came to an end.
+        if self.inner.ledger().doubt(self.session) {
+            self.inner.outbox.notify_one();
+        }
+    }
+}
+
+/// One worker as `fleet.lua` returns it.
+type Row = (String, u32, u32, HashMap<String, String>);
+
+#[async_trait]
+impl Store for RedisStore {
+    async fn fleet(&self) -> Result<Vec<WorkerView>, StoreError> {
+        let names: Vec<String> = self
+            .inner
+            .link
+            .call(|mut live| async move {
+                redis::cmd("ZRANGE")
+                    .arg(keys::WORKERS)
+                    .arg(0)
+                    .arg(-1)
+                    .query_async(&mut live.connection)
+                    .await
+            })
+            .await?;
+        let workers: Vec<WorkerKey> = names.iter().filter_map(|name| name.parse().ok()).collect();
+        let mut fleet = Vec::with_capacity(workers.len());
+        for batch in workers.chunks(BATCH) {
+            let (revision, rows): (u64, Vec<Row>) = self
+                .inner
+                .link
+                .script(|_| {
+                    let mut call = SCRIPTS.fleet.prepare_invoke();
+                    for worker in batch {
+                        call.key(keys::record(worker)).arg(worker.to_string());
+                    }
+                    call
+                })
+                .await?;
+            fleet.extend(rows.into_iter().filter_map(|row| view(revision, row)));
+        }
+        let mut ledger = self.inner.ledger();
+        for view in &fleet {
+            ledger.hear(&view.record.key, view.counts);
+        }
+        Ok(fleet)
+    }
+
+    async fn reserve(
+        &self,
+        session: SessionId,
+        candidates: &[Candidate],
+    ) -> Result<Reserved, StoreError> {
+        let inner = &*self.inner;
+        if !inner.ledger().ask(session) {
+            self.tell_release(session).await?;
+            inner.ledger().ask(session);
+        }
+        let _asking = Asking { inner, session };
+        let candidates = &candidates[..candidates.len().min(MAX_CANDIDATES)];
+        let answer: Vec<String> = inner
+            .link
+            .script(|epoch| {
+                let mut call = inner.fenced(&SCRIPTS.reserve, epoch);
+                call.arg(session.to_string());
+                for candidate in candidates {
+                    call.key(keys::record(&candidate.key))
+                        .arg(candidate.key.to_string())
+                        .arg(candidate.max_active)
+                        .arg(candidate.max_lifetime.map_or(-1, i64::from));
+                }
+                call
+            })
+            .await?;
+        let reserved = wire::reserved(&answer)
+            .ok_or_else(|| StoreError::Refused("an answer that makes no sense".to_owned()))?;
+        let mut ledger = inner.ledger();
+        match &reserved {
+            Reserved::Seat { worker, counts } => {
+                ledger.hear(worker, *counts);
+                if !ledger.seated(session, worker) {
+                    // Released while it was being reserved, by somebody who did not wait.
+                    inner.outbox.notify_one();
+                    return Ok(Reserved::Gone);
+                }
+            }
+            Reserved::Full { .. } | Reserved::Gone => ledger.unseated(session),
+        }
+        Ok(reserved)
+    }
+
+    async fn release(&self, session: SessionId, refund: bool) -> Result<(), StoreError> {
+        if !self.inner.ledger().release(session, refund) {
+            return Ok(());
+        }
+        self.tell_release(session).await
+    }
+
+    fn adopt(&self, session: SessionId, worker: &WorkerKey) {
+        self.inner.ledger().adopt(session, worker);
+        self.inner.outbox.notify_one();
+    }
+
+    async fn order_recycle(&self, worker: &WorkerKey, ttl: Duration) -> Result<(), StoreError> {
+        let _: u8 = self
+            .inner
+            .link
+            .script(|_| {
+                let mut call = SCRIPTS.recycle.key(keys::record(worker));
+                call.key(keys::command(worker)).arg(millis(ttl));
+                call
+            })
+            .await?;
+        Ok(())
+    }
+
+    async fn register(&self, record: &WorkerRecord, ttl: Duration) -> Result<(), StoreError> {
+        let expires = Instant::now() + ttl;
+        let registration = &self.inner.ledger().register(record, expires);
+        self.inner
+            .link
+            .call(|mut live| async move {
+                // Listen before anybody can see the worker and order it to recycle.
+                let channel = keys::command(&registration.record.key);
+                live.connection.subscribe(channel).await?;
+                let call = register_call(registration);
+                let _: (u32, u32, u64) = call.invoke_async(&mut live.connection).await?;
+                Ok(())
+            })
+            .await
+    }
+
+    async fn heartbeat(
+        &self,
+        worker: &WorkerKey,
+        status: WorkerStatus,
+        memory: Option<u64>,
+        ttl: Duration,
+    ) -> Result<Beat, StoreError> {
+        let beat = SignOfLife {
+            status,
+            memory,
+            at: unix_millis(),
+        };
+        let expires = Instant::now() + ttl;
+        self.inner.ledger().beat(worker, &beat, expires);
+        let answer: Vec<u64> = self
+            .inner
+            .link
+            .script(|_| {
+                let mut call = SCRIPTS.heartbeat.key(keys::record(worker));
+                call.key(keys::command(worker))
+                    .arg(worker.to_string())
+                    .arg(millis(ttl));
+                for (name, value) in beat.fields() {
+                    call.arg(name).arg(value);
+                }
+                call
+            })
+            .await?;
+        let &[order, active, lifetime, revision] = answer.as_slice() else {
+            return Ok(Beat {
+                unknown: true,
+                ..Beat::default()
+            });
+        };
+        let counts = Counts {
+            active: active as u32,
+            lifetime: lifetime as u32,
+            revision,
+        };
+        self.inner.ledger().hear(worker, counts);
+        Ok(Beat {
+            unknown: false,
+            recycle: order > 0,
+            counts,
+        })
+    }
+
+    async fn deregister(&self, worker: &WorkerKey) -> Result<(), StoreError> {
+        self.inner.ledger().deregister(worker);
+        let _: u32 = self.inner.link.script(|_| deregister_call(worker)).await?;
+        self.inner.ledger().deregistered(worker);
+        let channel = &keys::command(worker);
+        self.inner
+            .link
+            .call(|mut live| async move { live.connection.unsubscribe(channel).await })
+            .await
+    }
+
+    async fn reap(&self) -> Result<(), StoreError> {
+        let inner = &*self.inner;
+        inner
+            .link
+            .call(|mut live| async move { upkeep::reap(inner, &mut live).await })
+            .await
+    }
+
+    async fn active_sessions(&self) -> Result<u64, StoreError> {
+        let counts: Vec<u64> = self
+            .inner
+            .link
+            .call(|mut live| async move {
+                redis::cmd("HVALS")
+                    .arg(keys::ACTIVE)
+                    .query_async(&mut live.connection)
+                    .await
+            })
+            .await?;
+        Ok(counts.into_iter().sum())
+    }
+
+    fn reachable(&self) -> bool {
+        self.inner.reachable.load(Ordering::Relaxed)
+    }
+
+    fn proxies(&self) -> usize {
+        self.inner.proxies.load(Ordering::Relaxed)
+    }
+
+    async fn own_address(&self) -> Option<IpAddr> {
+        let info: String = self
+            .inner
+            .link
+            .call(|mut live| async move {
+                redis::cmd("CLIENT")
+                    .arg("INFO")
+                    .query_async(&mut live.connection)
+                    .await
+            })
+            .await
+            .ok()?;
+        wire::client_address(&info)
+    }
+
+    fn events(&self) -> broadcast::Receiver<Event> {
+        self.inner.events.subscribe()
+    }
+}
+
+impl RedisStore {
+    /// Tells Redis of a session that ended. The ledger keeps it until Redis has confirmed.
+    async fn tell_release(&self, session: SessionId) -> Result<(), StoreError> {
+        let inner = &*self.inner;
+        let refund = inner.ledger().refund(session);
+        let _: u32 = inner
+            .link
+            .script(|_| inner.release_call(&[(session, refund)]))
+            .await?;
+        inner.ledger().released([session]);
+        Ok(())
+    }
+}
+
+fn view(revision: u64, (worker, active, lifetime, fields): Row) -> Option<WorkerView> {
+    let Some(record) = wire::record(worker.parse().ok()?, &fields) else {
+        log::debug!(worker = worker.as_str(); "a worker's record makes no sense");
+        return None;
+    };
+    let counts = Counts {
+        active,
+        lifetime,
+        revision,
+    };
+    Some(WorkerView { record, counts })
+}

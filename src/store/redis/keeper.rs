@@ -1,0 +1,239 @@
+//! Keeps the connection: opens it, says hello, writes down again what is ours, and does so anew
+//! whenever it is lost. One log line and one event for each change, however many attempts.
+
+use super::keys;
+use super::link::{Live, RESPONSE_TIMEOUT, State, describe};
+use super::scripts::{SCRIPTS, load};
+use super::{Inner, Role, wire};
+use crate::store::Event;
+use backon::{BackoffBuilder, ExponentialBuilder};
+use redis::{AsyncConnectionConfig, PushInfo, PushKind, RedisError, RedisResult, Value};
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long it may take to reach Redis and to authenticate.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Between attempts, with jitter, doubling.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// A connection that lived this long was a good one: the next is opened without a pause.
+const STEADY: Duration = Duration::from_secs(1);
+/// Commands that may be on their way at once before callers queue up.
+const PIPELINE: usize = 1024;
+/// Sessions or workers in one script call: some hundred microseconds of Redis' time.
+pub const BATCH: usize = 200;
+
+/// Keeps the connection for good. Runs until it is dropped.
+pub async fn keep(inner: Arc<Inner>) {
+    let mut pauses = backoff();
+    loop {
+        match open(&inner).await {
+            Ok(live) => {
+                let since = live.since;
+                arrived(&inner, live);
+                inner.link.until_lost().await;
+                if since.elapsed() >= STEADY {
+                    pauses = backoff();
+                    continue;
+                }
+            }
+            Err(error) => away(&inner, &error),
+        }
+        let pause = pauses.next().unwrap_or(BACKOFF.1);
+        tokio::time::sleep(pause).await;
+    }
+}
+
+fn backoff() -> impl Iterator<Item = Duration> {
+    ExponentialBuilder::default()
+        .with_min_delay(BACKOFF.0)
+        .with_max_delay(BACKOFF.1)
+        .without_max_times()
+        .with_jitter()
+        .build()
+}
+
+fn arrived(inner: &Inner, live: Live) {
+    let epoch = live.epoch;
+    inner.link.set(State::Live(live));
+    if !inner.reachable.swap(true, Ordering::Relaxed) {
+        log::info!(store = inner.address.as_str(); "the store answers");
+        inner.tell(Event::Reachable(true));
+    }
+    inner.tell(Event::Resync);
+    // What came in while the ledger was being written down.
+    inner.outbox.notify_one();
+    if inner.grid().stale() {
+        inner.link.lose(epoch);
+    }
+}
+
+fn away(inner: &Inner, error: &RedisError) {
+    let reason = describe(error);
+    inner.link.set(State::Away(reason.as_str().into()));
+    let was_reachable = inner.reachable.swap(false, Ordering::Relaxed);
+    let first = !inner.said_away.swap(true, Ordering::Relaxed);
+    if was_reachable || first {
+        log::warn!(store = inner.address.as_str(), reason = reason.as_str(); "the store is away");
+        inner.tell(Event::Reachable(false));
+    }
+}
+
+async fn open(inner: &Arc<Inner>) -> RedisResult<Live> {
+    let epoch = inner.epoch.fetch_add(1, Ordering::Relaxed) + 1;
+    let listener = Arc::downgrade(inner);
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT_TIMEOUT))
+        .set_response_timeout(Some(RESPONSE_TIMEOUT))
+        .set_pipeline_buffer_size(PIPELINE)
+        .set_push_sender(move |push| hear(&listener, epoch, push));
+    let client = &inner.client;
+    let mut live = Live {
+        connection: client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await?,
+        epoch,
+        since: Instant::now(),
+    };
+    load(&mut live.connection).await?;
+    // First listen, then write: nothing that happens from here on is missed.
+    subscribe(inner, &mut live).await?;
+    let grid = hello(inner, &mut live).await?;
+    restate(inner, &mut live, &grid).await?;
+    inner.grid().known = Some(grid);
+    live.since = Instant::now();
+    Ok(live)
+}
+
+async fn subscribe(inner: &Inner, live: &mut Live) -> RedisResult<()> {
+    let mut channels = vec![keys::RESET.to_owned()];
+    if inner.role == Role::Proxy {
+        channels.push(keys::EVENTS.to_owned());
+    }
+    for registration in inner.ledger().registrations(Instant::now()) {
+        channels.push(keys::command(&registration.record.key));
+    }
+    live.connection.subscribe(channels).await
+}
+
+/// Returns the name of the grid.
+async fn hello(inner: &Inner, live: &mut Live) -> RedisResult<String> {
+    let mut hello = SCRIPTS.hello.prepare_invoke();
+    hello
+        .arg(format!("{:016x}", rand::random::<u64>()))
+        .arg(inner.ledger().revision());
+    if inner.role == Role::Proxy {
+        hello
+            .key(&inner.identity_key)
+            .arg(&inner.proxy)
+            .arg(live.epoch)
+            .arg(millis(inner.proxy_ttl));
+    }
+    let (grid, _revision): (String, u64) = hello.invoke_async(&mut live.connection).await?;
+    Ok(grid)
+}
+
+/// Makes Redis agree with the ledger. Nothing of ours is under way meanwhile: this connection is
+/// not live yet, and older ones are fenced off.
+async fn restate(inner: &Inner, live: &mut Live, grid: &str) -> RedisResult<()> {
+    if inner.role == Role::Proxy {
+        if inner.grid().known.as_deref() != Some(grid) {
+            restate_lifetimes(inner, live).await?;
+        }
+        let leases = leases(inner, live).await?;
+        let mut ledger = inner.ledger();
+        ledger.untold();
+        ledger.compare(&leases, true);
+    }
+    inner.flush(live).await?;
+    let registrations = inner.ledger().registrations(Instant::now());
+    for registration in registrations {
+        inner.write_registration(live, &registration).await?;
+    }
+    Ok(())
+}
+
+/// In a Redis that came back empty all lifetimes are gone. Every proxy writes down those it
+/// remembers; the highest stays.
+async fn restate_lifetimes(inner: &Inner, live: &mut Live) -> RedisResult<()> {
+    let lifetimes = inner.ledger().lifetimes();
+    for batch in lifetimes.chunks(BATCH) {
+        let mut adopt = inner.fenced(&SCRIPTS.adopt, live.epoch);
+        for (worker, lifetime) in batch {
+            adopt.arg("=").arg(worker.to_string()).arg(lifetime);
+        }
+        let _: u32 = adopt.invoke_async(&mut live.connection).await?;
+    }
+    Ok(())
+}
+
+/// The leases that Redis has under this proxy's name.
+pub async fn leases(
+    inner: &Inner,
+    live: &mut Live,
+) -> RedisResult<HashMap<crate::model::SessionId, crate::model::WorkerKey>> {
+    let hash = redis::cmd("HGETALL")
+        .arg(&inner.leases_key)
+        .query_async(&mut live.connection)
+        .await?;
+    Ok(wire::leases(hash))
+}
+
+pub fn millis(duration: Duration) -> u64 {
+    // Redis refuses a TTL of 0.
+    (duration.as_millis() as u64).max(1)
+}
+
+/// Takes what Redis pushes. Called by the connection's driver, so it must not block.
+fn hear(inner: &Weak<Inner>, epoch: u64, push: PushInfo) -> Result<(), ()> {
+    let inner = inner.upgrade().ok_or(())?;
+    match push.kind {
+        PushKind::Disconnection => inner.link.lose(epoch),
+        PushKind::Message => {
+            if let [channel, payload] = push.data.as_slice()
+                && let (Some(channel), Some(payload)) = (text(channel), text(payload))
+            {
+                message(&inner, epoch, channel, payload);
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn message(inner: &Inner, epoch: u64, channel: &str, payload: &str) {
+    match channel {
+        keys::EVENTS => {
+            if let Some(event) = wire::event(payload) {
+                inner.heard(&event);
+                inner.tell(event);
+            }
+        }
+        keys::RESET => {
+            let mut grid = inner.grid();
+            grid.announced = Some(payload.to_owned());
+            if grid.stale() {
+                drop(grid);
+                inner.link.lose(epoch);
+            }
+        }
+        _ => {
+            let worker = channel.strip_prefix(keys::COMMAND);
+            if payload == keys::SHUTDOWN
+                && let Some(worker) = worker.and_then(|worker| worker.parse().ok())
+            {
+                inner.tell(Event::Recycle(worker));
+            }
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Every key and channel in Redis, and nothing else. The scripts get the names from here.
+//!
+//! The first group is the schema of playwright-distributed v0.3, which its workers and people with
+//! `redis-cli` rely on; the second is ours alone and lives under `playhouse:`. `docs/redis.md`
+//! says what each holds.
+
+use crate::model::WorkerKey;
+
+/// Prefix of a worker's record: `worker:{browser}:{id}`, a hash with a TTL.
+pub const WORKER: &str = "worker:";
+/// Prefix of the order to recycle, and of the channel that announces it.
+pub const COMMAND: &str = "worker:cmd:";
+/// What the order to recycle says.
+pub const SHUTDOWN: &str = "shutdown";
+/// Hash `{browser}:{id}` -> open or reserved sessions.
+pub const ACTIVE: &str = "cluster:active_connections";
+/// Hash `{browser}:{id}` -> sessions ever given to that worker.
+pub const LIFETIME: &str = "cluster:lifetime_connections";
+
+/// Sorted set `{browser}:{id}` -> when its record is due to expire, in Redis' milliseconds.
+pub const WORKERS: &str = "playhouse:workers";
+/// Prefix of a worker's seats: `playhouse:seats:{browser}:{id}`, a hash session -> proxy.
+pub const SEATS: &str = "playhouse:seats:";
+/// Set of the proxies that may hold seats.
+pub const PROXIES: &str = "playhouse:proxies";
+/// Prefix of a proxy's identity: `playhouse:proxy:{proxy}`, the epoch of its connection, with TTL.
+pub const PROXY: &str = "playhouse:proxy:";
+/// Prefix of what a proxy holds: `playhouse:leases:{proxy}`, a hash session -> worker.
+pub const LEASES: &str = "playhouse:leases:";
+/// Counter that rises with every change of a worker's counts.
+pub const REVISION: &str = "playhouse:revision";
+/// A random name that is lost together with everything else: how emptiness is noticed.
+pub const GRID: &str = "playhouse:grid";
+/// Held by the proxy that looks for workers that registered by hand.
+pub const SCAN: &str = "playhouse:scan";
+/// Channel of changes, for proxies.
+pub const EVENTS: &str = "playhouse:events";
+/// Channel that tells everybody to write down again what is theirs.
+pub const RESET: &str = "playhouse:reset";
+
+/// The names as a Lua table, which every script begins with.
+pub fn lua_names() -> String {
+    let names = [
+        ("worker", WORKER),
+        ("command", COMMAND),
+        ("shutdown", SHUTDOWN),
+        ("active", ACTIVE),
+        ("lifetime", LIFETIME),
+        ("workers", WORKERS),
+        ("seats", SEATS),
+        ("proxies", PROXIES),
+        ("proxy", PROXY),
+        ("leases", LEASES),
+        ("revision", REVISION),
+        ("grid", GRID),
+        ("events", EVENTS),
+        ("reset", RESET),
+    ];
+    let entries: Vec<String> = names
+        .iter()
+        .map(|(name, value)| format!("{name}='{value}'"))
+        .collect();
+    format!("local K={{{}}}\n", entries.join(","))
+}
+
+/// The hash with what this worker says of itself.
+pub fn record(worker: &WorkerKey) -> String {
+    format!("{WORKER}{worker}")
+}
+
+/// The channel, and key, of the order to recycle this worker.
+pub fn command(worker: &WorkerKey) -> String {
+    format!("{COMMAND}{worker}")
+}
+
+/// The hash of the seats of this worker.
+pub fn seats(worker: &WorkerKey) -> String {
+    format!("{SEATS}{worker}")
+}
+
+/// The key that is there while this proxy lives.
+pub fn identity(proxy: &str) -> String {
+    format!("{PROXY}{proxy}")
+}
+
+/// The hash of what this proxy holds.
+pub fn leases(proxy: &str) -> String {
+    format!("{LEASES}{proxy}")
+}
+
+/// The worker whose record has this name, if it is one.
+pub fn worker_of(record: &str) -> Option<WorkerKey> {
+    record.strip_prefix(WORKER)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_names_its_worker_and_an_order_names_none() {
+        let worker: WorkerKey = "chromium:a:b".parse().unwrap();
+        assert_eq!(worker_of("worker:chromium:a:b"), Some(worker.clone()));
+        assert_eq!(worker_of(&command(&worker)), None);
+        assert_eq!(worker_of("worker:lynx:a"), None);
+    }
+}

@@ -1,0 +1,334 @@
+//! What this process answers for, whatever Redis remembers of it: the seats its sessions hold, the
+//! releases still to be told, the workers it registered. Pure; the keeper writes it to Redis anew
+//! after every reconnect, and that is how a Redis that comes back empty becomes right again.
+
+use super::wire::SignOfLife;
+use crate::model::{Counts, SessionId, WorkerKey, WorkerRecord};
+use std::collections::{HashMap, HashSet};
+use tokio::time::Instant;
+
+#[derive(Default)]
+pub struct Ledger {
+    seats: HashMap<SessionId, Seat>,
+    /// Sessions that ended, with whether their lifetime is given back, until Redis confirmed it.
+    releases: HashMap<SessionId, bool>,
+    /// Sessions that came and went while Redis was away, to be added to the lifetimes.
+    unseen: HashMap<WorkerKey, u32>,
+    /// Leases found in Redis that nobody here holds: given back when found twice.
+    strangers: HashSet<SessionId>,
+    workers: HashMap<WorkerKey, Registration>,
+    /// Workers whose deregistration Redis has not confirmed.
+    departed: HashSet<WorkerKey>,
+    /// The newest counts heard of each worker, for the sake of their lifetimes.
+    heard: HashMap<WorkerKey, Counts>,
+    revision: u64,
+}
+
+enum Seat {
+    /// A reservation is under way.
+    Asked,
+    Held {
+        worker: WorkerKey,
+        told: Told,
+        /// Whether a reservation counted it into the worker's lifetime.
+        counted: bool,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Told {
+    No,
+    Telling,
+    Yes,
+}
+
+/// A worker that this process registered.
+#[derive(Clone)]
+pub struct Registration {
+    pub record: WorkerRecord,
+    /// When its record expires, as far as its agent's last sign of life goes, whether that reached
+    /// Redis or not.
+    pub expires: Instant,
+    /// The lifetime its last heartbeat heard of.
+    pub lifetime: u32,
+}
+
+/// One seat that Redis has to be told of.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Untold {
+    pub session: SessionId,
+    pub worker: WorkerKey,
+    pub counted: bool,
+}
+
+impl Ledger {
+    /// A reservation sets out. `false` while a release of the same session is still to be told:
+    /// that has to come first.
+    pub fn ask(&mut self, session: SessionId) -> bool {
+        if self.releases.contains_key(&session) {
+            return false;
+        }
+        self.seats.entry(session).or_insert(Seat::Asked);
+        true
+    }
+
+    /// The reservation got a seat. `false` when the session was released in the meantime.
+    pub fn seated(&mut self, session: SessionId, worker: &WorkerKey) -> bool {
+        if !self.seats.contains_key(&session) {
+            self.releases.insert(session, true);
+            return false;
+        }
+        let seat = Seat::Held {
+            worker: worker.clone(),
+            told: Told::Yes,
+            counted: true,
+        };
+        self.seats.insert(session, seat);
+        true
+    }
+
+    /// The reservation got none.
+    pub fn unseated(&mut self, session: SessionId) {
+        if let Some(Seat::Asked) = self.seats.get(&session) {
+            self.seats.remove(&session);
+        }
+    }
+
+    /// Nobody knows what became of the reservation: whatever it took is given back.
+    /// Returns whether there was such a reservation.
+    pub fn doubt(&mut self, session: SessionId) -> bool {
+        let Some(Seat::Asked) = self.seats.get(&session) else {
+            return false;
+        };
+        self.seats.remove(&session);
+        self.releases.insert(session, true);
+        true
+    }
+
+    pub fn adopt(&mut self, session: SessionId, worker: &WorkerKey) {
+        if let Some(Seat::Held { .. }) = self.seats.get(&session) {
+            return;
+        }
+        let seat = Seat::Held {
+            worker: worker.clone(),
+            told: Told::No,
+            counted: false,
+        };
+        self.seats.insert(session, seat);
+    }
+
+    /// The session ended. Returns whether Redis has to be told.
+    pub fn release(&mut self, session: SessionId, refund: bool) -> bool {
+        match self.seats.remove(&session) {
+            None => return self.releases.contains_key(&session),
+            Some(Seat::Held {
+                worker,
+                told: Told::No,
+                counted,
+            }) => {
+                if !refund && !counted {
+                    *self.unseen.entry(worker).or_default() += 1;
+                }
+                // An earlier reservation of the same session may still be waiting to be undone.
+                return self.releases.contains_key(&session);
+            }
+            Some(_) => {}
+        }
+        self.releases.insert(session, refund);
+        true
+    }
+
+    /// Whether the pending release of this session gives its lifetime back.
+    pub fn refund(&self, session: SessionId) -> bool {
+        self.releases.get(&session).copied().unwrap_or(false)
+    }
+
+    /// Redis confirmed these releases.
+    pub fn released(&mut self, sessions: impl IntoIterator<Item = SessionId>) {
+        for session in sessions {
+            self.releases.remove(&session);
+        }
+    }
+
+    pub fn pending_releases(&self, most: usize) -> Vec<(SessionId, bool)> {
+        self.releases
+            .iter()
+            .take(most)
+            .map(|(session, refund)| (*session, *refund))
+            .collect()
+    }
+
+    /// Seats to tell Redis of. Followed by [`Ledger::told`], or [`Ledger::untold`] if that failed.
+    pub fn tell(&mut self, most: usize) -> Vec<Untold> {
+        let mut batch = Vec::new();
+        for (session, seat) in &mut self.seats {
+            if batch.len() == most {
+                break;
+            }
+            if let Seat::Held {
+                worker,
+                told: told @ Told::No,
+                counted,
+            } = seat
+            {
+                *told = Told::Telling;
+                batch.push(Untold {
+                    session: *session,
+                    worker: worker.clone(),
+                    counted: *counted,
+                });
+            }
+        }
+        batch
+    }
+
+    pub fn told(&mut self, batch: &[Untold]) {
+        for untold in batch {
+            match self.seats.get_mut(&untold.session) {
+                Some(Seat::Held { told, counted, .. }) => {
+                    *told = Told::Yes;
+                    *counted = true;
+                }
+                // Released while the telling was under way, and maybe overtaken by it.
+                _ => {
+                    self.releases.entry(untold.session).or_insert(false);
+                }
+            }
+        }
+    }
+
+    /// The telling failed: the seats are to be told again.
+    pub fn untold(&mut self) {
+        for seat in self.seats.values_mut() {
+            if let Seat::Held {
+                told: told @ Told::Telling,
+                ..
+            } = seat
+            {
+                *told = Told::No;
+            }
+        }
+    }
+
+    /// Sessions that came and went unseen, to be added to their workers' lifetimes; handed back
+    /// with [`Ledger::still_unseen`] if that failed.
+    pub fn unseen(&mut self, most: usize) -> Vec<(WorkerKey, u32)> {
+        let workers: Vec<_> = self.unseen.keys().take(most).cloned().collect();
+        workers
+            .into_iter()
+            .filter_map(|worker| self.unseen.remove_entry(&worker))
+            .collect()
+    }
+
+    pub fn still_unseen(&mut self, unseen: Vec<(WorkerKey, u32)>) {
+        for (worker, sessions) in unseen {
+            *self.unseen.entry(worker).or_default() += sessions;
+        }
+    }
+
+    /// Compares with the leases that Redis has under this proxy's name: what is missing there is
+    /// to be told again, what nobody here holds is to be released, at once when nothing else can be
+    /// under way (`quiet`), else when it is found a second time.
+    pub fn compare(&mut self, leases: &HashMap<SessionId, WorkerKey>, quiet: bool) {
+        for (session, seat) in &mut self.seats {
+            if let Seat::Held { worker, told, .. } = seat
+                && *told == Told::Yes
+                && leases.get(session) != Some(worker)
+            {
+                *told = Told::No;
+            }
+        }
+        let mut strangers = HashSet::new();
+        for session in leases.keys() {
+            let ours = self.seats.get(session).is_some_and(|seat| match seat {
+                // On a new connection an old reservation can no longer take effect.
+                Seat::Asked => !quiet,
+                Seat::Held { .. } => true,
+            });
+            if ours || self.releases.contains_key(session) {
+                continue;
+            }
+            if quiet || self.strangers.contains(session) {
+                self.releases.insert(*session, true);
+            } else {
+                strangers.insert(*session);
+            }
+        }
+        self.strangers = strangers;
+    }
+
+    pub fn register(&mut self, record: &WorkerRecord, expires: Instant) -> Registration {
+        self.departed.remove(&record.key);
+        let lifetime = self
+            .workers
+            .get(&record.key)
+            .map_or(0, |registration| registration.lifetime);
+        let registration = Registration {
+            record: record.clone(),
+            expires,
+            lifetime,
+        };
+        let key = record.key.clone();
+        self.workers.insert(key, registration.clone());
+        registration
+    }
+
+    pub fn beat(&mut self, worker: &WorkerKey, beat: &SignOfLife, expires: Instant) {
+        if let Some(registration) = self.workers.get_mut(worker) {
+            registration.record.status = beat.status;
+            registration.record.memory = beat.memory;
+            registration.record.last_heartbeat = beat.at;
+            registration.expires = expires;
+        }
+    }
+
+    pub fn deregister(&mut self, worker: &WorkerKey) {
+        self.workers.remove(worker);
+        self.departed.insert(worker.clone());
+    }
+
+    pub fn deregistered(&mut self, worker: &WorkerKey) {
+        self.departed.remove(worker);
+    }
+
+    /// The registered workers that are not overdue with a sign of life.
+    pub fn registrations(&self, now: Instant) -> Vec<Registration> {
+        let alive = |registration: &&Registration| registration.expires > now;
+        self.workers.values().filter(alive).cloned().collect()
+    }
+
+    pub fn departed(&self) -> Vec<WorkerKey> {
+        self.departed.iter().cloned().collect()
+    }
+
+    /// Counts that were heard, from wherever.
+    pub fn hear(&mut self, worker: &WorkerKey, counts: Counts) {
+        self.revision = self.revision.max(counts.revision);
+        if let Some(registration) = self.workers.get_mut(worker) {
+            registration.lifetime = registration.lifetime.max(counts.lifetime);
+        }
+        match self.heard.get_mut(worker) {
+            Some(known) if known.revision > counts.revision => {}
+            Some(known) => *known = counts,
+            None => {
+                self.heard.insert(worker.clone(), counts);
+            }
+        }
+    }
+
+    pub fn forget(&mut self, worker: &WorkerKey) {
+        self.heard.remove(worker);
+    }
+
+    pub fn lifetimes(&self) -> Vec<(WorkerKey, u32)> {
+        self.heard
+            .iter()
+            .map(|(worker, counts)| (worker.clone(), counts.lifetime))
+            .collect()
+    }
+
+    /// The highest revision heard of.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+}

@@ -1,0 +1,16 @@
+-- A proxy's sign of life.
+--
+-- KEYS  1: the proxy's identity
+-- ARGV  1: proxy, 2: epoch, 3: TTL of the identity in ms
+-- Returns {proxies alive, 1 if there is something to reap}; FENCED
+-- Atomic because an identity that expired, or that a newer connection owns, must not be extended.
+
+if fenced(ARGV[1], ARGV[2]) then return FENCED end
+call('PEXPIRE', KEYS[1], ARGV[3])
+
+local alive, dead = 0, 0
+for _, proxy in ipairs(call('SMEMBERS', K.proxies)) do
+  if call('EXISTS', K.proxy .. proxy) == 1 then alive = alive + 1 else dead = dead + 1 end
+end
+local overdue = call('ZCOUNT', K.workers, '-inf', now())
+return { alive, (dead + overdue > 0) and 1 or 0 }

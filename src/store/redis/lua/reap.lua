@@ -1,0 +1,38 @@
+-- Gives back the seats of proxies whose identity expired, and strikes workers whose record did.
+--
+-- KEYS  1: the caller's identity
+-- ARGV  1: the caller, 2: its epoch, 3: most leases and most workers to handle in this call
+-- Returns {seats given back, workers struck, 1 if there is more to do}; FENCED
+-- Atomic because each seat is given back together with its lease: whoever comes second finds none,
+--       and a proxy that returns finds exactly what was taken.
+
+if fenced(ARGV[1], ARGV[2]) then return FENCED end
+local most = tonumber(ARGV[3])
+
+local seats = 0
+for _, proxy in ipairs(call('SMEMBERS', K.proxies)) do
+  if seats >= most then break end
+  if call('EXISTS', K.proxy .. proxy) == 0 then
+    local leases = call('HSCAN', K.leases .. proxy, 0, 'COUNT', most)[2]
+    for i = 1, #leases, 2 do
+      if give_back(proxy, leases[i], false) then seats = seats + 1 end
+    end
+    if call('EXISTS', K.leases .. proxy) == 0 then call('SREM', K.proxies, proxy) end
+  end
+end
+
+-- The score is when the record was last known to expire; whoever keeps it by hand with EXPIRE does
+-- not move the score, so the record itself decides. One without TTL is a dead worker.
+local workers, time = 0, now()
+local overdue = call('ZRANGEBYSCORE', K.workers, '-inf', time, 'LIMIT', 0, most)
+for _, worker in ipairs(overdue) do
+  local ttl = call('PTTL', K.worker .. worker)
+  if ttl > 0 then
+    call('ZADD', K.workers, time + ttl, worker)
+  else
+    strike(worker)
+    workers = workers + 1
+  end
+end
+
+return { seats, workers, (seats >= most or #overdue >= most) and 1 or 0 }

@@ -1,0 +1,14 @@
+-- Gives back the seats of some of a proxy's sessions.
+--
+-- KEYS  1: the proxy's leases
+-- ARGV  1: proxy, then for each session: session, refund (1 or 0)
+-- Returns how many held a seat
+-- Atomic because lease and counters change together, and because the lease decides: repeated, or
+--       after another proxy took over, a release finds no lease and changes nothing. Not fenced,
+--       for a session that ended has ended, whichever connection says so.
+
+local given = 0
+for i = 2, #ARGV, 2 do
+  if give_back(ARGV[1], ARGV[i], ARGV[i + 1] == '1') then given = given + 1 end
+end
+return given

@@ -1,0 +1,320 @@
+//! The store that many proxies and workers share: Redis 7 or newer, or Valkey.
+//!
+//! * `calls`: the [`Store`](super::Store) itself. `keys`: every key and channel. `lua/`: every change, as one atomic script each.
+//! * `link`: the connection and calls on it. `keeper`: opens it, and after a loss opens it anew
+//!   and writes down again what this process answers for, which the `ledger` knows.
+//! * `upkeep`: signs of life, reaping, and the slow poll that repairs what was missed.
+//! * `wire`: hashes, messages and answers, to and from the model.
+//!
+//! One connection serves calls and messages alike (RESP3), so that they arrive in order and one
+//! loss is one loss. `docs/redis.md` has the keys, the guarantees and the bounds.
+
+mod calls;
+mod keeper;
+mod keys;
+mod ledger;
+mod link;
+mod scripts;
+mod upkeep;
+mod wire;
+
+use super::{Event, StoreError};
+use crate::config::StoreConfig;
+use crate::model::{SessionId, WorkerKey};
+use keeper::{BATCH, millis};
+use ledger::{Ledger, Registration};
+use link::{Link, Live};
+use redis::{Client, IntoConnectionInfo, ProtocolVersion, RedisResult, Script, ScriptInvocation};
+use scripts::SCRIPTS;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::{Notify, broadcast, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// Events that a listener may be behind before it has to read the fleet anew.
+const EVENT_BACKLOG: usize = 16 * 1024;
+/// How long a process that ends may take to say so.
+const BYE_TIMEOUT: Duration = Duration::from_millis(500);
+/// Most candidates of one reservation that Redis is asked about.
+pub const MAX_CANDIDATES: usize = 8;
+
+/// What this process is to the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Takes seats: has an identity with a TTL, hears of every change, helps to reap. May register
+    /// workers too, as `playhouse up` does.
+    Proxy,
+    /// Only registers workers, and hears only of what concerns them.
+    Worker,
+}
+
+/// State in Redis. Dropping it ends its tasks and its connection without a word, as a crash would;
+/// the shutdown signal given to [`RedisStore::connect`] ends it politely.
+pub struct RedisStore {
+    inner: Arc<Inner>,
+    /// Aborted when dropped.
+    _tasks: JoinSet<()>,
+}
+
+struct Inner {
+    client: Client,
+    /// Where Redis is, without user and password.
+    address: String,
+    role: Role,
+    /// This process's name among the proxies: new at every start.
+    proxy: String,
+    identity_key: String,
+    leases_key: String,
+    proxy_ttl: Duration,
+    poll_interval: Duration,
+    link: Link,
+    ledger: Mutex<Ledger>,
+    grid: Mutex<Grid>,
+    /// Wakes the task that tells Redis what could not be told at once.
+    outbox: Notify,
+    events: broadcast::Sender<Event>,
+    epoch: AtomicU64,
+    reachable: AtomicBool,
+    said_away: AtomicBool,
+    proxies: AtomicUsize,
+}
+
+/// Which grid Redis holds. The name is lost when Redis is emptied.
+#[derive(Default)]
+struct Grid {
+    /// The one that this process has written its ledger to.
+    known: Option<String>,
+    /// The one that was last announced.
+    announced: Option<String>,
+}
+
+impl Grid {
+    /// Whether Redis was emptied since we wrote our ledger to it.
+    fn stale(&self) -> bool {
+        self.known.is_some() && self.announced.is_some() && self.known != self.announced
+    }
+}
+
+impl RedisStore {
+    /// Starts to connect, and returns at once: a Redis that is not there yet is waited for. Calls
+    /// wait for the first attempt and fail with [`StoreError::Away`] after that.
+    ///
+    /// Tasks run on the current Tokio runtime until the store is dropped or `shutdown` turns true.
+    /// Signs of life end with it, so it should be the last thing that is told to stop, after the
+    /// last session has ended.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Refused`] when the configuration has no URL, or one that is none of Redis.
+    pub fn connect(
+        config: &StoreConfig,
+        role: Role,
+        shutdown: watch::Receiver<bool>,
+    ) -> Result<RedisStore, StoreError> {
+        let inner = Arc::new(Inner::new(config, role)?);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(serve(inner.clone(), shutdown));
+        Ok(RedisStore {
+            inner,
+            _tasks: tasks,
+        })
+    }
+}
+
+/// All background work of one store, until it is told to stop or dropped.
+async fn serve(inner: Arc<Inner>, mut shutdown: watch::Receiver<bool>) {
+    let stopped = async {
+        // A sender that was dropped tells nobody to stop.
+        if shutdown.wait_for(|stop| *stop).await.is_err() {
+            std::future::pending().await
+        }
+    };
+    let keep = keeper::keep(inner.clone());
+    let deliver = upkeep::deliver(inner.clone());
+    let beat = async {
+        match inner.role {
+            Role::Proxy => upkeep::beat(inner.clone()).await,
+            Role::Worker => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = async { tokio::join!(keep, deliver, beat) } => {}
+        _ = stopped => inner.bye().await,
+    }
+}
+
+impl Inner {
+    fn new(config: &StoreConfig, role: Role) -> Result<Inner, StoreError> {
+        // rediss:// needs a process-wide provider; ring is the one that Pingora uses.
+        pingora::tls::install_default_crypto_provider();
+        let unusable = |error: redis::RedisError| StoreError::Refused(error.category().to_owned());
+        let url = config.url.as_deref().unwrap_or_default();
+        let info = url.into_connection_info().map_err(unusable)?;
+        let settings = info.redis_settings().clone();
+        let tcp = info.tcp_settings().clone().set_nodelay(true);
+        let address = info.addr().to_string();
+        let info = info
+            .set_tcp_settings(tcp)
+            .set_redis_settings(settings.set_protocol(ProtocolVersion::RESP3));
+        let proxy = format!("{:016x}", rand::random::<u64>());
+        Ok(Inner {
+            client: Client::open(info).map_err(unusable)?,
+            address,
+            role,
+            identity_key: keys::identity(&proxy),
+            leases_key: keys::leases(&proxy),
+            proxy,
+            proxy_ttl: config.proxy_ttl,
+            poll_interval: config.poll_interval,
+            link: Link::new(),
+            ledger: Mutex::default(),
+            grid: Mutex::default(),
+            outbox: Notify::new(),
+            events: broadcast::channel(EVENT_BACKLOG).0,
+            epoch: AtomicU64::new(0),
+            reachable: AtomicBool::new(false),
+            said_away: AtomicBool::new(false),
+            proxies: AtomicUsize::new(1),
+        })
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        // Nothing panics while holding it; were it to, its maps are whole between calls.
+        self.ledger
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn grid(&self) -> MutexGuard<'_, Grid> {
+        self.grid
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Nobody listening is no error: events are hints, the state is the truth.
+    fn tell(&self, event: Event) {
+        self.events.send(event).ok();
+    }
+
+    fn heard(&self, event: &Event) {
+        match event {
+            Event::Counts(worker, counts) => self.ledger().hear(worker, *counts),
+            Event::Worker(view) => self.ledger().hear(&view.record.key, view.counts),
+            Event::Gone(worker) => self.ledger().forget(worker),
+            _ => {}
+        }
+    }
+
+    /// A call of a script that is fenced and begins with identity, leases, proxy and epoch.
+    fn fenced(&self, script: &'static Script, epoch: u64) -> ScriptInvocation<'static> {
+        let mut call = script.key(&self.identity_key);
+        call.key(&self.leases_key).arg(&self.proxy).arg(epoch);
+        call
+    }
+
+    /// Tells Redis all it has not been told: ended sessions first, so that a session that gave up
+    /// one seat and took another is told in that order.
+    async fn flush(&self, live: &mut Live) -> RedisResult<()> {
+        loop {
+            let batch = self.ledger().pending_releases(BATCH);
+            if batch.is_empty() {
+                break;
+            }
+            let call = self.release_call(&batch);
+            let _: u32 = call.invoke_async(&mut live.connection).await?;
+            let sessions = batch.into_iter().map(|(session, _)| session);
+            self.ledger().released(sessions);
+        }
+        let departed = self.ledger().departed();
+        for worker in departed {
+            let call = deregister_call(&worker);
+            let _: u32 = call.invoke_async(&mut live.connection).await?;
+            self.ledger().deregistered(&worker);
+        }
+        if self.role == Role::Proxy {
+            self.flush_adoptions(live).await?;
+        }
+        Ok(())
+    }
+
+    async fn flush_adoptions(&self, live: &mut Live) -> RedisResult<()> {
+        loop {
+            let batch = self.ledger().tell(BATCH);
+            let unseen = self.ledger().unseen(BATCH);
+            if batch.is_empty() && unseen.is_empty() {
+                return Ok(());
+            }
+            let mut adopt = self.fenced(&SCRIPTS.adopt, live.epoch);
+            for seat in &batch {
+                adopt
+                    .arg(seat.session.to_string())
+                    .arg(seat.worker.to_string())
+                    .arg(u8::from(!seat.counted));
+            }
+            for (worker, sessions) in &unseen {
+                adopt.arg("+").arg(worker.to_string()).arg(sessions);
+            }
+            match adopt.invoke_async::<u32>(&mut live.connection).await {
+                Ok(_) => self.ledger().told(&batch),
+                Err(error) => {
+                    let mut ledger = self.ledger();
+                    ledger.untold();
+                    ledger.still_unseen(unseen);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    fn release_call(&self, sessions: &[(SessionId, bool)]) -> ScriptInvocation<'static> {
+        let mut call = SCRIPTS.release.key(&self.leases_key);
+        call.arg(&self.proxy);
+        for (session, refund) in sessions {
+            call.arg(session.to_string()).arg(u8::from(*refund));
+        }
+        call
+    }
+
+    async fn write_registration(
+        &self,
+        live: &mut Live,
+        registration: &Registration,
+    ) -> RedisResult<()> {
+        let call = register_call(registration);
+        let _: (u32, u32, u64) = call.invoke_async(&mut live.connection).await?;
+        Ok(())
+    }
+
+    async fn bye(&self) {
+        let Some(mut live) = self.link.live() else {
+            return;
+        };
+        if self.role == Role::Proxy {
+            let bye = self.fenced(&SCRIPTS.bye, live.epoch);
+            let said = bye.invoke_async::<u8>(&mut live.connection);
+            // Unsaid, the TTL of the identity says it a little later.
+            tokio::time::timeout(BYE_TIMEOUT, said).await.ok();
+        }
+        self.link.lose(live.epoch);
+    }
+}
+
+fn register_call(registration: &Registration) -> ScriptInvocation<'static> {
+    let worker = &registration.record.key;
+    let mut call = SCRIPTS.register.key(keys::record(worker));
+    call.arg(worker.to_string())
+        .arg(millis(registration.expires - Instant::now()))
+        .arg(registration.lifetime);
+    for (name, value) in wire::fields(&registration.record) {
+        call.arg(name).arg(value);
+    }
+    call
+}
+
+fn deregister_call(worker: &WorkerKey) -> ScriptInvocation<'static> {
+    let mut call = SCRIPTS.deregister.key(keys::seats(worker));
+    call.arg(worker.to_string());
+    call
+}

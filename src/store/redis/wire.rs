@@ -1,0 +1,221 @@
+//! What stands in Redis and on its channels, to and from the model: a worker's hash, the messages
+//! of the events channel, the answers of scripts. Pure.
+
+use crate::model::{Counts, SessionId, WorkerKey, WorkerRecord, WorkerStatus};
+use crate::store::{Event, Reserved, WorkerView};
+use serde::Deserialize;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+
+/// A record's fields and values. The first six are the original's.
+pub fn fields(record: &WorkerRecord) -> Vec<(&'static str, String)> {
+    let mut fields = vec![
+        ("id", record.key.id.to_string()),
+        ("browserType", record.key.browser.to_string()),
+        ("endpoint", record.endpoint.to_string()),
+        ("status", record.status.as_str().to_owned()),
+        ("startedAt", record.started_at.to_string()),
+        ("lastHeartbeat", record.last_heartbeat.to_string()),
+        ("replacesItself", record.replaces_itself.to_string()),
+    ];
+    if let Some(version) = record.version {
+        fields.push(("playwrightVersion", version.to_string()));
+    }
+    if let Some(memory) = record.memory {
+        fields.push(("memory", memory.to_string()));
+    }
+    fields
+}
+
+/// What a heartbeat rewrites of the record.
+pub struct SignOfLife {
+    pub status: WorkerStatus,
+    pub memory: Option<u64>,
+    /// In milliseconds since the epoch.
+    pub at: u64,
+}
+
+impl SignOfLife {
+    pub fn fields(&self) -> Vec<(&'static str, String)> {
+        let mut fields = vec![
+            ("status", self.status.as_str().to_owned()),
+            ("lastHeartbeat", self.at.to_string()),
+        ];
+        if let Some(memory) = self.memory {
+            fields.push(("memory", memory.to_string()));
+        }
+        fields
+    }
+}
+
+/// The record in a hash. The key names the worker, whatever the hash says. Workers of the original
+/// have fewer fields; `None` when there is no endpoint or status to be understood.
+pub fn record(key: WorkerKey, fields: &HashMap<String, String>) -> Option<WorkerRecord> {
+    let text = |name: &str| fields.get(name).map(String::as_str);
+    let number = |name: &str| text(name)?.parse::<u64>().ok();
+    Some(WorkerRecord {
+        key,
+        endpoint: text("endpoint")?.parse().ok()?,
+        status: text("status")?.parse().ok()?,
+        version: text("playwrightVersion").and_then(|version| version.parse().ok()),
+        replaces_itself: text("replacesItself") == Some("true"),
+        started_at: number("startedAt").unwrap_or(0),
+        last_heartbeat: number("lastHeartbeat").unwrap_or(0),
+        memory: number("memory"),
+    })
+}
+
+/// The body of a `w` message, as `prelude.lua` writes it.
+#[derive(Deserialize)]
+struct Announcement {
+    worker: String,
+    fields: HashMap<String, String>,
+}
+
+/// Reads a message of the events channel. The verbs are those of `prelude.lua`.
+pub fn event(message: &str) -> Option<Event> {
+    let (verb, rest) = message.split_once(' ')?;
+    match verb {
+        "c" => {
+            let (counts, worker) = leading_counts(rest)?;
+            Some(Event::Counts(worker.parse().ok()?, counts))
+        }
+        "w" => {
+            let (counts, body) = leading_counts(rest)?;
+            let body: Announcement = serde_json::from_str(body).ok()?;
+            let record = record(body.worker.parse().ok()?, &body.fields)?;
+            Some(Event::Worker(WorkerView { record, counts }))
+        }
+        "g" => {
+            let (_revision, worker) = rest.split_once(' ')?;
+            Some(Event::Gone(worker.parse().ok()?))
+        }
+        _ => None,
+    }
+}
+
+fn leading_counts(text: &str) -> Option<(Counts, &str)> {
+    let mut parts = text.splitn(4, ' ');
+    let counts = Counts {
+        active: parts.next()?.parse().ok()?,
+        lifetime: parts.next()?.parse().ok()?,
+        revision: parts.next()?.parse().ok()?,
+    };
+    Some((counts, parts.next()?))
+}
+
+/// Reads the answer of `reserve.lua`.
+pub fn reserved(answer: &[String]) -> Option<Reserved> {
+    let (verb, rest) = answer.split_first()?;
+    match (verb.as_str(), rest) {
+        ("gone", []) => Some(Reserved::Gone),
+        ("seat", [worker, active, lifetime, revision]) => Some(Reserved::Seat {
+            worker: worker.parse().ok()?,
+            counts: counts(active, lifetime, revision)?,
+        }),
+        ("full", [revision, workers @ ..]) => {
+            let each = workers.chunks_exact(3).map(|one| {
+                Some((
+                    one[0].parse().ok()?,
+                    counts(&one[1], &one[2], revision)?,
+                ))
+            });
+            Some(Reserved::Full {
+                counts: each.collect::<Option<_>>()?,
+            })
+        }
+        _ => None,
+    }
+}
+
+fn counts(active: &str, lifetime: &str, revision: &str) -> Option<Counts> {
+    Some(Counts {
+        active: active.parse().ok()?,
+        lifetime: lifetime.parse().ok()?,
+        revision: revision.parse().ok()?,
+    })
+}
+
+/// Reads a proxy's leases. What is no session or worker is left out; only a person can have
+/// written it.
+pub fn leases(hash: HashMap<String, String>) -> HashMap<SessionId, WorkerKey> {
+    hash.into_iter()
+        .filter_map(|(session, worker)| Some((session.parse().ok()?, worker.parse().ok()?)))
+        .collect()
+}
+
+/// The address in the answer to `CLIENT INFO`; a Unix socket has none.
+pub fn client_address(info: &str) -> Option<IpAddr> {
+    let address = info
+        .split_whitespace()
+        .find_map(|part| part.strip_prefix("addr="))?;
+    let address: SocketAddr = address.parse().ok()?;
+    Some(address.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Browser;
+
+    fn hash(fields: &[(&str, &str)]) -> HashMap<String, String> {
+        fields
+            .iter()
+            .map(|(name, value)| (name.to_string(), value.to_string()))
+            .collect()
+    }
+
+    #[test]
+    fn a_record_survives_its_hash() {
+        let written = WorkerRecord {
+            key: WorkerKey::new(Browser::Firefox, "w1"),
+            endpoint: "ws://10.0.0.1:3131/secret".parse().unwrap(),
+            status: WorkerStatus::Draining,
+            version: "1.65".parse().ok(),
+            replaces_itself: true,
+            started_at: 1,
+            last_heartbeat: 2,
+            memory: Some(3),
+        };
+        let hash = fields(&written)
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect();
+        assert_eq!(record(written.key.clone(), &hash), Some(written));
+    }
+
+    #[test]
+    fn a_worker_of_the_original_has_no_version() {
+        let hash = hash(&[
+            ("id", "a"),
+            ("browserType", "chromium"),
+            ("endpoint", "ws://h:1/p"),
+            ("status", "available"),
+            ("startedAt", "1700000000000"),
+            ("lastHeartbeat", "1700000000000"),
+        ]);
+        let record = record(WorkerKey::new(Browser::Chromium, "a"), &hash).unwrap();
+        assert_eq!((record.version, record.replaces_itself), (None, false));
+        assert_eq!(record.status, WorkerStatus::Available);
+    }
+
+    #[test]
+    fn a_client_has_an_address_unless_its_socket_is_a_file() {
+        let address = |info| client_address(info).map(|address| address.to_string());
+        assert_eq!(
+            address("id=3 addr=10.0.0.7:55 laddr=10.0.0.1:6379 fd=8").as_deref(),
+            Some("10.0.0.7")
+        );
+        assert_eq!(address("addr=[::1]:55").as_deref(), Some("::1"));
+        assert_eq!(address("addr=/run/redis.sock:0"), None);
+    }
+
+    #[test]
+    fn nonsense_is_no_event_and_no_answer() {
+        for message in ["", "c", "c 1 2 chromium:a", "x 1 2 3 chromium:a", "w 1 2 3 {}", "g 1 lynx:a"] {
+            assert_eq!(event(message), None, "{message}");
+        }
+        assert_eq!(reserved(&[]), None);
+        assert_eq!(reserved(&["seat".to_owned()]), None);
+    }
+}

@@ -1,0 +1,17 @@
+//! The store, from the outside.
+//!
+//! * `suite`: what every store promises, run unchanged on memory and on Redis.
+//! * `model`: random interleavings from several proxies, against a model, on both.
+//! * `loss`: proxies that die, Redis that goes away, comes back empty, is paused or read-only.
+//! * `original`: a worker that registers by writing its hash by hand.
+//! * `reach`: TCP, TLS, passwords, database numbers, a Redis that is late.
+//!
+//! Tests on Redis start their own `redis-server`, in a temporary folder.
+
+#[path = "store/support.rs"]
+mod support;
+
+#[path = "store/model.rs"]
+mod model;
+#[path = "store/suite.rs"]
+mod suite;

@@ -1,0 +1,435 @@
+//! What every store promises.
+
+use crate::support::*;
+use playhouse::model::{SessionId, WorkerStatus};
+use playhouse::store::{Beat, Event, Reserved};
+use std::time::Duration;
+
+macro_rules! on_every_store {
+    ($($name:ident),* $(,)?) => {
+        mod memory {
+            $(#[tokio::test] async fn $name() { super::$name(crate::support::Memory::start().await).await })*
+            use crate::support::Grid;
+        }
+        mod redis {
+            $(#[tokio::test] async fn $name() { super::$name(crate::support::Redis::start().await).await })*
+            use crate::support::Grid;
+        }
+    };
+}
+
+on_every_store!(
+    the_first_candidate_with_a_seat_left_takes_it,
+    a_full_grid_tells_its_counts,
+    a_lifetime_limit_is_a_limit,
+    who_is_not_available_gets_nothing,
+    a_session_holds_one_seat,
+    a_release_counts_once,
+    a_refund_gives_the_lifetime_back,
+    one_seat_goes_to_one_of_many,
+    a_dropped_reservation_takes_nothing,
+    an_adopted_session_counts_beyond_the_limit,
+    registering_again_keeps_the_counters,
+    a_heartbeat_tells_and_learns,
+    an_order_to_recycle_reaches_the_worker,
+    an_order_to_recycle_lapses,
+    a_silent_worker_is_dropped_and_may_return,
+    a_worker_that_leaves_takes_its_seats_along,
+    proxies_hear_of_each_other,
+    revisions_rise,
+);
+
+async fn the_first_candidate_with_a_seat_left_takes_it(grid: impl Grid) {
+    let store = grid.proxy().await;
+    let (a, b) = (key("a"), key("b"));
+    for worker in [&a, &b] {
+        store.register(&record(worker), TTL).await.unwrap();
+    }
+    let order = [candidate(&b, 1, None), candidate(&a, 2, None)];
+    let mut taken = Vec::new();
+    for _ in 0..3 {
+        taken.push(seat(&*store, &order).await.1);
+    }
+    assert_eq!(taken, [b.clone(), a.clone(), a.clone()]);
+    assert_eq!(counts(&*store, &a).await, Some((2, 2)));
+    assert_eq!(counts(&*store, &b).await, Some((1, 1)));
+    assert_eq!(store.active_sessions().await.unwrap(), 3);
+}
+
+async fn a_full_grid_tells_its_counts(grid: impl Grid) {
+    let (store, other) = (grid.proxy().await, grid.proxy().await);
+    let (a, gone) = (key("a"), key("gone"));
+    store.register(&record(&a), TTL).await.unwrap();
+    seat(&*other, &[candidate(&a, 1, None)]).await;
+    let order = [candidate(&gone, 9, None), candidate(&a, 1, None)];
+    let full = store.reserve(SessionId::random(), &order).await.unwrap();
+    let Reserved::Full { counts } = full else {
+        panic!("not full: {full:?}");
+    };
+    let told: Vec<_> = counts
+        .iter()
+        .map(|(worker, counts)| (worker.clone(), counts.active, counts.lifetime))
+        .collect();
+    assert_eq!(told, [(a, 1, 1)]);
+    assert!(counts[0].1.revision > 0);
+}
+
+async fn a_lifetime_limit_is_a_limit(grid: impl Grid) {
+    let store = grid.proxy().await;
+    let a = key("a");
+    store.register(&record(&a), TTL).await.unwrap();
+    let order = [candidate(&a, 5, Some(2))];
+    for _ in 0..2 {
+        let (session, ..) = seat(&*store, &order).await;
+        store.release(session, false).await.unwrap();
+    }
+    let third = store.reserve(SessionId::random(), &order).await.unwrap();
+    assert!(matches!(third, Reserved::Full { .. }), "{third:?}");
+    let unlimited = [candidate(&a, 5, None)];
+    assert_eq!(seat(&*store, &unlimited).await.2.lifetime, 3);
+}
+
+async fn who_is_not_available_gets_nothing(grid: impl Grid) {
+    let (store, agent) = (grid.proxy().await, grid.agent().await);
+    let a = key("a");
+    let order = [candidate(&a, 5, None)];
+    let reserve = async || store.reserve(SessionId::random(), &order).await.unwrap();
+    assert_eq!(reserve().await, Reserved::Gone);
+    assert_eq!(
+        store.reserve(SessionId::random(), &[]).await.unwrap(),
+        Reserved::Gone
+    );
+    agent.register(&record(&a), TTL).await.unwrap();
+    for status in [WorkerStatus::Draining, WorkerStatus::ShuttingDown] {
+        agent.heartbeat(&a, status, None, TTL).await.unwrap();
+        assert_eq!(reserve().await, Reserved::Gone);
+    }
+    let available = WorkerStatus::Available;
+    agent.heartbeat(&a, available, None, TTL).await.unwrap();
+    assert!(matches!(reserve().await, Reserved::Seat { .. }));
+}
+
+async fn a_session_holds_one_seat(grid: impl Grid) {
+    let store = grid.proxy().await;
+    let (a, b) = (key("a"), key("b"));
+    for worker in [&a, &b] {
+        store.register(&record(worker), TTL).await.unwrap();
+    }
+    let (session, ..) = seat(&*store, &[candidate(&a, 5, None)]).await;
+    for order in [[candidate(&a, 5, None)], [candidate(&b, 5, None)]] {
+        let again = store.reserve(session, &order).await.unwrap();
+        let Reserved::Seat { worker, counts } = again else {
+            panic!("{again:?}");
+        };
+        assert_eq!((worker, counts.active, counts.lifetime), (a.clone(), 1, 1));
+    }
+    assert_eq!(store.active_sessions().await.unwrap(), 1);
+    store.release(session, true).await.unwrap();
+    let moved = store.reserve(session, &[candidate(&b, 5, None)]).await;
+    assert!(matches!(moved, Ok(Reserved::Seat { worker, .. }) if worker == b));
+}
+
+async fn a_release_counts_once(grid: impl Grid) {
+    let store = grid.proxy().await;
+    let a = key("a");
+    store.register(&record(&a), TTL).await.unwrap();
+    let order = [candidate(&a, 5, None)];
+    let (session, ..) = seat(&*store, &order).await;
+    seat(&*store, &order).await;
+    for _ in 0..3 {
+        store.release(session, false).await.unwrap();
+    }
+    store.release(SessionId::random(), true).await.unwrap();
+    assert_eq!(counts(&*store, &a).await, Some((1, 2)));
+}
+
+async fn a_refund_gives_the_lifetime_back(grid: impl Grid) {
+    let store = grid.proxy().await;
+    let a = key("a");
+    store.register(&record(&a), TTL).await.unwrap();
+    let order = [candidate(&a, 5, Some(1))];
+    let (session, ..) = seat(&*store, &order).await;
+    for _ in 0..2 {
+        store.release(session, true).await.unwrap();
+    }
+    assert_eq!(counts(&*store, &a).await, Some((0, 0)));
+    seat(&*store, &order).await;
+}
+
+async fn one_seat_goes_to_one_of_many(grid: impl Grid) {
+    let stores = [
+        grid.proxy().await,
+        grid.proxy().await,
+        grid.proxy().await,
+    ];
+    let (a, b) = (key("a"), key("b"));
+    for worker in [&a, &b] {
+        stores[0].register(&record(worker), TTL).await.unwrap();
+    }
+    let order = [candidate(&a, 5, None), candidate(&b, 20, Some(7))];
+    let mut tasks = tokio::task::JoinSet::new();
+    for i in 0..60 {
+        let (store, order) = (stores[i % 3].clone(), order.clone());
+        tasks.spawn(async move { store.reserve(SessionId::random(), &order).await.unwrap() });
+    }
+    let outcomes = tasks.join_all().await;
+    let seats = |wanted| {
+        let on = |outcome: &&Reserved| matches!(outcome, Reserved::Seat { worker, .. } if *worker == wanted);
+        outcomes.iter().filter(on).count()
+    };
+    assert_eq!((seats(a.clone()), seats(b.clone())), (5, 7));
+    assert_eq!(stores[1].active_sessions().await.unwrap(), 12);
+}
+
+async fn a_dropped_reservation_takes_nothing(grid: impl Grid) {
+    let store = grid.proxy().await;
+    let a = key("a");
+    store.register(&record(&a), TTL).await.unwrap();
+    let order = [candidate(&a, 1000, None)];
+    let mut kept = 0;
+    for patience in 0..200 {
+        let reservation = store.reserve(SessionId::random(), &order);
+        tokio::select! {
+            biased;
+            reserved = reservation => {
+                assert!(matches!(reserved, Ok(Reserved::Seat { .. })), "{reserved:?}");
+                kept += 1;
+            }
+            _ = yields(patience % 20) => {}
+        }
+    }
+    eventually(async || {
+        let counts = counts(&*store, &a).await;
+        holds(counts == Some((kept, kept)), (kept, counts))
+    })
+    .await;
+}
+
+/// Lets other tasks run this many times.
+async fn yields(times: u32) {
+    for _ in 0..times {
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn an_adopted_session_counts_beyond_the_limit(grid: impl Grid) {
+    let store = grid.proxy().await;
+    let a = key("a");
+    store.register(&record(&a), TTL).await.unwrap();
+    let (first, ..) = seat(&*store, &[candidate(&a, 1, Some(1))]).await;
+    let second = SessionId::random();
+    for session in [first, second, second] {
+        store.adopt(session, &a);
+    }
+    eventually(async || {
+        let counts = counts(&*store, &a).await;
+        holds(counts == Some((2, 2)), counts)
+    })
+    .await;
+    store.release(second, false).await.unwrap();
+    assert_eq!(counts(&*store, &a).await, Some((1, 2)));
+}
+
+async fn registering_again_keeps_the_counters(grid: impl Grid) {
+    let (store, agent) = (grid.proxy().await, grid.agent().await);
+    let a = key("a");
+    agent.register(&record(&a), TTL).await.unwrap();
+    seat(&*store, &[candidate(&a, 5, None)]).await;
+    let mut changed = record(&a);
+    changed.version = None;
+    changed.memory = Some(7);
+    changed.endpoint = "wss://other:1/p".parse().unwrap();
+    agent.register(&changed, TTL).await.unwrap();
+    let fleet = store.fleet().await.unwrap();
+    assert_eq!(fleet.len(), 1);
+    assert_eq!(fleet[0].record, changed);
+    assert_eq!((fleet[0].counts.active, fleet[0].counts.lifetime), (1, 1));
+}
+
+async fn a_heartbeat_tells_and_learns(grid: impl Grid) {
+    let (store, agent) = (grid.proxy().await, grid.agent().await);
+    let a = key("a");
+    let available = WorkerStatus::Available;
+    let nobody = agent.heartbeat(&a, available, None, TTL).await.unwrap();
+    assert_eq!(
+        nobody,
+        Beat {
+            unknown: true,
+            ..Beat::default()
+        }
+    );
+    assert!(store.fleet().await.unwrap().is_empty());
+
+    let mut old = record(&a);
+    old.last_heartbeat = 1;
+    agent.register(&old, TTL).await.unwrap();
+    seat(&*store, &[candidate(&a, 5, None)]).await;
+    let draining = WorkerStatus::Draining;
+    let beat = agent.heartbeat(&a, draining, Some(42), TTL).await.unwrap();
+    assert_eq!((beat.unknown, beat.recycle), (false, false));
+    assert_eq!((beat.counts.active, beat.counts.lifetime), (1, 1));
+    let seen = &store.fleet().await.unwrap()[0].record;
+    assert_eq!((seen.status, seen.memory), (draining, Some(42)));
+    assert!(seen.last_heartbeat > 1);
+}
+
+async fn an_order_to_recycle_reaches_the_worker(grid: impl Grid) {
+    let (store, agent) = (grid.proxy().await, grid.agent().await);
+    let (a, b) = (key("a"), key("b"));
+    store.order_recycle(&a, TTL).await.unwrap();
+    for worker in [&a, &b] {
+        agent.register(&record(worker), TTL).await.unwrap();
+    }
+    let available = WorkerStatus::Available;
+    let ordered = async |worker| {
+        let beat = agent.heartbeat(worker, available, None, TTL);
+        beat.await.unwrap().recycle
+    };
+    assert!(!ordered(&a).await, "ordered before there was a worker");
+    let mut events = agent.events();
+    for _ in 0..2 {
+        store.order_recycle(&a, TTL).await.unwrap();
+    }
+    let told = event(&mut events, |event| match event {
+        Event::Recycle(worker) => Some(worker),
+        _ => None,
+    });
+    assert_eq!(told.await, a);
+    assert!(ordered(&a).await);
+    assert!(!ordered(&b).await);
+}
+
+async fn an_order_to_recycle_lapses(grid: impl Grid) {
+    let (store, agent) = (grid.proxy().await, grid.agent().await);
+    let a = key("a");
+    agent.register(&record(&a), TTL).await.unwrap();
+    let short = Duration::from_millis(30);
+    store.order_recycle(&a, short).await.unwrap();
+    eventually(async || {
+        let available = WorkerStatus::Available;
+        let beat = agent.heartbeat(&a, available, None, TTL).await.unwrap();
+        holds(!beat.recycle, "still ordered")
+    })
+    .await;
+}
+
+async fn a_silent_worker_is_dropped_and_may_return(grid: impl Grid) {
+    let (store, agent) = (grid.proxy().await, grid.agent().await);
+    let a = key("a");
+    agent.register(&record(&a), TTL).await.unwrap();
+    let order = [candidate(&a, 5, None)];
+    let (session, ..) = seat(&*store, &order).await;
+    seat(&*store, &order).await;
+    let mut events = store.events();
+
+    let available = WorkerStatus::Available;
+    let soon = Duration::from_millis(1);
+    agent.heartbeat(&a, available, None, soon).await.unwrap();
+    eventually(async || {
+        let fleet = store.fleet().await.unwrap();
+        holds(fleet.is_empty(), fleet)
+    })
+    .await;
+    let reserved = store.reserve(SessionId::random(), &order).await.unwrap();
+    assert_eq!(reserved, Reserved::Gone);
+    let beat = agent.heartbeat(&a, available, None, TTL).await.unwrap();
+    assert!(beat.unknown);
+
+    eventually(async || {
+        store.reap().await.unwrap();
+        let active = store.active_sessions().await.unwrap();
+        holds(active == 0, active)
+    })
+    .await;
+    let gone = event(&mut events, |event| match event {
+        Event::Gone(worker) => Some(worker),
+        _ => None,
+    });
+    assert_eq!(gone.await, a);
+
+    store.release(session, false).await.unwrap();
+    agent.register(&record(&a), TTL).await.unwrap();
+    let (active, lifetime) = counts(&*store, &a).await.unwrap();
+    assert_eq!(active, 1, "the other session still sits there");
+    assert!(lifetime >= 1);
+}
+
+async fn a_worker_that_leaves_takes_its_seats_along(grid: impl Grid) {
+    let (store, agent) = (grid.proxy().await, grid.agent().await);
+    let (a, b) = (key("a"), key("b"));
+    for worker in [&a, &b] {
+        agent.register(&record(worker), TTL).await.unwrap();
+    }
+    let (session, ..) = seat(&*store, &[candidate(&a, 5, None)]).await;
+    seat(&*store, &[candidate(&b, 5, None)]).await;
+    let mut events = store.events();
+    for _ in 0..2 {
+        agent.deregister(&a).await.unwrap();
+    }
+    let gone = event(&mut events, |event| match event {
+        Event::Gone(worker) => Some(worker),
+        _ => None,
+    });
+    assert_eq!(gone.await, a);
+    assert_eq!(store.active_sessions().await.unwrap(), 1);
+    store.release(session, false).await.unwrap();
+    assert_eq!(store.active_sessions().await.unwrap(), 1);
+    let fleet = store.fleet().await.unwrap();
+    assert_eq!(fleet.len(), 1);
+    assert_eq!(fleet[0].record.key, b);
+}
+
+async fn proxies_hear_of_each_other(grid: impl Grid) {
+    let (store, other, agent) = (grid.proxy().await, grid.proxy().await, grid.agent().await);
+    let a = key("a");
+    let mut events = other.events();
+    agent.register(&record(&a), TTL).await.unwrap();
+    let view = event(&mut events, |event| match event {
+        Event::Worker(view) => Some(view),
+        _ => None,
+    })
+    .await;
+    assert_eq!(view.record.key, a);
+    assert_eq!(view.record.endpoint, record(&a).endpoint);
+
+    let mut next_counts = async || {
+        event(&mut events, |event| match event {
+            Event::Counts(worker, counts) if worker == a => Some(counts),
+            _ => None,
+        })
+        .await
+    };
+    let (session, _, taken) = seat(&*store, &[candidate(&a, 5, None)]).await;
+    assert_eq!(next_counts().await, taken);
+    store.release(session, false).await.unwrap();
+    let freed = next_counts().await;
+    assert_eq!((freed.active, freed.lifetime), (0, 1));
+    assert!(freed.revision > taken.revision);
+
+    let draining = WorkerStatus::Draining;
+    agent.heartbeat(&a, draining, None, TTL).await.unwrap();
+    event(&mut events, |event| match event {
+        Event::Worker(view) => (view.record.status == draining).then_some(()),
+        _ => None,
+    })
+    .await;
+}
+
+async fn revisions_rise(grid: impl Grid) {
+    let (store, other) = (grid.proxy().await, grid.proxy().await);
+    let (a, b) = (key("a"), key("b"));
+    for worker in [&a, &b] {
+        store.register(&record(worker), TTL).await.unwrap();
+    }
+    let mut last = 0;
+    for (store, worker) in [(&store, &a), (&other, &b), (&other, &a), (&store, &b)] {
+        let (.., counts) = seat(&**store, &[candidate(worker, 5, None)]).await;
+        assert!(counts.revision > last);
+        last = counts.revision;
+        for view in store.fleet().await.unwrap() {
+            if view.record.key == *worker {
+                assert!(view.counts.revision >= last);
+            }
+        }
+    }
+}
