@@ -2,6 +2,7 @@
 //! takes them down in order.
 //!
 //! * [`serve`]: the proxy, with or without workers of its own: `playhouse proxy` and `up`.
+//! * [`up`], [`worker`]: the workers, beside the proxy or in a process of their own.
 //! * [`tls`]: the certificate of both ports.
 //! * [`ending`]: signals, draining, and the end of the process.
 //! * [`operate`]: the commands that talk to a running grid's admin port.
@@ -11,12 +12,16 @@ pub mod ending;
 pub mod operate;
 pub mod serve;
 pub mod tls;
+pub mod up;
+pub mod worker;
 
 use crate::cli::{self, Cli, Command, Exit};
-use crate::config::{ConfigErrors, Environment, LiveConfig, Loaded, Sources};
+use crate::config::{Config, ConfigErrors, Environment, LiveConfig, Loaded};
 use crate::metrics::Metrics;
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
+use crate::store::redis::{RedisStore, Role};
+use crate::worker::{Observer, locate};
 use crate::{admin, admission, logging};
 use anyhow::Context;
 use arc_swap::ArcSwap;
@@ -25,9 +30,14 @@ use serve::Plane;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use up::Welcome;
 
 /// Threads of the control plane: store, fleet, workers, signals. Sessions run on Pingora's.
 const CONTROL_THREADS: usize = 2;
+/// How long the store may take to say goodbye.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// How often `status --watch` looks again.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -50,14 +60,11 @@ pub fn run(cli: Cli) -> Exit {
 
 fn try_run(command: &Command) -> anyhow::Result<()> {
     let sources = command.sources(Environment::of_process());
-    if let Command::Token(token) = command {
-        return print_token(token);
-    }
     let loaded = sources.load()?;
     match command {
         Command::Proxy(proxy) => {
             begin(&loaded);
-            control_plane()?.block_on(run_proxy(sources, loaded, proxy.upgrade))
+            control_plane()?.block_on(run_proxy(loaded, proxy.upgrade))
         }
         Command::Check(_) => print(&loaded.effective()),
         Command::Status(status) => {
@@ -73,7 +80,15 @@ fn try_run(command: &Command) -> anyhow::Result<()> {
             print("The session is ended.\n")
         }
         Command::Healthcheck(check) => AdminClient::new(&check.operator, &loaded.config)?.ready(),
-        _ => unreachable!(),
+        Command::Up(up) => {
+            begin(&loaded);
+            control_plane()?.block_on(run_up(loaded, usize::from(up.workers)))
+        }
+        Command::Worker(_) => {
+            begin(&loaded);
+            control_plane()?.block_on(run_worker(loaded))
+        }
+        Command::Token(token) => print_token(token),
     }
 }
 
@@ -95,15 +110,76 @@ fn control_plane() -> anyhow::Result<tokio::runtime::Runtime> {
         .context("cannot start threads")
 }
 
-async fn run_proxy(sources: Sources, loaded: Loaded, upgrade: bool) -> anyhow::Result<()> {
-    let config: LiveConfig = Arc::new(ArcSwap::from_pointee(loaded.config.clone()));
+async fn run_proxy(loaded: Loaded, upgrade: bool) -> anyhow::Result<()> {
+    let config = live(&loaded);
+    if !upgrade {
+        serve::check_ports(&loaded.config)?;
+    }
+    let (stop, stopped) = watch::channel(false);
+    let store = open_store(&loaded.config, Role::Proxy, stopped)?;
+    let plane = Plane::start(config, store, Metrics::new())?;
+    let served = plane.serve(config_view(loaded), upgrade).await;
+    farewell(&stop).await;
+    served
+}
+
+async fn run_up(loaded: Loaded, workers: usize) -> anyhow::Result<()> {
+    let config = live(&loaded);
+    let toolchain = locate(&loaded.config.worker)?;
+    serve::check_ports(&loaded.config)?;
+    let (stop, stopped) = watch::channel(false);
+    let store = open_store(&loaded.config, Role::Proxy, stopped)?;
     let metrics = Metrics::new();
-    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
-    let plane = Plane::start(config, store, metrics)?;
-    let _ = sources;
-    let view: admin::ConfigView =
-        Arc::new(move || serde_json::json!({ "settings": loaded.settings() }));
-    plane.serve(view, upgrade).await
+    let plane = Plane::start(config.clone(), store.clone(), metrics.clone())?;
+    let welcome = Welcome::new(workers, loaded.config.listen, loaded.config.tls.is_some());
+    welcome.begin(&toolchain);
+    let count = up::counting(metrics);
+    let observer: Observer = Arc::new(move |progress| {
+        welcome.take_in(&progress);
+        count(progress);
+    });
+    let workers = up::Workers::start(workers, &config, toolchain, &store, observer)?;
+    let served = plane.serve(config_view(loaded), false).await;
+    workers.stop().await;
+    farewell(&stop).await;
+    served
+}
+
+async fn run_worker(loaded: Loaded) -> anyhow::Result<()> {
+    let toolchain = locate(&loaded.config.worker)?;
+    let (stop, stopped) = watch::channel(false);
+    let store = open_store(&loaded.config, Role::Worker, stopped)?;
+    let ran = worker::run(live(&loaded), toolchain, store).await;
+    farewell(&stop).await;
+    ran
+}
+
+/// Lets the store say goodbye: its tasks drop their ends of the channel when they have.
+async fn farewell(stop: &watch::Sender<bool>) {
+    stop.send_replace(true);
+    timeout(FAREWELL, stop.closed()).await.ok();
+}
+
+fn live(loaded: &Loaded) -> LiveConfig {
+    Arc::new(ArcSwap::from_pointee(loaded.config.clone()))
+}
+
+/// The store of the configuration. `stopped` is the last thing told to a process: until then the
+/// store's signs of life go on.
+fn open_store(
+    config: &Config,
+    role: Role,
+    stopped: watch::Receiver<bool>,
+) -> anyhow::Result<Arc<dyn Store>> {
+    if config.store.url.is_none() {
+        return Ok(Arc::new(MemoryStore::new()));
+    }
+    let store = RedisStore::connect(&config.store, role, stopped).context("store.url")?;
+    Ok(Arc::new(store))
+}
+
+fn config_view(loaded: Loaded) -> admin::ConfigView {
+    Arc::new(move || serde_json::json!({ "settings": loaded.settings() }))
 }
 
 fn show_status(client: &AdminClient, status: &cli::Status) -> anyhow::Result<()> {

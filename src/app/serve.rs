@@ -80,10 +80,6 @@ impl Plane {
     /// Opens the ports and serves until the process is told to end and its sessions have ended.
     pub async fn serve(mut self, config_view: ConfigView, upgrade: bool) -> anyhow::Result<()> {
         let config = self.grid.config.load_full();
-        if !upgrade {
-            check_free(config.listen, "listen")?;
-            check_free(config.admin.listen, "admin.listen")?;
-        }
         install_crypto(
             config
                 .tls
@@ -112,7 +108,13 @@ impl Plane {
     }
 }
 
-/// Pingora ends the process with a panic when it cannot listen; this says why instead.
+/// Makes sure that both ports are free. Pingora would end the process with a panic when it cannot
+/// listen; this says why instead.
+pub fn check_ports(config: &Config) -> anyhow::Result<()> {
+    check_free(config.listen, "listen")?;
+    check_free(config.admin.listen, "admin.listen")
+}
+
 fn check_free(address: SocketAddr, key: &str) -> anyhow::Result<()> {
     TcpListener::bind(address)
         .map(drop)

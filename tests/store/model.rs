@@ -213,7 +213,10 @@ impl<G: Grid> World<G> {
                 };
                 let key = self.workers[worker].key.clone();
                 let soon = Duration::from_millis(1);
-                self.agent.heartbeat(&key, status, None, soon).await.unwrap();
+                self.agent
+                    .heartbeat(&key, status, None, soon)
+                    .await
+                    .unwrap();
                 self.workers[worker].state = State::Expired;
             }
             Step::Reap(proxy) => self.proxies[proxy].reap().await.unwrap(),
@@ -233,9 +236,8 @@ impl<G: Grid> World<G> {
                 }
                 self.proxies[proxy] = self.grid.proxy().await;
                 let sessions = &self.sessions;
-                self.seats.retain(|session, _| {
-                    !sessions.iter().any(|known| *known == (*session, proxy))
-                });
+                self.seats
+                    .retain(|session, _| !sessions.iter().any(|known| *known == (*session, proxy)));
             }
             Step::Cut => {
                 if let Some(redis) = self.grid.redis() {
@@ -251,7 +253,12 @@ impl<G: Grid> World<G> {
         }
     }
 
-    async fn reserve(&mut self, proxy: usize, session: usize, order: Vec<(usize, u32, Option<u32>)>) {
+    async fn reserve(
+        &mut self,
+        proxy: usize,
+        session: usize,
+        order: Vec<(usize, u32, Option<u32>)>,
+    ) {
         let (id, holder) = self.sessions[session];
         let held = self.seats.get(&id).cloned();
         let (id, proxy) = match &held {
@@ -272,10 +279,8 @@ impl<G: Grid> World<G> {
         }
         let unsure = order.iter().any(|candidate| {
             let worker = self.workers.iter().find(|known| known.key == candidate.key);
-            matches!(
-                worker.unwrap().state,
-                State::Alive { lifetime: None, .. }
-            ) && candidate.max_lifetime.is_some()
+            matches!(worker.unwrap().state, State::Alive { lifetime: None, .. })
+                && candidate.max_lifetime.is_some()
         });
         let reserved = self.proxies[proxy].reserve(id, &order).await.unwrap();
         self.sessions[session] = (id, proxy);
@@ -404,7 +409,14 @@ impl<G: Grid> World<G> {
                 && seen_active == active
                 && lifetime.is_none_or(|lifetime| seen_lifetime == lifetime)
                 && seen_lifetime >= seen_active;
-            holds(right, (&worker.key, (seen_status, seen_active, seen_lifetime), (status, active, lifetime)))?;
+            holds(
+                right,
+                (
+                    &worker.key,
+                    (seen_status, seen_active, seen_lifetime),
+                    (status, active, lifetime),
+                ),
+            )?;
         }
         holds(seen.is_empty(), ("workers that are not there", &seen))?;
         let expired = |worker: &Worker| worker.state == State::Expired;

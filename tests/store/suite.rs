@@ -157,11 +157,7 @@ async fn a_refund_gives_the_lifetime_back(grid: impl Grid) {
 }
 
 async fn one_seat_goes_to_one_of_many(grid: impl Grid) {
-    let stores = [
-        grid.proxy().await,
-        grid.proxy().await,
-        grid.proxy().await,
-    ];
+    let stores = [grid.proxy().await, grid.proxy().await, grid.proxy().await];
     let (a, b) = (key("a"), key("b"));
     for worker in [&a, &b] {
         stores[0].register(&record(worker), TTL).await.unwrap();

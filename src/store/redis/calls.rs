@@ -3,8 +3,8 @@
 
 use super::keeper::{BATCH, millis};
 use super::scripts::SCRIPTS;
-use super::{Inner, MAX_CANDIDATES, RedisStore, keys, upkeep, wire};
 use super::wire::SignOfLife;
+use super::{Inner, MAX_CANDIDATES, RedisStore, keys, upkeep, wire};
 use super::{deregister_call, register_call};
 use crate::model::{Counts, SessionId, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
 use crate::store::{Beat, Candidate, Event, Reserved, Store, StoreError, WorkerView};

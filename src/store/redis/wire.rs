@@ -114,12 +114,9 @@ pub fn reserved(answer: &[String]) -> Option<Reserved> {
             counts: counts(active, lifetime, revision)?,
         }),
         ("full", [revision, workers @ ..]) => {
-            let each = workers.chunks_exact(3).map(|one| {
-                Some((
-                    one[0].parse().ok()?,
-                    counts(&one[1], &one[2], revision)?,
-                ))
-            });
+            let each = workers
+                .chunks_exact(3)
+                .map(|one| Some((one[0].parse().ok()?, counts(&one[1], &one[2], revision)?)));
             Some(Reserved::Full {
                 counts: each.collect::<Option<_>>()?,
             })
@@ -212,7 +209,14 @@ mod tests {
 
     #[test]
     fn nonsense_is_no_event_and_no_answer() {
-        for message in ["", "c", "c 1 2 chromium:a", "x 1 2 3 chromium:a", "w 1 2 3 {}", "g 1 lynx:a"] {
+        for message in [
+            "",
+            "c",
+            "c 1 2 chromium:a",
+            "x 1 2 3 chromium:a",
+            "w 1 2 3 {}",
+            "g 1 lynx:a",
+        ] {
             assert_eq!(event(message), None, "{message}");
         }
         assert_eq!(reserved(&[]), None);

@@ -1,0 +1,165 @@
+//! `playhouse up`: the whole grid in one process tree, and what its user sees of it.
+
+use crate::config::LiveConfig;
+use crate::metrics::Metrics;
+use crate::store::Store;
+use crate::worker::{Agent, MachineShared, Observer, Progress, Shutdown, Toolchain};
+use anyhow::Context;
+use std::collections::HashSet;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// How long the browsers may take to end; they are killed when it is over.
+const STOP_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// The workers of this process.
+pub struct Workers {
+    agents: JoinSet<()>,
+    shutdown: watch::Sender<Shutdown>,
+}
+
+impl Workers {
+    /// Starts `count` workers that proxies on this machine can reach.
+    pub fn start(
+        count: usize,
+        config: &LiveConfig,
+        toolchain: Toolchain,
+        store: &Arc<dyn Store>,
+        observer: Observer,
+    ) -> anyhow::Result<Workers> {
+        let machine = MachineShared::new()
+            .context("cannot make a folder for the browsers' temporary files")?;
+        let advertise = config.load().worker.hostname.clone();
+        let advertise = advertise.unwrap_or_else(|| "127.0.0.1".into());
+        let shutdown = watch::Sender::new(Shutdown::None);
+        let mut agents = JoinSet::new();
+        for _ in 0..count {
+            let agent = Agent::new(
+                config.clone(),
+                toolchain.clone(),
+                store.clone(),
+                advertise.clone(),
+                machine.clone(),
+                observer.clone(),
+            );
+            agents.spawn(agent.starting_over().run(shutdown.subscribe()));
+        }
+        Ok(Workers { agents, shutdown })
+    }
+
+    /// Ends them; when it returns, no browser is left.
+    pub async fn stop(mut self) {
+        self.shutdown.send_replace(Shutdown::Now);
+        let all = async { while self.agents.join_next().await.is_some() {} };
+        // Dropping what is left kills it.
+        if tokio::time::timeout(STOP_TIMEOUT, all).await.is_err() {
+            log::warn!("a browser did not end in time and is killed");
+        }
+    }
+}
+
+/// Counts recycled browsers.
+pub fn counting(metrics: Arc<Metrics>) -> Observer {
+    Arc::new(move |progress| {
+        if let Progress::Recycling { reason, .. } = progress {
+            metrics.recycles.with_label_values(&[reason.as_str()]).inc();
+        }
+    })
+}
+
+/// Tells the user at the terminal how the grid comes up, and what to do with it.
+pub struct Welcome {
+    wanted: usize,
+    scheme: &'static str,
+    address: SocketAddr,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    ready: HashSet<String>,
+    complete: bool,
+}
+
+impl Welcome {
+    pub fn new(wanted: usize, address: SocketAddr, tls: bool) -> Arc<Welcome> {
+        let scheme = if tls { "wss" } else { "ws" };
+        Arc::new(Welcome {
+            wanted,
+            scheme,
+            address,
+            state: Mutex::default(),
+        })
+    }
+
+    /// Says what is about to happen.
+    pub fn begin(&self, toolchain: &Toolchain) {
+        say(&format!(
+            "Playhouse {} starts {} workers: {}, Playwright {}.",
+            env!("CARGO_PKG_VERSION"),
+            self.wanted,
+            toolchain.browser,
+            toolchain.release,
+        ));
+    }
+
+    /// Takes in one step of a worker.
+    pub fn take_in(&self, progress: &Progress) {
+        let mut state = self
+            .state
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        if state.complete {
+            return;
+        }
+        match progress {
+            Progress::Ready {
+                id,
+                browser,
+                release,
+                took,
+                ..
+            } => {
+                state.ready.insert(id.to_string());
+                say(&format!(
+                    "  worker {}/{} ready: {browser}, Playwright {release}, warm after {:.1} s",
+                    state.ready.len(),
+                    self.wanted,
+                    took.as_secs_f64(),
+                ));
+                if state.ready.len() == self.wanted {
+                    state.complete = true;
+                    self.invite();
+                }
+            }
+            Progress::Crashed { id, why, retry_in } => {
+                state.ready.remove(id.as_str());
+                let again = retry_in.map_or(String::new(), |pause| {
+                    format!(" (again in {:.1} s)", pause.as_secs_f64())
+                });
+                say(&format!("  a worker did not start: {why}{again}"));
+            }
+            _ => {}
+        }
+    }
+
+    fn invite(&self) {
+        let url = format!("{}://{}", self.scheme, self.address);
+        say(&format!(
+            "\nThe grid is ready at {url}\n\n  \
+             Python   browser = playwright.chromium.connect(\"{url}\")\n  \
+             Node     const browser = await chromium.connect('{url}');\n\n\
+             Ctrl-C ends it."
+        ));
+    }
+}
+
+/// To standard output, where logs do not go. Who does not read it misses nothing.
+fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).ok();
+}
