@@ -1,1 +1,130 @@
-//! (to come)
+//! SIGKILL, wherever it hits: only the sessions on what died fail, their clients learn why, the
+//! counts come back to zero, and no process is left behind.
+
+use crate::support::{
+    Driver, Grid, Kind, Language, RedisServer, Tree, eventually, eventually_equal,
+};
+use nix::sys::signal::Signal;
+
+fn ten() -> Vec<String> {
+    (1..=10).map(|n| n.to_string()).collect()
+}
+
+/// Two workers of five seats, all taken by one client.
+async fn full_grid() -> (Grid, Driver) {
+    let grid = Grid::new().workers(2).capacity(5).start().await;
+    let mut client = Driver::start(Language::Python, &grid.url());
+    client.open_all(&ten()).await;
+    (grid, client)
+}
+
+/// Waits until five of the ten are lost, and checks that those know it and the others do not.
+async fn five_are_lost_and_five_work(client: &mut Driver) {
+    let lost = |client: &Driver| ten().iter().filter(|name| client.lost(name)).count();
+    eventually_equal("lost sessions", 5, async || lost(client)).await;
+    for name in ten() {
+        if client.lost(&name) {
+            let error = client.works(&name).await.unwrap_err();
+            assert!(error.contains("worker"), "not a clear error: {error}");
+        } else {
+            client.works(&name).await.unwrap();
+        }
+    }
+    assert_eq!(lost(client), 5, "only the sessions on what died are lost");
+}
+
+async fn serving(grid: &Grid) -> usize {
+    let workers = grid.workers().await;
+    workers.iter().filter(|worker| worker.serves()).count()
+}
+
+async fn no_zombies(grid: &Grid) {
+    eventually_equal("zombies", 0, async || grid.tree().zombies()).await;
+}
+
+async fn survives_the_loss_of_a(kind: Kind) {
+    let (grid, mut client) = full_grid().await;
+    grid.tree().of_kind(kind)[0].kill();
+    five_are_lost_and_five_work(&mut client).await;
+
+    eventually_equal("serving workers", 2, async || serving(&grid).await).await;
+    let mut another = Driver::start(Language::Node, &grid.url());
+    another.open_all(&ten()[..5]).await;
+    another.quit().await;
+    client.quit().await;
+    grid.idle().await;
+
+    no_zombies(&grid).await;
+    let tree = grid.tree();
+    let count = |kind| tree.of_kind(kind).len();
+    assert_eq!((count(Kind::Node), count(Kind::Browser)), (2, 2));
+}
+
+#[tokio::test]
+async fn a_killed_browser_takes_only_its_own_sessions_along() {
+    survives_the_loss_of_a(Kind::Browser).await;
+}
+
+#[tokio::test]
+async fn a_killed_browser_server_takes_only_its_own_sessions_along() {
+    survives_the_loss_of_a(Kind::Node).await;
+}
+
+#[tokio::test]
+async fn a_killed_worker_process_takes_its_browser_and_only_its_own_sessions_along() {
+    let redis = RedisServer::start().await;
+    let grid = Grid::new()
+        .redis(&redis)
+        .worker_process(&[])
+        .worker_process(&[])
+        .env("HEARTBEAT_INTERVAL", "1")
+        .env("REDIS_KEY_TTL", "4")
+        .start()
+        .await;
+    let mut client = Driver::start(Language::Python, &grid.url());
+    client.open_all(&ten()).await;
+
+    let doomed: Tree = grid.process("worker 1");
+    doomed.of_kind(Kind::Playhouse)[0].kill();
+    five_are_lost_and_five_work(&mut client).await;
+    let children = Tree {
+        processes: doomed.processes[1..].to_vec(),
+    };
+    assert!(!children.processes.is_empty());
+    children.gone().await;
+
+    eventually_equal("known workers", 1, async || grid.workers().await.len()).await;
+    client.quit().await;
+    let mut another = Driver::start(Language::Node, &grid.url());
+    another.open_all(&ten()[..5]).await;
+    another.quit().await;
+    grid.idle().await;
+}
+
+#[tokio::test]
+async fn a_killed_grid_leaves_no_process_behind() {
+    let (mut grid, client) = full_grid().await;
+    let statuses = grid.stop(Signal::SIGKILL).await;
+    assert!(!statuses[0].success());
+    eventually("the client knows that all is lost", async || {
+        ten().iter().all(|name| client.lost(name)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_interrupted_grid_ends_cleanly_in_the_middle_of_sessions() {
+    let (mut grid, client) = full_grid().await;
+    let statuses = grid.stop(Signal::SIGINT).await;
+    assert!(statuses[0].success(), "{statuses:?}");
+    assert_eq!(grid.leftovers(), [] as [std::path::PathBuf; 0]);
+    assert!(ten().iter().all(|name| client.lost(name)));
+}
+
+#[tokio::test]
+async fn an_idle_grid_ends_at_once_on_sigterm() {
+    let mut grid = Grid::new().workers(1).start().await;
+    let statuses = grid.stop(Signal::SIGTERM).await;
+    assert!(statuses[0].success(), "{statuses:?}");
+    assert_eq!(grid.leftovers(), [] as [std::path::PathBuf; 0]);
+}

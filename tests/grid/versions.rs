@@ -1,1 +1,142 @@
-//! (to come)
+//! Playwright versions and browsers: everybody is seated where it works, or told at once where it
+//! would.
+
+use crate::support::{Driver, FakePlaywright, Grid, Language, RedisServer, tools, version};
+
+/// `1.65` of `1.65.1`.
+fn minor(version: &str) -> &str {
+    version.rsplit_once('.').unwrap().0
+}
+
+/// The folder of a version's `playwright-core`.
+fn playwright(version: &str) -> String {
+    let folder = tools(&format!("playwright-{version}/playwright/driver/package"));
+    folder.to_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn every_client_is_seated_on_its_own_version_and_browser() {
+    let (current, previous) = (
+        version("PLAYWRIGHT_VERSION"),
+        version("PLAYWRIGHT_PREVIOUS"),
+    );
+    let foreign = version("PLAYWRIGHT_FOREIGN");
+    let redis = RedisServer::start().await;
+    let grid = Grid::new()
+        .redis(&redis)
+        .worker_process(&[("PLAYHOUSE_PLAYWRIGHT", &playwright(current))])
+        .worker_process(&[("PLAYHOUSE_PLAYWRIGHT", &playwright(previous))])
+        .worker_process(&[
+            ("PLAYHOUSE_PLAYWRIGHT", &playwright(previous)),
+            ("BROWSER_TYPE", "firefox"),
+        ])
+        // Whoever is refused is refused at once: the tests do not wait this long.
+        .env("WORKER_SELECT_TIMEOUT", "600")
+        .start()
+        .await;
+
+    for language in Language::BOTH {
+        for client in [current, previous] {
+            let mut driver = Driver::start_as(language, client, &grid.url(), &[]);
+            driver.open("a").await.unwrap();
+            assert_eq!(
+                seat(&grid).await,
+                ("chromium".to_owned(), minor(client).to_owned())
+            );
+            driver.quit().await;
+            grid.idle().await;
+        }
+
+        let mut stranger = Driver::start_as(language, foreign, &grid.url(), &[]);
+        let error = stranger.open("a").await.unwrap_err();
+        assert!(error.contains("428"), "{error}");
+        for available in [minor(current), minor(previous)] {
+            assert!(
+                error.contains(available),
+                "{available} is not named: {error}"
+            );
+        }
+        stranger.quit().await;
+
+        let firefox = ["--browser", "firefox"];
+        for address in [grid.url(), format!("{}/?browser=firefox", grid.url())] {
+            let mut driver = Driver::start_as(language, previous, &address, &firefox);
+            let opened = driver.open("a").await.unwrap();
+            assert_eq!(opened.title, "Playhouse");
+            assert_eq!(
+                seat(&grid).await,
+                ("firefox".to_owned(), minor(previous).to_owned())
+            );
+            driver.quit().await;
+            grid.idle().await;
+        }
+    }
+}
+
+/// Browser and Playwright version of the one session there is.
+async fn seat(grid: &Grid) -> (String, String) {
+    let sessions = grid.sessions().await;
+    let [session] = &sessions[..] else {
+        panic!("one session was expected: {sessions:?}");
+    };
+    let workers = grid.workers().await;
+    let worker = workers.iter().find(|worker| worker.id == session.worker);
+    let worker = worker.expect("a session's worker is listed");
+    (
+        worker.browser.clone(),
+        worker.playwright_version.clone().expect("ours tell it"),
+    )
+}
+
+#[tokio::test]
+async fn what_no_worker_can_serve_is_refused_in_the_clients_own_form() {
+    let fake = FakePlaywright::start().await;
+    let grid = Grid::new().fakes_of_version("1.65", &[&fake]).start().await;
+
+    let refusal = grid
+        .dial()
+        .playwright("1.62.0")
+        .connect()
+        .await
+        .err()
+        .unwrap();
+    assert_eq!(refusal.status, 428);
+    assert!(refusal.is_whole(), "{refusal:?}");
+    assert!(
+        refusal
+            .header("content-type")
+            .unwrap()
+            .starts_with("text/plain")
+    );
+    assert!(
+        (1..=4).contains(&refusal.body.lines().count()),
+        "{}",
+        refusal.body
+    );
+    assert!(refusal.body.contains("1.65"), "{}", refusal.body);
+
+    let unknown = grid.dial().target("/?browser=netscape").connect().await;
+    let unknown = unknown.err().unwrap();
+    assert_eq!(unknown.status, 400);
+    let told: serde_json::Value = unknown.json();
+    for browser in ["chromium", "firefox", "webkit"] {
+        assert!(
+            told["message"].as_str().unwrap().contains(browser),
+            "{told}"
+        );
+    }
+
+    let patch = grid.dial().playwright("1.65.99").connect().await;
+    patch.ok().unwrap().echo("only major and minor count").await;
+    let custom = grid
+        .dial()
+        .header("User-Agent", "my own client")
+        .connect()
+        .await;
+    custom
+        .ok()
+        .unwrap()
+        .echo("an unknown client is let through")
+        .await;
+    grid.idle().await;
+}

@@ -22,6 +22,7 @@ use tokio::sync::SemaphorePermit;
 pub struct GridBuilder {
     workers: Option<usize>,
     browser: Option<&'static str>,
+    /// Each as an entry of `workers:`.
     static_workers: Vec<String>,
     redis: Option<String>,
     proxies: usize,
@@ -57,10 +58,22 @@ impl GridBuilder {
         self
     }
 
-    /// Instead of `up`: a proxy in front of these, as static workers.
+    /// Instead of `up`: a proxy in front of these, as static workers that tell no version.
     pub fn fakes(mut self, fakes: &[&FakePlaywright]) -> Self {
-        let endpoints = fakes.iter().map(|fake| fake.endpoint());
-        self.static_workers.extend(endpoints);
+        let entry = |fake: &&FakePlaywright| {
+            format!("{{ endpoint: \"{}\", browser: chromium }}", fake.endpoint())
+        };
+        self.static_workers.extend(fakes.iter().map(entry));
+        self
+    }
+
+    /// The same, of this version, such as `1.65`.
+    pub fn fakes_of_version(mut self, version: &str, fakes: &[&FakePlaywright]) -> Self {
+        let entry = |fake: &&FakePlaywright| {
+            let endpoint = fake.endpoint();
+            format!("{{ endpoint: \"{endpoint}\", browser: chromium, version: \"{version}\" }}")
+        };
+        self.static_workers.extend(fakes.iter().map(entry));
         self
     }
 
@@ -148,10 +161,8 @@ impl GridBuilder {
         if !self.static_workers.is_empty() {
             yaml.push_str("workers:\n");
         }
-        for endpoint in &self.static_workers {
-            yaml.push_str(&format!(
-                "  - {{ endpoint: \"{endpoint}\", browser: chromium }}\n"
-            ));
+        for worker in &self.static_workers {
+            yaml.push_str(&format!("  - {worker}\n"));
         }
         yaml
     }

@@ -77,3 +77,8 @@ pub fn tools(path: &str) -> PathBuf {
 pub fn examples(path: &str) -> PathBuf {
     repository().join("examples").join(path)
 }
+
+/// A file of `tests/clients/`.
+pub fn script(path: &str) -> PathBuf {
+    repository().join("tests/clients").join(path)
+}

@@ -30,7 +30,7 @@ pub use eventually::{eventually, eventually_equal};
 pub use fake_playwright::{Behaviour, FakePlaywright};
 pub use grid::{Grid, GridBuilder};
 pub use http::{Answer, get, raw, read_to_close};
-pub use machine::{examples, tools, version};
+pub use machine::{examples, script, tools, version};
 pub use playwright::{Driver, Language, run_example};
 pub use process::{Kind, Process, Tree};
 pub use proxy::{Proxy, SessionView, WorkerView};

@@ -68,6 +68,11 @@ impl Proxy {
         self.data
     }
 
+    /// An address on the admin port.
+    pub fn admin_url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.admin)
+    }
+
     /// A client of our own, about to connect.
     pub fn dial(&self) -> Dial {
         Dial::new(self.data)
@@ -91,7 +96,7 @@ impl Proxy {
         method: &str,
         path: &str,
     ) -> Result<Answer, ureq::Error> {
-        http::request(method, &format!("http://{}{path}", self.admin), &[]).await
+        http::request(method, &self.admin_url(path), &[]).await
     }
 
     pub async fn workers(&self) -> Vec<WorkerView> {
