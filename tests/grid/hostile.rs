@@ -2,7 +2,7 @@
 //! and the grid goes on serving everybody else.
 
 use crate::support::{
-    Connected, Driver, FakePlaywright, Grid, Kind, Language, eventually_equal, raw, read_to_close,
+    Driver, FakePlaywright, Grid, Kind, Language, eventually_equal, raw, read_to_close,
 };
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -19,15 +19,10 @@ async fn small_grid(fake: &FakePlaywright) -> Grid {
         .await
 }
 
-async fn connect(grid: &Grid) -> Connected {
-    let connected = grid.dial().connect().await;
-    connected.unwrap_or_else(|refusal| panic!("refused: {refusal:?}"))
-}
-
 /// Both seats are free and both work.
 async fn serves_all_its_seats(grid: &Grid) {
     grid.idle().await;
-    let mut pair = (connect(grid).await, connect(grid).await);
+    let mut pair = (grid.connect().await, grid.connect().await);
     pair.0.echo("one").await;
     pair.1.echo("two").await;
     pair.0.close().await;
@@ -55,10 +50,10 @@ async fn a_client_killed_in_the_middle_of_its_sessions_gives_them_back() {
 async fn a_client_that_stops_reading_is_ended_and_slows_nobody_down() {
     let fake = FakePlaywright::start().await;
     let grid = small_grid(&fake).await;
-    let mut deaf = connect(&grid).await;
+    let mut deaf = grid.connect().await;
     deaf.send("flood").await;
 
-    let mut other = connect(&grid).await;
+    let mut other = grid.connect().await;
     for n in 0..100 {
         other.echo(&format!("message {n}")).await;
     }

@@ -96,7 +96,7 @@ async fn whoever_came_first_is_seated_first() {
         .queue_timeout(FOR_EVER)
         .start()
         .await;
-    let mut seated = connect(&grid).await;
+    let mut seated = grid.connect().await;
     let order: Arc<Mutex<Vec<(usize, Connected)>>> = Arc::default();
     for n in 1..=5 {
         let (dial, order) = (grid.dial(), Arc::clone(&order));
@@ -127,13 +127,13 @@ async fn a_client_that_stops_waiting_leaves_the_queue() {
         .queue_timeout(FOR_EVER)
         .start()
         .await;
-    let seated = connect(&grid).await;
+    let seated = grid.connect().await;
     let impatient = tokio::spawn(grid.dial().connect());
     grid.queued(1).await;
     impatient.abort();
     grid.queued(0).await;
     seated.close().await;
-    connect(&grid).await.echo("next").await;
+    grid.connect().await.echo("next").await;
     assert_eq!(fake.upgrades(), 2, "nobody dialled for the one who left");
 }
 
@@ -149,7 +149,7 @@ async fn a_worker_that_cannot_be_dialled_costs_its_client_nothing() {
     rude.behave(Behaviour::Refuse(500));
     let mut sessions = Vec::new();
     for n in 0..5 {
-        let mut session = connect(&grid).await;
+        let mut session = grid.connect().await;
         session.echo(&format!("session {n}")).await;
         sessions.push(session);
     }
@@ -164,9 +164,4 @@ async fn a_worker_that_cannot_be_dialled_costs_its_client_nothing() {
         session.close().await;
     }
     grid.idle().await;
-}
-
-async fn connect(grid: &Grid) -> Connected {
-    let connected = grid.dial().connect().await;
-    connected.unwrap_or_else(|refusal| panic!("refused: {refusal:?}"))
 }

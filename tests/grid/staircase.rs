@@ -1,6 +1,9 @@
 //! The lifetime limit: workers are replaced one after another, never together.
 
-use crate::support::{Driver, Grid, Language};
+use crate::support::{Driver, Grid, Language, Scrape};
+use playhouse::config::Strategy;
+use playhouse::model::{Browser, WorkerKey};
+use playhouse::selection::{Facts, Policy, Wanted, policy};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -17,7 +20,7 @@ async fn sixty_sessions_replace_three_workers_one_after_another() {
     let sessions = async {
         let mut client = Driver::start(Language::Python, &grid.url());
         let mut seen: BTreeSet<String> = ids(&grid).await;
-        println!("session  lifetimes");
+        println!("the real grid\nsession  lifetimes");
         for session in 1..=SESSIONS {
             let opened = client.open("a").await;
             opened.unwrap_or_else(|error| panic!("session {session}: {error}"));
@@ -27,7 +30,10 @@ async fn sixty_sessions_replace_three_workers_one_after_another() {
                 replaced_at.push(session);
             }
             seen.extend(now);
-            println!("{session:>7}  {}", stairs(&grid).await);
+            let workers = grid.workers().await;
+            let mut lifetimes: Vec<u32> = workers.iter().map(|it| it.lifetime_sessions).collect();
+            lifetimes.sort_unstable_by_key(|lifetime| std::cmp::Reverse(*lifetime));
+            println!("{session:>7}  {}", stairs(&lifetimes));
         }
         client.quit().await;
         seen
@@ -59,6 +65,12 @@ async fn sixty_sessions_replace_three_workers_one_after_another() {
     for pair in replaced_at.windows(2) {
         assert!(pair[1] - pair[0] > 1, "two in a row: {replaced_at:?}");
     }
+    let recycles = Scrape::of(&grid.admin_url("/metrics"), &[]);
+    let for_lifetime = recycles.value("worker_recycles_total", &[("reason", "lifetime")]);
+    assert!(
+        for_lifetime.is_some_and(|count| count >= 3.0),
+        "{for_lifetime:?}"
+    );
     grid.idle().await;
 }
 
@@ -67,11 +79,85 @@ async fn ids(grid: &Grid) -> BTreeSet<String> {
     workers.into_iter().map(|worker| worker.id).collect()
 }
 
-/// The lifetimes as bars, oldest worker first.
-async fn stairs(grid: &Grid) -> String {
-    let mut workers = grid.workers().await;
-    workers.sort_by_key(|worker| std::cmp::Reverse(worker.lifetime_sessions));
-    let bar = |lifetime: u32| format!("{lifetime:>2} {:<10}", "#".repeat(lifetime as usize));
-    let bars = workers.iter().map(|worker| bar(worker.lifetime_sessions));
-    bars.collect::<Vec<_>>().join("  ")
+/// Lifetimes as bars.
+fn stairs(lifetimes: &[u32]) -> String {
+    let bar = |lifetime: &u32| format!("{lifetime:>2} {:<12}", "#".repeat(*lifetime as usize));
+    lifetimes.iter().map(bar).collect()
+}
+
+/// For how many sessions a simulated worker is away when it is replaced: less than the margin
+/// (10 / 3), which is the distance that the order keeps between two replacements.
+const AWAY: usize = 2;
+
+#[test]
+fn round_robin_replaces_all_three_at_once_where_lifetime_first_replaces_one() {
+    let mut turn = 0;
+    let round_robin = simulate("round robin", |lifetimes| {
+        let next = (turn..turn + WORKERS)
+            .map(|n| n % WORKERS)
+            .find(|n| lifetimes[*n].is_some())?;
+        turn = next + 1;
+        Some(next)
+    });
+    let lifetime_first = simulate("lifetime first", by_policy);
+    assert_eq!(round_robin, WORKERS, "all are out at once");
+    assert_eq!(lifetime_first, 1, "one is out at a time");
+}
+
+/// The product's own order, for sessions that follow one another.
+fn by_policy(lifetimes: &[Option<u32>]) -> Option<usize> {
+    let facts = lifetimes.iter().enumerate().map(|(n, lifetime)| Facts {
+        key: WorkerKey::new(Browser::Chromium, n.to_string()),
+        address: ([127, 0, 0, 1], 0).into(),
+        version: None,
+        active: 0,
+        lifetime: lifetime.unwrap_or_default(),
+        started_at: 0,
+        open: lifetime.is_some(),
+        replaces_itself: false,
+    });
+    let facts: Vec<Facts> = facts.collect();
+    let policy = Policy {
+        strategy: Strategy::LifetimeFirst,
+        max_active: 5,
+        max_lifetime: Some(LIMIT),
+        ceiling: None,
+    };
+    let wanted = Wanted {
+        browser: Browser::Chromium,
+        version: None,
+    };
+    let first = *policy::rank(&facts, &policy, &wanted).first()?;
+    facts.iter().position(|worker| worker == first)
+}
+
+/// The same sixty sessions on workers that are away while they are replaced; how many were away
+/// at once at worst. `choose` sees the lifetimes, `None` for a worker that is away.
+fn simulate(name: &str, mut choose: impl FnMut(&[Option<u32>]) -> Option<usize>) -> usize {
+    let mut lifetimes = [0; WORKERS];
+    let mut back_at = [0; WORKERS];
+    let mut most_away = 0;
+    println!("{name}, simulated\nsession  lifetimes");
+    let (mut session, mut time) = (0, 0);
+    while session < SESSIONS {
+        time += 1;
+        let here: Vec<Option<u32>> = (0..WORKERS)
+            .map(|n| (back_at[n] <= time).then_some(lifetimes[n]))
+            .collect();
+        // Nobody there: the session waits, and time goes by.
+        let Some(chosen) = choose(&here) else {
+            continue;
+        };
+        session += 1;
+        lifetimes[chosen] += 1;
+        println!("{session:>7}  {}", stairs(&lifetimes));
+        if lifetimes[chosen] == LIMIT {
+            lifetimes[chosen] = 0;
+            back_at[chosen] = time + 1 + AWAY;
+        }
+        let away = back_at.iter().filter(|at| **at > time).count();
+        most_away = most_away.max(away);
+    }
+    println!("at worst {most_away} of {WORKERS} away at once\n");
+    most_away
 }

@@ -5,6 +5,7 @@
 //! * [`playwright`]: real Playwright clients in Python and Node.
 //! * [`websocket`] and [`http`]: clients of our own, where Playwright would be too polite.
 //! * [`fake_playwright`]: a Playwright server that misbehaves on request.
+//! * [`scrape`]: what Prometheus understands of our metrics.
 //! * [`redis_server`]: a real Redis that can be killed and paused.
 //! * [`process`]: who is a child of whom, and whether it is gone.
 //! * [`eventually`]: waiting for something without sleeping for it.
@@ -24,6 +25,7 @@ mod playwright;
 mod process;
 mod proxy;
 mod redis_server;
+mod scrape;
 mod websocket;
 
 pub use eventually::{eventually, eventually_equal};
@@ -35,4 +37,5 @@ pub use playwright::{Driver, Language, run_example};
 pub use process::{Kind, Process, Tree};
 pub use proxy::{Proxy, SessionView, WorkerView};
 pub use redis_server::RedisServer;
+pub use scrape::Scrape;
 pub use websocket::{Connected, Dial, Refusal};

@@ -3,7 +3,7 @@
 
 use super::eventually::eventually_equal;
 use super::http::{self, Answer};
-use super::websocket::Dial;
+use super::websocket::{Connected, Dial};
 use serde::Deserialize;
 use std::net::SocketAddr;
 
@@ -76,6 +76,12 @@ impl Proxy {
     /// A client of our own, about to connect.
     pub fn dial(&self) -> Dial {
         Dial::new(self.data)
+    }
+
+    /// A session of our own, for a client that tells nothing of itself.
+    pub async fn connect(&self) -> Connected {
+        let connected = self.dial().connect().await;
+        connected.unwrap_or_else(|refusal| panic!("refused: {refusal:?}"))
     }
 
     /// A plain request to the data port.
