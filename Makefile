@@ -4,6 +4,9 @@ CARGO ?= cargo
 WORKERS ?= 2
 ARGS ?=
 
+# What scripts/setup.sh could not leave to Debian.
+export PATH := $(CURDIR)/.tools/bin:$(PATH)
+
 .DEFAULT_GOAL := help
 .PHONY: help run test setup lint bench soak fuzz clean
 
