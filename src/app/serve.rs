@@ -45,15 +45,18 @@ impl Plane {
     ) -> anyhow::Result<Plane> {
         let signals = Signals::new().context("cannot listen to signals")?;
         let (stop, stopped) = watch::channel(false);
-        let (releaser, releases) = Releaser::new(store.clone());
-        tokio::spawn(releases);
         let queue = Queue::new();
+        // The store's events wake the queue too, but not while it is away.
+        let wake = queue.clone();
+        let (releaser, releases) = Releaser::new(store.clone(), move |browser| wake.wake(browser));
+        tokio::spawn(releases);
         let registry = Registry::new();
         let fleet = Fleet::new(
             config.clone(),
             store.clone(),
             queue.clone(),
             registry.clone(),
+            releaser.clone(),
             metrics.clone(),
         );
         tokio::spawn(fleet.clone().run(stopped));

@@ -3,11 +3,9 @@
 
 use super::{Fleet, Known, Target, health};
 use crate::model::{Counts, WorkerKey, WorkerRecord, WorkerStatus};
-use crate::selection::Facts;
 use crate::store::{Event, WorkerView};
 use crate::tunnel::Close;
 use std::collections::HashSet;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -191,6 +189,8 @@ impl Fleet {
             if up {
                 log::info!("the store is back");
             } else {
+                self.settle_shares();
+                self.queue.wake_all();
                 log::warn!("the store is away; sessions are admitted from the last view");
             }
         }
@@ -204,10 +204,10 @@ impl Fleet {
         let Some(worker) = known.get(key) else {
             return;
         };
-        let Some(address) = worker.target.addresses().first().copied() else {
+        let Some(facts) = worker.facts() else {
             return;
         };
-        let facts = facts(worker, address);
+        let address = facts.address;
         let opens = facts.open;
         let is_new = {
             let mut index = self.index.lock();
@@ -222,24 +222,6 @@ impl Fleet {
         } else if opens {
             self.queue.wake(key.browser);
         }
-    }
-}
-
-fn facts(worker: &Known, address: SocketAddr) -> Facts {
-    Facts {
-        key: worker.record.key.clone(),
-        address,
-        version: worker.record.version,
-        active: worker.counts.active,
-        // Nobody recycles a fixed worker: to selection it is always young.
-        lifetime: if worker.fixed {
-            0
-        } else {
-            worker.counts.lifetime
-        },
-        started_at: worker.record.started_at,
-        open: worker.open(),
-        replaces_itself: worker.record.replaces_itself,
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod belief;
 mod health;
+mod outage;
 mod seating;
 mod target;
 mod watch;
@@ -20,8 +21,9 @@ use crate::admission::queue::Queue;
 use crate::config::LiveConfig;
 use crate::metrics::Metrics;
 use crate::model::{Counts, Version, WorkerKey, WorkerRecord, WorkerStatus};
-use crate::selection::{LifetimeFirst, Policy, SharedIndex, Wanted};
+use crate::selection::{Facts, LifetimeFirst, Policy, SharedIndex, Wanted};
 use crate::session::registry::Registry;
+use crate::session::seat::Releaser;
 use crate::store::Store;
 use async_trait::async_trait;
 use pingora_load_balancing::discovery::ServiceDiscovery;
@@ -38,6 +40,8 @@ pub struct Fleet {
     metrics: Arc<Metrics>,
     queue: Arc<Queue>,
     registry: Arc<Registry>,
+    releaser: Releaser,
+    shares: Mutex<outage::Shares>,
     known: Mutex<HashMap<WorkerKey, Known>>,
     index: SharedIndex,
     balancer: LoadBalancer<LifetimeFirst>,
@@ -72,6 +76,22 @@ pub struct WorkerState {
 }
 
 impl Known {
+    /// The worker as selection sees it; `None` as long as its name has no address.
+    fn facts(&self) -> Option<Facts> {
+        let address = self.target.addresses().first().copied()?;
+        Some(Facts {
+            key: self.record.key.clone(),
+            address,
+            version: self.record.version,
+            active: self.counts.active,
+            // Nobody recycles a fixed worker: to selection it is always young.
+            lifetime: if self.fixed { 0 } else { self.counts.lifetime },
+            started_at: self.record.started_at,
+            open: self.open(),
+            replaces_itself: self.record.replaces_itself,
+        })
+    }
+
     fn open(&self) -> bool {
         self.record.status == WorkerStatus::Available
             && self.answering
@@ -87,6 +107,7 @@ impl Fleet {
         store: Arc<dyn Store>,
         queue: Arc<Queue>,
         registry: Arc<Registry>,
+        releaser: Releaser,
         metrics: Arc<Metrics>,
     ) -> Arc<Fleet> {
         let index = SharedIndex::new(policy(&config));
@@ -103,6 +124,8 @@ impl Fleet {
                 metrics,
                 queue,
                 registry,
+                releaser,
+                shares: Mutex::default(),
                 known: Mutex::default(),
                 index,
                 membership: Notify::new(),

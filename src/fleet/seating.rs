@@ -1,11 +1,11 @@
 //! From a wish to a seat: the best few candidates go to the store, which gives one of them.
 
 use super::{Fleet, Target, policy};
-use crate::model::{Counts, SessionId, WorkerKey, WorkerRecord, WorkerStatus};
+use crate::model::{Counts, WorkerKey, WorkerRecord, WorkerStatus};
 use crate::proxy::refusal::NoSeat;
 use crate::selection::{Policy, Wanted, candidates};
 use crate::session::seat::Seat;
-use crate::store::{Candidate, Reserved, StoreError};
+use crate::store::{Candidate, Reserved};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -21,7 +21,7 @@ const MAX_ROUNDS: usize = 4;
 pub enum NoGrant {
     /// No worker has one.
     NoneFree,
-    /// The store is away and the configuration is strict about that.
+    /// The store could not say.
     StoreAway,
 }
 
@@ -68,24 +68,23 @@ impl Fleet {
                         self.forget(&candidate.key);
                     }
                 }
-                Err(error) => return self.reserve_without_store(seat.session(), error),
+                Err(error) => {
+                    log::debug!(session:% = seat.session(), error:% = error; "no reservation");
+                    return Err(NoGrant::StoreAway);
+                }
             }
         }
         Err(NoGrant::NoneFree)
     }
 
-    /// The store is away: what then?
-    fn reserve_without_store(
-        self: &Arc<Self>,
-        session: SessionId,
-        error: StoreError,
-    ) -> Result<Arc<Target>, NoGrant> {
-        log::debug!(session:% = session, error:% = error; "no reservation");
-        Err(NoGrant::StoreAway)
-    }
-
     fn best(&self, wanted: &Wanted, policy: &Policy) -> Vec<Candidate> {
-        let best = candidates(&self.balancer, wanted, CANDIDATES);
+        // What is known of a store of our own is never behind: its first answer stands.
+        let wish = if self.store.is_shared() {
+            CANDIDATES
+        } else {
+            1
+        };
+        let best = candidates(&self.balancer, wanted, wish);
         let known = self.known();
         best.into_iter()
             .filter_map(|key| {

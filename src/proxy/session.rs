@@ -9,7 +9,7 @@ use super::refusal::{NoSeat, Refusal};
 use super::{Arrival, Grid};
 use crate::admission::tokens::{Identity, QuotaShare};
 use crate::fleet::{NoGrant, Target};
-use crate::model::unix_millis;
+use crate::model::{SessionId, unix_millis};
 use crate::selection::Wanted;
 use crate::session::registry::{Entry, Info};
 use crate::session::seat::Seat;
@@ -196,8 +196,14 @@ async fn find_seat(
     let mut tried = 0;
     let mut attempt = async |waited: Duration| {
         loop {
-            let mut seat = grid.releaser.seat(crate::model::SessionId::random());
-            let target = match grid.fleet.reserve(&mut seat, wanted).await {
+            let mut seat = grid.releaser.seat(SessionId::random());
+            let mut granted = grid.fleet.reserve(&mut seat, wanted).await;
+            if matches!(granted, Err(NoGrant::StoreAway)) {
+                // The store may have heard the question: a session that it never heard of.
+                seat = grid.releaser.seat(SessionId::random());
+                granted = grid.fleet.reserve_from_share(&mut seat, wanted);
+            }
+            let target = match granted {
                 Ok(target) => target,
                 Err(NoGrant::NoneFree) => return Ok(None),
                 Err(NoGrant::StoreAway) => return Err(Refusal::StoreAway),

@@ -1,26 +1,19 @@
 //! The seat of a session: a guard whose drop is the only release.
 //!
 //! Giving back is never on the way of the next session: a dropped [`Seat`] puts a line on the
-//! [`Releaser`]'s list, and its task tells the store, again and again if need be. The store knows
-//! seats by session, so telling it twice, or of a seat that was never taken, changes nothing.
+//! [`Releaser`]'s list, and its task tells the store. The store knows seats by session, and
+//! remembers a release that it could not make: telling it twice, or of a seat that was never
+//! taken, changes nothing.
 
-use crate::model::{SessionId, WorkerKey};
-use crate::store::{Store, StoreError};
-use backon::{BackoffBuilder, ExponentialBuilder};
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use crate::model::{Browser, SessionId, WorkerKey};
+use crate::store::Store;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::{mpsc, watch};
-
-/// First pause before a failed release is tried again; doubles up to [`RETRY_MAX`].
-const RETRY_MIN: Duration = Duration::from_millis(50);
-const RETRY_MAX: Duration = Duration::from_secs(2);
-/// Releases under way at once: enough to hide a round trip, few enough not to flood a store that
-/// has just come back.
-const PARALLEL_RELEASES: usize = 64;
 
 struct Release {
     session: SessionId,
+    browser: Option<Browser>,
     refund: bool,
 }
 
@@ -28,28 +21,44 @@ struct Release {
 #[derive(Clone)]
 pub struct Releaser {
     list: mpsc::UnboundedSender<Release>,
-    held: Arc<Mutex<HashSet<SessionId>>>,
+    /// Seats that this process holds on each worker.
+    held: Arc<Mutex<HashMap<WorkerKey, u32>>>,
     pending: watch::Sender<usize>,
 }
 
 impl Releaser {
     /// The handle, and the work to spawn: it ends when all handles and seats are gone and every
-    /// release is done. The list is bounded by the number of sessions there were.
-    pub fn new(store: Arc<dyn Store>) -> (Releaser, impl Future<Output = ()> + Send) {
-        let (list, work) = mpsc::unbounded_channel();
+    /// release is told. `told` is called after each, with the browser whose seat came free. The
+    /// list is bounded by the number of sessions there were.
+    pub fn new(
+        store: Arc<dyn Store>,
+        told: impl Fn(Browser) + Send + 'static,
+    ) -> (Releaser, impl Future<Output = ()> + Send) {
+        let (list, mut work) = mpsc::unbounded_channel::<Release>();
         let releaser = Releaser {
             list,
             held: Arc::default(),
             pending: watch::Sender::new(0),
         };
         let pending = releaser.pending.clone();
-        (releaser, run(store, work, pending))
+        let run = async move {
+            while let Some(release) = work.recv().await {
+                if let Err(error) = store.release(release.session, release.refund).await {
+                    log::debug!(session:% = release.session, error:% = error;
+                        "the store will hear of the release later");
+                }
+                pending.send_modify(|pending| *pending -= 1);
+                if let Some(browser) = release.browser {
+                    told(browser);
+                }
+            }
+        };
+        (releaser, run)
     }
 
     /// A seat for `session`, to be held from before the reservation is asked for: should the
     /// asking be cut off half-way, the drop still gives back what may have been taken.
     pub fn seat(&self, session: SessionId) -> Seat {
-        self.held().insert(session);
         Seat {
             session,
             worker: None,
@@ -58,62 +67,23 @@ impl Releaser {
         }
     }
 
-    /// Waits until every seat that was dropped so far is given back.
+    /// Waits until the store was told of every seat that was dropped so far.
     pub async fn idle(&self) {
         let mut pending = self.pending.subscribe();
         // The sender is ours: it cannot be gone.
         pending.wait_for(|pending| *pending == 0).await.ok();
     }
 
-    /// Whether this session holds, or is about to hold, a seat through this proxy.
-    pub fn holds(&self, session: SessionId) -> bool {
-        self.held().contains(&session)
+    /// Seats that this process holds on a worker.
+    pub fn held(&self, worker: &WorkerKey) -> u32 {
+        self.held_seats().get(worker).copied().unwrap_or(0)
     }
 
-    fn held(&self) -> std::sync::MutexGuard<'_, HashSet<SessionId>> {
+    fn held_seats(&self) -> MutexGuard<'_, HashMap<WorkerKey, u32>> {
         self.held
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
-}
-
-async fn run(
-    store: Arc<dyn Store>,
-    mut list: mpsc::UnboundedReceiver<Release>,
-    pending: watch::Sender<usize>,
-) {
-    let slots = Arc::new(tokio::sync::Semaphore::new(PARALLEL_RELEASES));
-    while let Some(release) = list.recv().await {
-        // The usual case, and for the memory store the only one: done at the first try.
-        if tell(&*store, &release).await.is_ok() {
-            pending.send_modify(|pending| *pending -= 1);
-            continue;
-        }
-        let permit = slots.clone().acquire_owned().await.expect("never closed");
-        let (store, pending) = (store.clone(), pending.clone());
-        tokio::spawn(async move {
-            let mut pauses = ExponentialBuilder::default()
-                .with_min_delay(RETRY_MIN)
-                .with_max_delay(RETRY_MAX)
-                .with_jitter()
-                .without_max_times()
-                .build();
-            loop {
-                tokio::time::sleep(pauses.next().unwrap_or(RETRY_MAX)).await;
-                if tell(&*store, &release).await.is_ok() {
-                    pending.send_modify(|pending| *pending -= 1);
-                    drop(permit);
-                    return;
-                }
-            }
-        });
-    }
-    // Every permit back means every retry done.
-    slots.acquire_many(PARALLEL_RELEASES as u32).await.ok();
-}
-
-async fn tell(store: &dyn Store, release: &Release) -> Result<(), StoreError> {
-    store.release(release.session, release.refund).await
 }
 
 /// A session's seat on a worker, or, before [`Seat::taken`], the intention to take one.
@@ -128,6 +98,12 @@ pub struct Seat {
 impl Seat {
     /// The store gave this session a seat on `worker`.
     pub fn taken(&mut self, worker: WorkerKey) {
+        debug_assert!(self.worker.is_none(), "a session has one seat");
+        *self
+            .releaser
+            .held_seats()
+            .entry(worker.clone())
+            .or_default() += 1;
         self.worker = Some(worker);
     }
 
@@ -148,9 +124,18 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.releaser.held().remove(&self.session);
+        if let Some(worker) = &self.worker {
+            let mut held = self.releaser.held_seats();
+            if let Some(seats) = held.get_mut(worker) {
+                *seats -= 1;
+                if *seats == 0 {
+                    held.remove(worker);
+                }
+            }
+        }
         let release = Release {
             session: self.session,
+            browser: self.worker.as_ref().map(|worker| worker.browser),
             refund: !self.reached,
         };
         self.releaser.pending.send_modify(|pending| *pending += 1);
@@ -165,6 +150,7 @@ mod tests {
     use crate::model::{Browser, WorkerRecord, WorkerStatus};
     use crate::store::memory::MemoryStore;
     use crate::store::{Candidate, Reserved};
+    use std::time::Duration;
 
     async fn store_with_one_worker() -> (Arc<MemoryStore>, WorkerKey) {
         let store = Arc::new(MemoryStore::new());
@@ -207,7 +193,7 @@ mod tests {
     #[tokio::test]
     async fn a_dropped_seat_is_given_back_with_or_without_its_lifetime() {
         let (store, key) = store_with_one_worker().await;
-        let (releaser, work) = Releaser::new(store.clone());
+        let (releaser, work) = Releaser::new(store.clone(), |_| {});
         let work = tokio::spawn(work);
         let mut served = releaser.seat(SessionId::random());
         let mut undialled = releaser.seat(SessionId::random());
@@ -216,6 +202,7 @@ mod tests {
         take(&store, &mut undialled, &key).await;
         served.reached();
         assert_eq!(counts(&store).await, (2, 2));
+        assert_eq!(releaser.held(&key), 2);
         drop((served, undialled, unasked, releaser));
         work.await.unwrap();
         assert_eq!(counts(&store).await, (0, 1));

@@ -152,6 +152,11 @@ pub trait Store: Send + Sync + 'static {
         true
     }
 
+    /// Whether other processes share this store, so that the counters known here may be behind.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     /// How many proxies share this store, this one included, as last heard: while the store is
     /// away a proxy keeps to its share of each worker's seats.
     fn proxies(&self) -> usize {

@@ -240,6 +240,10 @@ impl Store for RedisStore {
         self.inner.reachable.load(Ordering::Relaxed)
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     fn proxies(&self) -> usize {
         self.inner.proxies.load(Ordering::Relaxed)
     }
