@@ -213,3 +213,29 @@ pub struct Ended {
     /// when there was no Close frame.
     pub code: Option<u16>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_fits_and_ends_with_the_session() {
+        let longest = Duration::from_nanos(u64::MAX);
+        for why in Why::ALL {
+            for limit in [None, Some(Duration::from_secs(1800)), Some(longest)] {
+                let id = SessionId::random();
+                let close = Close::new(id, why, limit);
+                assert!(close.reason().len() <= frame::MAX_REASON);
+                assert!(close.reason().starts_with("playhouse: "));
+                assert!(close.reason().ends_with(&format!("(session {id})")));
+            }
+        }
+    }
+
+    #[test]
+    fn no_two_reasons_share_a_label() {
+        let labels: std::collections::HashSet<_> =
+            Why::ALL.iter().map(|why| why.as_str()).collect();
+        assert_eq!(labels.len(), Why::ALL.len());
+    }
+}

@@ -157,3 +157,122 @@ impl Clock {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LIMITS: Limits = Limits {
+        idle_timeout: Some(Duration::from_secs(300)),
+        max_duration: Some(Duration::from_secs(1800)),
+        ping_interval: Some(Duration::from_secs(20)),
+        ping_timeout: Duration::from_secs(60),
+        write_timeout: Duration::from_secs(30),
+    };
+
+    fn watch(now: Instant) -> Watch {
+        Watch {
+            started: now,
+            last_message: now,
+            client: Pulse::new(now),
+            worker: Pulse::new(now),
+            up: Way::default(),
+            down: Way::default(),
+        }
+    }
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    /// Asks as the relay does, only when told to, and sends what is due at once.
+    fn silent_from(start: Instant) -> Vec<(u64, &'static str)> {
+        let mut watch = watch(start);
+        let mut now = start;
+        let mut said = Vec::new();
+        loop {
+            let due = watch.due(&LIMITS, now);
+            let at = (now - start).as_secs();
+            if due.ping_client {
+                watch.client.asked(now);
+                said.push((at, "client"));
+            }
+            if due.ping_worker {
+                watch.worker.asked(now);
+                said.push((at, "worker"));
+            }
+            if due.end.is_some() {
+                said.push((at, "end"));
+                return said;
+            }
+            let after = watch.due(&LIMITS, now).next;
+            now = after.expect("something is always due when pings are on");
+        }
+    }
+
+    #[test]
+    fn two_silent_sides_get_two_pings_each_and_then_the_end() {
+        let expected = [
+            (20, "client"),
+            (20, "worker"),
+            (40, "client"),
+            (40, "worker"),
+            (60, "client"),
+            (60, "worker"),
+            (60, "end"),
+        ];
+        assert_eq!(silent_from(Instant::now()), expected);
+    }
+
+    #[test]
+    fn a_ping_that_had_to_wait_gives_its_side_the_whole_time_to_answer() {
+        let start = Instant::now();
+        let mut watch = watch(start);
+        watch.up.ping_due = true;
+        let due = watch.due(&LIMITS, start + seconds(100));
+        assert_eq!((due.end, due.ping_worker), (None, false));
+        watch.up.ping_due = false;
+        watch.worker.asked(start + seconds(100));
+        assert_eq!(watch.due(&LIMITS, start + seconds(139)).end, None);
+        let end = watch.due(&LIMITS, start + seconds(140)).end;
+        assert_eq!(end, Some((Why::WorkerSilent, seconds(60))));
+    }
+
+    #[test]
+    fn a_slow_side_is_not_judged_as_silent_but_as_slow() {
+        let start = Instant::now();
+        let mut watch = watch(start);
+        watch.client.asked(start);
+        watch.down.stalled = Some(start + seconds(90));
+        let due = watch.due(&LIMITS, start + seconds(100));
+        assert_eq!((due.end, due.ping_client), (None, false));
+        let end = watch.due(&LIMITS, start + seconds(120)).end;
+        assert_eq!(end, Some((Why::ClientSlow, seconds(30))));
+    }
+
+    proptest! {
+        #[test]
+        fn the_next_look_is_always_ahead(
+            at in 0..4000u64,
+            heard in 0..2000u64,
+            asked in proptest::option::of(0..2000u64),
+            stalled in proptest::option::of(0..2000u64),
+            waits in any::<[bool; 2]>(),
+        ) {
+            let start = Instant::now();
+            let mut watch = watch(start);
+            watch.client.heard(start + seconds(heard));
+            if let Some(asked) = asked {
+                watch.client.asked(start + seconds(asked));
+            }
+            watch.down.stalled = stalled.map(|since| start + seconds(since));
+            watch.down.ping_due = waits[0];
+            watch.up.ping_due = waits[1];
+            let now = start + seconds(at);
+            let due = watch.due(&LIMITS, now);
+            prop_assert!(due.next.is_some_and(|next| next > now));
+            prop_assert!(due.end.is_some() || at < 300);
+        }
+    }
+}

@@ -2,7 +2,7 @@
 
 use super::rig::*;
 use crate::tunnel::{Close, Ended, Party, Why};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test]
 async fn a_goodbye_passes_and_is_reported_with_its_code() {
@@ -82,9 +82,7 @@ async fn a_stop_within_a_frame_lets_the_frame_end_first() {
     let long = message(false, &[5; 100_000]);
     rig.worker.write_all(&long[..40_000]).await.unwrap();
     let mut start = vec![0; 40_000];
-    tokio::io::AsyncReadExt::read_exact(&mut rig.client, &mut start)
-        .await
-        .unwrap();
+    rig.client.read_exact(&mut start).await.unwrap();
     rig.stop(Close::killed(rig.id));
     assert_eq!(read_frame(&mut rig.worker).await.unwrap().close().0, 1008);
     let mut rest = long[40_000..].to_vec();
@@ -97,4 +95,113 @@ async fn a_stop_within_a_frame_lets_the_frame_end_first() {
     let close = read_frame(&mut &read[long.len()..]).await.unwrap();
     assert_eq!(close.close().0, 1008);
     assert_eq!(rig.ended().await.why, Why::Killed);
+}
+
+#[tokio::test]
+async fn nothing_is_said_behind_a_goodbye() {
+    let mut rig = Rig::tcp(NO_LIMITS).await;
+    let goodbye = frame(8, true, true, &1000u16.to_be_bytes());
+    rig.client.write_all(&goodbye).await.unwrap();
+    assert_eq!(read_frame(&mut rig.worker).await.unwrap().close().0, 1000);
+    rig.stop(Close::killed(rig.id));
+    assert_eq!(read_frame(&mut rig.worker).await, None);
+    assert_eq!(read_frame(&mut rig.client).await.unwrap().close().0, 1008);
+    let ended = rig.ended().await;
+    assert_eq!((ended.by, ended.why), (Party::Client, Why::Closed));
+}
+
+#[tokio::test]
+async fn a_worker_that_says_goodbye_is_not_lost() {
+    let mut rig = Rig::tcp(NO_LIMITS).await;
+    let goodbye = frame(8, true, false, &[]);
+    rig.worker.write_all(&goodbye).await.unwrap();
+    rig.worker.shutdown().await.unwrap();
+    assert_eq!(read_to_end(&mut rig.client).await, goodbye);
+    let expected = Ended {
+        by: Party::Worker,
+        why: Why::Closed,
+        code: Some(1005),
+    };
+    assert_eq!(rig.ended().await, expected);
+}
+
+#[tokio::test]
+async fn a_worker_that_is_reset_is_lost() {
+    let mut rig = Rig::tcp(NO_LIMITS).await;
+    // Unread bytes make the kernel answer the close with a reset.
+    rig.client
+        .write_all(&message(true, b"unread"))
+        .await
+        .unwrap();
+    rig.worker.readable().await.unwrap();
+    drop(rig.worker);
+    assert_eq!(read_frame(&mut rig.client).await.unwrap().close().0, 1011);
+    drop(rig.client);
+    assert_eq!(rig.task.await.unwrap().why, Why::WorkerLost);
+}
+
+#[tokio::test]
+async fn a_client_that_is_reset_ends_the_session_at_the_worker() {
+    let mut rig = Rig::tcp(NO_LIMITS).await;
+    let last = message(true, b"last words");
+    rig.client.write_all(&last).await.unwrap();
+    rig.worker
+        .write_all(&message(false, b"unread"))
+        .await
+        .unwrap();
+    rig.client.readable().await.unwrap();
+    drop(rig.client);
+    let read = read_to_end(&mut rig.worker).await;
+    assert!(read == last || read.is_empty(), "{read:?}");
+    drop(rig.worker);
+    let ended = rig.task.await.unwrap();
+    assert_eq!((ended.by, ended.why), (Party::Client, Why::ClientGone));
+}
+
+#[tokio::test]
+async fn dropping_the_tunnel_closes_both_connections() {
+    let mut rig = Rig::tcp(NO_LIMITS).await;
+    rig.client
+        .write_all(&message(true, b"hello"))
+        .await
+        .unwrap();
+    assert!(read_frame(&mut rig.worker).await.is_some());
+    rig.task.abort();
+    assert_eq!(read_to_end(&mut rig.client).await, b"");
+    assert_eq!(read_to_end(&mut rig.worker).await, b"");
+}
+
+#[tokio::test]
+async fn a_session_that_nobody_can_stop_any_more_goes_on() {
+    let mut rig = Rig::tcp(NO_LIMITS).await;
+    drop(rig.stop.take());
+    rig.client
+        .write_all(&message(true, b"hello"))
+        .await
+        .unwrap();
+    assert_eq!(read_frame(&mut rig.worker).await.unwrap().payload, b"hello");
+    assert!(!rig.task.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frame_that_never_ends_does_not_keep_a_stopped_session() {
+    let mut rig = Rig::memory(NO_LIMITS, 4096);
+    let half = &message(false, &[5; 1000])[..500];
+    rig.worker.write_all(half).await.unwrap();
+    let mut read = vec![0; half.len()];
+    rig.client.read_exact(&mut read).await.unwrap();
+    rig.stop(Close::killed(rig.id));
+    assert_eq!(read_frame(&mut rig.worker).await.unwrap().close().0, 1008);
+    assert_eq!(read_to_end(&mut rig.client).await, b"");
+    assert_eq!(rig.task.await.unwrap().why, Why::Killed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_side_that_does_not_follow_is_left_behind() {
+    let mut rig = Rig::memory(NO_LIMITS, 4096);
+    rig.client.shutdown().await.unwrap();
+    assert_eq!(read_to_end(&mut rig.worker).await, b"");
+    // The worker keeps its side open: the tunnel ends all the same.
+    assert_eq!(read_to_end(&mut rig.client).await, b"");
+    assert_eq!(rig.task.await.unwrap().why, Why::ClientGone);
 }

@@ -3,8 +3,8 @@
 use super::rig::*;
 use crate::tunnel::{Limits, Party, Why};
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
-use tokio::time::{Instant, advance, timeout};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::time::{Instant, advance, sleep, timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -125,4 +125,93 @@ async fn a_session_ends_at_its_longest_duration_however_busy() {
     assert_eq!(close.0, 1008);
     assert!(close.1.contains("exceeded 30m"), "{}", close.1);
     assert_eq!(rig.ended().await.why, Why::TooLong);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ping_waits_for_the_end_of_a_frame() {
+    let mut rig = Rig::memory(pinging(), 4096);
+    let long = message(false, &[5; 1000]);
+    for part in long.chunks(200) {
+        // Slower than the interval: in all this time the client gets no ping, and is not missed.
+        rig.worker.write_all(part).await.unwrap();
+        sleep(30 * SECOND).await;
+    }
+    let read = read_frame(&mut rig.client).await.unwrap();
+    assert_eq!((read.opcode, read.payload.len()), (2, 1000));
+    assert_eq!(read_frame(&mut rig.client).await.unwrap().opcode, 9);
+    assert!(!rig.task.is_finished());
+}
+
+fn impatient() -> Limits {
+    Limits {
+        write_timeout: 30 * SECOND,
+        ..pinging()
+    }
+}
+
+/// Writes messages until nobody takes them any more; says how many bytes went.
+async fn write_until_stuck(to: &mut DuplexStream, masked: bool) -> usize {
+    let data = message(masked, &[7; 1000]);
+    let mut written = 0;
+    loop {
+        match timeout(5 * SECOND, to.write(&data[written % data.len()..])).await {
+            Ok(count) => written += count.unwrap(),
+            Err(_) => return written,
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_reads_nothing_holds_little_and_ends_the_session() {
+    let mut rig = Rig::memory(impatient(), 4096);
+    let written = write_until_stuck(&mut rig.worker, false).await;
+    assert!(written <= 64 * 1024 + 2 * 4096, "{written} bytes are held");
+    let (code, reason) = loop {
+        let read = read_frame(&mut rig.worker).await.unwrap();
+        match read.opcode {
+            8 => break read.close(),
+            other => assert_eq!(other, 9, "only pings come before the close"),
+        }
+    };
+    assert_eq!(code, 1013);
+    assert!(reason.contains("too slow"), "{reason}");
+    let ended = rig.ended().await;
+    assert_eq!((ended.by, ended.why), (Party::Client, Why::ClientSlow));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_reads_nothing_ends_the_session() {
+    let mut rig = Rig::memory(impatient(), 4096);
+    let written = write_until_stuck(&mut rig.client, true).await;
+    assert!(written <= 64 * 1024 + 2 * 4096, "{written} bytes are held");
+    let close = loop {
+        let read = read_frame(&mut rig.client).await.unwrap();
+        if read.opcode == 8 {
+            break read.close();
+        }
+    };
+    assert_eq!(close.0, 1011);
+    let ended = rig.ended().await;
+    assert_eq!((ended.by, ended.why), (Party::Worker, Why::WorkerSlow));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_reads_slowly_is_not_ended() {
+    let limits = Limits {
+        write_timeout: 30 * SECOND,
+        ..NO_LIMITS
+    };
+    let rig = Rig::memory(limits, 4096);
+    let all = message(false, &[7; 1000]).repeat(300);
+    let (mut reader, mut writer) = (rig.client, rig.worker);
+    let mut read = vec![0; all.len()];
+    let reading = async {
+        for part in read.chunks_mut(4000) {
+            sleep(20 * SECOND).await;
+            reader.read_exact(part).await.unwrap();
+        }
+    };
+    tokio::join!(reading, async { writer.write_all(&all).await.unwrap() });
+    assert!(read == all);
+    assert!(!rig.task.is_finished());
 }

@@ -2,7 +2,9 @@
 //! when a session ends. [`rig`] has the two ends; bytes are tested over TCP in real time, limits
 //! over in-memory streams in paused time.
 
+mod buffering;
 mod endings;
+mod frames;
 mod limits;
 mod relaying;
 mod rig;

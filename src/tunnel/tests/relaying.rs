@@ -101,3 +101,51 @@ async fn the_end_of_the_clients_stream_is_passed_on_and_answers_still_come() {
     let ended = rig.ended().await;
     assert_eq!((ended.by, ended.why), (Party::Client, Why::ClientGone));
 }
+
+#[tokio::test]
+async fn the_largest_messages_of_playwright_pass() {
+    const SIZE: usize = 100 << 20;
+    let mut rig = Rig::tcp(NO_LIMITS).await;
+    let payload: Vec<u8> = (0..SIZE).map(|at| (at % 251) as u8).collect();
+    let up = message(true, &payload);
+    let down = message(false, &payload);
+    drop(payload);
+    let (mut client_read, mut client_write) = rig.client.split();
+    let (mut worker_read, mut worker_write) = rig.worker.split();
+    tokio::join!(
+        async { client_write.write_all(&up).await.unwrap() },
+        async { worker_write.write_all(&down).await.unwrap() },
+        async { assert!(read_exactly(&mut worker_read, up.len()).await == up) },
+        async { assert!(read_exactly(&mut client_read, down.len()).await == down) },
+    );
+    assert_eq!(rig.traffic.messages_in(), 1);
+    assert_eq!(rig.traffic.messages_out(), 1);
+    assert_eq!(rig.traffic.bytes_in(), up.len() as u64);
+}
+
+#[tokio::test]
+async fn a_stream_that_buffers_what_it_is_given_is_flushed() {
+    let mut rig = Rig::buffering(NO_LIMITS);
+    for size in [0, 1, 100, 5000, 100_000] {
+        let data = message(true, &vec![3; size]);
+        let (mut client, mut worker) = (&mut rig.client, &mut rig.worker);
+        let (_, up) = tokio::join!(
+            client.write_all(&data),
+            read_exactly(&mut worker, data.len())
+        );
+        assert!(up == data);
+        let (_, down) = tokio::join!(
+            worker.write_all(&data),
+            read_exactly(&mut client, data.len())
+        );
+        assert!(down == data);
+    }
+}
+
+#[tokio::test]
+async fn an_open_session_is_small() {
+    let rig = Rig::tcp(NO_LIMITS).await;
+    // Everything of a session but the two boxed streams; every byte of it times 10,000 sessions.
+    assert!(rig.size <= 640, "{} bytes", rig.size);
+    println!("the future of a tunnel has {} bytes", rig.size);
+}

@@ -1,14 +1,15 @@
 //! A tunnel between a client and a worker that the test plays itself.
 
-use super::super::frame::Tracker;
-use super::super::{Close, Ended, Ends, Limits, Side, Traffic, run};
+use super::buffering::Buffering;
 use crate::model::SessionId;
+use crate::tunnel::frame::Tracker;
+use crate::tunnel::{Close, Ended, Ends, Limits, Side, Traffic, run};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use pingora::protocols::l4;
+use pingora::protocols::{Stream, l4};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -30,6 +31,8 @@ pub struct Rig<S> {
     pub traffic: Arc<Traffic>,
     pub stop: Option<oneshot::Sender<Close>>,
     pub task: JoinHandle<Ended>,
+    /// Of the tunnel's future, bytes.
+    pub size: usize,
 }
 
 impl Rig<TcpStream> {
@@ -53,13 +56,26 @@ impl Rig<TcpStream> {
     }
 }
 
-impl Rig<tokio::io::DuplexStream> {
+impl Rig<DuplexStream> {
     /// In memory, for paused time; each direction holds `buffer` bytes.
-    pub fn memory(limits: Limits, buffer: usize) -> Rig<tokio::io::DuplexStream> {
+    pub fn memory(limits: Limits, buffer: usize) -> Rig<DuplexStream> {
+        Rig::in_memory(limits, buffer, |stream| Box::new(stream))
+    }
+
+    /// The tunnel's streams keep what is written to them until they are flushed.
+    pub fn buffering(limits: Limits) -> Rig<DuplexStream> {
+        Rig::in_memory(limits, 4096, |stream| Box::new(Buffering::new(stream)))
+    }
+
+    fn in_memory(
+        limits: Limits,
+        buffer: usize,
+        boxed: impl Fn(DuplexStream) -> Stream,
+    ) -> Rig<DuplexStream> {
         let (far_client, near_client) = tokio::io::duplex(buffer);
         let (far_worker, near_worker) = tokio::io::duplex(buffer);
-        let near = |stream: tokio::io::DuplexStream| Side {
-            stream: Box::new(stream),
+        let near = |stream| Side {
+            stream: boxed(stream),
             early: Bytes::new(),
         };
         let ends = Ends {
@@ -75,7 +91,9 @@ impl<S> Rig<S> {
         let id = SessionId::random();
         let traffic = Arc::new(Traffic::new());
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(run(id, ends, limits, traffic.clone(), stopped));
+        let tunnel = run(id, ends, limits, traffic.clone(), stopped);
+        let size = size_of_val(&tunnel);
+        let task = tokio::spawn(tunnel);
         Rig {
             id,
             client,
@@ -83,6 +101,7 @@ impl<S> Rig<S> {
             traffic,
             stop: Some(stop),
             task,
+            size,
         }
     }
 
@@ -181,6 +200,13 @@ pub async fn read_frame(from: &mut (impl AsyncRead + Unpin)) -> Option<Read> {
         masked,
         payload,
     })
+}
+
+/// Reads so many bytes.
+pub async fn read_exactly(from: &mut (impl AsyncRead + Unpin), count: usize) -> Vec<u8> {
+    let mut read = vec![0; count];
+    from.read_exact(&mut read).await.unwrap();
+    read
 }
 
 /// Reads to the end, which a reset is too.
