@@ -107,7 +107,12 @@ fn speak_between(bytes: &[u8], expected: &Seen) {
     }
     let seen = reference(&wire);
     assert!(seen.at_boundary);
-    let theirs = seen.frames.iter().skip(1).step_by(2).map(|(_, frame)| frame);
+    let theirs = seen
+        .frames
+        .iter()
+        .skip(1)
+        .step_by(2)
+        .map(|(_, frame)| frame);
     let theirs: Vec<_> = theirs.take(expected.frames.len()).collect();
     assert!(expected.frames.iter().map(|(_, frame)| frame).eq(theirs));
 }
