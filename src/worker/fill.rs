@@ -36,7 +36,7 @@ impl FillRate {
         let span = now.duration_since(*since).max(SPACING).as_secs_f64();
         let rate = f64::from(last.saturating_sub(*first)) / span;
         // The cast saturates, and the rate is finite.
-        (rate * time.as_secs_f64()).ceil() as u32
+        (rate * time.as_secs_f64()).round() as u32
     }
 }
 

@@ -1,11 +1,12 @@
 //! The workers themselves: browser servers that are started, kept on the store's books, drained,
 //! replaced and ended.
 //!
-//! * [`toolchain`]: what a browser server is made of, and what is missing.
+//! * `toolchain`: what a browser server is made of, and what is missing.
 //! * [`lifecycle`]: what to do next. Pure.
-//! * [`agent`]: carries it out, with the help of [`process`] (one server), [`supervision`] (its
-//!   task) and [`registration`] (its entry in the store).
-//! * [`machine`]: what the agents of one process share.
+//! * `agent`: tells it what happens. `shell` carries out what it decides, with the help of
+//!   `process` (one server), `supervision` (its task) and `registration` (its entry in the
+//!   store).
+//! * `machine`: what the agents of one process share.
 //!
 //! Proxies dial the Playwright servers directly: no session traffic passes through here.
 
@@ -18,6 +19,8 @@ mod probe;
 mod process;
 mod progress;
 mod registration;
+mod shell;
+mod sockets;
 mod spawn;
 mod supervision;
 mod toolchain;

@@ -3,18 +3,23 @@
 //! away, and decides nothing.
 
 use super::lifecycle::{Generation, Input};
-use super::tree;
-use crate::config::LiveConfig;
+use super::{sockets, tree};
+use crate::config::{LiveConfig, RecycleMode};
 use crate::model::{WorkerRecord, WorkerStatus, unix_millis};
-use crate::store::{Beat, Store, StoreError};
+use crate::store::{Store, StoreError};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 /// Tries to take a worker off the books before its record is left to expire.
 const FAREWELL_TRIES: u32 = 3;
 const FAREWELL_PAUSE: Duration = Duration::from_millis(500);
+
+/// How long nobody may have been connected to a draining server until it counts as empty whatever
+/// the store says: longer than a proxy takes to dial after it reserved a seat.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// What the store is to know of a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +55,10 @@ impl Books {
         }
     }
 
+    pub fn replaces_itself(&self) -> bool {
+        self.config.load().recycle.mode == RecycleMode::MakeBeforeBreak
+    }
+
     /// Passes a result on and logs when the store goes away or comes back.
     fn note<T>(&self, result: Result<T, StoreError>) -> Option<T> {
         match result {
@@ -82,8 +91,22 @@ pub struct Registration {
 impl Registration {
     /// Keeps the entry as wished until it is wished away.
     pub async fn run(mut self) {
-        if self.register_first().await {
-            self.keep().await;
+        let mut registered = false;
+        let mut quiet_since = None;
+        while let Some(status) = self.wanted() {
+            if !registered && self.register(status).await {
+                registered = true;
+                self.tell(Input::Registered(self.generation)).await;
+            }
+            if registered {
+                self.beat(status).await;
+            }
+            if status == WorkerStatus::Available || !self.is_quiet().await {
+                quiet_since = None;
+            } else if quiet_since.get_or_insert_with(Instant::now).elapsed() >= QUIET {
+                self.tell(Input::Quiet(self.generation)).await;
+            }
+            self.pause().await;
         }
         self.say_farewell().await;
     }
@@ -95,61 +118,42 @@ impl Registration {
         }
     }
 
-    /// Registers, however long it takes; `false` when the wish went away before.
-    async fn register_first(&mut self) -> bool {
-        while let Some(status) = self.wanted() {
-            if self.register(status).await {
-                let registered = Input::Registered(self.generation);
-                return self.tell(registered).await;
-            }
-            self.pause(self.interval()).await;
-        }
-        false
-    }
-
     async fn register(&mut self, status: WorkerStatus) -> bool {
         self.record.status = status;
+        self.record.replaces_itself = self.books.replaces_itself();
         self.record.last_heartbeat = unix_millis();
         let ttl = self.books.config.load().worker.key_ttl;
         let result = self.books.store.register(&self.record, ttl).await;
         self.books.note(result).is_some()
     }
 
-    async fn keep(&mut self) {
-        while let Some(status) = self.wanted() {
-            if !self.beat(status).await {
-                return;
-            }
-            self.pause(self.interval()).await;
-        }
-    }
-
-    /// One heartbeat; `false` when nobody is interested any more.
-    async fn beat(&mut self, status: WorkerStatus) -> bool {
+    async fn beat(&mut self, status: WorkerStatus) {
         let memory = self.measure().await;
         let ttl = self.books.config.load().worker.key_ttl;
         let key = &self.record.key;
         let result = self.books.store.heartbeat(key, status, memory, ttl).await;
-        let beat = match self.books.note(result) {
-            Some(beat) => beat,
-            None => return true,
+        let Some(beat) = self.books.note(result) else {
+            return;
         };
+        let generation = self.generation;
         if beat.unknown {
             log::info!(worker:% = key; "the store has lost this worker, registering again");
             self.record.memory = memory;
-            self.register(status).await;
-            return true;
+            if self.register(status).await {
+                self.tell(Input::Relisted(generation)).await;
+            }
+            return;
         }
-        let Beat {
-            counts, recycle, ..
-        } = beat;
         self.tell(Input::Beat {
-            generation: self.generation,
+            generation,
             status,
-            counts,
-            recycle,
+            counts: beat.counts,
+            recycle: beat.recycle,
         })
-        .await
+        .await;
+        if self.record.replaces_itself != self.books.replaces_itself() {
+            self.register(status).await;
+        }
     }
 
     async fn measure(&self) -> Option<u64> {
@@ -159,6 +163,13 @@ impl Registration {
             .ok()??;
         self.tell(Input::Memory(self.generation, memory)).await;
         Some(memory)
+    }
+
+    /// Whether nobody is connected to the server.
+    async fn is_quiet(&self) -> bool {
+        let port = self.record.endpoint.port;
+        let connected = tokio::task::spawn_blocking(move || sockets::connected_to(port));
+        matches!(connected.await, Ok(Some(0)))
     }
 
     async fn say_farewell(&self) {
@@ -171,20 +182,18 @@ impl Registration {
         }
     }
 
-    fn interval(&self) -> Duration {
-        self.books.config.load().worker.heartbeat_interval
-    }
-
-    /// Waits, at most until the wish changes.
-    async fn pause(&mut self, time: Duration) {
+    /// Waits for the next heartbeat's time, at most until the wish changes.
+    async fn pause(&mut self) {
+        let interval = self.books.config.load().worker.heartbeat_interval;
         let changed = self.wish.changed();
-        if let Ok(Err(_)) = tokio::time::timeout(time, changed).await {
-            // The agent is gone, and with it every reason to hurry.
+        if let Ok(Err(_)) = tokio::time::timeout(interval, changed).await {
+            // The agent is gone, and this task about to be.
             std::future::pending::<()>().await;
         }
     }
 
-    async fn tell(&self, input: Input) -> bool {
-        self.books.inputs.send(input).await.is_ok()
+    /// The agent being gone is no error: this task ends with it.
+    async fn tell(&self, input: Input) {
+        self.books.inputs.send(input).await.ok();
     }
 }

@@ -1,0 +1,136 @@
+//! One generation: what is known of it, and whether it should be replaced.
+
+use super::words::{Policy, Reason};
+use crate::config::RecycleMode;
+use crate::model::{Counts, WorkerStatus};
+use crate::worker::fill::FillRate;
+use std::time::{Duration, Instant};
+
+/// Where a generation is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Starting,
+    /// It answers; whether the store knows it is not known.
+    Announcing,
+    Available,
+    Draining {
+        until: Instant,
+        /// The store knows that it drains: no session is added any more.
+        sealed: bool,
+    },
+    /// Its drain timeout has passed; proxies end its sessions.
+    Evicting {
+        until: Instant,
+    },
+    Stopping,
+}
+
+#[derive(Debug)]
+pub(super) struct Life {
+    pub phase: Phase,
+    pub spawned: Instant,
+    pub answered: Option<Instant>,
+    pub counts: Counts,
+    /// The store has lost its counters since; they say too little.
+    pub miscounted: bool,
+    /// Nobody is connected to it any more.
+    pub quiet: bool,
+    fill: FillRate,
+    pub memory: u64,
+    pub failures: u32,
+    pub ordered: bool,
+    /// Why it is to be replaced. Stays once set: the replacement may be on its way.
+    pub leaving: Option<Reason>,
+}
+
+impl Life {
+    pub fn new(now: Instant) -> Life {
+        Life {
+            phase: Phase::Starting,
+            spawned: now,
+            answered: None,
+            counts: Counts::default(),
+            miscounted: false,
+            quiet: false,
+            fill: FillRate::default(),
+            memory: 0,
+            failures: 0,
+            ordered: false,
+            leaving: None,
+        }
+    }
+
+    pub fn is_coming(&self) -> bool {
+        matches!(self.phase, Phase::Starting | Phase::Announcing)
+    }
+
+    pub fn age(&self, now: Instant) -> Option<Duration> {
+        self.answered.map(|since| now.duration_since(since))
+    }
+
+    /// Takes counters in, unless newer ones are known.
+    pub fn count(&mut self, now: Instant, counts: Counts) {
+        if counts.revision >= self.counts.revision {
+            self.counts = counts;
+            self.fill.observe(now, counts.lifetime);
+        }
+    }
+
+    /// The store took a heartbeat that said `status`.
+    pub fn heard_as(&mut self, status: WorkerStatus) {
+        if let Phase::Draining { sealed, .. } = &mut self.phase
+            && status != WorkerStatus::Available
+        {
+            *sealed = true;
+        }
+    }
+
+    /// The store lost it, and knows it again with fresh counters.
+    pub fn relisted(&mut self) {
+        self.counts = Counts::default();
+        self.miscounted = true;
+    }
+
+    /// Whether its last session has ended, as far as anybody knows.
+    pub fn is_empty(&self) -> bool {
+        let trusted = match self.phase {
+            Phase::Draining { sealed, .. } => sealed && !self.miscounted,
+            _ => !self.miscounted,
+        };
+        self.quiet || trusted && self.counts.active == 0
+    }
+
+    /// Why it should be replaced while it serves, if it should; `lead` is the time that takes.
+    pub fn reason_to_leave(&self, now: Instant, lead: Duration, policy: &Policy) -> Option<Reason> {
+        if self.is_spent(now, lead, policy) {
+            Some(Reason::Lifetime)
+        } else if self.is_bloated(policy) {
+            Some(Reason::Memory)
+        } else if policy.max_failures > 0 && self.failures >= policy.max_failures {
+            Some(Reason::Failures)
+        } else if policy.max_age.is_some_and(|max| self.age(now) > Some(max)) {
+            Some(Reason::Age)
+        } else {
+            self.ordered.then_some(Reason::Operator)
+        }
+    }
+
+    fn is_spent(&self, now: Instant, lead: Duration, policy: &Policy) -> bool {
+        let lifetime = self.counts.lifetime;
+        policy.max_lifetime.is_some_and(|limit| match policy.mode {
+            RecycleMode::MakeBeforeBreak => {
+                // At most half a life early, so that what fills at once is not replaced at once.
+                let early = self.fill.expected(now, lead).min(limit / 2);
+                lifetime > 0 && lifetime >= limit - early
+            }
+            // Proxies say whose turn it is to be out.
+            RecycleMode::Exit => self.ordered && lifetime >= limit,
+        })
+    }
+
+    fn is_bloated(&self, policy: &Policy) -> bool {
+        // A fresh browser uses no less than one that has had no session.
+        let used = self.counts.lifetime > 0;
+        used && policy.max_memory.is_some_and(|max| self.memory > max)
+    }
+}

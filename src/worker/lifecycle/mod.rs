@@ -1,0 +1,381 @@
+//! The life of a worker as a pure state machine: what to do next, given what happened and the time.
+//!
+//! A worker is a line of *generations*, each a browser server with an id of its own:
+//!
+//! ```text
+//! Starting ── answered ─> Announcing ── registered ─> Available ── replaced, or told ─> Draining
+//!    │                        │                           │             to leave         │   │
+//!    │ fails                  │ dies                      │ dies            last session │   │ time
+//!    v                        v                           v                 has ended    v   v is up
+//!  (gone) <───────────────────┴───────────────────────────┴──── exited ────── Stopping <─ Evicting
+//! ```
+//!
+//! Up to three kinds live at once: the one that serves, its replacement, and those that drain.
+//! Make before break: the serving one drains only after its replacement is registered, so that the
+//! worker's seats are there at all times. Processes, store and clock are at the edge, in
+//! [`agent`](super::agent).
+
+mod life;
+#[cfg(test)]
+mod tests;
+mod words;
+
+pub use words::{Generation, Input, Output, Policy, Reason};
+
+use crate::config::RecycleMode;
+use crate::model::WorkerStatus;
+use life::{Life, Phase};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// How long a replacement takes to be warm, until the first one has been measured.
+const FIRST_LEAD: Duration = Duration::from_secs(2);
+/// The replacement is started this much earlier than the expected need.
+const LEAD_MARGIN: f64 = 1.5;
+/// A browser that lived this long was sound: what happened before it is forgiven.
+const SOUND_AFTER: Duration = Duration::from_secs(30);
+const FIRST_BACKOFF: Duration = Duration::from_millis(500);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+/// What proxies get, after the drain timeout, to tell the clients why their sessions end.
+const EVICTION_GRACE: Duration = Duration::from_secs(2);
+
+/// See the module's description.
+#[derive(Debug)]
+pub struct Lifecycle {
+    lives: BTreeMap<Generation, Life>,
+    /// How many generations there have been.
+    born: u64,
+    /// From the order to start a server until it was warm, the last time.
+    lead: Duration,
+    /// Starts and young browsers that failed in a row.
+    setbacks: u32,
+    /// No server is started before this.
+    not_before: Option<Instant>,
+    ending: Option<Ending>,
+    /// With [`RecycleMode::Exit`]: a browser was recycled, the worker ends with it.
+    recycled: bool,
+    finished: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    Drain,
+    Now,
+}
+
+/// One step: when, by which rules, and what came of it.
+struct Turn<'a> {
+    now: Instant,
+    policy: &'a Policy,
+    todo: Vec<Output>,
+}
+
+impl Default for Lifecycle {
+    fn default() -> Self {
+        Lifecycle {
+            lives: BTreeMap::new(),
+            born: 0,
+            lead: FIRST_LEAD,
+            setbacks: 0,
+            not_before: None,
+            ending: None,
+            recycled: false,
+            finished: false,
+        }
+    }
+}
+
+impl Lifecycle {
+    /// Takes in what happened and returns what to do, in this order.
+    pub fn step(&mut self, now: Instant, input: Input, policy: &Policy) -> Vec<Output> {
+        let mut turn = Turn {
+            now,
+            policy,
+            todo: Vec::new(),
+        };
+        if !self.finished {
+            self.take_in(input, &mut turn);
+            self.end_drained(&mut turn);
+            if self.ending.is_none() {
+                self.forgive(now);
+                self.decide_who_leaves(&turn);
+                match policy.mode {
+                    RecycleMode::MakeBeforeBreak => self.make_before_break(&mut turn),
+                    RecycleMode::Exit => self.break_before_make(&mut turn),
+                }
+            }
+            if self.lives.is_empty() && (self.ending.is_some() || self.exits(policy)) {
+                self.finished = true;
+                turn.todo.push(Output::Finished);
+            }
+        }
+        turn.todo
+    }
+
+    /// Whether it has been told to end.
+    pub fn is_ending(&self) -> bool {
+        self.ending.is_some()
+    }
+
+    fn take_in(&mut self, input: Input, turn: &mut Turn<'_>) {
+        let now = turn.now;
+        match input {
+            Input::Tick => {}
+            Input::Answered { generation, took } => self.answered(generation, took, turn),
+            Input::Registered(generation) => self.registered(generation, turn),
+            Input::Exited(generation, why) => self.exited(generation, why, turn),
+            Input::Drain => self.drain(turn),
+            Input::Stop => self.stop(turn),
+            Input::Beat {
+                generation,
+                status,
+                counts,
+                recycle,
+            } => self.learn(generation, |life| {
+                life.count(now, counts);
+                life.heard_as(status);
+                life.ordered |= recycle;
+            }),
+            Input::Counts(generation, counts) => {
+                self.learn(generation, |life| life.count(now, counts));
+            }
+            Input::Relisted(generation) => self.learn(generation, Life::relisted),
+            Input::Quiet(generation) => self.learn(generation, |life| life.quiet = true),
+            Input::Memory(generation, bytes) => self.learn(generation, |life| life.memory = bytes),
+            Input::Checked(generation, passed) => self.learn(generation, |life| {
+                life.failures = if passed { 0 } else { life.failures + 1 };
+            }),
+        }
+    }
+
+    /// What is said of a generation that is gone is too late, and no news.
+    fn learn(&mut self, generation: Generation, news: impl FnOnce(&mut Life)) {
+        if let Some(life) = self.lives.get_mut(&generation) {
+            news(life);
+        }
+    }
+
+    fn answered(&mut self, generation: Generation, took: Duration, turn: &mut Turn<'_>) {
+        let Some(life) = self.lives.get_mut(&generation) else {
+            return;
+        };
+        if life.phase != Phase::Starting {
+            return;
+        }
+        life.phase = Phase::Announcing;
+        life.answered = Some(turn.now);
+        // The first ones of a machine all start together, and wait longer for their turn than any
+        // replacement will.
+        self.lead = match generation {
+            Generation(1) => took,
+            _ => turn.now.duration_since(life.spawned),
+        };
+        turn.todo.push(Output::Register(generation));
+    }
+
+    fn registered(&mut self, generation: Generation, turn: &mut Turn<'_>) {
+        match self.lives.get_mut(&generation) {
+            Some(life) if life.phase == Phase::Announcing => life.phase = Phase::Available,
+            _ => return,
+        }
+        turn.todo.push(Output::Ready(generation));
+        for old in self.available() {
+            if old != generation {
+                self.retire(old, turn);
+            }
+        }
+    }
+
+    fn exited(&mut self, generation: Generation, why: String, turn: &mut Turn<'_>) {
+        let Some(life) = self.lives.remove(&generation) else {
+            return;
+        };
+        if life.phase == Phase::Stopping {
+            return;
+        }
+        if life.phase != Phase::Starting {
+            turn.todo.push(Output::Deregister(generation));
+        }
+        let served = life.is_coming() || life.phase == Phase::Available;
+        let retry_in = served.then(|| self.set_back(&life, turn.now)).filter(|_| {
+            let coming = self.lives.values().any(Life::is_coming);
+            self.ending.is_none() && !coming
+        });
+        turn.todo.push(Output::Crashed {
+            generation,
+            why,
+            retry_in,
+        });
+    }
+
+    /// Notes a failure, and how long to wait because of it and those before.
+    fn set_back(&mut self, life: &Life, now: Instant) -> Duration {
+        let sound = life.age(now).is_some_and(|age| age >= SOUND_AFTER);
+        self.setbacks = if sound { 0 } else { self.setbacks + 1 };
+        let pause = backoff(self.setbacks);
+        self.not_before = Some(now + pause);
+        pause
+    }
+
+    fn forgive(&mut self, now: Instant) {
+        let sound = |life: &Life| {
+            life.phase == Phase::Available && life.age(now).is_some_and(|age| age >= SOUND_AFTER)
+        };
+        if self.lives.values().any(sound) {
+            self.setbacks = 0;
+        }
+    }
+
+    fn drain(&mut self, turn: &mut Turn<'_>) {
+        if self.ending.is_some() {
+            return;
+        }
+        self.ending = Some(Ending::Drain);
+        for generation in self.generations() {
+            match self.lives[&generation].phase {
+                Phase::Starting => self.end(generation, true, turn),
+                // The former may be on the books already, with a session on it.
+                Phase::Announcing | Phase::Available => self.set_draining(generation, turn),
+                Phase::Draining { .. } | Phase::Evicting { .. } | Phase::Stopping => {}
+            }
+        }
+    }
+
+    fn stop(&mut self, turn: &mut Turn<'_>) {
+        if self.ending != Some(Ending::Now) {
+            self.ending = Some(Ending::Now);
+            for generation in self.generations() {
+                self.end(generation, true, turn);
+            }
+        }
+    }
+
+    /// Ends those whose last session is gone, and those whose time is up.
+    fn end_drained(&mut self, turn: &mut Turn<'_>) {
+        for generation in self.generations() {
+            let life = self.lives.get_mut(&generation).expect("just listed");
+            let over = match life.phase {
+                Phase::Draining { .. } if life.is_empty() => true,
+                Phase::Draining { until, .. } if turn.now >= until => {
+                    life.phase = Phase::Evicting {
+                        until: turn.now + EVICTION_GRACE,
+                    };
+                    let status = WorkerStatus::ShuttingDown;
+                    turn.todo.push(Output::SetStatus(generation, status));
+                    false
+                }
+                Phase::Evicting { until } => turn.now >= until || life.is_empty(),
+                _ => false,
+            };
+            if over {
+                let evicted = if life.is_empty() {
+                    0
+                } else {
+                    life.counts.active
+                };
+                turn.todo.push(Output::Drained {
+                    generation,
+                    evicted,
+                });
+                self.end(generation, false, turn);
+            }
+        }
+    }
+
+    fn decide_who_leaves(&mut self, turn: &Turn<'_>) {
+        let lead = self.lead.mul_f64(LEAD_MARGIN);
+        for life in self.lives.values_mut() {
+            if life.phase == Phase::Available && life.leaving.is_none() {
+                life.leaving = life.reason_to_leave(turn.now, lead, turn.policy);
+            }
+        }
+    }
+
+    fn make_before_break(&mut self, turn: &mut Turn<'_>) {
+        self.recycled = false;
+        let stays = |life: &Life| life.phase == Phase::Available && life.leaving.is_none();
+        let provided = |life: &Life| life.is_coming() || stays(life);
+        if !self.lives.values().any(provided) {
+            self.spawn(turn);
+        }
+    }
+
+    /// The original's way: drain first, and only when nothing is left start anew, or end.
+    fn break_before_make(&mut self, turn: &mut Turn<'_>) {
+        for generation in self.available() {
+            if self.lives[&generation].leaving.is_some() {
+                self.recycled = true;
+                self.retire(generation, turn);
+            }
+        }
+        if self.lives.is_empty() && !self.exits(turn.policy) {
+            self.recycled = false;
+            self.spawn(turn);
+        }
+    }
+
+    /// Whether the worker ends with the browser that it recycled.
+    fn exits(&self, policy: &Policy) -> bool {
+        self.recycled && policy.mode == RecycleMode::Exit && !policy.start_over
+    }
+
+    fn spawn(&mut self, turn: &mut Turn<'_>) {
+        if self.not_before.is_none_or(|time| turn.now >= time) {
+            self.not_before = None;
+            self.born += 1;
+            let generation = Generation(self.born);
+            self.lives.insert(generation, Life::new(turn.now));
+            turn.todo.push(Output::Spawn(generation));
+        }
+    }
+
+    /// Drains one that has been replaced or is to leave.
+    fn retire(&mut self, generation: Generation, turn: &mut Turn<'_>) {
+        let reason = self.lives[&generation].leaving.unwrap_or(Reason::Operator);
+        turn.todo.push(Output::Recycling(generation, reason));
+        self.set_draining(generation, turn);
+    }
+
+    fn set_draining(&mut self, generation: Generation, turn: &mut Turn<'_>) {
+        let until = turn.now + turn.policy.drain_timeout;
+        let sealed = false;
+        self.learn(generation, |life| {
+            life.phase = Phase::Draining { until, sealed };
+        });
+        let status = WorkerStatus::Draining;
+        turn.todo.push(Output::SetStatus(generation, status));
+    }
+
+    /// Takes one off the books and ends its server; it is gone when that has exited.
+    fn end(&mut self, generation: Generation, now: bool, turn: &mut Turn<'_>) {
+        self.learn(generation, |life| {
+            if !matches!(life.phase, Phase::Starting | Phase::Stopping) {
+                turn.todo.push(Output::Deregister(generation));
+            }
+            // To one that is stopping already this is only a word to hurry.
+            life.phase = Phase::Stopping;
+            turn.todo.push(Output::Stop { generation, now });
+        });
+    }
+
+    fn generations(&self) -> Vec<Generation> {
+        self.lives.keys().copied().collect()
+    }
+
+    fn available(&self) -> Vec<Generation> {
+        let available = |life: &Life| life.phase == Phase::Available;
+        let mut generations = self.generations();
+        generations.retain(|generation| available(&self.lives[generation]));
+        generations
+    }
+}
+
+/// The pause after the `setbacks`-th failure in a row; none after none.
+fn backoff(setbacks: u32) -> Duration {
+    match setbacks {
+        0 => Duration::ZERO,
+        n => FIRST_BACKOFF
+            .saturating_mul(1 << (n - 1).min(16))
+            .min(LONGEST_BACKOFF),
+    }
+}

@@ -1,0 +1,555 @@
+//! The life cycle against a world that does whatever it likes: a store, processes and clients, in
+//! any order, with time that jumps.
+
+use super::*;
+use crate::model::Counts;
+use proptest::prelude::*;
+
+const LIMIT: u32 = 20;
+
+fn policy(mode: RecycleMode) -> Policy {
+    Policy {
+        mode,
+        max_lifetime: Some(LIMIT),
+        max_memory: Some(1000),
+        max_age: Some(Duration::from_secs(600)),
+        max_failures: 3,
+        drain_timeout: Duration::from_secs(60),
+        start_over: true,
+    }
+}
+
+/// A generation as the world sees it.
+#[derive(Clone, Debug, Default)]
+struct Server {
+    up: bool,
+    told_to_register: bool,
+    status: Option<WorkerStatus>,
+    deregistered: bool,
+    stopping: bool,
+    gone: bool,
+    counts: Counts,
+}
+
+/// Everything around the life cycle. It carries out what it is told, and checks that it may.
+struct World {
+    cycle: Lifecycle,
+    policy: Policy,
+    now: Instant,
+    servers: BTreeMap<Generation, Server>,
+    revision: u64,
+    finished: bool,
+    recycled: Vec<(Generation, Reason)>,
+    crashes: Vec<Option<Duration>>,
+}
+
+impl World {
+    fn new(policy: Policy) -> World {
+        World {
+            cycle: Lifecycle::default(),
+            policy,
+            now: Instant::now(),
+            servers: BTreeMap::new(),
+            revision: 0,
+            finished: false,
+            recycled: Vec::new(),
+            crashes: Vec::new(),
+        }
+    }
+
+    fn feed(&mut self, input: Input) {
+        let outputs = self.cycle.step(self.now, input, &self.policy);
+        for output in outputs {
+            assert!(!self.finished, "nothing follows the end: {output:?}");
+            self.carry_out(output);
+        }
+        let coming = |s: &&Server| !s.stopping && !s.gone && s.status.is_none();
+        assert!(
+            self.servers.values().filter(coming).count() <= 1,
+            "never two replacements"
+        );
+        assert!(self.available().count() <= 1, "never two that serve");
+    }
+
+    fn carry_out(&mut self, output: Output) {
+        if let Output::Spawn(generation) = output {
+            assert!(!self.cycle.is_ending());
+            let before = self.servers.insert(generation, Server::default());
+            assert!(before.is_none(), "every generation is a new one");
+            return;
+        }
+        match output {
+            Output::Register(generation) => {
+                let server = self.server(generation);
+                assert!(server.up && !server.told_to_register && !server.stopping);
+                server.told_to_register = true;
+            }
+            Output::SetStatus(generation, status) => {
+                let server = self.server(generation);
+                assert!(server.told_to_register && !server.deregistered);
+                assert_ne!(status, WorkerStatus::Available, "nobody comes back");
+                server.status = Some(status);
+            }
+            Output::Deregister(generation) => {
+                let server = self.server(generation);
+                assert!(server.told_to_register && !server.deregistered);
+                server.deregistered = true;
+            }
+            Output::Stop { generation, .. } => {
+                let server = self.server(generation);
+                assert!(!server.gone);
+                assert!(server.deregistered || !server.told_to_register);
+                server.stopping = true;
+            }
+            Output::Drained {
+                generation,
+                evicted,
+            } => {
+                let server = self.server(generation);
+                let time_is_up = server.status == Some(WorkerStatus::ShuttingDown);
+                let empty = server.counts.active == 0 && evicted == 0;
+                assert!(empty || time_is_up, "nobody is cut before: {server:?}");
+            }
+            Output::Recycling(generation, reason) => self.recycled.push((generation, reason)),
+            Output::Crashed { retry_in, .. } => self.crashes.push(retry_in),
+            Output::Ready(_) => {}
+            Output::Finished => {
+                assert!(self.servers.values().all(|server| server.gone));
+                self.finished = true;
+            }
+            Output::Spawn(_) => unreachable!("handled above"),
+        }
+    }
+
+    fn server(&mut self, generation: Generation) -> &mut Server {
+        self.servers.get_mut(&generation).expect("it was spawned")
+    }
+
+    fn alive(&self) -> Vec<Generation> {
+        let alive = self.servers.iter().filter(|(_, server)| !server.gone);
+        alive.map(|(generation, _)| *generation).collect()
+    }
+
+    /// Those that proxies may seat sessions on.
+    fn available(&self) -> impl Iterator<Item = Generation> {
+        self.servers
+            .iter()
+            .filter(|(_, s)| {
+                s.status == Some(WorkerStatus::Available) && !s.deregistered && !s.gone
+            })
+            .map(|(generation, _)| *generation)
+    }
+
+    fn answer(&mut self, generation: Generation) {
+        let server = self.server(generation);
+        if !server.up && !server.stopping {
+            server.up = true;
+            let took = Duration::from_secs(1);
+            self.feed(Input::Answered { generation, took });
+        }
+    }
+
+    fn register(&mut self, generation: Generation) {
+        let server = self.server(generation);
+        if server.told_to_register && !server.deregistered {
+            server.status.get_or_insert(WorkerStatus::Available);
+            self.feed(Input::Registered(generation));
+        }
+    }
+
+    fn exit(&mut self, generation: Generation) {
+        self.server(generation).gone = true;
+        self.feed(Input::Exited(generation, "because".to_owned()));
+    }
+
+    fn seat(&mut self, generation: Generation) {
+        if self.available().any(|available| available == generation) {
+            self.change(generation, 1, 1);
+        }
+    }
+
+    fn leave(&mut self, generation: Generation) {
+        if self.server(generation).counts.active > 0 {
+            self.change(generation, -1, 0);
+        }
+    }
+
+    fn change(&mut self, generation: Generation, active: i32, lifetime: u32) {
+        self.revision += 1;
+        let revision = self.revision;
+        let counts = &mut self.server(generation).counts;
+        counts.active = counts.active.saturating_add_signed(active);
+        counts.lifetime += lifetime;
+        counts.revision = revision;
+    }
+
+    fn tell_counts(&mut self, generation: Generation) {
+        let counts = self.server(generation).counts;
+        self.feed(Input::Counts(generation, counts));
+    }
+
+    fn beat(&mut self, generation: Generation, recycle: bool) {
+        let server = self.server(generation);
+        if let (Some(status), false) = (server.status, server.deregistered) {
+            let counts = server.counts;
+            self.feed(Input::Beat {
+                generation,
+                status,
+                counts,
+                recycle,
+            });
+        }
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.feed(Input::Tick);
+    }
+
+    /// The world behaves for a while: what starts comes up, what is stopped ends, sessions end.
+    fn behave(&mut self) {
+        for _ in 0..40 {
+            self.pass(Duration::from_secs(5));
+            for generation in self.alive() {
+                if self.server(generation).stopping {
+                    self.exit(generation);
+                    continue;
+                }
+                self.answer(generation);
+                if self.server(generation).status.is_none() {
+                    self.register(generation);
+                }
+                while self.server(generation).counts.active > 0 {
+                    self.leave(generation);
+                }
+                self.beat(generation, false);
+            }
+        }
+    }
+
+    fn first_is_up(&mut self) -> Generation {
+        self.feed(Input::Tick);
+        let first = self.alive()[0];
+        self.answer(first);
+        self.register(first);
+        first
+    }
+}
+
+/// Something that may happen at any time; the number picks one of the living generations.
+#[derive(Clone, Debug)]
+enum Happening {
+    Pass(u64),
+    Answer,
+    Register,
+    Crash,
+    End,
+    Seat,
+    Leave,
+    Counts,
+    Beat,
+    Order,
+    Memory(u64),
+    Checked(bool),
+    Drain,
+    Stop,
+}
+
+impl Happening {
+    fn takes_away(&self) -> bool {
+        matches!(self, Happening::Crash | Happening::Drain | Happening::Stop)
+    }
+}
+
+fn recycling() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        3 => (0u64..20_000).prop_map(Happening::Pass),
+        3 => Just(Happening::Answer),
+        3 => Just(Happening::Register),
+        2 => Just(Happening::End),
+        8 => Just(Happening::Seat),
+        5 => Just(Happening::Leave),
+        5 => Just(Happening::Counts),
+        3 => Just(Happening::Beat),
+        1 => Just(Happening::Order),
+        1 => (0u64..1500).prop_map(Happening::Memory),
+        1 => any::<bool>().prop_map(Happening::Checked),
+    ]
+}
+
+fn anything() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        30 => recycling(),
+        3 => Just(Happening::Crash),
+        1 => prop_oneof![Just(Happening::Drain), Just(Happening::Stop)],
+    ]
+}
+
+fn happen(world: &mut World, happening: &Happening, which: usize) {
+    if let Happening::Pass(millis) = happening {
+        return world.pass(Duration::from_millis(*millis));
+    }
+    match happening {
+        Happening::Drain => return world.feed(Input::Drain),
+        Happening::Stop => return world.feed(Input::Stop),
+        _ => {}
+    }
+    let alive = world.alive();
+    if alive.is_empty() {
+        return;
+    }
+    let generation = alive[which % alive.len()];
+    match happening {
+        Happening::Answer => world.answer(generation),
+        Happening::Register => world.register(generation),
+        Happening::Crash => world.exit(generation),
+        Happening::End if world.server(generation).stopping => world.exit(generation),
+        Happening::Seat => world.seat(generation),
+        Happening::Leave => world.leave(generation),
+        Happening::Counts => world.tell_counts(generation),
+        Happening::Beat => world.beat(generation, false),
+        Happening::Order => world.beat(generation, true),
+        Happening::Memory(bytes) => world.feed(Input::Memory(generation, *bytes)),
+        Happening::Checked(passed) => world.feed(Input::Checked(generation, *passed)),
+        _ => {}
+    }
+}
+
+fn story(
+    happening: impl Strategy<Value = Happening>,
+) -> impl Strategy<Value = Vec<(Happening, usize)>> {
+    prop::collection::vec((happening, 0usize..4), 0..250)
+}
+
+proptest! {
+    #[test]
+    fn make_before_break_never_costs_the_seats(story in story(anything())) {
+        let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+        for (happening, which) in story {
+            let before = world.available().count();
+            happen(&mut world, &happening, which);
+            if !happening.takes_away() {
+                prop_assert!(world.available().count() >= before, "{:?}", happening);
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_happened_a_worker_comes_back_to_one_browser(story in story(anything())) {
+        for mode in [RecycleMode::MakeBeforeBreak, RecycleMode::Exit] {
+            let mut world = World::new(policy(mode));
+            for (happening, which) in &story {
+                happen(&mut world, happening, *which);
+            }
+            world.behave();
+            if world.cycle.is_ending() {
+                prop_assert!(world.finished);
+            } else {
+                prop_assert_eq!(world.available().count(), 1);
+                prop_assert_eq!(world.alive().len(), 1, "{:?}", world.servers);
+            }
+        }
+    }
+
+    #[test]
+    fn a_seat_is_given_up_only_for_a_reason(story in story(recycling())) {
+        let mut lenient = policy(RecycleMode::MakeBeforeBreak);
+        lenient.max_lifetime = None;
+        lenient.max_memory = None;
+        lenient.max_age = None;
+        lenient.max_failures = 0;
+        let mut world = World::new(lenient);
+        let mut ordered = false;
+        for (happening, which) in story {
+            ordered |= matches!(happening, Happening::Order);
+            happen(&mut world, &happening, which);
+            prop_assert!(ordered || world.recycled.is_empty());
+        }
+    }
+}
+
+#[test]
+fn the_old_one_drains_only_after_the_new_one_is_registered() {
+    let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+    let old = world.first_is_up();
+    for _ in 0..LIMIT {
+        world.pass(Duration::from_secs(10));
+        world.seat(old);
+        world.tell_counts(old);
+    }
+    let [_, new] = world.alive()[..] else {
+        panic!("the replacement is on its way: {:?}", world.servers);
+    };
+    world.answer(new);
+    assert_eq!(world.available().collect::<Vec<_>>(), [old]);
+    world.register(new);
+    assert_eq!(world.available().collect::<Vec<_>>(), [new]);
+    assert_eq!(world.recycled, [(old, Reason::Lifetime)]);
+    for _ in 0..LIMIT {
+        assert!(!world.server(old).stopping, "sessions end by themselves");
+        world.leave(old);
+        world.beat(old, false);
+    }
+    assert!(world.server(old).stopping && world.server(old).deregistered);
+}
+
+#[test]
+fn the_replacement_is_started_earlier_the_faster_the_worker_fills() {
+    let started_at = |pause: u64| {
+        let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+        let old = world.first_is_up();
+        for sessions in 1.. {
+            world.pass(Duration::from_millis(pause));
+            world.seat(old);
+            world.tell_counts(old);
+            if world.alive().len() > 1 {
+                return sessions;
+            }
+        }
+        unreachable!()
+    };
+    assert_eq!(started_at(20_000), LIMIT, "a slow one reaches its limit");
+    let fast = started_at(500);
+    assert!((LIMIT / 2..LIMIT).contains(&fast), "{fast}");
+    assert_eq!(started_at(1), LIMIT / 2, "never before half a life");
+}
+
+#[test]
+fn with_a_limit_of_one_it_serves_its_one_session() {
+    let mut rules = policy(RecycleMode::MakeBeforeBreak);
+    rules.max_lifetime = Some(1);
+    let mut world = World::new(rules);
+    let first = world.first_is_up();
+    (0..100).for_each(|_| world.pass(Duration::from_secs(1)));
+    assert_eq!(world.alive(), [first], "an idle browser is not replaced");
+    world.seat(first);
+    world.tell_counts(first);
+    assert_eq!(world.alive().len(), 2);
+}
+
+#[test]
+fn an_idle_count_from_before_the_drain_was_known_does_not_end_it() {
+    let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+    let old = world.first_is_up();
+    world.feed(Input::Drain);
+    world.tell_counts(old);
+    assert!(!world.server(old).stopping, "a session may just have come");
+    world.beat(old, false);
+    assert!(world.server(old).stopping);
+}
+
+#[test]
+fn when_the_store_lost_the_counters_only_silence_or_time_ends_a_drain() {
+    let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+    let old = world.first_is_up();
+    world.feed(Input::Relisted(old));
+    world.feed(Input::Drain);
+    world.beat(old, false);
+    assert!(!world.server(old).stopping);
+    world.feed(Input::Quiet(old));
+    assert!(world.server(old).stopping);
+}
+
+#[test]
+fn after_the_drain_timeout_proxies_get_a_moment_and_then_it_ends() {
+    let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+    let old = world.first_is_up();
+    world.seat(old);
+    world.tell_counts(old);
+    world.feed(Input::Drain);
+    world.beat(old, false);
+    world.pass(Duration::from_secs(60));
+    assert_eq!(world.server(old).status, Some(WorkerStatus::ShuttingDown));
+    assert!(!world.server(old).stopping);
+    world.pass(EVICTION_GRACE);
+    assert!(world.server(old).stopping);
+}
+
+#[test]
+fn a_second_word_ends_at_once() {
+    let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+    let old = world.first_is_up();
+    world.seat(old);
+    world.feed(Input::Drain);
+    world.feed(Input::Stop);
+    assert!(world.server(old).stopping);
+    world.exit(old);
+    assert!(world.finished);
+}
+
+#[test]
+fn crashes_in_a_row_wait_longer_and_longer_and_a_sound_life_is_forgiven() {
+    let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+    world.feed(Input::Tick);
+    for _ in 0..10 {
+        let generation = world.alive()[0];
+        world.exit(generation);
+        world.pass(LONGEST_BACKOFF);
+    }
+    let pauses: Vec<_> = world.crashes.iter().flatten().copied().collect();
+    assert_eq!(pauses.len(), 10);
+    assert!(pauses.is_sorted() && pauses[0] == FIRST_BACKOFF);
+    assert_eq!(pauses[9], LONGEST_BACKOFF);
+
+    let generation = world.alive()[0];
+    world.answer(generation);
+    world.register(generation);
+    world.pass(SOUND_AFTER);
+    world.exit(generation);
+    assert_eq!(world.crashes.last(), Some(&Some(Duration::ZERO)));
+    assert_eq!(world.alive().len(), 1, "replaced at once");
+}
+
+#[test]
+fn mode_exit_drains_and_ends_or_starts_over() {
+    for start_over in [false, true] {
+        let mut rules = policy(RecycleMode::Exit);
+        rules.start_over = start_over;
+        let mut world = World::new(rules);
+        let only = world.first_is_up();
+        for _ in 0..2 * LIMIT {
+            world.seat(only);
+            world.tell_counts(only);
+        }
+        assert!(world.recycled.is_empty(), "it waits for its turn");
+        world.beat(only, true);
+        assert_eq!(world.recycled, [(only, Reason::Lifetime)]);
+        assert_eq!(world.alive(), [only], "nothing is started before");
+        while world.server(only).counts.active > 0 {
+            world.leave(only);
+        }
+        world.beat(only, false);
+        world.exit(only);
+        assert_eq!(world.finished, !start_over);
+        assert_eq!(world.alive().len(), usize::from(start_over));
+    }
+}
+
+#[test]
+fn each_reason_is_told() {
+    let reasons = |change: fn(&mut World, Generation)| {
+        let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+        let old = world.first_is_up();
+        world.seat(old);
+        world.tell_counts(old);
+        change(&mut world, old);
+        world.behave();
+        world.recycled[0].1
+    };
+    assert_eq!(
+        reasons(|world, old| world.feed(Input::Memory(old, 1001))),
+        Reason::Memory
+    );
+    assert_eq!(
+        reasons(|world, _| world.pass(Duration::from_secs(601))),
+        Reason::Age
+    );
+    assert_eq!(
+        reasons(|world, old| (0..3).for_each(|_| world.feed(Input::Checked(old, false)))),
+        Reason::Failures
+    );
+    assert_eq!(
+        reasons(|world, old| world.beat(old, true)),
+        Reason::Operator
+    );
+}

@@ -1,0 +1,142 @@
+//! What the life cycle is told, what it answers, and the rules that it is given.
+
+use crate::config::RecycleMode;
+use crate::model::{Counts, WorkerStatus};
+use std::fmt;
+use std::time::Duration;
+
+/// One browser server in the line of a worker's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Generation(pub u64);
+
+/// Why a browser is replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// It has had the sessions of a life.
+    Lifetime,
+    /// Its process tree uses too much memory.
+    Memory,
+    /// It is old.
+    Age,
+    /// It failed its checks, or sessions, several times in a row.
+    Failures,
+    /// Somebody asked for it.
+    Operator,
+}
+
+impl Reason {
+    pub const ALL: [Reason; 5] = [
+        Reason::Lifetime,
+        Reason::Memory,
+        Reason::Age,
+        Reason::Failures,
+        Reason::Operator,
+    ];
+
+    /// The value of the metric's label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::Lifetime => "lifetime",
+            Reason::Memory => "memory",
+            Reason::Age => "age",
+            Reason::Failures => "failures",
+            Reason::Operator => "operator",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// The rules in force. Handed in with every step, since all of them may change at any time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Policy {
+    pub mode: RecycleMode,
+    /// Sessions of a life; `None` = no limit.
+    pub max_lifetime: Option<u32>,
+    /// Bytes.
+    pub max_memory: Option<u64>,
+    pub max_age: Option<Duration>,
+    /// Failed checks in a row; 0 = any number.
+    pub max_failures: u32,
+    pub drain_timeout: Duration,
+    /// With [`RecycleMode::Exit`]: start over instead of ending when the browser has drained.
+    pub start_over: bool,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    /// Time passed. The first one starts the worker.
+    Tick,
+    /// A server that was to be spawned answers and is warm; `took` does not include waiting for
+    /// its turn to start.
+    Answered {
+        generation: Generation,
+        took: Duration,
+    },
+    /// The store has it on its books.
+    Registered(Generation),
+    /// A server is gone, with what is known of the cause; nothing of it is left.
+    Exited(Generation, String),
+    /// The store took a heartbeat that said `status`, and told these counts.
+    Beat {
+        generation: Generation,
+        status: WorkerStatus,
+        counts: Counts,
+        /// It has been asked to recycle.
+        recycle: bool,
+    },
+    /// The counters changed.
+    Counts(Generation, Counts),
+    /// The store had lost it, and has it on its books again, with fresh counters.
+    Relisted(Generation),
+    /// Although it drains, nobody has been connected to it for a while, whatever the counters say.
+    Quiet(Generation),
+    /// Memory of the process tree, in bytes.
+    Memory(Generation, u64),
+    /// A check of the browser passed or failed.
+    Checked(Generation, bool),
+    /// Take no more sessions, end with the last one.
+    Drain,
+    /// End at once.
+    Stop,
+}
+
+/// What to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    Spawn(Generation),
+    /// Put it on the store's books as available, however long it takes.
+    Register(Generation),
+    /// Tell the store at once.
+    SetStatus(Generation, WorkerStatus),
+    /// Take it off the books, and tell the store nothing more of it.
+    Deregister(Generation),
+    /// End the server, politely unless `now`.
+    Stop {
+        generation: Generation,
+        now: bool,
+    },
+    /// For people: it takes sessions from now on.
+    Ready(Generation),
+    /// For people and metrics: it is being recycled. Its sessions run to their end.
+    Recycling(Generation, Reason),
+    /// For people and metrics: it died. `retry_in`: when another is started in its place, if one
+    /// is needed that is not on its way yet.
+    Crashed {
+        generation: Generation,
+        why: String,
+        retry_in: Option<Duration>,
+    },
+    /// For people: its last session has ended, or its time is up (`evicted` sessions were left).
+    Drained {
+        generation: Generation,
+        evicted: u32,
+    },
+    /// All is done; no more steps.
+    Finished,
+}

@@ -1,0 +1,283 @@
+//! Carries out what the life cycle decides: tasks for servers and their entries in the store, and
+//! word to whoever watches.
+
+use super::agent::Shared;
+use super::lifecycle::{Generation, Input, Lifecycle, Output, Policy};
+use super::progress::Progress;
+use super::registration::{Books, Entry, Registration, Wish};
+use super::supervision::{StopWish, Supervision, Up};
+use crate::config::Config;
+use crate::model::{WorkerId, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
+use crate::store::{Event, Store};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{Id, JoinError, JoinSet};
+
+/// A generation as the shell knows it.
+struct Life {
+    key: WorkerKey,
+    stop: watch::Sender<StopWish>,
+    /// Set once it is up.
+    up: Option<Up>,
+    /// Set once it is to be on the books.
+    wish: Option<watch::Sender<Wish>>,
+}
+
+/// See the module's description. Dropping it ends its tasks, and with them the servers.
+pub struct Shell {
+    shared: Arc<Shared>,
+    books: Arc<Books>,
+    lifecycle: Lifecycle,
+    start_over: bool,
+    lives: HashMap<Generation, Life>,
+    /// The tasks that own the servers; each says at its end why.
+    pub servers: JoinSet<String>,
+    /// Whose task is whose.
+    generations: HashMap<Id, Generation>,
+    /// The tasks that keep the entries in the store.
+    pub entries: JoinSet<()>,
+    ups: mpsc::Sender<Up>,
+    /// Every server is gone, and nothing is left to decide.
+    pub finished: bool,
+}
+
+impl Shell {
+    pub fn new(
+        shared: Arc<Shared>,
+        store: Arc<dyn Store>,
+        start_over: bool,
+        ups: mpsc::Sender<Up>,
+    ) -> Shell {
+        let books = Books::new(Arc::clone(&shared.config), store, shared.inputs.clone());
+        Shell {
+            shared,
+            books: Arc::new(books),
+            lifecycle: Lifecycle::default(),
+            start_over,
+            lives: HashMap::new(),
+            servers: JoinSet::new(),
+            generations: HashMap::new(),
+            entries: JoinSet::new(),
+            ups,
+            finished: false,
+        }
+    }
+
+    /// Takes in what happened, and does what follows from it.
+    pub fn take_in(&mut self, input: Input) {
+        let policy = policy(&self.shared.config.load(), self.start_over);
+        for output in self.lifecycle.step(Instant::now(), input, &policy) {
+            self.carry_out(output);
+        }
+    }
+
+    /// A server is up.
+    pub fn up(&mut self, up: Up) {
+        let generation = up.generation;
+        let took = up.took;
+        if let Some(life) = self.lives.get_mut(&generation) {
+            life.up = Some(up);
+            self.take_in(Input::Answered { generation, took });
+        }
+    }
+
+    /// The task of a server has ended, and with it the server.
+    pub fn server_ended(&mut self, ended: Result<(Id, String), JoinError>) {
+        let (task, why) = match ended {
+            Ok(ended) => ended,
+            Err(error) => (error.id(), format!("its supervision failed: {error}")),
+        };
+        if let Some(generation) = self.generations.remove(&task) {
+            self.take_in(Input::Exited(generation, why));
+            self.lives.remove(&generation);
+        }
+    }
+
+    /// The store tells something; `None`: some of it was missed.
+    pub fn event(&mut self, event: Option<Event>) {
+        match event {
+            Some(Event::Counts(key, counts)) => {
+                if let Some(generation) = self.generation_of(&key) {
+                    self.take_in(Input::Counts(generation, counts));
+                }
+            }
+            // A heartbeat tells the order together with the counts that explain it, and registers
+            // again who is still there.
+            Some(Event::Recycle(key) | Event::Gone(key)) => {
+                if let Some(generation) = self.generation_of(&key) {
+                    self.ask_for_beat(generation);
+                }
+            }
+            Some(Event::Worker(_) | Event::Reachable(false)) => {}
+            Some(Event::Resync | Event::Reachable(true)) | None => {
+                let all: Vec<Generation> = self.lives.keys().copied().collect();
+                all.into_iter()
+                    .for_each(|generation| self.ask_for_beat(generation));
+            }
+        }
+    }
+
+    fn generation_of(&self, key: &WorkerKey) -> Option<Generation> {
+        let found = self.lives.iter().find(|(_, life)| life.key == *key);
+        found.map(|(generation, _)| *generation)
+    }
+
+    fn ask_for_beat(&mut self, generation: Generation) {
+        if let Some(wish) = self
+            .lives
+            .get(&generation)
+            .and_then(|life| life.wish.as_ref())
+        {
+            wish.send_modify(|wish| wish.asked += 1);
+        }
+    }
+
+    fn carry_out(&mut self, output: Output) {
+        match output {
+            Output::Spawn(generation) => self.spawn(generation),
+            Output::Register(generation) => self.register(generation),
+            Output::SetStatus(generation, status) => {
+                if status == WorkerStatus::Draining && self.shutting_down() {
+                    self.observe(generation, |id| Progress::Draining { id });
+                }
+                self.wish(generation, Entry::Status(status));
+            }
+            Output::Deregister(generation) => self.wish(generation, Entry::None),
+            Output::Stop { generation, now } => {
+                let wish = if now {
+                    StopWish::Now
+                } else {
+                    StopWish::Politely
+                };
+                if let Some(life) = self.lives.get(&generation) {
+                    life.stop.send_modify(|stop| *stop = wish.max(*stop));
+                }
+            }
+            Output::Ready(generation) => self.tell_ready(generation),
+            Output::Recycling(generation, reason) => {
+                self.observe(generation, |id| Progress::Recycling { id, reason });
+            }
+            Output::Crashed {
+                generation,
+                why,
+                retry_in,
+            } => self.observe(generation, |id| Progress::Crashed { id, why, retry_in }),
+            Output::Drained {
+                generation,
+                evicted,
+            } => self.observe(generation, |id| Progress::Drained { id, evicted }),
+            Output::Finished => self.finished = true,
+        }
+    }
+
+    fn spawn(&mut self, generation: Generation) {
+        let id = format!("{:016x}", rand::random::<u64>());
+        let key = WorkerKey::new(self.shared.toolchain.browser, id);
+        let (stop, stop_receiver) = watch::channel(StopWish::Run);
+        let supervision = Supervision {
+            shared: Arc::clone(&self.shared),
+            generation,
+            id: key.id.clone(),
+            stop: stop_receiver,
+            ups: self.ups.clone(),
+        };
+        let task = self.servers.spawn(supervision.run());
+        self.generations.insert(task.id(), generation);
+        let life = Life {
+            key,
+            stop,
+            up: None,
+            wish: None,
+        };
+        self.lives.insert(generation, life);
+        self.observe(generation, |id| Progress::Starting { id });
+    }
+
+    fn register(&mut self, generation: Generation) {
+        let Some(life) = self.lives.get_mut(&generation) else {
+            return;
+        };
+        let up = life.up.as_ref().expect("only what is up is registered");
+        let now = unix_millis();
+        let record = WorkerRecord {
+            key: life.key.clone(),
+            endpoint: up.endpoint.clone(),
+            status: WorkerStatus::Available,
+            version: Some(up.toolchain.version),
+            replaces_itself: self.books.replaces_itself(),
+            started_at: now,
+            last_heartbeat: now,
+            memory: None,
+        };
+        let (sender, wish) = watch::channel(Wish {
+            entry: Entry::Status(WorkerStatus::Available),
+            asked: 0,
+        });
+        life.wish = Some(sender);
+        let registration = Registration {
+            books: Arc::clone(&self.books),
+            generation,
+            record,
+            node: up.node,
+            wish,
+        };
+        self.entries.spawn(registration.run());
+    }
+
+    fn wish(&mut self, generation: Generation, entry: Entry) {
+        if let Some(wish) = self
+            .lives
+            .get(&generation)
+            .and_then(|life| life.wish.as_ref())
+        {
+            wish.send_modify(|wish| wish.entry = entry);
+        }
+    }
+
+    fn tell_ready(&mut self, generation: Generation) {
+        let up = self
+            .lives
+            .get(&generation)
+            .and_then(|life| life.up.as_ref());
+        if let Some(up) = up {
+            let authority = up.endpoint.authority();
+            let (browser, release) = (up.toolchain.browser, up.toolchain.release.clone());
+            let took = up.took;
+            self.observe(generation, |id| Progress::Ready {
+                id,
+                authority,
+                browser,
+                release,
+                took,
+            });
+        }
+    }
+
+    fn observe(&self, generation: Generation, progress: impl FnOnce(WorkerId) -> Progress) {
+        if let Some(life) = self.lives.get(&generation) {
+            let progress = progress(life.key.id.clone());
+            progress.log();
+            (self.shared.observer)(progress);
+        }
+    }
+
+    fn shutting_down(&self) -> bool {
+        self.lifecycle.is_ending()
+    }
+}
+
+/// The rules in force, as the life cycle wants them.
+fn policy(config: &Config, start_over: bool) -> Policy {
+    let limit = config.limits.max_lifetime_sessions;
+    Policy {
+        mode: config.recycle.mode,
+        max_lifetime: (limit > 0).then_some(limit),
+        max_memory: config.recycle.max_memory,
+        max_age: config.recycle.max_age,
+        max_failures: config.recycle.max_failures,
+        drain_timeout: config.worker.drain_timeout,
+        start_over,
+    }
+}
