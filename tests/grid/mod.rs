@@ -4,13 +4,17 @@
 //! * [`staircase`]: the lifetime limit: workers are replaced one after another.
 //! * [`queue`]: more clients than seats.
 //! * [`kills`]: browsers, servers, workers and the grid itself die by SIGKILL.
+//! * [`answers`]: what the data port says to each kind of request.
+//! * [`missing`]: machines and settings that lack something.
 //! * [`hostile`]: clients that die, stall, or never were clients.
 //! * [`versions`]: Playwright versions and browsers that do not match.
 //! * [`metrics`]: what curl and Prometheus are told.
 
+mod answers;
 mod hostile;
 mod kills;
 mod metrics;
+mod missing;
 mod queue;
 mod staircase;
 mod tutorial;

@@ -123,6 +123,27 @@ impl GridBuilder {
 
     /// Starts the processes and waits until every worker can be used through every proxy.
     pub async fn start(self) -> Grid {
+        let expected = match self.role() {
+            "up" => self.workers.unwrap_or(2),
+            _ => self.static_workers.len() + self.worker_processes.len(),
+        };
+        let mut grid = self.spawn().await;
+        grid.wait_until_ready(expected).await;
+        grid
+    }
+
+    /// Starts a grid that cannot run, and waits until its first process gives up: how it ended,
+    /// and what it said.
+    pub async fn start_in_vain(self) -> (ExitStatus, String) {
+        let mut grid = self.spawn().await;
+        let first = &mut grid.processes[0].child;
+        let status = eventually("it gives up", async || {
+            first.try_wait().expect("it is ours")
+        });
+        (status.await, grid.log())
+    }
+
+    async fn spawn(&self) -> Grid {
         let share = if self.static_workers.is_empty() {
             Share::Whole
         } else {
@@ -138,22 +159,21 @@ impl GridBuilder {
             folder,
             _room: room,
         };
-        let role = match (&self.redis, self.static_workers.is_empty()) {
-            (None, true) => "up",
-            _ => "proxy",
-        };
         for n in 0..self.proxies.max(1) {
-            grid.spawn_proxy(&self, role, n);
+            grid.spawn_proxy(self, n);
         }
         for environment in &self.worker_processes {
-            grid.spawn_worker(&self, environment);
+            grid.spawn_worker(self, environment);
         }
-        let expected = match role {
-            "up" => self.workers.unwrap_or(2),
-            _ => self.static_workers.len() + self.worker_processes.len(),
-        };
-        grid.wait_until_ready(expected).await;
         grid
+    }
+
+    /// What the first process is.
+    fn role(&self) -> &'static str {
+        match (&self.redis, self.static_workers.is_empty()) {
+            (None, true) => "up",
+            _ => "proxy",
+        }
     }
 
     fn yaml(&self) -> String {
@@ -233,7 +253,8 @@ impl Grid {
         entries.flatten().map(|entry| entry.path()).collect()
     }
 
-    fn spawn_proxy(&mut self, builder: &GridBuilder, role: &str, n: usize) {
+    fn spawn_proxy(&mut self, builder: &GridBuilder, n: usize) {
+        let role = builder.role();
         let proxy = Proxy {
             data: ([127, 0, 0, 1], free_port()).into(),
             admin: ([127, 0, 0, 1], free_port()).into(),

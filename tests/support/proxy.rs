@@ -84,11 +84,16 @@ impl Proxy {
         connected.unwrap_or_else(|refusal| panic!("refused: {refusal:?}"))
     }
 
-    /// A plain request to the data port.
+    /// A plain GET of the data port.
     pub async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        self.request("GET", path, headers).await
+    }
+
+    /// Any plain request to the data port.
+    pub async fn request(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
         let url = format!("http://{}{path}", self.data);
-        let answer = http::request("GET", &url, headers).await;
-        answer.unwrap_or_else(|error| panic!("GET {url}: {error}"))
+        let answer = http::request(method, &url, headers).await;
+        answer.unwrap_or_else(|error| panic!("{method} {url}: {error}"))
     }
 
     /// A request to the admin port.
