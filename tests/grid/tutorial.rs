@@ -8,8 +8,8 @@ async fn the_tutorials_programs_run_in_python_and_node() {
     let grid = Grid::new().workers(2).capacity(5).start().await;
     for language in Language::BOTH {
         for (program, arguments, sessions) in [
-            ("concurrent", &[][..], 3),
-            ("concurrent", &["10"], 10),
+            ("at_once", &[][..], 3),
+            ("at_once", &["10"], 10),
             ("quick", &[], 10),
         ] {
             let said = run_example(language, program, &grid.url(), arguments, &[]).await;

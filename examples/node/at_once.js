@@ -1,4 +1,4 @@
-// Holds several sessions on the grid at once: `node concurrent.js 10` (3 when not told).
+// Holds several sessions on the grid at once: `node at_once.js 10` (3 when not told).
 //
 // Environment: GRID, the grid's address; PAGE, what to open.
 

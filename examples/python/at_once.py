@@ -1,4 +1,4 @@
-"""Holds several sessions on the grid at once: `python concurrent.py 10` (3 when not told).
+"""Holds several sessions on the grid at once: `python at_once.py 10` (3 when not told).
 
 Environment: GRID, the grid's address; PAGE, what to open.
 """
