@@ -2,8 +2,13 @@
 
 use clap::Parser;
 use playhouse::cli::Cli;
+use playhouse::worker::guard;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if let Some(folder) = guard::duty() {
+        // Nobody is left to be told of a failure.
+        return guard::stand(&folder).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
+    }
     playhouse::app::run(Cli::parse()).into()
 }

@@ -3,7 +3,7 @@
 use crate::config::LiveConfig;
 use crate::metrics::Metrics;
 use crate::store::Store;
-use crate::worker::{Agent, MachineShared, Observer, Progress, Shutdown, Toolchain};
+use crate::worker::{Agent, Guard, MachineShared, Observer, Progress, Shutdown, Toolchain};
 use anyhow::Context;
 use std::collections::HashSet;
 use std::io::Write;
@@ -20,6 +20,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(8);
 pub struct Workers {
     agents: JoinSet<()>,
     shutdown: watch::Sender<Shutdown>,
+    /// Dropped last.
+    _guard: Guard,
 }
 
 impl Workers {
@@ -33,6 +35,7 @@ impl Workers {
     ) -> anyhow::Result<Workers> {
         let machine = MachineShared::new()
             .context("cannot make a folder for the browsers' temporary files")?;
+        let guard = Guard::post(machine.folder()).context("cannot start the guard process")?;
         let advertise = config.load().worker.hostname.clone();
         let advertise = advertise.unwrap_or_else(|| "127.0.0.1".into());
         let shutdown = watch::Sender::new(Shutdown::None);
@@ -48,7 +51,11 @@ impl Workers {
             );
             agents.spawn(agent.starting_over().run(shutdown.subscribe()));
         }
-        Ok(Workers { agents, shutdown })
+        Ok(Workers {
+            agents,
+            shutdown,
+            _guard: guard,
+        })
     }
 
     /// Ends them; when it returns, no browser is left.

@@ -4,7 +4,7 @@
 use super::ending::{Order, Signals};
 use crate::config::LiveConfig;
 use crate::store::Store;
-use crate::worker::{Agent, MachineShared, Shutdown, Toolchain};
+use crate::worker::{Agent, Guard, MachineShared, Shutdown, Toolchain};
 use anyhow::Context;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +22,7 @@ pub async fn run(
     let mut signals = Signals::new().context("cannot listen to signals")?;
     let machine =
         MachineShared::new().context("cannot make a folder for the browser's temporary files")?;
+    let _guard = Guard::post(machine.folder()).context("cannot start the guard process")?;
     let hostname = config.load().worker.hostname.clone();
     let advertise = match hostname {
         Some(hostname) => hostname,

@@ -7,12 +7,14 @@
 //!   `process` (one server), `supervision` (its task) and `registration` (its entry in the
 //!   store).
 //! * `machine`: what the agents of one process share.
+//! * [`guard`]: the process that cleans up after a killed one.
 //!
 //! Proxies dial the Playwright servers directly: no session traffic passes through here.
 
 mod agent;
 mod diagnosis;
 mod fill;
+pub mod guard;
 pub mod lifecycle;
 mod machine;
 mod probe;
@@ -27,6 +29,7 @@ mod toolchain;
 mod tree;
 
 pub use agent::{Agent, Shutdown};
+pub use guard::Guard;
 pub use lifecycle::Reason;
 pub use machine::MachineShared;
 pub use progress::{Observer, Progress};
