@@ -105,6 +105,7 @@ impl Walk<'_> {
             key: key.path.to_owned(),
             notation: Notation::File,
             secret: key.secret,
+            word: None,
             source: self.source.clone(),
             problems: self.problems,
             read_file: self.read_file,

@@ -170,6 +170,7 @@ pub fn reading<'a>(
         key: key.path.to_owned(),
         notation: Notation::Plain,
         secret: key.secret,
+        word: None,
         source: Source::Other(origin),
         problems,
         read_file,

@@ -37,6 +37,8 @@ pub struct Reading<'a> {
     pub notation: Notation,
     /// The value must not be repeated in a message.
     pub secret: bool,
+    /// A word that is taken beside what the form reads (`never`).
+    pub word: Option<&'static str>,
     pub source: Source,
     pub problems: &'a mut Problems,
     pub read_file: ReadFile<'a>,
@@ -75,6 +77,7 @@ impl Reading<'_> {
             key: format!("{}{step}", self.key),
             notation: self.notation,
             secret,
+            word: None,
             source: self.source.clone(),
             problems: self.problems,
             read_file: self.read_file,
@@ -124,7 +127,11 @@ pub fn scalar<T: 'static>(
                 } else {
                     quoted(text)
                 };
-                reading.wrong(node, format!("{what} is not {told}"));
+                let message = match reading.word {
+                    Some(word) => format!("{what} is neither {word} nor {told}"),
+                    None => format!("{what} is not {told}"),
+                };
+                reading.wrong(node, message);
             }
             value
         }),
@@ -143,7 +150,10 @@ pub fn optional<T: 'static>(word: &'static str, form: Form<T>) -> Form<Option<T>
         allowed: format!("{word}, or {allowed}"),
         read: Box::new(move |reading, node| match &node.value {
             Value::Scalar(text) if text.trim() == word => Some(None),
-            _ => read(reading, node).map(Some),
+            _ => {
+                reading.word = Some(word);
+                read(reading, node).map(Some)
+            }
         }),
         show: Box::new(move |value, masking| match value {
             Some(value) => show(value, masking),
@@ -228,7 +238,12 @@ pub fn size(range: RangeInclusive<u64>) -> Form<u64> {
 
 /// Exact, in the largest unit that leaves no fraction.
 fn size_text(bytes: u64) -> String {
-    for (unit, name) in [(1u64 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")] {
+    for (unit, name) in [
+        (1u64 << 40, "TiB"),
+        (1u64 << 30, "GiB"),
+        (1 << 20, "MiB"),
+        (1 << 10, "KiB"),
+    ] {
         if bytes != 0 && bytes.is_multiple_of(unit) {
             return format!("{}{name}", bytes / unit);
         }
@@ -286,14 +301,10 @@ pub fn mapped<A: 'static, B: 'static>(
     }
 }
 
-/// A list; `item` reads and shows one element.
-pub fn list<T: 'static>(item: Form<T>) -> Form<Vec<T>> {
-    let Form {
-        allowed,
-        read,
-        show,
-    } = item;
-    let told = format!("a list, each of {allowed}");
+/// A list of `items`; `item` reads and shows one of them.
+pub fn list<T: 'static>(items: &str, item: Form<T>) -> Form<Vec<T>> {
+    let Form { read, show, .. } = item;
+    let told = format!("a list of {items}");
     Form {
         allowed: told.clone(),
         read: Box::new(move |reading, node| {

@@ -48,7 +48,7 @@ pub fn tokens() -> Form<Vec<Token>> {
             )
         }),
     };
-    unique(list(token), |token| {
+    unique(list("tokens, each with name and sha256", token), |token| {
         [
             ("name", token.name.clone()),
             ("sha256", digest_text(&token.sha256, Masking::Whole)),
@@ -136,7 +136,7 @@ pub fn static_workers() -> Form<Vec<StaticWorker>> {
             )
         }),
     };
-    unique(list(worker), |worker| {
+    unique(list("workers, each with its endpoint", worker), |worker| {
         [("endpoint", worker.endpoint.to_string())]
     })
 }
@@ -167,16 +167,19 @@ fn version() -> Form<Option<Version>> {
 
 /// `auth.allowed_origins`.
 pub fn origins() -> Form<Vec<String>> {
-    list(scalar(
-        "an origin such as https://example.com, without a path",
-        |text, _| {
-            let url = url::Url::parse(text).ok()?;
-            let origin = url.origin();
-            let tuple = origin.is_tuple() && url.path() == "/" && !text.ends_with('/');
-            (tuple && url.username().is_empty()).then(|| origin.ascii_serialization())
-        },
-        |origin: &String, _| yaml_text(origin),
-    ))
+    list(
+        "origins",
+        scalar(
+            "an origin such as https://example.com, without a path",
+            |text, _| {
+                let url = url::Url::parse(text).ok()?;
+                let origin = url.origin();
+                let tuple = origin.is_tuple() && url.path() == "/" && !text.ends_with('/');
+                (tuple && url.username().is_empty()).then(|| origin.ascii_serialization())
+            },
+            |origin: &String, _| yaml_text(origin),
+        ),
+    )
 }
 
 /// The entries of one element of a list.

@@ -8,11 +8,13 @@ use super::keys::{KEYS, find};
 use super::model::Config;
 use super::problems::{ConfigErrors, Origin, Problems};
 use super::yaml::MAX_BYTES;
-use super::{document, relations, store_url};
+use super::{certificate, document, relations, store_url};
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// Where a configuration comes from. Enough to load it again, which is what a reload does.
 #[derive(Clone)]
@@ -28,12 +30,18 @@ pub struct Sources {
 pub struct Loaded {
     pub config: Config,
     /// Where each key of the table has its value from.
-    origins: Vec<Origin>,
+    pub(super) origins: Vec<Origin>,
     /// What is probably a mistake and does not stop anything.
     pub warnings: Vec<String>,
-    /// Files it was read from: the YAML and those with secrets.
-    pub files: Vec<PathBuf>,
+    /// Whether the file is there and holds nothing, not even a comment.
+    pub(super) file_is_empty: bool,
+    /// The files it was made from, as they were read.
+    pub(super) read: Fingerprints,
 }
+
+/// Files by their content: the YAML, those with secrets, the certificate and its key. `None` for
+/// one that cannot be read.
+pub(super) type Fingerprints = BTreeMap<PathBuf, Option<u64>>;
 
 /// One key as it is shown to an operator.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -48,7 +56,7 @@ pub struct Setting {
 }
 
 impl Sources {
-    /// Reads everything again.
+    /// Reads everything.
     ///
     /// # Errors
     /// All mistakes in the file, the environment and the flags.
@@ -61,21 +69,46 @@ impl Sources {
     /// # Errors
     /// All mistakes in the file, the environment and the flags.
     pub fn load_with(&self, read_file: ReadFile<'_>) -> Result<Loaded, ConfigErrors> {
-        let files = RefCell::new(BTreeSet::new());
+        self.fingerprinted(read_file).0
+    }
+
+    /// Like [`Sources::load`]; the files are told even when it fails.
+    pub(super) fn load_fingerprinted(&self) -> (Result<Loaded, ConfigErrors>, Fingerprints) {
+        self.fingerprinted(&read_small_file)
+    }
+
+    fn fingerprinted(
+        &self,
+        read_file: ReadFile<'_>,
+    ) -> (Result<Loaded, ConfigErrors>, Fingerprints) {
+        let read = RefCell::new(Fingerprints::new());
         let read_file = |path: &Path| {
-            files.borrow_mut().insert(path.to_owned());
-            read_file(path)
+            let content = read_file(path);
+            let print = content.as_deref().ok().map(fingerprint);
+            read.borrow_mut().insert(path.to_owned(), print);
+            content
         };
+        let loaded = self.resolve(&read_file);
+        let read = read.into_inner();
+        let loaded = loaded.map(|loaded| Loaded {
+            read: read.clone(),
+            ..loaded
+        });
+        (loaded, read)
+    }
+
+    fn resolve(&self, read_file: ReadFile<'_>) -> Result<Loaded, ConfigErrors> {
         let mut problems = Problems::default();
         let mut config = Config::defaults(self.role);
         let mut origins = vec![Origin::Default; KEYS.len()];
 
+        let mut file_is_empty = false;
         if let Some(path) = &self.file {
             let name = path.display().to_string();
             match read_file(path) {
                 Ok(text) => {
-                    let found =
-                        document::read(&name, &text, &mut config, &read_file, &mut problems);
+                    file_is_empty = text.trim().is_empty();
+                    let found = document::read(&name, &text, &mut config, read_file, &mut problems);
                     for (index, origin) in found {
                         origins[index] = origin;
                     }
@@ -86,10 +119,19 @@ impl Sources {
                 }
             }
         }
-        self.read_environment(&mut config, &mut origins, &read_file, &mut problems);
-        self.read_flags(&mut config, &mut origins, &read_file, &mut problems);
+        self.read_environment(&mut config, &mut origins, read_file, &mut problems);
+        self.read_flags(&mut config, &mut origins, read_file, &mut problems);
         relations::settle(&mut config);
         relations::check(&config, self.role, &origins, &mut problems);
+        if !["tls.cert", "tls.key"]
+            .iter()
+            .any(|key| problems.concern(key))
+            && let Some(tls) = &config.tls
+            && let Err(error) = certificate::load(tls, read_file, SystemTime::now())
+        {
+            let index = find(error.key()).expect("the table has tls.cert and tls.key");
+            problems.add(origins[index].clone(), error.key(), error.to_string());
+        }
         problems.into_result()?;
 
         let suspects = self.environment.suspects();
@@ -100,7 +142,8 @@ impl Sources {
             config,
             origins,
             warnings: warnings.collect(),
-            files: files.into_inner().into_iter().collect(),
+            file_is_empty,
+            read: Fingerprints::new(),
         })
     }
 
@@ -171,10 +214,6 @@ impl Loaded {
             })
             .collect()
     }
-
-    pub(super) fn origins(&self) -> &[Origin] {
-        &self.origins
-    }
 }
 
 /// Reads a text file that cannot be larger than a configuration is.
@@ -185,4 +224,19 @@ fn read_small_file(path: &Path) -> io::Result<String> {
         .take(limit)
         .read_to_string(&mut text)?;
     Ok(text)
+}
+
+/// How the files look now.
+pub(super) fn fingerprints(files: impl IntoIterator<Item = PathBuf>) -> Fingerprints {
+    let look = |path: PathBuf| {
+        let content = read_small_file(&path).ok();
+        (path, content.as_deref().map(fingerprint))
+    };
+    files.into_iter().map(look).collect()
+}
+
+fn fingerprint(content: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    content.hash(&mut hasher);
+    hasher.finish()
 }

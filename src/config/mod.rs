@@ -6,6 +6,7 @@
 //! `form` knows how values are written, `problems` collects what is wrong, `show` writes a
 //! configuration out again.
 
+pub mod certificate;
 pub mod keys;
 
 mod defaults;
@@ -17,6 +18,7 @@ mod load;
 mod model;
 mod problems;
 mod relations;
+mod reload;
 mod show;
 mod store_url;
 mod yaml;
@@ -26,6 +28,7 @@ pub use environment::{Environment, Flag, Flags};
 pub use load::{Loaded, Setting, Sources};
 pub use model::*;
 pub use problems::{ConfigErrors, Origin, Problem};
+pub use reload::{Change, OnReload, Outcome, ReloadStatus, Reloader};
 pub use show::documented;
 
 use arc_swap::ArcSwap;

@@ -2,6 +2,7 @@
 //! where it is written. Values of secret keys never get in here.
 
 use super::yaml::Position;
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
@@ -141,11 +142,22 @@ impl Problems {
 
 /// A wrong value for a message: quoted, without control characters, not longer than a line.
 pub fn quoted(value: &str) -> String {
+    let value = &without_userinfo(value);
     if value.chars().count() <= MAX_QUOTED {
         return format!("{value:?}");
     }
     let start: String = value.chars().take(MAX_QUOTED).collect();
     format!("{:?}…", start)
+}
+
+/// A URL in the wrong place may carry a password.
+fn without_userinfo(value: &str) -> Cow<'_, str> {
+    match (value.find("://"), value.rfind('@')) {
+        (Some(start), Some(end)) if start < end => {
+            format!("{}***{}", &value[..start + 3], &value[end..]).into()
+        }
+        _ => value.into(),
+    }
 }
 
 /// The known name that was probably meant, when one is close enough.

@@ -18,7 +18,7 @@ impl Loaded {
     pub fn effective(&self) -> String {
         sections(|out, key, indent| {
             let index = KEYS.iter().position(|known| known.path == key.path);
-            let origin = index.map_or_else(String::new, |n| self.origins()[n].to_string());
+            let origin = index.map_or_else(String::new, |n| self.origins[n].to_string());
             let value = key.show(&self.config, Masking::Masked);
             let line = format!("{indent}{}: {value}", key.name());
             let _ = writeln!(out, "{line:<ORIGIN_COLUMN$} # {origin}");

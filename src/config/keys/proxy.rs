@@ -14,7 +14,8 @@ use std::time::Duration;
 /// Below this a timer is a busy loop or no timer at all.
 pub const SHORTEST: Duration = Duration::from_millis(50);
 pub const DAY: Duration = Duration::from_secs(24 * 3600);
-pub const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+/// As `humantime` counts it, so that it is shown as one.
+pub const YEAR: Duration = Duration::from_secs(31_557_600);
 
 const STRATEGIES: &[(&str, Strategy)] = &[
     ("lifetime_first", Strategy::LifetimeFirst),

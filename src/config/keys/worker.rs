@@ -36,7 +36,7 @@ pub fn keys() -> Vec<Key> {
 }
 
 fn recycle() -> Vec<Key> {
-    let memory = || optional("none", size(64 << 20..=1 << 50));
+    let memory = || optional("none", size(64 << 20..=1 << 44));
     vec![
         Key::new(field!(recycle.mode), choice(MODES), "How a browser at its lifetime limit is replaced: the replacement is warm before the old one drains, or the process drains, exits 0 and is started anew by its orchestrator."),
         Key::new(field!(recycle.strict), boolean(), "Makes the lifetime limit hard, even when that costs a seat."),
@@ -77,7 +77,7 @@ fn worker() -> Vec<Key> {
         Key::new(field!(worker.playwright), found("the folder of a playwright-core package"), "Folder of a playwright-core package; auto = looked for in the usual places.")
             .env(&["PLAYHOUSE_PLAYWRIGHT"]),
         Key::new(field!(worker.node), found("the path of a Node executable"), "Node executable; auto = the one beside playwright-core, else the one on the PATH."),
-        Key::new(field!(worker.args), list(text("a text")), "Further arguments for the browser.\nargs: [ \"--lang=de\" ]"),
+        Key::new(field!(worker.args), list("texts", text("a text that is not empty")), "Further arguments for the browser.\nargs: [ \"--lang=de\" ]"),
         Key::new(field!(worker.sandbox), boolean(), "Chromium's own sandbox; needs user namespaces, and does not work as root."),
         Key::new(field!(worker.start_timeout), duration(SHORTEST..=DAY), "How long a browser server may take to answer for the first time."),
     ]

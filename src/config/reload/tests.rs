@@ -1,0 +1,287 @@
+//! Reloads of real files, in paused time.
+
+use super::*;
+use crate::config::{Config, Environment, Flags, Role};
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// Far beyond what any of these takes, in paused time.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A reloader at work on a file.
+struct Running {
+    file: PathBuf,
+    live: LiveConfig,
+    status: watch::Receiver<ReloadStatus>,
+    asked: Arc<Notify>,
+    outcomes: Arc<Mutex<Vec<Outcome>>>,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+    folder: tempfile::TempDir,
+}
+
+impl Running {
+    fn start(text: &str) -> Running {
+        Running::with(text, Environment::default(), |folder, text| {
+            let file = folder.join("playhouse.yaml");
+            fs::write(&file, text).unwrap();
+            file
+        })
+    }
+
+    fn with(
+        text: &str,
+        environment: Environment,
+        write: impl FnOnce(&Path, &str) -> PathBuf,
+    ) -> Running {
+        let folder = tempfile::tempdir().unwrap();
+        let file = write(folder.path(), text);
+        let sources = Sources {
+            role: Role::Proxy,
+            file: Some(file.clone()),
+            environment,
+            flags: Flags::default(),
+        };
+        let loaded = sources.load().unwrap();
+        let outcomes = Arc::new(Mutex::new(Vec::new()));
+        let told = Arc::clone(&outcomes);
+        let on_reload = Box::new(move |outcome| told.lock().unwrap().push(outcome));
+        let reloader = Reloader::new(sources, loaded, on_reload);
+        let (live, status) = (reloader.live(), reloader.status());
+        let (stop, stopped) = watch::channel(false);
+        let asked = Arc::new(Notify::new());
+        let task = tokio::spawn(reloader.run(Arc::clone(&asked), stopped));
+        Running {
+            file,
+            live,
+            status,
+            asked,
+            outcomes,
+            stop,
+            task,
+            folder,
+        }
+    }
+
+    fn write(&self, text: &str) {
+        fs::write(&self.file, text).unwrap();
+    }
+
+    /// The status once it is as expected.
+    async fn when(&mut self, expected: impl FnMut(&ReloadStatus) -> bool) -> ReloadStatus {
+        let status = timeout(PATIENCE, self.status.wait_for(expected)).await;
+        status.expect("in time").expect("it runs").clone()
+    }
+
+    fn config(&self) -> Arc<Config> {
+        self.live.load_full()
+    }
+}
+
+fn seats(n: u32) -> String {
+    format!("limits: {{ max_concurrent_sessions: {n} }}\n")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hot_key_follows_the_file() {
+    let mut running = Running::start(&seats(5));
+    running.write(&seats(7));
+    let status = running.when(|s| s.generation == 1).await;
+    assert_eq!(running.config().limits.max_concurrent_sessions, 7);
+    assert_eq!(status.outcome, Outcome::Applied);
+    let shown = |s: &ReloadStatus| {
+        let mut settings = s.settings.iter();
+        let found = settings.find(|s| s.key == "limits.max_concurrent_sessions");
+        found.unwrap().value.clone()
+    };
+    assert_eq!(shown(&status), "7");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mistake_changes_nothing_and_is_told_once() {
+    let mut running = Running::start(&seats(5));
+    running.write("limits: { max_concurrent_sessions: 0 }\nqueue: { timeout: 1s }\nnope: 1\n");
+    let status = running.when(|s| s.outcome == Outcome::Invalid).await;
+    assert_eq!(status.errors.len(), 2, "{:?}", status.errors);
+    assert!(status.errors[0].contains("1:36: limits.max_concurrent_sessions"));
+    assert_eq!(*running.config(), {
+        let mut config = Config::defaults(Role::Proxy);
+        config.limits.max_concurrent_sessions = 5;
+        config
+    });
+    // Half an hour of looking at the same mistake is one mistake.
+    sleep(Duration::from_secs(1800)).await;
+    assert_eq!(*running.outcomes.lock().unwrap(), [Outcome::Invalid]);
+    running.write(&seats(6));
+    let status = running.when(|s| s.outcome == Outcome::Applied).await;
+    assert_eq!((status.generation, status.errors.len()), (1, 0));
+    assert_eq!(running.config().limits.max_concurrent_sessions, 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_only_key_waits_and_the_rest_is_applied() {
+    let mut running = Running::start("listen: 127.0.0.1:8080\n");
+    running.write("listen: 127.0.0.1:9090\nqueue: { timeout: 9s }\n");
+    let status = running.when(|s| s.generation == 1).await;
+    assert_eq!(status.pending_restart, ["listen"]);
+    let config = running.config();
+    assert_eq!(config.listen.port(), 8080);
+    assert_eq!(config.queue.timeout, Duration::from_secs(9));
+    let listen = status.settings.iter().find(|s| s.key == "listen").unwrap();
+    assert_eq!(listen.value, "127.0.0.1:8080");
+    // Back to what is in force: nothing is pending any more.
+    running.write("listen: 127.0.0.1:8080\n");
+    let status = running.when(|s| s.generation == 2).await;
+    assert!(status.pending_restart.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn old_and_new_values_together_must_hold() {
+    let mut running = Running::start("");
+    // Fine as a whole; but the heartbeat in force stays at 5 s until a restart.
+    running.write("worker: { heartbeat_interval: 1s }\nrecycle: { command_ttl: 2s }\n");
+    let status = running.when(|s| s.outcome == Outcome::Invalid).await;
+    assert!(status.errors[0].contains("worker.heartbeat_interval, which is 5s"));
+    assert_eq!(
+        running.config().recycle.command_ttl,
+        Duration::from_secs(60)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_may_be_replaced_swapped_or_away_for_a_while() {
+    let write = |folder: &Path, text: &str| {
+        // As Kubernetes mounts a config map.
+        fs::create_dir(folder.join("one")).unwrap();
+        fs::write(folder.join("one/playhouse.yaml"), text).unwrap();
+        symlink("one", folder.join("..data")).unwrap();
+        symlink("..data/playhouse.yaml", folder.join("playhouse.yaml")).unwrap();
+        folder.join("playhouse.yaml")
+    };
+    let mut running = Running::with(&seats(1), Environment::default(), write);
+    let folder = running.folder.path().to_owned();
+    fs::create_dir(folder.join("two")).unwrap();
+    fs::write(folder.join("two/playhouse.yaml"), seats(2)).unwrap();
+    symlink("two", folder.join("..data_tmp")).unwrap();
+    fs::rename(folder.join("..data_tmp"), folder.join("..data")).unwrap();
+    running.when(|s| s.generation == 1).await;
+    assert_eq!(running.config().limits.max_concurrent_sessions, 2);
+    // An editor that writes beside and renames.
+    fs::write(folder.join("new"), seats(3)).unwrap();
+    fs::rename(folder.join("new"), &running.file).unwrap();
+    running.when(|s| s.generation == 2).await;
+    assert_eq!(running.config().limits.max_concurrent_sessions, 3);
+    fs::remove_file(&running.file).unwrap();
+    let status = running.when(|s| s.outcome == Outcome::Invalid).await;
+    assert!(status.errors[0].contains("cannot be read"));
+    assert_eq!(running.config().limits.max_concurrent_sessions, 3);
+    running.write(&seats(4));
+    running.when(|s| s.generation == 3).await;
+    assert_eq!(running.config().limits.max_concurrent_sessions, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_reloads_even_when_nothing_changed() {
+    let mut running = Running::start(&seats(5));
+    running.asked.notify_one();
+    let status = running.when(|s| s.generation == 1).await;
+    assert_eq!(status.outcome, Outcome::Unchanged);
+    assert_eq!(*running.outcomes.lock().unwrap(), [Outcome::Unchanged]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_environment_stays_above_the_file() {
+    let environment = [("MAX_CONCURRENT_SESSIONS", "3")].into_iter().collect();
+    let mut running = Running::with(&seats(5), environment, |folder, text| {
+        fs::write(folder.join("a.yaml"), text).unwrap();
+        folder.join("a.yaml")
+    });
+    running.write(&format!("{}queue: {{ timeout: 1s }}\n", seats(6)));
+    running.when(|s| s.generation == 1).await;
+    assert_eq!(running.config().limits.max_concurrent_sessions, 3);
+    assert_eq!(running.config().queue.timeout, Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_secrets_own_file_is_followed_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let hash = folder.path().join("hash");
+    fs::write(&hash, "ab".repeat(32)).unwrap();
+    let text = format!(
+        "auth: {{ tokens: [ {{ name: ci, sha256_file: {} }} ] }}",
+        hash.display()
+    );
+    let mut running = Running::start(&text);
+    assert_eq!(running.config().auth.tokens[0].sha256, [0xab; 32]);
+    fs::write(&hash, "cd".repeat(32)).unwrap();
+    running.when(|s| s.generation == 1).await;
+    assert_eq!(running.config().auth.tokens[0].sha256, [0xcd; 32]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_half_written_file_is_not_taken() {
+    let mut running = Running::start(&seats(5));
+    let file = running.file.clone();
+    let whole = format!("{}auth: {{ allowed_origins: [] }}\n", seats(9));
+    let scribbler = tokio::spawn(async move {
+        // Every beginning of the file, some of which are valid.
+        for end in 0..=whole.len() {
+            fs::write(&file, &whole[..end]).unwrap();
+            sleep(SETTLE / 3).await;
+        }
+    });
+    running.when(|s| s.outcome != Outcome::Started).await;
+    assert_eq!(running.config().limits.max_concurrent_sessions, 9);
+    assert_eq!(*running.outcomes.lock().unwrap(), [Outcome::Applied]);
+    scribbler.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_file_is_no_configuration_of_a_running_grid() {
+    let mut running = Running::start(&seats(5));
+    running.write("\n");
+    let status = running.when(|s| s.outcome == Outcome::Invalid).await;
+    assert!(status.errors[0].ends_with("is empty; write {} for all defaults"));
+    assert_eq!(running.config().limits.max_concurrent_sessions, 5);
+    running.write("{}");
+    running.when(|s| s.outcome == Outcome::Unchanged).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_ends_with_the_process() {
+    let running = Running::start("");
+    running.stop.send_replace(true);
+    timeout(PATIENCE, running.task).await.unwrap().unwrap();
+}
+
+#[test]
+fn secrets_are_masked_in_a_diff() {
+    let config = |text: &str| {
+        let sources = Sources {
+            role: Role::Proxy,
+            file: Some("c.yaml".into()),
+            environment: Environment::default(),
+            flags: Flags::default(),
+        };
+        let loaded = sources.load_with(&|_| Ok(text.to_owned()));
+        (loaded.unwrap(), sources)
+    };
+    let (old, _) = config("auth: { tokens: [] }");
+    let hash = "5e".repeat(32);
+    let (new, sources) = config(&format!(
+        "auth: {{ tokens: [ {{ name: ci, sha256: {hash} }} ] }}"
+    ));
+    let merged = merge(&old, new, &sources).unwrap();
+    assert_eq!(merged.changes.len(), 1);
+    let change = format!("{:?}", merged.changes);
+    assert!(
+        change.contains("name: ci") && !change.contains("5e5e"),
+        "{change}"
+    );
+    let origin = merged.loaded.origin("auth.tokens").unwrap();
+    assert!(matches!(origin, Origin::File { .. }));
+}
