@@ -282,7 +282,8 @@ impl Command {
                 CheckRole::Proxy => Role::Proxy,
                 CheckRole::Worker => Role::Worker,
             },
-            _ => Role::Proxy,
+            Command::Proxy(_) => Role::Proxy,
+            _ => Role::Operator,
         }
     }
 

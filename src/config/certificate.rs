@@ -2,6 +2,7 @@
 //! start and at a reload rather than by the first client.
 
 use super::form::ReadFile;
+use super::load::read_small_file;
 use super::model::Tls;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
@@ -47,11 +48,19 @@ impl CertificateError {
     }
 }
 
-/// The chain and the key, ready to serve.
+/// The chain and the key as the files hold them now, ready to serve.
 ///
 /// # Errors
-/// Whatever would make handshakes fail, the certificate's dates at `now` included.
-pub fn load(
+/// Whatever would make handshakes fail, the certificate's dates included.
+pub fn load(tls: &Tls) -> Result<CertifiedKey, CertificateError> {
+    load_with(tls, &read_small_file, SystemTime::now())
+}
+
+/// Like [`load`], with files and time as parameters.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with(
     tls: &Tls,
     read_file: ReadFile<'_>,
     now: SystemTime,
@@ -122,7 +131,7 @@ mod tests {
             key: key.into(),
             min_version: crate::config::TlsVersion::V1_2,
         };
-        match load(&tls, &read, now) {
+        match load_with(&tls, &read, now) {
             Ok(certified) => format!("{} certificate", certified.cert.len()),
             Err(error) => format!("{}: {error}", error.key()),
         }

@@ -14,6 +14,8 @@ pub enum Role {
     Worker,
     /// The whole grid on this machine.
     Up,
+    /// Somebody who asks a running grid: binds no port, and need not be able to read its key.
+    Operator,
 }
 
 const fn seconds(n: u64) -> Duration {

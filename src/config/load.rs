@@ -102,36 +102,12 @@ impl Sources {
         let mut config = Config::defaults(self.role);
         let mut origins = vec![Origin::Default; KEYS.len()];
 
-        let mut file_is_empty = false;
-        if let Some(path) = &self.file {
-            let name = path.display().to_string();
-            match read_file(path) {
-                Ok(text) => {
-                    file_is_empty = text.trim().is_empty();
-                    let found = document::read(&name, &text, &mut config, read_file, &mut problems);
-                    for (index, origin) in found {
-                        origins[index] = origin;
-                    }
-                }
-                Err(error) => {
-                    let message = format!("{name}: cannot be read: {error}");
-                    problems.add(Origin::Default, "", message);
-                }
-            }
-        }
+        let file_is_empty = self.read_file(&mut config, &mut origins, read_file, &mut problems);
         self.read_environment(&mut config, &mut origins, read_file, &mut problems);
         self.read_flags(&mut config, &mut origins, read_file, &mut problems);
         relations::settle(&mut config);
         relations::check(&config, self.role, &origins, &mut problems);
-        if !["tls.cert", "tls.key"]
-            .iter()
-            .any(|key| problems.concern(key))
-            && let Some(tls) = &config.tls
-            && let Err(error) = certificate::load(tls, read_file, SystemTime::now())
-        {
-            let index = find(error.key()).expect("the table has tls.cert and tls.key");
-            problems.add(origins[index].clone(), error.key(), error.to_string());
-        }
+        self.check_certificate(&config, &origins, read_file, &mut problems);
         problems.into_result()?;
 
         let suspects = self.environment.suspects();
@@ -145,6 +121,51 @@ impl Sources {
             file_is_empty,
             read: Fingerprints::new(),
         })
+    }
+
+    /// Whether the file is there and empty.
+    fn read_file(
+        &self,
+        config: &mut Config,
+        origins: &mut [Origin],
+        read_file: ReadFile<'_>,
+        problems: &mut Problems,
+    ) -> bool {
+        let Some(path) = &self.file else {
+            return false;
+        };
+        let name = path.display().to_string();
+        let text = match read_file(path) {
+            Ok(text) => text,
+            Err(error) => {
+                let message = format!("{name}: cannot be read: {error}");
+                problems.add(Origin::Default, "", message);
+                return false;
+            }
+        };
+        for (index, origin) in document::read(&name, &text, config, read_file, problems) {
+            origins[index] = origin;
+        }
+        text.trim().is_empty()
+    }
+
+    /// Only those who serve need the certificate; others share the file and may not have it.
+    fn check_certificate(
+        &self,
+        config: &Config,
+        origins: &[Origin],
+        read_file: ReadFile<'_>,
+        problems: &mut Problems,
+    ) {
+        let serves = matches!(self.role, Role::Proxy | Role::Up);
+        let readable = !problems.concern("tls.cert") && !problems.concern("tls.key");
+        let Some(tls) = config.tls.as_ref().filter(|_| serves && readable) else {
+            return;
+        };
+        if let Err(error) = certificate::load_with(tls, read_file, SystemTime::now()) {
+            let index = find(error.key()).expect("the table has tls.cert and tls.key");
+            problems.add(origins[index].clone(), error.key(), error.to_string());
+        }
     }
 
     fn read_environment(
@@ -217,7 +238,7 @@ impl Loaded {
 }
 
 /// Reads a text file that cannot be larger than a configuration is.
-fn read_small_file(path: &Path) -> io::Result<String> {
+pub(super) fn read_small_file(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     let limit = MAX_BYTES as u64 + 1;
     std::fs::File::open(path)?
