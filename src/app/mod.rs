@@ -16,21 +16,23 @@ pub mod up;
 pub mod worker;
 
 use crate::cli::{self, Cli, Command, Exit};
-use crate::config::{Config, ConfigErrors, Environment, LiveConfig, Loaded};
+use crate::config::{
+    Config, ConfigErrors, Environment, LiveConfig, Loaded, Outcome, ReloadStatus, Reloader, Sources,
+};
 use crate::metrics::Metrics;
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
-use crate::store::redis::{RedisStore, Role};
+use crate::store::redis::{RedisStore, Role as StoreRole};
 use crate::worker::{Observer, locate};
-use crate::{admin, admission, logging};
+use crate::{admission, logging};
 use anyhow::Context;
-use arc_swap::ArcSwap;
 use operate::AdminClient;
 use serve::Plane;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use up::Welcome;
 
@@ -64,7 +66,7 @@ fn try_run(command: &Command) -> anyhow::Result<()> {
     match command {
         Command::Proxy(proxy) => {
             begin(&loaded);
-            control_plane()?.block_on(run_proxy(loaded, proxy.upgrade))
+            control_plane()?.block_on(run_proxy(sources, loaded, proxy.upgrade))
         }
         Command::Check(_) => print(&loaded.effective()),
         Command::Status(status) => {
@@ -82,11 +84,11 @@ fn try_run(command: &Command) -> anyhow::Result<()> {
         Command::Healthcheck(check) => AdminClient::new(&check.operator, &loaded.config)?.ready(),
         Command::Up(up) => {
             begin(&loaded);
-            control_plane()?.block_on(run_up(loaded, usize::from(up.workers)))
+            control_plane()?.block_on(run_up(sources, loaded, usize::from(up.workers)))
         }
         Command::Worker(_) => {
             begin(&loaded);
-            control_plane()?.block_on(run_worker(loaded))
+            control_plane()?.block_on(run_worker(sources, loaded))
         }
         Command::Token(token) => print_token(token),
     }
@@ -110,28 +112,29 @@ fn control_plane() -> anyhow::Result<tokio::runtime::Runtime> {
         .context("cannot start threads")
 }
 
-async fn run_proxy(loaded: Loaded, upgrade: bool) -> anyhow::Result<()> {
-    let config = live(&loaded);
+async fn run_proxy(sources: Sources, loaded: Loaded, upgrade: bool) -> anyhow::Result<()> {
     if !upgrade {
         serve::check_ports(&loaded.config)?;
     }
+    let metrics = Metrics::new();
     let (stop, stopped) = watch::channel(false);
-    let store = open_store(&loaded.config, Role::Proxy, stopped)?;
-    let plane = Plane::start(config, store, Metrics::new())?;
-    let served = plane.serve(config_view(loaded), upgrade).await;
+    let store = open_store(&loaded.config, StoreRole::Proxy, stopped.clone())?;
+    let (config, status) = reloading(sources, loaded, &metrics, stopped)?;
+    let plane = Plane::start(config, store, metrics)?;
+    let served = plane.serve(status, upgrade).await;
     farewell(&stop).await;
     served
 }
 
-async fn run_up(loaded: Loaded, workers: usize) -> anyhow::Result<()> {
-    let config = live(&loaded);
+async fn run_up(sources: Sources, loaded: Loaded, workers: usize) -> anyhow::Result<()> {
     let toolchain = locate(&loaded.config.worker)?;
     serve::check_ports(&loaded.config)?;
-    let (stop, stopped) = watch::channel(false);
-    let store = open_store(&loaded.config, Role::Proxy, stopped)?;
     let metrics = Metrics::new();
-    let plane = Plane::start(config.clone(), store.clone(), metrics.clone())?;
+    let (stop, stopped) = watch::channel(false);
+    let store = open_store(&loaded.config, StoreRole::Proxy, stopped.clone())?;
     let welcome = Welcome::new(workers, loaded.config.listen, loaded.config.tls.is_some());
+    let (config, status) = reloading(sources, loaded, &metrics, stopped)?;
+    let plane = Plane::start(config.clone(), store.clone(), metrics.clone())?;
     welcome.begin(&toolchain);
     let count = up::counting(metrics);
     let observer: Observer = Arc::new(move |progress| {
@@ -139,19 +142,45 @@ async fn run_up(loaded: Loaded, workers: usize) -> anyhow::Result<()> {
         count(progress);
     });
     let workers = up::Workers::start(workers, &config, toolchain, &store, observer)?;
-    let served = plane.serve(config_view(loaded), false).await;
+    let served = plane.serve(status, false).await;
     workers.stop().await;
     farewell(&stop).await;
     served
 }
 
-async fn run_worker(loaded: Loaded) -> anyhow::Result<()> {
+async fn run_worker(sources: Sources, loaded: Loaded) -> anyhow::Result<()> {
     let toolchain = locate(&loaded.config.worker)?;
     let (stop, stopped) = watch::channel(false);
-    let store = open_store(&loaded.config, Role::Worker, stopped)?;
-    let ran = worker::run(live(&loaded), toolchain, store).await;
+    let store = open_store(&loaded.config, StoreRole::Worker, stopped.clone())?;
+    let (config, _) = reloading(sources, loaded, &Metrics::new(), stopped)?;
+    let ran = worker::run(config, toolchain, store).await;
     farewell(&stop).await;
     ran
+}
+
+/// Puts the configuration into force, and follows its file and SIGHUP from now on.
+fn reloading(
+    sources: Sources,
+    loaded: Loaded,
+    metrics: &Arc<Metrics>,
+    stopped: watch::Receiver<bool>,
+) -> anyhow::Result<(LiveConfig, watch::Receiver<ReloadStatus>)> {
+    let reloads = metrics.config_reloads.clone();
+    let count = Box::new(move |outcome: Outcome| {
+        reloads.with_label_values(&[outcome.as_str()]).inc();
+    });
+    let reloader = Reloader::new(sources, loaded, count);
+    let (config, status) = (reloader.live(), reloader.status());
+    let asked = Arc::new(Notify::new());
+    let mut hangups = signal(SignalKind::hangup()).context("cannot listen to SIGHUP")?;
+    let bell = asked.clone();
+    tokio::spawn(async move {
+        while hangups.recv().await.is_some() {
+            bell.notify_one();
+        }
+    });
+    tokio::spawn(reloader.run(asked, stopped));
+    Ok((config, status))
 }
 
 /// Lets the store say goodbye: its tasks drop their ends of the channel when they have.
@@ -160,15 +189,11 @@ async fn farewell(stop: &watch::Sender<bool>) {
     timeout(FAREWELL, stop.closed()).await.ok();
 }
 
-fn live(loaded: &Loaded) -> LiveConfig {
-    Arc::new(ArcSwap::from_pointee(loaded.config.clone()))
-}
-
 /// The store of the configuration. `stopped` is the last thing told to a process: until then the
 /// store's signs of life go on.
 fn open_store(
     config: &Config,
-    role: Role,
+    role: StoreRole,
     stopped: watch::Receiver<bool>,
 ) -> anyhow::Result<Arc<dyn Store>> {
     if config.store.url.is_none() {
@@ -176,10 +201,6 @@ fn open_store(
     }
     let store = RedisStore::connect(&config.store, role, stopped).context("store.url")?;
     Ok(Arc::new(store))
-}
-
-fn config_view(loaded: Loaded) -> admin::ConfigView {
-    Arc::new(move || serde_json::json!({ "settings": loaded.settings() }))
 }
 
 fn show_status(client: &AdminClient, status: &cli::Status) -> anyhow::Result<()> {

@@ -9,7 +9,7 @@ use super::tls::{Certificate, install_crypto};
 use crate::admin::{Admin, ConfigView};
 use crate::admission::queue::Queue;
 use crate::admission::tokens::Quotas;
-use crate::config::{Config, LiveConfig, TlsVersion};
+use crate::config::{Config, LiveConfig, ReloadStatus, TlsVersion};
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
 use crate::proxy::front_door::{Connections, FrontDoor};
@@ -81,7 +81,11 @@ impl Plane {
     }
 
     /// Opens the ports and serves until the process is told to end and its sessions have ended.
-    pub async fn serve(mut self, config_view: ConfigView, upgrade: bool) -> anyhow::Result<()> {
+    pub async fn serve(
+        mut self,
+        status: watch::Receiver<ReloadStatus>,
+        upgrade: bool,
+    ) -> anyhow::Result<()> {
         let config = self.grid.config.load_full();
         install_crypto(
             config
@@ -90,6 +94,9 @@ impl Plane {
                 .map_or(TlsVersion::V1_2, |tls| tls.min_version),
         );
         let certificate = config.tls.as_ref().map(Certificate::load).transpose()?;
+        let shown = status.clone();
+        let config_view: ConfigView = Arc::new(move || serde_json::json!(*shown.borrow()));
+        tokio::spawn(follow(status, self.grid.clone(), certificate.clone()));
         let server = ports(
             &self.grid,
             config_view,
@@ -108,6 +115,24 @@ impl Plane {
         self.stop.send_replace(true);
         log::info!("ended");
         Ok(())
+    }
+}
+
+/// Makes a reload reach those who do not read the configuration at each turn.
+async fn follow(
+    mut status: watch::Receiver<ReloadStatus>,
+    grid: Arc<Grid>,
+    certificate: Option<Arc<Certificate>>,
+) {
+    while status.changed().await.is_ok() {
+        status.borrow_and_update();
+        grid.fleet.reconfigure();
+        let config = grid.config.load_full();
+        if let Some((certificate, tls)) = certificate.as_ref().zip(config.tls.as_ref())
+            && let Err(error) = certificate.reload(tls)
+        {
+            log::error!(error:% = error; "the old certificate stays in force");
+        }
     }
 }
 

@@ -47,6 +47,8 @@ pub struct Fleet {
     balancer: LoadBalancer<LifetimeFirst>,
     /// The set of workers changed: Pingora's balancer has to discover it.
     membership: Notify,
+    /// The configuration changed.
+    reconfigured: Notify,
     /// The store was read whole at least once.
     has_view: AtomicBool,
     store_up: AtomicBool,
@@ -129,6 +131,7 @@ impl Fleet {
                 known: Mutex::default(),
                 index,
                 membership: Notify::new(),
+                reconfigured: Notify::new(),
                 has_view: AtomicBool::new(false),
                 store_up: AtomicBool::new(true),
             }

@@ -104,47 +104,80 @@ impl Fleet {
     }
 
     /// Asks a worker that has reached its lifetime limit to recycle itself. Whoever gives the
-    /// session that reaches it asks; asking again is harmless.
+    /// session that reaches it asks; the watch loop asks again.
     fn order_recycle_at_limit(self: &Arc<Self>, key: &WorkerKey, counts: Counts, policy: &Policy) {
-        let at_limit = policy
-            .max_lifetime
-            .is_some_and(|limit| counts.lifetime == limit);
-        let fixed = || self.known().get(key).is_none_or(|worker| worker.fixed);
-        if at_limit && !fixed() {
-            self.order_recycle(key.clone());
+        if policy.max_lifetime != Some(counts.lifetime) {
+            return;
+        }
+        let known = self.known();
+        let worker = known.get(key).filter(|worker| !worker.fixed);
+        if let Some(replaces_itself) = worker.map(|worker| worker.record.replaces_itself) {
+            let (fleet, key) = (self.clone(), key.clone());
+            tokio::spawn(async move { fleet.order_recycle(&key, replaces_itself).await });
         }
     }
 
-    /// Asks a worker to recycle itself, in the background.
-    pub(super) fn order_recycle(self: &Arc<Self>, key: WorkerKey) {
+    /// Asks the workers that are due to recycle themselves, in the background. Those that replace
+    /// themselves first cost no seats and all may; of the others as many as may be out at a time.
+    pub(super) fn order_overdue(self: &Arc<Self>) {
+        let overdue = self.overdue();
+        if overdue.is_empty() {
+            return;
+        }
         let fleet = self.clone();
         tokio::spawn(async move {
-            let ttl = fleet.config.load().recycle.command_ttl;
-            match fleet.store.order_recycle(&key, ttl).await {
-                Ok(()) => {
-                    log::info!(worker:% = key; "worker asked to recycle at its lifetime limit")
-                }
-                // The watch loop asks again.
-                Err(error) => log::warn!(worker:% = key, error:% = error;
-                    "worker could not be asked to recycle"),
+            for (key, replaces_itself) in overdue {
+                fleet.order_recycle(&key, replaces_itself).await;
             }
         });
     }
 
-    /// Available workers at or beyond their limit that nobody has made recycle yet.
-    pub(super) fn overdue(&self) -> Vec<WorkerKey> {
+    async fn order_recycle(&self, key: &WorkerKey, replaces_itself: bool) {
+        let config = self.config.load_full();
+        let (ttl, max_out) = (config.recycle.command_ttl, config.recycle.max_unavailable);
+        let ordered = if replaces_itself {
+            self.store.order_recycle(key, ttl).await.map(|()| true)
+        } else {
+            let turn = config.worker.drain_timeout + config.worker.start_timeout;
+            self.store
+                .order_recycle_in_turn(key, ttl, max_out, turn)
+                .await
+        };
+        match ordered {
+            Ok(true) => log::info!(worker:% = key; "worker asked to recycle at its lifetime limit"),
+            Ok(false) => log::debug!(worker:% = key; "worker goes on until its turn to recycle"),
+            Err(error) => {
+                log::debug!(worker:% = key, error:% = error; "worker could not be asked to recycle");
+            }
+        }
+    }
+
+    /// Available workers at or beyond their limit, the one that is furthest first, and whether they
+    /// replace themselves.
+    fn overdue(&self) -> Vec<(WorkerKey, bool)> {
         let Some(limit) = policy(&self.config).max_lifetime else {
             return Vec::new();
         };
-        self.known()
+        let mut overdue: Vec<_> = self
+            .known()
             .values()
             .filter(|worker| {
                 worker.record.status == WorkerStatus::Available
                     && worker.counts.lifetime >= limit
                     && !worker.fixed
             })
-            .map(|worker| worker.record.key.clone())
-            .collect()
+            .map(|worker| {
+                let record = &worker.record;
+                (
+                    worker.counts.lifetime,
+                    record.key.clone(),
+                    record.replaces_itself,
+                )
+            })
+            .collect();
+        overdue.sort_unstable_by_key(|(lifetime, ..)| std::cmp::Reverse(*lifetime));
+        let overdue = overdue.into_iter();
+        overdue.map(|(_, key, replaces)| (key, replaces)).collect()
     }
 
     /// Why a client got no seat, for its message.

@@ -44,15 +44,8 @@ impl Fleet {
                     Ok(event) => self.take_in(event),
                     Err(RecvError::Closed) => return,
                 },
-                _ = poll.tick() => {
-                    self.index.lock().set_policy(policy(&self.config));
-                    self.register_fixed().await;
-                    self.read_store().await;
-                    self.resolve_names();
-                    for worker in self.overdue() {
-                        self.order_recycle(worker);
-                    }
-                }
+                _ = poll.tick() => self.refresh().await,
+                () = self.reconfigured.notified() => self.refresh().await,
                 _ = reap.tick() => {
                     if let Err(error) = self.store.reap().await {
                         log::debug!(error:% = error; "could not reap");
@@ -60,6 +53,13 @@ impl Fleet {
                 }
             }
         }
+    }
+
+    async fn refresh(self: &Arc<Self>) {
+        self.register_fixed().await;
+        self.read_store().await;
+        self.resolve_names();
+        self.order_overdue();
     }
 
     async fn read_store(self: &Arc<Self>) {
@@ -72,10 +72,12 @@ impl Fleet {
         }
     }
 
-    /// The configuration changed: limits and order take hold at once.
-    pub fn reconfigured(&self) {
+    /// The configuration changed: limits and order take hold at once, workers that stand in it
+    /// in a moment.
+    pub fn reconfigure(&self) {
         self.index.lock().set_policy(policy(&self.config));
         self.queue.wake_all();
+        self.reconfigured.notify_one();
     }
 
     async fn run_discovery(self: Arc<Self>) {
@@ -85,6 +87,8 @@ impl Fleet {
                 log::error!(error:% = error; "the balancer could not be updated");
             }
             self.queue.wake_all();
+            // A new worker may have ended somebody's turn.
+            self.order_overdue();
         }
     }
 

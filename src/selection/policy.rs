@@ -26,8 +26,8 @@ pub struct Facts {
     pub started_at: u64,
     /// Available, alive and healthy, as far as this proxy knows.
     pub open: bool,
-    /// Whether it goes on past its lifetime limit, up to the ceiling, rather than cost a seat: it
-    /// warms up its replacement first, or it waits for its turn to recycle.
+    /// Whether it warms up its replacement before it drains. Then it goes on past its lifetime
+    /// limit up to the ceiling rather than cost a seat; others go on until their turn to recycle.
     pub replaces_itself: bool,
 }
 
@@ -60,8 +60,10 @@ impl Policy {
     pub fn lifetime_cap(&self, replaces_itself: bool) -> Option<u32> {
         let limit = self.max_lifetime?;
         match self.ceiling {
+            None => Some(limit),
             Some(ceiling) if replaces_itself => Some(limit.max(ceiling)),
-            _ => Some(limit),
+            // It goes on until its turn to recycle comes; a bound would cost its seats before.
+            Some(_) => None,
         }
     }
 

@@ -25,6 +25,9 @@ struct State {
     /// Which worker's seat a session holds. A worker's `active` is the number of its leases; those
     /// of an expired worker stay, because it may come back and the sessions may still be open.
     leases: HashMap<SessionId, WorkerKey>,
+    /// Workers that were told to recycle and have not been replaced yet, and until when they count
+    /// as out.
+    turns: HashMap<WorkerKey, Instant>,
     revision: u64,
 }
 
@@ -67,6 +70,31 @@ impl State {
     fn next_revision(&mut self) -> u64 {
         self.revision += 1;
         self.revision
+    }
+
+    /// Takes a turn to be out of service, if there is one.
+    fn take_turn(&mut self, worker: &WorkerKey, max_out: usize, turn: Duration) -> bool {
+        let now = Instant::now();
+        self.turns.retain(|_, until| *until > now);
+        let of_browser = |key: &&WorkerKey| key.browser == worker.browser && *key != worker;
+        let out = self.turns.keys().filter(of_browser).count();
+        let free = out < max_out;
+        if free {
+            self.turns.entry(worker.clone()).or_insert(now + turn);
+        }
+        free
+    }
+
+    /// A new worker takes the place of one that had its turn and is gone.
+    fn end_turn(&mut self, newcomer: &WorkerKey) {
+        let replaced = self
+            .turns
+            .keys()
+            .find(|key| key.browser == newcomer.browser && !self.workers.contains_key(key))
+            .cloned();
+        if let Some(replaced) = replaced {
+            self.turns.remove(&replaced);
+        }
     }
 
     /// Gives `session` a seat on a worker that is on the books.
@@ -199,9 +227,26 @@ impl Store for MemoryStore {
         Ok(())
     }
 
+    async fn order_recycle_in_turn(
+        &self,
+        worker: &WorkerKey,
+        ttl: Duration,
+        max_out: usize,
+        turn: Duration,
+    ) -> Result<bool, StoreError> {
+        let mine = self.state().take_turn(worker, max_out, turn);
+        if mine {
+            self.order_recycle(worker, ttl).await?;
+        }
+        Ok(mine)
+    }
+
     async fn register(&self, record: &WorkerRecord, ttl: Duration) -> Result<(), StoreError> {
         let view = {
             let mut state = self.state();
+            if !state.workers.contains_key(&record.key) {
+                state.end_turn(&record.key);
+            }
             let expires = Instant::now() + ttl;
             let revision = state.next_revision();
             let State {

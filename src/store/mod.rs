@@ -119,6 +119,18 @@ pub trait Store: Send + Sync + 'static {
     /// Asks a worker to recycle itself. The request lapses after `ttl` if nobody takes it up.
     async fn order_recycle(&self, worker: &WorkerKey, ttl: Duration) -> Result<(), StoreError>;
 
+    /// The same for a worker that is out of service while it recycles, if it is its turn: of the
+    /// workers of its browser at most `max_out` are out by such an order at a time. A turn ends
+    /// when a new worker of the browser registers after the ordered one has gone, or after
+    /// `turn`. Returns whether it was ordered; one that has its turn already is ordered again.
+    async fn order_recycle_in_turn(
+        &self,
+        worker: &WorkerKey,
+        ttl: Duration,
+        max_out: usize,
+        turn: Duration,
+    ) -> Result<bool, StoreError>;
+
     /// Registers a worker, or, when it is already there, rewrites its record and keeps its
     /// counters. Without a heartbeat it is dropped after `ttl`.
     ///

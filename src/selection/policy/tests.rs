@@ -170,13 +170,13 @@ fn restarts_are_staggered() {
 }
 
 #[test]
-fn a_cap_is_the_limit_or_for_those_that_may_the_ceiling() {
+fn a_cap_is_the_limit_when_strict_the_ceiling_or_none_before_its_turn() {
     let caps = |limit, ceiling| {
         let policy = policy(Strategy::LifetimeFirst, limit, ceiling);
         [false, true].map(|replaces_itself| policy.lifetime_cap(replaces_itself))
     };
-    assert_eq!(caps(50, Some(75)), [Some(50), Some(75)]);
-    assert_eq!(caps(50, Some(25)), [Some(50), Some(50)]);
+    assert_eq!(caps(50, Some(75)), [None, Some(75)]);
+    assert_eq!(caps(50, Some(25)), [None, Some(50)]);
     assert_eq!(caps(50, None), [Some(50), Some(50)]);
     assert_eq!(caps(0, Some(75)), [None, None]);
     assert_eq!(soft_ceiling(50, 1.5), 75);
@@ -251,7 +251,8 @@ proptest! {
                 && worker.open
                 && worker.active < 5
                 && (below(policy.max_lifetime)
-                    || worker.replaces_itself && policy.ceiling.is_some() && below(policy.ceiling));
+                    || policy.ceiling.is_some()
+                        && (!worker.replaces_itself || below(policy.ceiling)));
             let named = ranked.iter().filter(|ranked| ranked.key == worker.key).count();
             prop_assert_eq!(named, usize::from(may));
         }

@@ -140,6 +140,28 @@ impl Store for RedisStore {
         Ok(())
     }
 
+    async fn order_recycle_in_turn(
+        &self,
+        worker: &WorkerKey,
+        ttl: Duration,
+        max_out: usize,
+        turn: Duration,
+    ) -> Result<bool, StoreError> {
+        self.inner
+            .link
+            .script(|_| {
+                let mut call = SCRIPTS.recycle_in_turn.key(keys::record(worker));
+                call.key(keys::command(worker))
+                    .key(keys::turns(worker.browser))
+                    .arg(worker.to_string())
+                    .arg(millis(ttl))
+                    .arg(max_out)
+                    .arg(millis(turn));
+                call
+            })
+            .await
+    }
+
     async fn register(&self, record: &WorkerRecord, ttl: Duration) -> Result<(), StoreError> {
         let expires = Instant::now() + ttl;
         let registration = &self.inner.ledger().register(record, expires);

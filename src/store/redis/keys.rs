@@ -4,7 +4,7 @@
 //! `redis-cli` rely on; the second is ours alone and lives under `playhouse:`. `docs/redis.md`
 //! says what each holds.
 
-use crate::model::WorkerKey;
+use crate::model::{Browser, WorkerKey};
 
 /// Prefix of a worker's record: `worker:{browser}:{id}`, a hash with a TTL.
 pub const WORKER: &str = "worker:";
@@ -27,6 +27,9 @@ pub const PROXIES: &str = "playhouse:proxies";
 pub const PROXY: &str = "playhouse:proxy:";
 /// Prefix of what a proxy holds: `playhouse:leases:{proxy}`, a hash session -> worker.
 pub const LEASES: &str = "playhouse:leases:";
+/// Prefix of the turns to be out of service: `playhouse:turns:{browser}`, a hash worker -> when its
+/// turn is over at the latest.
+pub const TURNS: &str = "playhouse:turns:";
 /// Counter that rises with every change of a worker's counts.
 pub const REVISION: &str = "playhouse:revision";
 /// A random name that is lost together with everything else: how emptiness is noticed.
@@ -51,6 +54,7 @@ pub fn lua_names() -> String {
         ("proxies", PROXIES),
         ("proxy", PROXY),
         ("leases", LEASES),
+        ("turns", TURNS),
         ("revision", REVISION),
         ("grid", GRID),
         ("events", EVENTS),
@@ -76,6 +80,11 @@ pub fn command(worker: &WorkerKey) -> String {
 /// The hash of the seats of this worker.
 pub fn seats(worker: &WorkerKey) -> String {
     format!("{SEATS}{worker}")
+}
+
+/// The hash of the workers of a browser that have their turn to be out of service.
+pub fn turns(browser: Browser) -> String {
+    format!("{TURNS}{browser}")
 }
 
 /// The key that is there while this proxy lives.

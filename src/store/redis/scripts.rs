@@ -30,8 +30,21 @@ macro_rules! scripts {
 }
 
 scripts!(
-    adopt, beat, bye, deregister, discover, fleet, heartbeat, hello, reap, recycle, register,
-    release, reserve, sweep
+    adopt,
+    beat,
+    bye,
+    deregister,
+    discover,
+    fleet,
+    heartbeat,
+    hello,
+    reap,
+    recycle,
+    recycle_in_turn,
+    register,
+    release,
+    reserve,
+    sweep
 );
 
 fn source(body: &str) -> String {

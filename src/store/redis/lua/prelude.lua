@@ -51,11 +51,23 @@ local function announce(worker)
   return a, l, revision
 end
 
+-- A new worker takes the place of one that had its turn to recycle and is gone.
+local function end_turn(newcomer)
+  local turns = K.turns .. newcomer:match('^[^:]*')
+  for _, worker in ipairs(call('HKEYS', turns)) do
+    if call('EXISTS', K.worker .. worker) == 0 then
+      call('HDEL', turns, worker)
+      return
+    end
+  end
+end
+
 -- Puts a worker whose record was just written on the books. Sessions may hold seats on it from
 -- before it fell silent, and a proxy may have written down the lifetime it remembers.
 local function enter(worker, ttl, lifetime)
   call('ZADD', K.workers, now() + ttl, worker)
   if not on_the_books(worker) then
+    end_turn(worker)
     local held = call('HLEN', K.seats .. worker)
     call('HSET', K.active, worker, held)
     call('HSET', K.lifetime, worker, math.max(held, lifetime, count(K.lifetime, worker)))
