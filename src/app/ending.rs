@@ -9,6 +9,7 @@ use crate::tunnel::Close;
 use async_trait::async_trait;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -23,6 +24,10 @@ const SHORT_FAREWELL: Duration = Duration::from_millis(500);
 const LAST_RELEASES: Duration = Duration::from_secs(2);
 /// How long Pingora lets connections to an upgraded process go on; sessions are not among them.
 const UPGRADE_OVERLAP: Duration = Duration::from_secs(6);
+
+/// How long a successor may take to wait for the listeners.
+const SUCCESSOR_PATIENCE: Duration = Duration::from_secs(5);
+const SUCCESSOR_POLL: Duration = Duration::from_millis(50);
 
 /// What a signal asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +88,16 @@ pub async fn run_until_ended(
     signals: &mut Signals,
     pingora: &mpsc::Sender<ShutdownSignal>,
 ) {
-    let order = signals.next().await;
+    let order = loop {
+        let order = signals.next().await;
+        let socket = grid.config.load().server.upgrade_socket.clone();
+        if order != Order::HandOver || successor_waits(&socket).await {
+            break order;
+        }
+        log::error!(socket:% = socket.display();
+            "asked to hand over, but nobody takes over; this process stays in service. \
+             Start `playhouse proxy --upgrade` first, then send SIGQUIT");
+    };
     log::info!(order:? = order, sessions = grid.registry.len(); "asked to end");
     match order {
         Order::Stop => end_at_once(grid).await,
@@ -100,13 +114,40 @@ pub async fn run_until_ended(
     timeout(LAST_RELEASES, grid.releaser.idle()).await.ok();
 }
 
+/// Whether a process waits at the upgrade socket to take over; gives it a moment to come up. Only
+/// looks: a connection would be taken for the hand-over itself.
+async fn successor_waits(socket: &Path) -> bool {
+    let look = async {
+        while !is_listened_on(socket) {
+            tokio::time::sleep(SUCCESSOR_POLL).await;
+        }
+    };
+    timeout(SUCCESSOR_PATIENCE, look).await.is_ok()
+}
+
+/// `/proc/net/unix` has a line for each socket, with its flags in the fourth column and its path in
+/// the last (proc(5)).
+fn is_listened_on(socket: &Path) -> bool {
+    /// `__SO_ACCEPTCON` of the kernel: somebody listens.
+    const LISTENING: u32 = 0x10000;
+    let sockets = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let path = socket.to_string_lossy();
+    sockets.lines().any(|line| {
+        let mut columns = line.split_whitespace();
+        let flags = columns
+            .nth(3)
+            .and_then(|flags| u32::from_str_radix(flags, 16).ok());
+        flags.is_some_and(|flags| flags & LISTENING != 0) && columns.next_back() == Some(&*path)
+    })
+}
+
 async fn drain(grid: &Arc<Grid>, order: Order, pingora: &mpsc::Sender<ShutdownSignal>) {
     let config = grid.config.load_full();
     if order == Order::HandOver {
         // The new process answers; what is accepted here until the listener closes is served.
         pingora.send(ShutdownSignal::GracefulUpgrade).await.ok();
+        // Who waits for a seat here has it here: nobody is refused because of an upgrade.
         tokio::time::sleep(UPGRADE_OVERLAP).await;
-        grid.draining.send_replace(true);
     } else {
         grid.draining.send_replace(true);
         tokio::time::sleep(config.server.shutdown_grace).await;

@@ -17,7 +17,7 @@ use crate::admission::tokens::{self, Quotas, Unauthorized};
 use crate::config::LiveConfig;
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
-use crate::session::registry::Registry;
+use crate::session::registry::{Client, Registry};
 use crate::session::seat::Releaser;
 use crate::store::Store;
 use ask::Ask;
@@ -55,6 +55,7 @@ struct Arrival {
     who: tokens::Identity,
     share: tokens::QuotaShare,
     connection: Option<Arc<Connection>>,
+    client: Client,
 }
 
 impl Grid {
@@ -99,6 +100,7 @@ impl Grid {
                 who,
                 share,
                 connection,
+                client: self.registry.client(),
             })
         });
         let arrival = match admitted {

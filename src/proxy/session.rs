@@ -11,7 +11,7 @@ use crate::admission::tokens::{Identity, QuotaShare};
 use crate::fleet::{NoGrant, Target};
 use crate::model::{SessionId, unix_millis};
 use crate::selection::Wanted;
-use crate::session::registry::{Entry, Info};
+use crate::session::registry::{Client as InOurHands, Entry, Info};
 use crate::session::seat::Seat;
 use crate::tunnel::{self, Ended, Ends, Limits, Side, Traffic};
 use pingora::protocols::Stream;
@@ -60,6 +60,7 @@ struct Running {
     seat: Seat,
     _share: QuotaShare,
     _connection: Option<Arc<Connection>>,
+    _client: InOurHands,
 }
 
 /// Serves one client: a session, or a refusal.
@@ -90,6 +91,7 @@ async fn open(
         who,
         share,
         connection,
+        client: in_our_hands,
     } = arrival;
     let seated = tokio::select! {
         seated = find_seat(grid, &ask.wanted, &who, &ask.forwarded) => seated,
@@ -159,6 +161,7 @@ async fn open(
         seat,
         _share: share,
         _connection: connection,
+        _client: in_our_hands,
     };
     let ends = Ends {
         client: Side {

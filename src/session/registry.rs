@@ -6,14 +6,24 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{oneshot, watch};
 
 /// The open sessions of this proxy.
 #[derive(Default)]
 pub struct Registry {
     open: Mutex<HashMap<SessionId, Open>>,
-    /// Rung when the last session ends.
-    empty: Notify,
+    /// Clients in our hands: those with a session, those on the way to one, those being refused.
+    clients: watch::Sender<usize>,
+}
+
+/// A client in our hands, until it is dropped.
+#[must_use = "dropping it says that the client has gone"]
+pub struct Client(watch::Sender<usize>);
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.0.send_modify(|clients| *clients -= 1);
+    }
 }
 
 struct Open {
@@ -45,6 +55,12 @@ impl Registry {
         self.open
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Counts a client in that wants a session.
+    pub fn client(&self) -> Client {
+        self.clients.send_modify(|clients| *clients += 1);
+        Client(self.clients.clone())
     }
 
     /// Enters a session. It is open until the returned guard is dropped; the receiver gets the
@@ -106,15 +122,11 @@ impl Registry {
         }
     }
 
-    /// Waits until none is open.
+    /// Waits until no client is in our hands, with a session or without.
     pub async fn emptied(&self) {
-        loop {
-            let rung = self.empty.notified();
-            if self.is_empty() {
-                return;
-            }
-            rung.await;
-        }
+        let mut clients = self.clients.subscribe();
+        // The sender is ours: it cannot be gone.
+        clients.wait_for(|clients| *clients == 0).await.ok();
     }
 }
 
@@ -135,13 +147,6 @@ impl std::ops::Deref for Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let last = {
-            let mut open = self.registry.open();
-            open.remove(&self.info.id);
-            open.is_empty()
-        };
-        if last {
-            self.registry.empty.notify_waiters();
-        }
+        self.registry.open().remove(&self.info.id);
     }
 }
