@@ -15,7 +15,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null || \
 		sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1: \2/p' $(MAKEFILE_LIST)
 
-run: ## a grid on this machine at ws://localhost:8080 (WORKERS=2, ARGS="--browser firefox")
+run: ## a grid on this machine at ws://localhost:8080 (WORKERS=2, ARGS="--listen 0.0.0.0:8080")
 	@scripts/setup.sh run
 	$(CARGO) build --release --locked
 	target/release/playhouse up --workers $(WORKERS) $(ARGS)

@@ -168,8 +168,8 @@ impl Server {
 
     /// Opens and closes a page, so that the first client does not wait for what a browser does
     /// only once.
-    pub async fn warm_up(&self) -> Result<(), ProbeError> {
-        probe::opens_page(&self.door).await
+    pub async fn warm_up(&self, patience: Duration) -> Result<(), ProbeError> {
+        probe::opens_page_within(&self.door, patience).await
     }
 
     /// Where the server is reached on this machine.

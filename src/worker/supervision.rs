@@ -77,7 +77,7 @@ impl Supervision {
         let server = Server::start(launch).await.map_err(|e| e.to_string())?;
         let id = self.id.clone();
         (shared.observer)(Progress::Warming { id });
-        match server.warm_up().await {
+        match server.warm_up(config.worker.start_timeout).await {
             Ok(()) => {}
             // Its first client will find out; to refuse it would be no better.
             Err(error @ ProbeError::Strange(_)) => {
