@@ -3,12 +3,14 @@
 CARGO ?= cargo
 WORKERS ?= 2
 ARGS ?=
+SOAK_SECONDS ?= 3600
+STORM_CONNECTS ?= 1000000
 
 # What scripts/setup.sh could not leave to Debian.
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup lint bench soak fuzz clean
+.PHONY: help run test setup lint bench soak storm fuzz clean
 
 help: ## list the targets
 	@echo "usage: make TARGET"
@@ -32,12 +34,16 @@ lint: ## formatting and clippy, warnings are errors
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 
-bench: ## the criterion benches
+bench: ## what a session costs, beside HAProxy and nginx (ARGS="--only connects --repeats 9")
 	@scripts/setup.sh run
-	$(CARGO) bench --locked
+	$(CARGO) bench --locked --bench selection --bench frames
+	$(CARGO) bench --locked --bench datapath -- --output benches/results/datapath.txt $(ARGS)
 
-soak: ## (reserved)
-	@echo "there is no soak test yet" >&2; exit 2
+soak: ## sessions that come and go, every byte verified (SOAK_SECONDS=3600)
+	$(CARGO) bench --locked --bench datapath -- soak --seconds $(SOAK_SECONDS)
+
+storm: ## connects as fast as they go, none may be lost (STORM_CONNECTS=1000000)
+	$(CARGO) bench --locked --bench datapath -- storm --connects $(STORM_CONNECTS)
 
 fuzz: ## (reserved)
 	@echo "there are no fuzz targets yet" >&2; exit 2
