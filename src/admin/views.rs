@@ -18,6 +18,7 @@ pub struct Worker {
     pub id: String,
     pub browser: Browser,
     pub playwright_version: Option<String>,
+    pub browser_version: Option<String>,
     pub status: String,
     pub endpoint: String,
     pub active_sessions: u32,
@@ -86,6 +87,7 @@ pub(super) fn workers(grid: &Grid) -> Workers {
             id: record.key.id.to_string(),
             browser: record.key.browser,
             playwright_version: record.version.map(|version| version.to_string()),
+            browser_version: record.browser_version,
             status: record.status.as_str().to_owned(),
             endpoint: format!(
                 "{}://{}",

@@ -9,6 +9,7 @@ use crate::tunnel::Close;
 use async_trait::async_trait;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -131,6 +132,12 @@ fn is_listened_on(socket: &Path) -> bool {
     /// `__SO_ACCEPTCON` of the kernel: somebody listens.
     const LISTENING: u32 = 0x10000;
     let sockets = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    // The folder may be open to others, who must not be handed our listeners.
+    let ours = std::fs::symlink_metadata(socket)
+        .is_ok_and(|file| file.uid() == nix::unistd::geteuid().as_raw());
+    if !ours {
+        return false;
+    }
     let path = socket.to_string_lossy();
     sockets.lines().any(|line| {
         let mut columns = line.split_whitespace();

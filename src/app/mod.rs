@@ -62,6 +62,9 @@ pub fn run(cli: Cli) -> Exit {
 
 fn try_run(command: &Command) -> anyhow::Result<()> {
     let sources = command.sources(Environment::of_process());
+    if let Command::Token(token) = command {
+        return print_token(token);
+    }
     let loaded = sources.load()?;
     match command {
         Command::Proxy(proxy) => {
@@ -90,7 +93,7 @@ fn try_run(command: &Command) -> anyhow::Result<()> {
             begin(&loaded);
             control_plane()?.block_on(run_worker(sources, loaded))
         }
-        Command::Token(token) => print_token(token),
+        Command::Token(_) => unreachable!("it needs no configuration"),
     }
 }
 

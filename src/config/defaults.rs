@@ -94,8 +94,8 @@ pub const WORKER_DRAIN_TIMEOUT: Duration = seconds(300);
 /// A cold disk takes several seconds to start a browser for the first time.
 pub const START_TIMEOUT: Duration = seconds(30);
 
-/// Nothing to wait for outside Kubernetes; there a few seconds let endpoints be withdrawn.
-pub const SHUTDOWN_GRACE: Duration = seconds(0);
+/// Long enough for whoever asks /readyz each second to see the 503; Kubernetes wants a few more.
+pub const SHUTDOWN_GRACE: Duration = seconds(1);
 /// Writable without preparation; the systemd unit uses /run/playhouse.
 pub const UPGRADE_SOCKET: &str = "/tmp/playhouse-upgrade.sock";
 

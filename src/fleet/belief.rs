@@ -70,8 +70,7 @@ impl Fleet {
                     None
                 }
                 _ => {
-                    let target = Target::new(key.clone(), view.record.endpoint.clone());
-                    let target = Arc::new(target);
+                    let target = Arc::new(Target::new(&view.record));
                     log_joined(&view.record);
                     let fixed = self.fixed_keys().contains(&key);
                     let worker = Known {

@@ -1,6 +1,6 @@
 //! Where a worker is dialled: its endpoint and the addresses its name stands for right now.
 
-use crate::model::{Endpoint, WorkerKey};
+use crate::model::{Endpoint, Version, WorkerKey, WorkerRecord};
 use arc_swap::ArcSwap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -15,20 +15,27 @@ pub struct Target {
     pub endpoint: Endpoint,
     /// What the Host header says.
     pub authority: String,
+    /// Playwright's version, if the worker tells.
+    pub version: Option<Version>,
+    /// The browser's own version, if the worker tells.
+    pub browser_version: Option<String>,
     addresses: ArcSwap<Vec<SocketAddr>>,
 }
 
 impl Target {
     /// A target that is not resolved yet, unless its host is an address already.
-    pub fn new(key: WorkerKey, endpoint: Endpoint) -> Target {
+    pub fn new(record: &WorkerRecord) -> Target {
+        let endpoint = record.endpoint.clone();
         let literal = endpoint.host.parse::<IpAddr>();
         let addresses = literal.map_or_else(
             |_| Vec::new(),
             |ip| vec![SocketAddr::new(ip, endpoint.port)],
         );
         Target {
-            key,
+            key: record.key.clone(),
             authority: endpoint.authority(),
+            version: record.version,
+            browser_version: record.browser_version.clone(),
             endpoint,
             addresses: ArcSwap::from_pointee(addresses),
         }

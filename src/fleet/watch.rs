@@ -138,6 +138,7 @@ impl Fleet {
                 endpoint: worker.endpoint.clone(),
                 status: WorkerStatus::Available,
                 version: worker.version,
+                browser_version: None,
                 replaces_itself: false,
                 started_at,
                 last_heartbeat: now,

@@ -112,6 +112,8 @@ pub struct WorkerRecord {
     pub status: WorkerStatus,
     /// Playwright's version; unknown for workers of the original system, which do not tell.
     pub version: Option<Version>,
+    /// The browser's own version, such as `156.0.8078.79`, when the worker knows it.
+    pub browser_version: Option<String>,
     /// Whether it replaces its browser before it drains the old one (make before break). Such a
     /// worker may go past its lifetime limit while the replacement warms up.
     pub replaces_itself: bool,

@@ -123,7 +123,7 @@ async fn open(
         dial_time,
     } = seated;
     let begun = Instant::now();
-    let answer = switching_protocols(&seat, &target, &ask.wanted, &dialled.forwarded, waited);
+    let answer = switching_protocols(&seat, &target, &dialled.forwarded, waited);
     let told = async {
         client.stream.write_all(&answer).await?;
         client.stream.flush().await
@@ -135,10 +135,7 @@ async fn open(
     }
     seat.reached();
     grid.metrics.phase("upgrade", begun.elapsed());
-    let version = ask
-        .wanted
-        .version
-        .map_or("unknown".into(), |v| v.to_string());
+    let version = target.version.map_or("unknown".into(), |v| v.to_string());
     log::info!(session:% = seat.session(), worker:% = target.key.id,
         browser:% = target.key.browser, version:% = version, token = &*who.tenant,
         waited_ms = waited.as_millis() as u64, dial_ms = dial_time.as_millis() as u64;
@@ -288,13 +285,16 @@ fn no_seat(grid: &Grid, wanted: &Wanted, waited: Duration, tried: usize) -> Refu
 fn switching_protocols(
     seat: &Seat,
     target: &Target,
-    wanted: &Wanted,
     from_worker: &[u8],
     waited: Duration,
 ) -> Vec<u8> {
     use std::io::Write;
     let mut answer = Vec::with_capacity(from_worker.len() + 512);
-    let version = wanted.version.map_or("unknown".into(), |v| v.to_string());
+    let browser = match &target.browser_version {
+        Some(version) => format!("{} {version}", target.key.browser),
+        None => target.key.browser.to_string(),
+    };
+    let version = target.version.map_or("unknown".into(), |v| v.to_string());
     // Writing to memory does not fail.
     let _ = write!(
         answer,
@@ -307,7 +307,6 @@ fn switching_protocols(
         id = seat.session(),
         worker = target.key.id,
         waited = waited.as_millis(),
-        browser = target.key.browser,
     );
     answer.extend_from_slice(from_worker);
     answer.extend_from_slice(b"\r\n");

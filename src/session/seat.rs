@@ -160,6 +160,7 @@ mod tests {
             endpoint: "ws://127.0.0.1:1/".parse().unwrap(),
             status: WorkerStatus::Available,
             version: None,
+            browser_version: None,
             replaces_itself: false,
             started_at: 0,
             last_heartbeat: 0,

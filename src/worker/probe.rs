@@ -63,19 +63,23 @@ pub async fn answers(door: &Door) -> Result<(), ProbeError> {
     }
 }
 
-/// Opens a page in a context of its own and closes both, as a client would.
-pub async fn opens_page(door: &Door) -> Result<(), ProbeError> {
+/// Opens a page in a context of its own and closes both, as a client would. Returns the browser's
+/// version, if it says one.
+pub async fn opens_page(door: &Door) -> Result<Option<String>, ProbeError> {
     opens_page_within(door, PAGE_TIMEOUT).await
 }
 
 /// The same, for a browser that may have a reason to be slow.
-pub async fn opens_page_within(door: &Door, patience: Duration) -> Result<(), ProbeError> {
+pub async fn opens_page_within(
+    door: &Door,
+    patience: Duration,
+) -> Result<Option<String>, ProbeError> {
     tokio::time::timeout(patience, open_and_close_page(door))
         .await
         .map_err(|_| ProbeError::Hung(patience))?
 }
 
-async fn open_and_close_page(door: &Door) -> Result<(), ProbeError> {
+async fn open_and_close_page(door: &Door) -> Result<Option<String>, ProbeError> {
     let mut talk = Talk::open(door).await?;
     talk.ask("", "initialize", json!({"sdkLanguage": "javascript"}))
         .await?;
@@ -92,7 +96,7 @@ async fn open_and_close_page(door: &Door) -> Result<(), ProbeError> {
     talk.ask(&context, "close", json!({})).await?;
     // The server drops what is left when the connection ends, with or without a goodbye.
     talk.socket.close(None).await.ok();
-    Ok(())
+    Ok(talk.browser_version)
 }
 
 /// One conversation in Playwright's wire format: requests with an id, answers with the same id, and
@@ -102,6 +106,7 @@ struct Talk {
     asked: u64,
     /// The browser that the server introduced.
     browser: Option<String>,
+    browser_version: Option<String>,
 }
 
 impl Talk {
@@ -118,6 +123,7 @@ impl Talk {
             socket,
             asked: 0,
             browser: None,
+            browser_version: None,
         })
     }
 
@@ -140,7 +146,10 @@ impl Talk {
         loop {
             let mut message = self.read().await?;
             if message["method"] == "__create__" && message["params"]["type"] == "Browser" {
-                self.browser = message["params"]["guid"].as_str().map(str::to_owned);
+                let params = &message["params"];
+                let version = &params["initializer"]["version"];
+                self.browser = params["guid"].as_str().map(str::to_owned);
+                self.browser_version = version.as_str().map(str::to_owned);
             }
             if message["id"] == self.asked {
                 return match message.get("error") {

@@ -168,7 +168,7 @@ impl Server {
 
     /// Opens and closes a page, so that the first client does not wait for what a browser does
     /// only once.
-    pub async fn warm_up(&self, patience: Duration) -> Result<(), ProbeError> {
+    pub async fn warm_up(&self, patience: Duration) -> Result<Option<String>, ProbeError> {
         probe::opens_page_within(&self.door, patience).await
     }
 

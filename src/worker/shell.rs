@@ -206,6 +206,7 @@ impl Shell {
             endpoint: up.endpoint.clone(),
             status: WorkerStatus::Available,
             version: Some(up.toolchain.version),
+            browser_version: up.browser_version.clone(),
             replaces_itself: self.books.replaces_itself(),
             started_at: now,
             last_heartbeat: now,

@@ -29,6 +29,7 @@ pub struct Up {
     pub endpoint: Endpoint,
     pub node: i32,
     pub toolchain: Toolchain,
+    pub browser_version: Option<String>,
     pub took: Duration,
 }
 
@@ -77,14 +78,15 @@ impl Supervision {
         let server = Server::start(launch).await.map_err(|e| e.to_string())?;
         let id = self.id.clone();
         (shared.observer)(Progress::Warming { id });
-        match server.warm_up(config.worker.start_timeout).await {
-            Ok(()) => {}
+        let browser_version = match server.warm_up(config.worker.start_timeout).await {
+            Ok(version) => version,
             // Its first client will find out; to refuse it would be no better.
             Err(error @ ProbeError::Strange(_)) => {
                 log::debug!(error:% = error; "cannot warm the browser up, taking it cold");
+                None
             }
             Err(error) => return Err(error.to_string()),
-        }
+        };
         drop(permit);
         let door = server.door();
         let up = Up {
@@ -97,6 +99,7 @@ impl Supervision {
             },
             node: server.node(),
             toolchain,
+            browser_version,
             took: began.elapsed(),
         };
         // The agent being gone ends this task as well.
@@ -113,7 +116,7 @@ impl Supervision {
             loop {
                 checks.tick().await;
                 match super::probe::opens_page(&door).await {
-                    Ok(()) => {
+                    Ok(_) => {
                         self.shared
                             .tell(Input::Checked(self.generation, true))
                             .await

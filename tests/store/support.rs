@@ -237,6 +237,7 @@ pub fn record(worker: &WorkerKey) -> WorkerRecord {
         endpoint: "ws://127.0.0.1:3131/secret".parse().unwrap(),
         status: WorkerStatus::Available,
         version: "1.65".parse().ok(),
+        browser_version: None,
         replaces_itself: true,
         started_at: unix_millis(),
         last_heartbeat: unix_millis(),

@@ -21,6 +21,9 @@ pub fn fields(record: &WorkerRecord) -> Vec<(&'static str, String)> {
     if let Some(version) = record.version {
         fields.push(("playwrightVersion", version.to_string()));
     }
+    if let Some(version) = &record.browser_version {
+        fields.push(("browserVersion", version.clone()));
+    }
     if let Some(memory) = record.memory {
         fields.push(("memory", memory.to_string()));
     }
@@ -58,6 +61,7 @@ pub fn record(key: WorkerKey, fields: &HashMap<String, String>) -> Option<Worker
         endpoint: text("endpoint")?.parse().ok()?,
         status: text("status")?.parse().ok()?,
         version: text("playwrightVersion").and_then(|version| version.parse().ok()),
+        browser_version: text("browserVersion").map(str::to_owned),
         replaces_itself: text("replacesItself") == Some("true"),
         started_at: number("startedAt").unwrap_or(0),
         last_heartbeat: number("lastHeartbeat").unwrap_or(0),
@@ -169,6 +173,7 @@ mod tests {
             endpoint: "ws://10.0.0.1:3131/secret".parse().unwrap(),
             status: WorkerStatus::Draining,
             version: "1.65".parse().ok(),
+            browser_version: None,
             replaces_itself: true,
             started_at: 1,
             last_heartbeat: 2,
