@@ -63,7 +63,7 @@ impl Policy {
             None => Some(limit),
             Some(ceiling) if replaces_itself => Some(limit.max(ceiling)),
             // It goes on until its turn to recycle comes; a bound would cost its seats before.
-            Some(_) => None,
+            Some(_) => Some(u32::MAX),
         }
     }
 

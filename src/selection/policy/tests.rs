@@ -102,10 +102,10 @@ fn breaks_ties_by_fewest_active_then_oldest_then_id() {
 }
 
 #[test]
-fn goes_past_the_limit_last_lowest_first_and_only_with_those_that_may() {
+fn goes_past_the_limit_last_lowest_first_to_a_ceiling_or_until_its_turn() {
     let mut workers = [
         worker("nine", 9, 4),
-        worker("hard", 11, 0),
+        worker("turn", 11, 0),
         worker("fifteen", 15, 0),
         worker("ten", 10, 0),
         worker("ceiling", 20, 0),
@@ -115,7 +115,10 @@ fn goes_past_the_limit_last_lowest_first_and_only_with_those_that_may() {
     }
     for strategy in [Strategy::LifetimeFirst, Strategy::LeastActive] {
         let soft = policy(strategy, 10, Some(20));
-        assert_eq!(order(&workers, &soft, &ANY), ["nine", "ten", "fifteen"]);
+        assert_eq!(
+            order(&workers, &soft, &ANY),
+            ["nine", "ten", "turn", "fifteen"]
+        );
         let hard = policy(strategy, 10, None);
         assert_eq!(order(&workers, &hard, &ANY), ["nine"]);
     }
@@ -175,8 +178,8 @@ fn a_cap_is_the_limit_when_strict_the_ceiling_or_none_before_its_turn() {
         let policy = policy(Strategy::LifetimeFirst, limit, ceiling);
         [false, true].map(|replaces_itself| policy.lifetime_cap(replaces_itself))
     };
-    assert_eq!(caps(50, Some(75)), [None, Some(75)]);
-    assert_eq!(caps(50, Some(25)), [None, Some(50)]);
+    assert_eq!(caps(50, Some(75)), [Some(u32::MAX), Some(75)]);
+    assert_eq!(caps(50, Some(25)), [Some(u32::MAX), Some(50)]);
     assert_eq!(caps(50, None), [Some(50), Some(50)]);
     assert_eq!(caps(0, Some(75)), [None, None]);
     assert_eq!(soft_ceiling(50, 1.5), 75);
