@@ -8,6 +8,7 @@
 //!
 //! Tests on Redis start their own `redis-server`, in a temporary folder.
 
+#[allow(dead_code)]
 #[path = "store/support.rs"]
 mod support;
 

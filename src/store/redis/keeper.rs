@@ -83,6 +83,8 @@ fn away(inner: &Inner, error: &RedisError) {
 
 async fn open(inner: &Arc<Inner>) -> RedisResult<Live> {
     let epoch = inner.epoch.fetch_add(1, Ordering::Relaxed) + 1;
+    // Announcements missed meanwhile are made up for by hello.
+    inner.grid().announced = None;
     let listener = Arc::downgrade(inner);
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT_TIMEOUT))
@@ -189,6 +191,10 @@ pub fn millis(duration: Duration) -> u64 {
 /// Takes what Redis pushes. Called by the connection's driver, so it must not block.
 fn hear(inner: &Weak<Inner>, epoch: u64, push: PushInfo) -> Result<(), ()> {
     let inner = inner.upgrade().ok_or(())?;
+    if epoch != inner.epoch.load(Ordering::Relaxed) {
+        // From a connection that was given up.
+        return Ok(());
+    }
     match push.kind {
         PushKind::Disconnection => inner.link.lose(epoch),
         PushKind::Message => {

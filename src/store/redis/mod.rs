@@ -86,7 +86,7 @@ struct Inner {
 struct Grid {
     /// The one that this process has written its ledger to.
     known: Option<String>,
-    /// The one that was last announced.
+    /// The one that was last announced on the present connection.
     announced: Option<String>,
 }
 

@@ -8,7 +8,7 @@
 local new = 0
 for i, worker in ipairs(ARGV) do
   local ttl = call('PTTL', KEYS[i])
-  if ttl > 0 and not call('ZSCORE', K.workers, worker) then
+  if ttl >= 0 and not call('ZSCORE', K.workers, worker) then
     enter(worker, ttl, 0)
     announce(worker)
     new = new + 1

@@ -8,7 +8,7 @@
 
 local fleet = {}
 for i, worker in ipairs(ARGV) do
-  if call('PTTL', KEYS[i]) > 0 then
+  if alive(KEYS[i]) then
     fleet[#fleet + 1] = {
       worker, count(K.active, worker), count(K.lifetime, worker), call('HGETALL', KEYS[i]),
     }

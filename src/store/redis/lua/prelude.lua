@@ -35,6 +35,11 @@ local function change(worker, active, lifetime)
   return a, l, revision
 end
 
+-- Whether a worker's record is there. One without TTL is a dead worker.
+local function alive(record)
+  return call('PTTL', record) >= 0
+end
+
 local function on_the_books(worker)
   return call('HEXISTS', K.active, worker) == 1
 end

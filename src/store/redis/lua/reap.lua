@@ -27,7 +27,7 @@ local workers, time = 0, now()
 local overdue = call('ZRANGEBYSCORE', K.workers, '-inf', time, 'LIMIT', 0, most)
 for _, worker in ipairs(overdue) do
   local ttl = call('PTTL', K.worker .. worker)
-  if ttl > 0 then
+  if ttl >= 0 then
     call('ZADD', K.workers, time + ttl, worker)
   else
     strike(worker)

@@ -29,7 +29,7 @@ local lifetime = call('HMGET', K.lifetime, unpack(workers))
 local full = { 'full', call('GET', K.revision) or '0' }
 for i, worker in ipairs(workers) do
   local record = KEYS[2 + i]
-  if call('HGET', record, 'status') == 'available' and call('PTTL', record) > 0 then
+  if call('HGET', record, 'status') == 'available' and alive(record) then
     local a, l = tonumber(active[i] or 0) or 0, tonumber(lifetime[i] or 0) or 0
     local most_active, most_lifetime = tonumber(ARGV[2 + 3 * i]), tonumber(ARGV[3 + 3 * i])
     if a < most_active and (most_lifetime < 0 or l < most_lifetime) then
