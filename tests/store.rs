@@ -7,12 +7,13 @@
 //! * `reach`: TCP, TLS, passwords, database numbers, a Redis that is late.
 //!
 //! Tests on Redis start their own `redis-server`, in a temporary folder.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[allow(dead_code)]
-#[path = "store/support.rs"]
 mod support;
 
 #[path = "store/model.rs"]
 mod model;
+#[path = "store/stores.rs"]
+mod stores;
 #[path = "store/suite.rs"]
 mod suite;

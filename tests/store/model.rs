@@ -3,7 +3,8 @@
 //! After every step the fleet is what the model says, and Redis itself is audited: the counters are
 //! the sums of the seats, every seat is somebody's lease, nothing is negative.
 
-use crate::support::*;
+use crate::stores::*;
+use crate::support::{RedisServer, eventually_equal};
 use playhouse::model::{SessionId, WorkerKey, WorkerStatus};
 use playhouse::store::{Candidate, Reserved, Store};
 use proptest::prelude::*;
@@ -243,16 +244,7 @@ impl<G: Grid> World<G> {
                 self.workers[worker].state = State::Expired;
             }
             Step::Reap(proxy) => self.proxies[proxy].reap().await.unwrap(),
-            Step::Deregister(worker) => {
-                let key = self.workers[worker].key.clone();
-                self.agent.deregister(&key).await.unwrap();
-                self.seats.retain(|_, held| *held != key);
-                self.generation += 1;
-                self.workers[worker] = Worker {
-                    key: crate::support::key(&format!("{worker}-{}", self.generation)),
-                    state: State::Unknown,
-                };
-            }
+            Step::Deregister(worker) => self.deregister(worker).await,
             Step::Crash(proxy) => {
                 if self.grid.redis().is_none() {
                     return;
@@ -264,12 +256,19 @@ impl<G: Grid> World<G> {
             }
             Step::Cut => {
                 if let Some(redis) = self.grid.redis() {
-                    redis.cli::<u64>(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+                    query::<u64>(redis, &["CLIENT", "KILL", "TYPE", "pubsub"]);
                 }
             }
             Step::Flush => {
+                // A proxy that does not know yet that a worker expired would restore it.
+                for worker in 0..WORKERS {
+                    if self.workers[worker].state == State::Expired {
+                        self.deregister(worker).await;
+                    }
+                }
+                self.check().await;
                 if let Some(redis) = self.grid.redis() {
-                    redis.cli::<()>(&["FLUSHALL"]);
+                    query::<()>(redis, &["FLUSHALL"]);
                     if self.refunded {
                         self.forget_lifetimes();
                     }
@@ -364,6 +363,17 @@ impl<G: Grid> World<G> {
         }
     }
 
+    async fn deregister(&mut self, worker: usize) {
+        let key = self.workers[worker].key.clone();
+        self.agent.deregister(&key).await.unwrap();
+        self.seats.retain(|_, held| *held != key);
+        self.generation += 1;
+        self.workers[worker] = Worker {
+            key: crate::stores::key(&format!("{worker}-{}", self.generation)),
+            state: State::Unknown,
+        };
+    }
+
     async fn abandon(&mut self, proxy: usize, worker: usize, patience: u32) {
         self.refunded = true;
         let id = SessionId::random();
@@ -397,9 +407,8 @@ impl<G: Grid> World<G> {
     /// Until every proxy has written down again what it holds, calls may still meet the emptiness.
     async fn everybody_noticed(&self) {
         let redis = self.grid.redis().unwrap();
-        eventually(async || {
-            let proxies: Vec<String> = redis.cli(&["SMEMBERS", "playhouse:proxies"]);
-            holds(proxies.len() >= PROXIES, proxies)
+        eventually_equal("all proxies said hello", true, async || {
+            query::<usize>(redis, &["SCARD", "playhouse:proxies"]) >= PROXIES
         })
         .await;
         self.check().await;
@@ -408,7 +417,10 @@ impl<G: Grid> World<G> {
     /// Compares the fleet with the model, and audits Redis.
     async fn check(&self) {
         for proxy in &self.proxies {
-            eventually(async || self.compare_fleet(&**proxy).await).await;
+            eventually_equal("the fleet is as modelled", Ok(()), async || {
+                self.compare_fleet(&**proxy).await
+            })
+            .await;
         }
         if let Some(redis) = self.grid.redis() {
             audit(redis);
@@ -456,6 +468,10 @@ impl<G: Grid> World<G> {
     }
 }
 
+fn holds(condition: bool, why: impl std::fmt::Debug) -> Result<(), String> {
+    condition.then_some(()).ok_or_else(|| format!("{why:?}"))
+}
+
 /// What must hold in Redis at every moment, read in one go.
 pub fn audit(redis: &RedisServer) {
     const AUDIT: &str = r"
@@ -491,7 +507,7 @@ pub fn audit(redis: &RedisServer) {
         end
         if leases ~= 0 then wrong[#wrong + 1] = leases .. ' more leases than seats' end
         return wrong";
-    let wrong: Vec<String> = redis.cli(&["EVAL", AUDIT, "0"]);
+    let wrong: Vec<String> = query(redis, &["EVAL", AUDIT, "0"]);
     assert!(wrong.is_empty(), "{wrong:?}");
 }
 

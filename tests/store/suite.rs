@@ -1,6 +1,7 @@
 //! What every store promises.
 
-use crate::support::*;
+use crate::stores::*;
+use crate::support::eventually_equal;
 use playhouse::model::{SessionId, WorkerStatus};
 use playhouse::store::{Beat, Event, Reserved};
 use std::time::Duration;
@@ -8,12 +9,12 @@ use std::time::Duration;
 macro_rules! on_every_store {
     ($($name:ident),* $(,)?) => {
         mod memory {
-            $(#[tokio::test] async fn $name() { super::$name(crate::support::Memory::start().await).await })*
-            use crate::support::Grid;
+            $(#[tokio::test] async fn $name() { super::$name(crate::stores::Memory::start().await).await })*
+            use crate::stores::Grid;
         }
         mod redis {
-            $(#[tokio::test] async fn $name() { super::$name(crate::support::Redis::start().await).await })*
-            use crate::support::Grid;
+            $(#[tokio::test] async fn $name() { super::$name(crate::stores::Redis::start().await).await })*
+            use crate::stores::Grid;
         }
     };
 }
@@ -194,10 +195,11 @@ async fn a_dropped_reservation_takes_nothing(grid: impl Grid) {
             _ = yields(patience % 20) => {}
         }
     }
-    eventually(async || {
-        let counts = counts(&*store, &a).await;
-        holds(counts == Some((kept, kept)), (kept, counts))
-    })
+    eventually_equal(
+        "the abandoned seats are free",
+        Some((kept, kept)),
+        async || counts(&*store, &a).await,
+    )
     .await;
 }
 
@@ -217,9 +219,8 @@ async fn an_adopted_session_counts_beyond_the_limit(grid: impl Grid) {
     for session in [first, second, second] {
         store.adopt(session, &a);
     }
-    eventually(async || {
-        let counts = counts(&*store, &a).await;
-        holds(counts == Some((2, 2)), counts)
+    eventually_equal("the session is counted", Some((2, 2)), async || {
+        counts(&*store, &a).await
     })
     .await;
     store.release(second, false).await.unwrap();
@@ -301,10 +302,10 @@ async fn an_order_to_recycle_lapses(grid: impl Grid) {
     agent.register(&record(&a), TTL).await.unwrap();
     let short = Duration::from_millis(30);
     store.order_recycle(&a, short).await.unwrap();
-    eventually(async || {
+    eventually_equal("the order stands", false, async || {
         let available = WorkerStatus::Available;
         let beat = agent.heartbeat(&a, available, None, TTL).await.unwrap();
-        holds(!beat.recycle, "still ordered")
+        beat.recycle
     })
     .await;
 }
@@ -321,20 +322,15 @@ async fn a_silent_worker_is_dropped_and_may_return(grid: impl Grid) {
     let available = WorkerStatus::Available;
     let soon = Duration::from_millis(1);
     agent.heartbeat(&a, available, None, soon).await.unwrap();
-    eventually(async || {
-        let fleet = store.fleet().await.unwrap();
-        holds(fleet.is_empty(), fleet)
-    })
-    .await;
+    eventually_equal("the fleet", vec![], async || store.fleet().await.unwrap()).await;
     let reserved = store.reserve(SessionId::random(), &order).await.unwrap();
     assert_eq!(reserved, Reserved::Gone);
     let beat = agent.heartbeat(&a, available, None, TTL).await.unwrap();
     assert!(beat.unknown);
 
-    eventually(async || {
+    eventually_equal("active sessions", 0, async || {
         store.reap().await.unwrap();
-        let active = store.active_sessions().await.unwrap();
-        holds(active == 0, active)
+        store.active_sessions().await.unwrap()
     })
     .await;
     let gone = event(&mut events, |event| match event {

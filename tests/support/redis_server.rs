@@ -11,17 +11,25 @@ use tempfile::TempDir;
 pub struct RedisServer {
     port: u16,
     folder: TempDir,
+    arguments: Vec<String>,
     child: Child,
 }
 
 impl RedisServer {
     pub async fn start() -> Self {
+        RedisServer::with(&[]).await
+    }
+
+    /// With more arguments, such as `--tls-port`. It has to answer `redis-cli` without a password.
+    pub async fn with(arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let port = free_port();
-        let child = spawn(port, &folder);
+        let arguments: Vec<String> = arguments.iter().map(|text| text.to_string()).collect();
+        let child = spawn(port, &folder, &arguments);
         let server = RedisServer {
             port,
             folder,
+            arguments,
             child,
         };
         server.answers().await;
@@ -36,6 +44,10 @@ impl RedisServer {
         self.port
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn socket(&self) -> PathBuf {
         self.folder.path().join("redis.sock")
     }
@@ -48,7 +60,7 @@ impl RedisServer {
 
     /// Starts it again after [`RedisServer::kill`], on the same port, empty.
     pub async fn restart(&mut self) {
-        self.child = spawn(self.port, &self.folder);
+        self.child = spawn(self.port, &self.folder, &self.arguments);
         self.answers().await;
     }
 
@@ -93,7 +105,7 @@ impl Drop for RedisServer {
     }
 }
 
-fn spawn(port: u16, folder: &TempDir) -> Child {
+fn spawn(port: u16, folder: &TempDir, arguments: &[String]) -> Child {
     let own = repository().join(".tools/bin/redis-server");
     let program = if own.exists() {
         own
@@ -107,6 +119,7 @@ fn spawn(port: u16, folder: &TempDir) -> Child {
         .arg(folder.path())
         .arg("--unixsocket")
         .arg(folder.path().join("redis.sock"))
+        .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .spawn()

@@ -40,13 +40,10 @@ impl Store for RedisStore {
         let names: Vec<String> = self
             .inner
             .link
-            .call(|mut live| async move {
-                redis::cmd("ZRANGE")
-                    .arg(keys::WORKERS)
-                    .arg(0)
-                    .arg(-1)
-                    .query_async(&mut live.connection)
-                    .await
+            .script(|live| {
+                let mut call = SCRIPTS.index.key(keys::GRID);
+                call.arg(&*live.grid);
+                call
             })
             .await?;
         let workers: Vec<WorkerKey> = names.iter().filter_map(|name| name.parse().ok()).collect();
@@ -65,10 +62,7 @@ impl Store for RedisStore {
                 .await?;
             fleet.extend(rows.into_iter().filter_map(|row| view(revision, row)));
         }
-        let mut ledger = self.inner.ledger();
-        for view in &fleet {
-            ledger.hear(&view.record.key, view.counts);
-        }
+        self.inner.ledger().learn_all(&fleet);
         Ok(fleet)
     }
 
@@ -86,8 +80,8 @@ impl Store for RedisStore {
         let candidates = &candidates[..candidates.len().min(MAX_CANDIDATES)];
         let answer: Vec<String> = inner
             .link
-            .script(|epoch| {
-                let mut call = inner.fenced(&SCRIPTS.reserve, epoch);
+            .script(|live| {
+                let mut call = inner.fenced(&SCRIPTS.reserve, live.epoch);
                 call.arg(session.to_string());
                 for candidate in candidates {
                     call.key(keys::record(&candidate.key))

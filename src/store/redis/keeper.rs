@@ -25,6 +25,11 @@ const PIPELINE: usize = 1024;
 /// Sessions or workers in one script call: some hundred microseconds of Redis' time.
 pub const BATCH: usize = 200;
 
+/// Workers that are restored in one script call.
+const RESTORE_BATCH: usize = 50;
+/// How long a restored worker lives without a heartbeat: three of the default.
+const RESTORED_TTL: Duration = Duration::from_secs(15);
+
 /// Keeps the connection for good. Runs until it is dropped.
 pub async fn keep(inner: Arc<Inner>) {
     let mut pauses = backoff();
@@ -97,14 +102,15 @@ async fn open(inner: &Arc<Inner>) -> RedisResult<Live> {
             .get_multiplexed_async_connection_with_config(&config)
             .await?,
         epoch,
+        grid: Arc::default(),
         since: Instant::now(),
     };
     load(&mut live.connection).await?;
     // First listen, then write: nothing that happens from here on is missed.
     subscribe(inner, &mut live).await?;
-    let grid = hello(inner, &mut live).await?;
-    restate(inner, &mut live, &grid).await?;
-    inner.grid().known = Some(grid);
+    live.grid = hello(inner, &mut live).await?.into();
+    restate(inner, &mut live).await?;
+    inner.grid().known = Some(live.grid.clone());
     live.since = Instant::now();
     Ok(live)
 }
@@ -124,6 +130,7 @@ async fn subscribe(inner: &Inner, live: &mut Live) -> RedisResult<()> {
 async fn hello(inner: &Inner, live: &mut Live) -> RedisResult<String> {
     let mut hello = SCRIPTS.hello.prepare_invoke();
     hello
+        .key(keys::GRID)
         .arg(format!("{:016x}", rand::random::<u64>()))
         .arg(inner.ledger().revision());
     if inner.role == Role::Proxy {
@@ -139,10 +146,10 @@ async fn hello(inner: &Inner, live: &mut Live) -> RedisResult<String> {
 
 /// Makes Redis agree with the ledger. Nothing of ours is under way meanwhile: this connection is
 /// not live yet, and older ones are fenced off.
-async fn restate(inner: &Inner, live: &mut Live, grid: &str) -> RedisResult<()> {
+async fn restate(inner: &Inner, live: &mut Live) -> RedisResult<()> {
     if inner.role == Role::Proxy {
-        if inner.grid().known.as_deref() != Some(grid) {
-            restate_lifetimes(inner, live).await?;
+        if inner.grid().known.as_ref() != Some(&live.grid) {
+            restore(inner, live).await?;
         }
         let leases = leases(inner, live).await?;
         let mut ledger = inner.ledger();
@@ -157,16 +164,24 @@ async fn restate(inner: &Inner, live: &mut Live, grid: &str) -> RedisResult<()> 
     Ok(())
 }
 
-/// In a Redis that came back empty all lifetimes are gone. Every proxy writes down those it
-/// remembers; the highest stays.
-async fn restate_lifetimes(inner: &Inner, live: &mut Live) -> RedisResult<()> {
-    let lifetimes = inner.ledger().lifetimes();
-    for batch in lifetimes.chunks(BATCH) {
-        let mut adopt = inner.fenced(&SCRIPTS.adopt, live.epoch);
-        for (worker, lifetime) in batch {
-            adopt.arg("=").arg(worker.to_string()).arg(lifetime);
+/// A Redis that came back empty knows no worker. Those that have an agent register again at once;
+/// until they all have, and for those of the original, which do not, every proxy writes down what
+/// it remembers, so that there is no moment without workers.
+async fn restore(inner: &Inner, live: &mut Live) -> RedisResult<()> {
+    let remembered = inner.ledger().remembered();
+    for batch in remembered.chunks(RESTORE_BATCH) {
+        let mut restore = inner.fenced(&SCRIPTS.restore, live.epoch);
+        restore.arg(millis(RESTORED_TTL));
+        for view in batch {
+            let fields = wire::fields(&view.record);
+            restore
+                .key(keys::record(&view.record.key))
+                .arg(view.record.key.to_string())
+                .arg(view.counts.lifetime)
+                .arg(fields.len() * 2)
+                .arg(&fields);
         }
-        let _: u32 = adopt.invoke_async(&mut live.connection).await?;
+        let _: u32 = restore.invoke_async(&mut live.connection).await?;
     }
     Ok(())
 }
@@ -227,7 +242,7 @@ fn message(inner: &Inner, epoch: u64, channel: &str, payload: &str) {
         }
         keys::RESET => {
             let mut grid = inner.grid();
-            grid.announced = Some(payload.to_owned());
+            grid.announced = Some(payload.into());
             if grid.stale() {
                 drop(grid);
                 inner.link.lose(epoch);

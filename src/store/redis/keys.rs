@@ -56,7 +56,6 @@ pub fn lua_names() -> String {
         ("leases", LEASES),
         ("turns", TURNS),
         ("revision", REVISION),
-        ("grid", GRID),
         ("events", EVENTS),
         ("reset", RESET),
     ];

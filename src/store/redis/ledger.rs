@@ -4,6 +4,7 @@
 
 use super::wire::SignOfLife;
 use crate::model::{Counts, SessionId, WorkerKey, WorkerRecord};
+use crate::store::WorkerView;
 use std::collections::{HashMap, HashSet};
 use tokio::time::Instant;
 
@@ -19,8 +20,8 @@ pub struct Ledger {
     workers: HashMap<WorkerKey, Registration>,
     /// Workers whose deregistration Redis has not confirmed.
     departed: HashSet<WorkerKey>,
-    /// The newest counts heard of each worker, for the sake of their lifetimes.
-    heard: HashMap<WorkerKey, Counts>,
+    /// What was last heard of each worker, to tell a Redis that came back empty.
+    heard: HashMap<WorkerKey, WorkerView>,
     revision: u64,
 }
 
@@ -307,12 +308,30 @@ impl Ledger {
         if let Some(registration) = self.workers.get_mut(worker) {
             registration.lifetime = registration.lifetime.max(counts.lifetime);
         }
+        if let Some(known) = self.heard.get_mut(worker)
+            && known.counts.revision <= counts.revision
+        {
+            known.counts = counts;
+        }
+    }
+
+    /// A worker registered, or its record changed.
+    pub fn learn(&mut self, view: &WorkerView) {
+        let worker = &view.record.key;
+        self.hear(worker, view.counts);
         match self.heard.get_mut(worker) {
-            Some(known) if known.revision > counts.revision => {}
-            Some(known) => *known = counts,
+            Some(known) => known.record = view.record.clone(),
             None => {
-                self.heard.insert(worker.clone(), counts);
+                self.heard.insert(worker.clone(), view.clone());
             }
+        }
+    }
+
+    /// These workers are all there are.
+    pub fn learn_all(&mut self, fleet: &[WorkerView]) {
+        self.heard.clear();
+        for view in fleet {
+            self.learn(view);
         }
     }
 
@@ -320,11 +339,8 @@ impl Ledger {
         self.heard.remove(worker);
     }
 
-    pub fn lifetimes(&self) -> Vec<(WorkerKey, u32)> {
-        self.heard
-            .iter()
-            .map(|(worker, counts)| (worker.clone(), counts.lifetime))
-            .collect()
+    pub fn remembered(&self) -> Vec<WorkerView> {
+        self.heard.values().cloned().collect()
     }
 
     /// The highest revision heard of.

@@ -21,6 +21,8 @@ pub struct Live {
     pub connection: MultiplexedConnection,
     /// Distinguishes this connection from those before it, for the scripts' fence.
     pub epoch: u64,
+    /// The name of the grid that it found.
+    pub grid: Arc<str>,
     /// When it became live: who has only just come back judges nobody.
     pub since: Instant,
 }
@@ -79,13 +81,13 @@ impl Link {
         }
     }
 
-    /// Runs a script. `prepare` is given the connection's epoch.
+    /// Runs a script, prepared for the connection.
     pub async fn script<T: FromRedisValue + Send>(
         &self,
-        prepare: impl Fn(u64) -> ScriptInvocation<'static> + Sync,
+        prepare: impl Fn(&Live) -> ScriptInvocation<'static> + Sync,
     ) -> Result<T, StoreError> {
         self.call(|mut live| {
-            let invocation = prepare(live.epoch);
+            let invocation = prepare(&live);
             async move { invocation.invoke_async(&mut live.connection).await }
         })
         .await

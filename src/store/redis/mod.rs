@@ -85,9 +85,9 @@ struct Inner {
 #[derive(Default)]
 struct Grid {
     /// The one that this process has written its ledger to.
-    known: Option<String>,
+    known: Option<Arc<str>>,
     /// The one that was last announced on the present connection.
-    announced: Option<String>,
+    announced: Option<Arc<str>>,
 }
 
 impl Grid {
@@ -201,7 +201,7 @@ impl Inner {
     fn heard(&self, event: &Event) {
         match event {
             Event::Counts(worker, counts) => self.ledger().hear(worker, *counts),
-            Event::Worker(view) => self.ledger().hear(&view.record.key, view.counts),
+            Event::Worker(view) => self.ledger().learn(view),
             Event::Gone(worker) => self.ledger().forget(worker),
             _ => {}
         }

@@ -38,12 +38,14 @@ scripts!(
     fleet,
     heartbeat,
     hello,
+    index,
     reap,
     recycle,
     recycle_in_turn,
     register,
     release,
     reserve,
+    restore,
     sweep
 );
 

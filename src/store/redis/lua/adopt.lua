@@ -1,12 +1,11 @@
--- Writes down seats that a proxy's sessions hold but Redis does not know of, and lifetimes that it
--- remembers. For what happened while Redis was away, and for a Redis that came back empty.
+-- Writes down seats that a proxy's sessions hold but Redis does not know of: for what happened
+-- while Redis was away, and for a Redis that came back empty.
 --
 -- KEYS  1: the proxy's identity, 2: its leases
 -- ARGV  1: proxy, 2: epoch, then triples:
 --       session, worker, lifetime: the seat, and how much the session adds to the lifetime (0 when
 --         an earlier reservation counted it)
 --       '+', worker, n: sessions that came and went unseen
---       '=', worker, n: the lifetime is at least this
 -- Returns how many seats were new; FENCED
 -- Atomic because lease and counters change together; a session that has a lease is left alone.
 
@@ -16,14 +15,7 @@ if fenced(proxy, ARGV[2]) then return FENCED end
 local new = 0
 for i = 3, #ARGV, 3 do
   local what, worker, n = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
-  if what == '=' then
-    -- Also for a worker that is not there yet: it finds its lifetime when it registers.
-    local lacking = n - count(K.lifetime, worker)
-    if lacking > 0 then
-      if on_the_books(worker) then change(worker, 0, lacking)
-      else add(K.lifetime, worker, lacking) end
-    end
-  elseif what == '+' then
+  if what == '+' then
     if on_the_books(worker) then change(worker, 0, n) end
   elseif call('HSETNX', KEYS[2], what, worker) == 1 then
     call('HSET', K.seats .. worker, what, proxy)

@@ -68,7 +68,7 @@ local function end_turn(newcomer)
 end
 
 -- Puts a worker whose record was just written on the books. Sessions may hold seats on it from
--- before it fell silent, and a proxy may have written down the lifetime it remembers.
+-- before it fell silent, and somebody may remember its lifetime.
 local function enter(worker, ttl, lifetime)
   call('ZADD', K.workers, now() + ttl, worker)
   if not on_the_books(worker) then

@@ -1,0 +1,161 @@
+//! Stores that share one state, and what is done with them over and over.
+
+use crate::support::{RedisServer, eventually_equal};
+use playhouse::config::StoreConfig;
+use playhouse::model::{
+    Browser, Counts, SessionId, WorkerKey, WorkerRecord, WorkerStatus, unix_millis,
+};
+use playhouse::store::memory::MemoryStore;
+use playhouse::store::redis::{RedisStore, Role};
+use playhouse::store::{Candidate, Event, Reserved, Store};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{broadcast, watch};
+
+/// Long enough for a busy machine; a test that waits this long has failed.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// A worker's TTL in tests that do not let it run out.
+pub const TTL: Duration = Duration::from_secs(60);
+/// A proxy's TTL in tests: short, for they wait for it.
+pub const PROXY_TTL: Duration = Duration::from_millis(600);
+
+/// Where stores come from that share one state.
+pub trait Grid: Sized {
+    async fn start() -> Self;
+    /// The store as one more proxy has it.
+    async fn proxy(&self) -> Arc<dyn Store>;
+    /// The store as a worker's agent has it.
+    async fn agent(&self) -> Arc<dyn Store>;
+    /// The server, when there is one.
+    fn redis(&self) -> Option<&RedisServer>;
+}
+
+pub struct Memory(Arc<MemoryStore>);
+
+impl Grid for Memory {
+    async fn start() -> Memory {
+        Memory(Arc::new(MemoryStore::new()))
+    }
+
+    async fn proxy(&self) -> Arc<dyn Store> {
+        self.0.clone()
+    }
+
+    async fn agent(&self) -> Arc<dyn Store> {
+        self.0.clone()
+    }
+
+    fn redis(&self) -> Option<&RedisServer> {
+        None
+    }
+}
+
+pub struct Redis(RedisServer);
+
+impl Grid for Redis {
+    async fn start() -> Redis {
+        Redis(RedisServer::start().await)
+    }
+
+    async fn proxy(&self) -> Arc<dyn Store> {
+        Arc::new(store(&self.0, Role::Proxy).await)
+    }
+
+    async fn agent(&self) -> Arc<dyn Store> {
+        Arc::new(store(&self.0, Role::Worker).await)
+    }
+
+    fn redis(&self) -> Option<&RedisServer> {
+        Some(&self.0)
+    }
+}
+
+/// Runs one command, with a typed answer.
+pub fn query<T: redis::FromRedisValue>(redis: &RedisServer, command: &[&str]) -> T {
+    let client = redis::Client::open(redis.url()).unwrap();
+    let mut connection = client.get_connection().unwrap();
+    let (name, arguments) = command.split_first().unwrap();
+    let mut command = redis::cmd(name);
+    command.arg(arguments).query(&mut connection).unwrap()
+}
+
+/// A store that has connected.
+pub async fn store(redis: &RedisServer, role: Role) -> RedisStore {
+    let store = connect(&store_config(redis.url()), role);
+    eventually_equal("the store is reachable", true, async || store.reachable()).await;
+    store
+}
+
+pub fn store_config(url: String) -> StoreConfig {
+    StoreConfig {
+        url: Some(url),
+        strict: false,
+        proxy_ttl: PROXY_TTL,
+        reap_interval: Duration::from_secs(300),
+        poll_interval: Duration::from_millis(250),
+    }
+}
+
+/// A store that never hears of a shutdown.
+pub fn connect(config: &StoreConfig, role: Role) -> RedisStore {
+    RedisStore::connect(config, role, watch::channel(false).1).unwrap()
+}
+
+pub fn key(id: &str) -> WorkerKey {
+    WorkerKey::new(Browser::Chromium, id)
+}
+
+pub fn record(worker: &WorkerKey) -> WorkerRecord {
+    WorkerRecord {
+        key: worker.clone(),
+        endpoint: "ws://127.0.0.1:3131/secret".parse().unwrap(),
+        status: WorkerStatus::Available,
+        version: "1.65".parse().ok(),
+        browser_version: None,
+        replaces_itself: true,
+        started_at: unix_millis(),
+        last_heartbeat: unix_millis(),
+        memory: None,
+    }
+}
+
+pub fn candidate(worker: &WorkerKey, max_active: u32, max_lifetime: Option<u32>) -> Candidate {
+    Candidate {
+        key: worker.clone(),
+        max_active,
+        max_lifetime,
+    }
+}
+
+/// Reserves for a new session, which must get a seat.
+pub async fn seat(store: &dyn Store, candidates: &[Candidate]) -> (SessionId, WorkerKey, Counts) {
+    let session = SessionId::random();
+    match store.reserve(session, candidates).await.unwrap() {
+        Reserved::Seat { worker, counts } => (session, worker, counts),
+        other => panic!("no seat: {other:?}"),
+    }
+}
+
+/// A worker's counts as the fleet has them.
+pub async fn counts(store: &dyn Store, worker: &WorkerKey) -> Option<(u32, u32)> {
+    let fleet = store.fleet().await.unwrap();
+    let view = fleet.into_iter().find(|view| view.record.key == *worker)?;
+    Some((view.counts.active, view.counts.lifetime))
+}
+
+/// The next event that `pick` takes.
+pub async fn event<T>(
+    events: &mut broadcast::Receiver<Event>,
+    mut pick: impl FnMut(Event) -> Option<T>,
+) -> T {
+    let picked = async {
+        loop {
+            if let Some(picked) = pick(events.recv().await.unwrap()) {
+                return picked;
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, picked)
+        .await
+        .expect("the event never came")
+}
