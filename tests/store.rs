@@ -11,6 +11,8 @@
 
 mod support;
 
+#[path = "store/loss.rs"]
+mod loss;
 #[path = "store/model.rs"]
 mod model;
 #[path = "store/stores.rs"]

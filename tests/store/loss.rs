@@ -1,0 +1,428 @@
+//! What gets lost: proxies that die or freeze, and Redis itself in all the ways it can fail. Counts
+//! come out right, running sessions keep their seats, and new ones go on.
+
+use crate::model::audit;
+use crate::stores::*;
+use crate::support::{RedisServer, eventually_equal};
+use futures_util::FutureExt;
+use playhouse::model::{SessionId, WorkerKey};
+use playhouse::store::redis::{RedisStore, Role};
+use playhouse::store::{Candidate, Event, Reserved, Store, StoreError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+use tokio::task::JoinSet;
+
+const SEATS: u32 = 30;
+
+/// Three proxies, two workers, and sessions that come and go without a pause.
+struct Load {
+    proxies: Vec<Arc<RedisStore>>,
+    _agent: RedisStore,
+    workers: Vec<WorkerKey>,
+    /// Sessions that stay open throughout, with the proxy that holds each.
+    open: Vec<(usize, SessionId, WorkerKey)>,
+    stop: Arc<AtomicBool>,
+    tally: Arc<Tally>,
+    clients: JoinSet<()>,
+}
+
+#[derive(Default)]
+struct Tally {
+    seated: AtomicU64,
+    /// Admitted without the store, because it was away.
+    adopted: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl Load {
+    async fn start(redis: &RedisServer) -> Load {
+        let agent = store(redis, Role::Worker).await;
+        let workers = vec![key("a"), key("b")];
+        for worker in &workers {
+            agent.register(&record(worker), TTL).await.unwrap();
+        }
+        let mut load = Load {
+            proxies: Vec::new(),
+            _agent: agent,
+            workers,
+            open: Vec::new(),
+            stop: Arc::default(),
+            tally: Arc::default(),
+            clients: JoinSet::new(),
+        };
+        for i in 0..3 {
+            let proxy = Arc::new(store(redis, Role::Proxy).await);
+            proxy.fleet().await.unwrap();
+            for worker in &load.workers {
+                let (session, ..) = seat(&*proxy, &[candidate(worker, SEATS, None)]).await;
+                load.open.push((i, session, worker.clone()));
+            }
+            load.proxies.push(proxy);
+        }
+        for i in 0..6 {
+            let (proxy, order) = (load.proxies[i % 3].clone(), load.order());
+            let (stop, tally) = (load.stop.clone(), load.tally.clone());
+            load.clients.spawn(client(proxy, order, stop, tally));
+        }
+        load
+    }
+
+    fn order(&self) -> Vec<Candidate> {
+        let workers = self.workers.iter();
+        workers.map(|key| candidate(key, SEATS, None)).collect()
+    }
+
+    /// Sessions that got their seat from the store so far.
+    fn seated(&self) -> u64 {
+        self.tally.seated.load(Ordering::Relaxed)
+    }
+
+    /// Until the store gives seats again.
+    async fn goes_on(&self) {
+        let before = self.seated();
+        eventually_equal("sessions get seats from the store", true, async || {
+            self.seated() > before + 20
+        })
+        .await;
+    }
+
+    /// Ends the load, and expects exactly the open sessions on the books.
+    async fn settle(mut self, redis: &RedisServer) -> Arc<Tally> {
+        self.stop.store(true, Ordering::Relaxed);
+        while let Some(ended) = self.clients.join_next().await {
+            ended.unwrap();
+        }
+        let open = self.open.len() as u64;
+        for (i, proxy) in self.proxies.iter().enumerate() {
+            let what = format!("active sessions as proxy {i} sees them");
+            eventually_equal(&what, Ok(open), async || {
+                let active = proxy.active_sessions().await;
+                active.map_err(|error| error.to_string())
+            })
+            .await;
+        }
+        audit(redis);
+        for (proxy, session, worker) in std::mem::take(&mut self.open) {
+            let expected = self.proxies[proxy].active_sessions().await.unwrap() - 1;
+            self.proxies[proxy].release(session, false).await.unwrap();
+            let left = self.proxies[proxy].active_sessions().await.unwrap();
+            assert_eq!(left, expected, "the seat on {worker} was not held any more");
+        }
+        for worker in &self.workers {
+            let counts = counts(&*self.proxies[0], worker).await;
+            assert_eq!(counts.unwrap().0, 0);
+        }
+        audit(redis);
+        self.tally.clone()
+    }
+}
+
+async fn client(
+    proxy: Arc<RedisStore>,
+    order: Vec<Candidate>,
+    stop: Arc<AtomicBool>,
+    tally: Arc<Tally>,
+) {
+    while !stop.load(Ordering::Relaxed) {
+        let mut session = SessionId::random();
+        match proxy.reserve(session, &order).await {
+            Ok(Reserved::Seat { .. }) => tally.seated.fetch_add(1, Ordering::Relaxed),
+            Ok(_) => tally.refused.fetch_add(1, Ordering::Relaxed),
+            Err(StoreError::Away(_)) => {
+                session = SessionId::random();
+                proxy.adopt(session, &order[0].key);
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                tally.adopted.fetch_add(1, Ordering::Relaxed)
+            }
+            Err(error) => panic!("{error}"),
+        };
+        tokio::task::yield_now().await;
+        match proxy.release(session, false).await {
+            Ok(()) | Err(StoreError::Away(_)) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+async fn becomes(proxy: &RedisStore, reachable: bool) {
+    eventually_equal("reachable", reachable, async || proxy.reachable()).await;
+}
+
+/// Ten times, with fifty sessions on it. A store that is dropped says no more than a process that
+/// is killed: its connection closes.
+#[tokio::test]
+async fn a_dead_proxy_gives_its_seats_back() {
+    let redis = RedisServer::start().await;
+    let agent = store(&redis, Role::Worker).await;
+    let a = key("a");
+    agent.register(&record(&a), TTL).await.unwrap();
+    let order = [candidate(&a, 1000, None)];
+    let survivors = [
+        store(&redis, Role::Proxy).await,
+        store(&redis, Role::Proxy).await,
+    ];
+    let mut kept = Vec::new();
+    let mut slowest = std::time::Duration::ZERO;
+    for round in 0..10u32 {
+        let victim = store(&redis, Role::Proxy).await;
+        for _ in 0..50 {
+            seat(&victim, &order).await;
+        }
+        kept.push(seat(&survivors[round as usize % 2], &order).await.0);
+        let lifetime = 51 * (round + 1);
+        assert_eq!(
+            counts(&victim, &a).await,
+            Some((50 + round + 1, lifetime)),
+            "before its death"
+        );
+        drop(victim);
+        let died = Instant::now();
+        eventually_equal(
+            "only the others' seats are taken",
+            (round + 1, lifetime),
+            async || {
+                audit(&redis);
+                counts(&survivors[1], &a).await.unwrap()
+            },
+        )
+        .await;
+        slowest = slowest.max(died.elapsed());
+    }
+    println!("seats of a dead proxy were free after {slowest:?} at most, its TTL is {PROXY_TTL:?}");
+    for (round, session) in kept.into_iter().enumerate() {
+        survivors[round % 2].release(session, false).await.unwrap();
+    }
+    assert_eq!(counts(&survivors[0], &a).await, Some((0, 510)));
+    audit(&redis);
+}
+
+/// A runtime that nobody polls is a process that is stopped: connected, and silent.
+#[test]
+fn a_frozen_proxy_finds_what_was_taken() {
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let (freezer, world) = (runtime(), runtime());
+    let a = key("a");
+    let order = [candidate(&a, 10, None)];
+
+    let (redis, other) = world.block_on(async {
+        let redis = RedisServer::start().await;
+        let other = store(&redis, Role::Proxy).await;
+        other.register(&record(&a), TTL).await.unwrap();
+        (redis, other)
+    });
+    let (frozen, session, stays) = freezer.block_on(async {
+        let frozen = store(&redis, Role::Proxy).await;
+        let (session, ..) = seat(&frozen, &order).await;
+        let (stays, ..) = seat(&frozen, &order).await;
+        (frozen, session, stays)
+    });
+    world.block_on(async {
+        eventually_equal("the seats are taken back", Some((0, 2)), async || {
+            counts(&other, &a).await
+        })
+        .await;
+        audit(&redis);
+    });
+    freezer.block_on(async {
+        // One of its sessions ended meanwhile: that must not count twice.
+        frozen.release(session, false).await.unwrap();
+        eventually_equal(
+            "what it still holds is counted again",
+            Some((1, 2)),
+            async || counts(&frozen, &a).await,
+        )
+        .await;
+        audit(&redis);
+        frozen.release(stays, false).await.unwrap();
+        assert_eq!(counts(&frozen, &a).await, Some((0, 2)));
+    });
+    audit(&redis);
+    // Their tasks end with their runtimes.
+    drop((frozen, other));
+}
+
+#[tokio::test]
+async fn who_says_goodbye_leaves_nothing() {
+    let redis = RedisServer::start().await;
+    let other = store(&redis, Role::Proxy).await;
+    let a = key("a");
+    other.register(&record(&a), TTL).await.unwrap();
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let mut config = store_config(redis.url());
+    // It would take a minute to be missed.
+    config.proxy_ttl = TTL;
+    let leaver = RedisStore::connect(&config, Role::Proxy, stopped).unwrap();
+    seat(&leaver, &[candidate(&a, 5, None)]).await;
+    stop.send(true).unwrap();
+    stop.closed().await;
+    eventually_equal("its seat is free", Some((0, 1)), async || {
+        counts(&other, &a).await
+    })
+    .await;
+    let proxies: usize = query(&redis, &["SCARD", "playhouse:proxies"]);
+    assert_eq!(proxies, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_dies_and_comes_back_empty() {
+    let mut redis = RedisServer::start().await;
+    let load = Load::start(&redis).await;
+    load.goes_on().await;
+    let lifetime = counts(&*load.proxies[0], &load.workers[0]).await.unwrap().1;
+    for round in 0..2 {
+        redis.kill();
+        for proxy in &load.proxies {
+            becomes(proxy, false).await;
+        }
+        let adopted = load.tally.adopted.load(Ordering::Relaxed);
+        eventually_equal("sessions are admitted without it", true, async || {
+            load.tally.adopted.load(Ordering::Relaxed) > adopted + 10
+        })
+        .await;
+        redis.restart().await;
+        for proxy in &load.proxies {
+            becomes(proxy, true).await;
+        }
+        load.goes_on().await;
+        let now = counts(&*load.proxies[0], &load.workers[0]).await.unwrap().1;
+        assert!(now >= lifetime, "round {round}: {now} after {lifetime}");
+    }
+    let tally = load.settle(&redis).await;
+    assert_eq!(tally.refused.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_is_emptied() {
+    let redis = RedisServer::start().await;
+    let load = Load::start(&redis).await;
+    for _ in 0..5 {
+        load.goes_on().await;
+        let lifetime = counts(&*load.proxies[0], &load.workers[0]).await.unwrap().1;
+        query::<()>(&redis, &["FLUSHALL"]);
+        load.goes_on().await;
+        let now = counts(&*load.proxies[0], &load.workers[0]).await.unwrap().1;
+        assert!(now >= lifetime, "{now} after {lifetime}");
+    }
+    let tally = load.settle(&redis).await;
+    assert_eq!(tally.refused.load(Ordering::Relaxed), 0, "nobody noticed");
+    assert_eq!(tally.adopted.load(Ordering::Relaxed), 0, "nobody noticed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_are_cut() {
+    let redis = RedisServer::start().await;
+    let load = Load::start(&redis).await;
+    for _ in 0..5 {
+        load.goes_on().await;
+        let cut: u64 = query(&redis, &["CLIENT", "KILL", "TYPE", "pubsub"]);
+        assert!(cut > 0);
+    }
+    load.goes_on().await;
+    let tally = load.settle(&redis).await;
+    assert_eq!(tally.refused.load(Ordering::Relaxed), 0);
+}
+
+/// Longer than every TTL of a proxy, so that on return everybody looks dead to everybody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_is_paused() {
+    let redis = RedisServer::start().await;
+    let load = Load::start(&redis).await;
+    load.goes_on().await;
+    redis.pause();
+    let paused = Instant::now();
+    for proxy in &load.proxies {
+        becomes(proxy, false).await;
+        // Known to be away, it is not waited for.
+        let session = SessionId::random();
+        let refused = proxy.reserve(session, &load.order()).now_or_never();
+        assert!(
+            matches!(refused, Some(Err(StoreError::Away(_)))),
+            "{refused:?}"
+        );
+    }
+    eventually_equal("every TTL has run out", true, async || {
+        paused.elapsed() > PROXY_TTL * 4
+    })
+    .await;
+    let mut events = load.proxies[0].events();
+    redis.resume();
+    for proxy in &load.proxies {
+        becomes(proxy, true).await;
+    }
+    load.goes_on().await;
+    load.goes_on().await;
+    let open = load.open.len() as u32 / 2;
+    while let Ok(event) = events.try_recv() {
+        if let Event::Counts(worker, counts) = event {
+            assert!(
+                counts.active >= open,
+                "seats of the living on {worker} were given away: {counts:?}"
+            );
+        }
+    }
+    load.settle(&redis).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_is_read_only() {
+    let redis = RedisServer::start().await;
+    let load = Load::start(&redis).await;
+    load.goes_on().await;
+    let nobody = "1";
+    let spells: [(&[&str], &[&str]); 2] = [
+        (
+            &["REPLICAOF", "127.0.0.1", nobody],
+            &["REPLICAOF", "NO", "ONE"],
+        ),
+        (
+            &["CONFIG", "SET", "min-replicas-to-write", "1"],
+            &["CONFIG", "SET", "min-replicas-to-write", "0"],
+        ),
+    ];
+    for (cast, lift) in spells {
+        query::<()>(&redis, cast);
+        for proxy in &load.proxies {
+            becomes(proxy, false).await;
+        }
+        query::<()>(&redis, lift);
+        for proxy in &load.proxies {
+            becomes(proxy, true).await;
+        }
+        load.goes_on().await;
+    }
+    let tally = load.settle(&redis).await;
+    assert_eq!(tally.refused.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn changes_of_state_are_told_once() {
+    let mut redis = RedisServer::start().await;
+    let proxy = store(&redis, Role::Proxy).await;
+    let mut events = proxy.events();
+    redis.kill();
+    becomes(&proxy, false).await;
+    for _ in 0..20 {
+        let reserved = proxy.reserve(SessionId::random(), &[]).await;
+        assert!(matches!(reserved, Err(StoreError::Away(_))));
+    }
+    redis.restart().await;
+    becomes(&proxy, true).await;
+    let mut told = Vec::new();
+    while told.len() < 3 {
+        told.push(event(&mut events, Some).await);
+    }
+    assert_eq!(
+        told,
+        [
+            Event::Reachable(false),
+            Event::Reachable(true),
+            Event::Resync
+        ]
+    );
+}
