@@ -3,7 +3,7 @@
 use crate::stores::*;
 use crate::support::eventually_equal;
 use playhouse::model::{SessionId, WorkerStatus};
-use playhouse::store::{Beat, Event, Reserved};
+use playhouse::store::{Beat, Event, Reserved, Store};
 use std::time::Duration;
 
 macro_rules! on_every_store {
@@ -34,6 +34,7 @@ on_every_store!(
     a_heartbeat_tells_and_learns,
     an_order_to_recycle_reaches_the_worker,
     an_order_to_recycle_lapses,
+    workers_are_out_by_turns,
     a_silent_worker_is_dropped_and_may_return,
     a_worker_that_leaves_takes_its_seats_along,
     proxies_hear_of_each_other,
@@ -308,6 +309,30 @@ async fn an_order_to_recycle_lapses(grid: impl Grid) {
         beat.recycle
     })
     .await;
+}
+
+async fn workers_are_out_by_turns(grid: impl Grid) {
+    let (one, other) = (grid.proxy().await, grid.proxy().await);
+    let (a, b, c) = (key("a"), key("b"), key("c"));
+    for worker in [&a, &b] {
+        one.register(&record(worker), TTL).await.unwrap();
+    }
+    let turn = async |store: &dyn Store, worker| {
+        let ordered = store.order_recycle_in_turn(worker, TTL, 1, TTL);
+        ordered.await.unwrap()
+    };
+    assert!(turn(&*one, &a).await);
+    assert!(turn(&*other, &a).await, "it has its turn already");
+    assert!(!turn(&*other, &b).await, "one is out");
+    let beat = one.heartbeat(&a, WorkerStatus::Draining, None, TTL);
+    assert!(beat.await.unwrap().recycle);
+    one.deregister(&a).await.unwrap();
+    assert!(
+        !turn(&*other, &b).await,
+        "it is out until another takes its place"
+    );
+    one.register(&record(&c), TTL).await.unwrap();
+    assert!(turn(&*other, &b).await);
 }
 
 async fn a_silent_worker_is_dropped_and_may_return(grid: impl Grid) {
