@@ -147,8 +147,9 @@ if ! "$python" -c 'import pip' 2>/dev/null; then
     quietly "$(find_python)" -m venv "$tools/python"
 fi
 
+# Settings of the user's own hold (index, certificates, proxy), but not where packages go.
 pip_install() {
-    quietly env PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 "$python" -m pip install --quiet "$@"
+    quietly env -u PIP_TARGET -u PIP_PREFIX PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 "$python" -m pip install --quiet "$@"
 }
 
 # playwright VERSION WHAT-FOR: the wheel carries playwright-core and a Node that can run it, so

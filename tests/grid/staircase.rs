@@ -5,6 +5,7 @@ use playhouse::config::Strategy;
 use playhouse::model::{Browser, WorkerKey};
 use playhouse::selection::{Facts, Policy, Wanted, policy};
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::time::Duration;
 
 const WORKERS: usize = 3;
@@ -20,7 +21,7 @@ async fn sixty_sessions_replace_three_workers_one_after_another() {
     let sessions = async {
         let mut client = Driver::start(Language::Python, &grid.url());
         let mut seen: BTreeSet<String> = ids(&grid).await;
-        println!("the real grid\nsession  lifetimes");
+        show("session  lifetimes of three real workers, the highest first");
         for session in 1..=SESSIONS {
             let opened = client.open("a").await;
             opened.unwrap_or_else(|error| panic!("session {session}: {error}"));
@@ -33,7 +34,7 @@ async fn sixty_sessions_replace_three_workers_one_after_another() {
             let workers = grid.workers().await;
             let mut lifetimes: Vec<u32> = workers.iter().map(|it| it.lifetime_sessions).collect();
             lifetimes.sort_unstable_by_key(|lifetime| std::cmp::Reverse(*lifetime));
-            println!("{session:>7}  {}", stairs(&lifetimes));
+            show(&format!("{session:>7}  {}", stairs(&lifetimes)));
         }
         client.quit().await;
         seen
@@ -52,7 +53,9 @@ async fn sixty_sessions_replace_three_workers_one_after_another() {
         () = watch => unreachable!("it looks on for ever"),
     };
 
-    println!("replacements after sessions {replaced_at:?}; at least {fewest_serving} serving");
+    show(&format!(
+        "replacements after sessions {replaced_at:?}; at least {fewest_serving} serving all the time"
+    ));
     assert!(
         fewest_serving >= WORKERS - 1,
         "two workers were out at once"
@@ -77,6 +80,11 @@ async fn sixty_sessions_replace_three_workers_one_after_another() {
 async fn ids(grid: &Grid) -> BTreeSet<String> {
     let workers = grid.workers().await;
     workers.into_iter().map(|worker| worker.id).collect()
+}
+
+/// Shows a line while the test runs, past the test runner that keeps what is printed.
+fn show(line: &str) {
+    writeln!(std::io::stderr(), "{line}").unwrap();
 }
 
 /// Lifetimes as bars.
