@@ -8,6 +8,7 @@
 //! * [`missing`]: machines and settings that lack something.
 //! * [`hostile`]: clients that die, stall, or never were clients.
 //! * [`versions`]: Playwright versions and browsers that do not match.
+//! * [`operations`]: reloads, upgrades, tenants, TLS, and all that is wrong on purpose.
 //! * [`metrics`]: what curl and Prometheus are told.
 
 mod answers;
@@ -15,6 +16,7 @@ mod hostile;
 mod kills;
 mod metrics;
 mod missing;
+mod operations;
 mod queue;
 mod staircase;
 mod tutorial;

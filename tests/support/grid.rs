@@ -34,16 +34,20 @@ pub struct GridBuilder {
 /// A running grid. What a [`Proxy`] can be asked is asked of the first one.
 pub struct Grid {
     proxies: Vec<Proxy>,
-    processes: Vec<Spawned>,
+    pub(super) processes: Vec<Spawned>,
+    /// Processes that handed their listeners over, and are left to finish.
+    pub(super) predecessors: Vec<Spawned>,
     /// Configuration, logs, and the `TMPDIR` of all processes.
-    folder: TempDir,
+    pub(super) folder: TempDir,
     _room: SemaphorePermit<'static>,
 }
 
-struct Spawned {
-    name: String,
-    child: Child,
-    log: PathBuf,
+pub(super) struct Spawned {
+    pub(super) name: String,
+    pub(super) child: Child,
+    pub(super) log: PathBuf,
+    /// What it was started with, to be started once more.
+    pub(super) command: Command,
 }
 
 impl GridBuilder {
@@ -156,6 +160,7 @@ impl GridBuilder {
         let mut grid = Grid {
             proxies: Vec::new(),
             processes: Vec::new(),
+            predecessors: Vec::new(),
             folder,
             _room: room,
         };
@@ -208,7 +213,7 @@ impl Grid {
 
     /// Every process of the grid at this moment.
     pub fn tree(&self) -> Tree {
-        let roots: Vec<u32> = self.processes.iter().map(|it| it.child.id()).collect();
+        let roots: Vec<u32> = self.all().map(|it| it.child.id()).collect();
         Tree::below(&roots)
     }
 
@@ -221,11 +226,12 @@ impl Grid {
 
     /// What all processes logged so far.
     pub fn log(&self) -> String {
-        let logs = self
-            .processes
-            .iter()
-            .map(|it| std::fs::read_to_string(&it.log));
+        let logs = self.all().map(|it| std::fs::read_to_string(&it.log));
         logs.flatten().collect()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Spawned> {
+        self.predecessors.iter().chain(&self.processes)
     }
 
     /// Sends a signal to every process of ours, and waits until they and all that they started
@@ -259,7 +265,7 @@ impl Grid {
             data: ([127, 0, 0, 1], free_port()).into(),
             admin: ([127, 0, 0, 1], free_port()).into(),
         };
-        let mut command = self.command(role);
+        let mut command = self.program(role);
         if let Some(workers) = builder.workers {
             command.args(["--workers", &workers.to_string()]);
         }
@@ -269,12 +275,14 @@ impl Grid {
         command
             .env("LISTEN_ADDR", proxy.data.to_string())
             .env("ADMIN_ADDR", proxy.admin.to_string())
+            .env("PLAYHOUSE_SERVER_UPGRADE_SOCKET", self.upgrade_socket(n))
             .envs(builder.environment());
         let name = match role {
             "up" => role.to_owned(),
             _ => format!("{role} {n}"),
         };
-        self.spawn(command, name);
+        let spawned = self.spawn(command, name);
+        self.processes.push(spawned);
         self.proxies.push(proxy);
     }
 
@@ -284,15 +292,16 @@ impl Grid {
             .iter()
             .filter(|it| it.name.starts_with("worker"))
             .count();
-        let mut command = self.command("worker");
+        let mut command = self.program("worker");
         command
             .env("PORT", "0")
             .envs(builder.environment())
             .envs(environment.iter().cloned());
-        self.spawn(command, format!("worker {n}"));
+        let spawned = self.spawn(command, format!("worker {n}"));
+        self.processes.push(spawned);
     }
 
-    fn command(&self, role: &str) -> Command {
+    fn program(&self, role: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_playhouse"));
         command
             .arg(role)
@@ -309,7 +318,7 @@ impl Grid {
         command
     }
 
-    fn spawn(&mut self, mut command: Command, name: String) {
+    pub(super) fn spawn(&self, mut command: Command, name: String) -> Spawned {
         let log = self.folder.path().join(format!("{name}.log"));
         let file = File::create(&log).expect("a new file");
         command
@@ -321,7 +330,12 @@ impl Grid {
             command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?));
         }
         let child = command.spawn().expect("the binary was built for the tests");
-        self.processes.push(Spawned { name, child, log });
+        Spawned {
+            name,
+            child,
+            log,
+            command,
+        }
     }
 
     async fn wait_until_ready(&mut self, workers: usize) {
@@ -365,13 +379,13 @@ impl Deref for Grid {
 impl Drop for Grid {
     fn drop(&mut self) {
         let tree = self.tree();
-        for process in &mut self.processes {
+        for process in self.predecessors.iter_mut().chain(&mut self.processes) {
             // Both fail only when it is gone already.
             process.child.kill().ok();
             process.child.wait().ok();
         }
         if std::thread::panicking() {
-            for process in &self.processes {
+            for process in self.all() {
                 eprintln!("--- log of {}\n{}", process.name, last_lines(&process.log));
             }
         }

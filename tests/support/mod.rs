@@ -1,6 +1,7 @@
 //! What the tests are written with.
 //!
 //! * [`grid`]: [`Grid`], the real `playhouse` in processes of its own, on free ports.
+//! * [`operations`]: what an operator does to a running grid: new configuration, new binary.
 //! * [`proxy`]: [`Proxy`], its two ports, for questions.
 //! * [`playwright`]: real Playwright clients in Python and Node.
 //! * [`websocket`] and [`http`]: clients of our own, where Playwright would be too polite.
@@ -21,6 +22,7 @@ mod fake_playwright;
 mod grid;
 mod http;
 mod machine;
+mod operations;
 mod playwright;
 mod process;
 mod proxy;
