@@ -84,7 +84,8 @@ async fn ids(grid: &Grid) -> BTreeSet<String> {
 
 /// Shows a line while the test runs, past the test runner that keeps what is printed.
 fn show(line: &str) {
-    writeln!(std::io::stderr(), "{line}").unwrap();
+    let mut past_capture = std::io::stderr();
+    writeln!(past_capture, "{line}").expect("standard error is open");
 }
 
 /// Lifetimes as bars.
