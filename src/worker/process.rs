@@ -15,13 +15,16 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::task::JoinHandle;
 
 /// How long a server that was asked to end may take before it is killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a dropped server's Node may take to die of SIGKILL, and how often to look.
+const DROP_PATIENCE: Duration = Duration::from_millis(500);
+const DROP_POLL: Duration = Duration::from_millis(2);
 /// How long to listen for the last words of a server that ended.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 /// Longest line of output that is read as a whole.
@@ -229,10 +232,20 @@ impl Server {
 }
 
 impl Drop for Server {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "milliseconds, and only where nothing can be awaited"
+    )]
     fn drop(&mut self) {
         if !self.ended {
-            // Whoever ran it was dropped itself, and nobody else will.
+            // Whoever ran it was dropped itself, and nobody else will. Rare, so that waiting here
+            // for the little that the kernel needs is better than leaving a zombie.
             tree::kill_once(self.folder.path(), self.living_node());
+            let deadline = Instant::now() + DROP_PATIENCE;
+            while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+                std::thread::sleep(DROP_POLL);
+            }
+            tree::bury_adopted();
         }
     }
 }

@@ -10,10 +10,11 @@ use crate::model::{Endpoint, WorkerId};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio::time::Instant;
 
-/// How often a serving browser is checked with a page of its own: 30 ms of work each time.
-const CHECK_INTERVAL: Duration = Duration::from_secs(15);
+/// A serving browser is checked with a page of its own every so many heartbeats (15 s by
+/// default): 30 ms of work each time.
+const HEARTBEATS_PER_CHECK: u32 = 3;
 
 /// How a server is to end, if at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -109,12 +110,11 @@ impl Supervision {
 
     /// Waits for the server's end or the wish to end it, checking the browser now and then.
     async fn watch(&mut self, server: &mut Server) -> String {
-        let mut checks = interval_at(Instant::now() + CHECK_INTERVAL, CHECK_INTERVAL);
-        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let door = server.door().clone();
         let check = async {
             loop {
-                checks.tick().await;
+                let heartbeat = self.shared.config.load().worker.heartbeat_interval;
+                tokio::time::sleep(heartbeat * HEARTBEATS_PER_CHECK).await;
                 match super::probe::opens_page(&door).await {
                     Ok(_) => {
                         self.shared

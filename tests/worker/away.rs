@@ -1,0 +1,141 @@
+//! A worker goes on while its store is away, and is on the books again when the store is back.
+
+use super::bench::{Bench, processes};
+use super::support::{Kind, eventually, eventually_equal};
+use async_trait::async_trait;
+use playhouse::model::{SessionId, WorkerKey, WorkerRecord, WorkerStatus};
+use playhouse::store::memory::MemoryStore;
+use playhouse::store::{Beat, Candidate, Event, Reserved, Store, StoreError, WorkerView};
+use playhouse::worker::Shutdown;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::broadcast;
+
+/// A store that workers cannot reach while it is away. The tests always can.
+#[derive(Default)]
+struct Patchy {
+    memory: MemoryStore,
+    away: AtomicBool,
+    refused: AtomicUsize,
+}
+
+impl Patchy {
+    fn reach(&self) -> Result<&MemoryStore, StoreError> {
+        if self.away.load(Ordering::SeqCst) {
+            self.refused.fetch_add(1, Ordering::SeqCst);
+            return Err(StoreError::Away("unplugged".to_owned()));
+        }
+        Ok(&self.memory)
+    }
+
+    fn plug(&self, there: bool) {
+        self.away.store(!there, Ordering::SeqCst);
+    }
+
+    async fn refuses_a_few_times(&self) {
+        let before = self.refused.load(Ordering::SeqCst);
+        eventually("it has been asked in vain", async || {
+            (self.refused.load(Ordering::SeqCst) > before + 3).then_some(())
+        })
+        .await;
+    }
+}
+
+#[async_trait]
+impl Store for Patchy {
+    async fn fleet(&self) -> Result<Vec<WorkerView>, StoreError> {
+        self.memory.fleet().await
+    }
+
+    async fn reserve(
+        &self,
+        session: SessionId,
+        candidates: &[Candidate],
+    ) -> Result<Reserved, StoreError> {
+        self.memory.reserve(session, candidates).await
+    }
+
+    async fn release(&self, session: SessionId, refund: bool) -> Result<(), StoreError> {
+        self.memory.release(session, refund).await
+    }
+
+    fn adopt(&self, session: SessionId, worker: &WorkerKey) {
+        self.memory.adopt(session, worker);
+    }
+
+    async fn order_recycle(&self, worker: &WorkerKey, ttl: Duration) -> Result<(), StoreError> {
+        self.memory.order_recycle(worker, ttl).await
+    }
+
+    async fn register(&self, record: &WorkerRecord, ttl: Duration) -> Result<(), StoreError> {
+        self.reach()?.register(record, ttl).await
+    }
+
+    async fn heartbeat(
+        &self,
+        worker: &WorkerKey,
+        status: WorkerStatus,
+        memory: Option<u64>,
+        ttl: Duration,
+    ) -> Result<Beat, StoreError> {
+        self.reach()?.heartbeat(worker, status, memory, ttl).await
+    }
+
+    async fn deregister(&self, worker: &WorkerKey) -> Result<(), StoreError> {
+        self.reach()?.deregister(worker).await
+    }
+
+    async fn reap(&self) -> Result<(), StoreError> {
+        self.memory.reap().await
+    }
+
+    async fn active_sessions(&self) -> Result<u64, StoreError> {
+        self.memory.active_sessions().await
+    }
+
+    fn events(&self) -> broadcast::Receiver<Event> {
+        self.memory.events()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_carries_on_and_is_back_with_its_store() {
+    let bench = Bench::start_with(Patchy::default(), |_| ()).await;
+    let record = bench.available().await.record;
+    let node = processes().of_kind(Kind::Node)[0].clone();
+
+    bench.store.plug(false);
+    bench.store.refuses_a_few_times().await;
+    // It comes back without its data.
+    bench.store.memory.deregister(&record.key).await.unwrap();
+    bench.store.plug(true);
+    let again = bench.available().await.record;
+    assert_eq!((again.key, again.endpoint), (record.key, record.endpoint));
+    assert!(node.exists(), "the same server all the time");
+    bench.end(Shutdown::Drain).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_old_browser_serves_until_the_store_knows_the_new_one() {
+    let bench = Bench::start_with(Patchy::default(), |_| ()).await;
+    let old = bench.available().await.record.key;
+    let minute = Duration::from_secs(60);
+    bench.store.order_recycle(&old, minute).await.unwrap();
+    eventually("the replacement starts", async || {
+        (processes().of_kind(Kind::Node).len() == 2).then_some(())
+    })
+    .await;
+    bench.store.plug(false);
+    eventually_equal("both are up", 2, async || {
+        processes().of_kind(Kind::Browser).len()
+    })
+    .await;
+    bench.store.refuses_a_few_times().await;
+    assert_eq!(
+        bench.in_status(WorkerStatus::Available).await,
+        std::slice::from_ref(&old)
+    );
+    bench.store.plug(true);
+    bench.replaced(&old).await;
+    bench.end(Shutdown::Drain).await;
+}

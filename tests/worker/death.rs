@@ -1,0 +1,163 @@
+//! Processes are killed, one or all of them, at any stage. The worker comes back, or nothing of it
+//! is left behind.
+
+use super::bench::{Bench, folders, nothing_runs, processes, turn};
+use super::support::{Kind, Process, Tree, eventually, eventually_equal};
+use nix::sys::signal::Signal;
+use playhouse::model::WorkerStatus;
+use playhouse::store::Store;
+use playhouse::worker::{MachineShared, Shutdown};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_browser_or_server_is_replaced() {
+    let bench = Bench::start(|_| ()).await;
+    let mut key = bench.available().await.record.key;
+    bench.one_server_runs().await;
+    for kind in [Kind::Browser, Kind::Node] {
+        processes().of_kind(kind)[0].kill();
+        key = bench.replaced(&key).await;
+    }
+    assert_eq!(bench.crashes().len(), 2, "{:?}", bench.crashes());
+    bench.end(Shutdown::Drain).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hung_browser_is_killed_when_its_worker_ends() {
+    let bench = Bench::start(|_| ()).await;
+    bench.available().await;
+    processes().of_kind(Kind::Browser)[0].signal(Signal::SIGSTOP);
+    bench.end(Shutdown::Drain).await;
+}
+
+/// At each stage of a recycle, one of the two servers is killed; there is one again afterwards.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_death_during_a_recycle_leaves_one_browser_that_serves() {
+    let bench = Bench::start(|_| ()).await;
+    for victim in [
+        "old while the new one starts",
+        "new while it starts",
+        "old while it drains",
+    ] {
+        let old = bench.available().await.record.key;
+        bench.one_server_runs().await;
+        let old_node = processes().of_kind(Kind::Node)[0].clone();
+        let (session, ..) = bench.seat().await.unwrap();
+        let minute = Duration::from_secs(60);
+        bench.store.order_recycle(&old, minute).await.unwrap();
+        let new_node = eventually("the replacement starts", async || {
+            let tree = processes();
+            let nodes = tree.of_kind(Kind::Node);
+            nodes.into_iter().find(|node| **node != old_node).cloned()
+        })
+        .await;
+        match victim {
+            "old while the new one starts" => old_node.kill(),
+            "new while it starts" => new_node.kill(),
+            _ => {
+                eventually("the old one drains", async || {
+                    let draining = bench.in_status(WorkerStatus::Draining).await;
+                    draining.contains(&old).then_some(())
+                })
+                .await;
+                old_node.kill();
+            }
+        }
+        if victim == "new while it starts" {
+            // The old one serves on, until another replacement has come.
+            assert_eq!(
+                bench.in_status(WorkerStatus::Available).await,
+                std::slice::from_ref(&old)
+            );
+        }
+        eventually_equal("one serves, another than before", true, async || {
+            let available = bench.in_status(WorkerStatus::Available).await;
+            available.len() == 1 && available[0] != old
+        })
+        .await;
+        bench.leave(session).await;
+        bench.replaced(&old).await;
+    }
+    bench.end(Shutdown::Drain).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_dropped_takes_its_processes_along() {
+    let bench = Bench::start(|_| ()).await;
+    bench.available().await;
+    bench.abort().await;
+    nothing_runs().await;
+}
+
+/// `playhouse up` with one worker.
+struct Up(Child);
+
+impl Up {
+    fn start(temporary: &Path) -> Up {
+        let free = || {
+            let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+            listener.local_addr().unwrap().to_string()
+        };
+        let child = Command::new(env!("CARGO_BIN_EXE_playhouse"))
+            .args(["up", "--workers", "1"])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .env("TMPDIR", temporary)
+            .env("LISTEN_ADDR", free())
+            .env("ADMIN_ADDR", free())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        Up(child)
+    }
+
+    async fn first(&self, kind: Kind) -> Process {
+        eventually("it runs", async || {
+            let tree = Tree::below(&[self.0.id()]);
+            tree.of_kind(kind).first().map(|process| (*process).clone())
+        })
+        .await
+    }
+
+    fn kill(mut self) -> Tree {
+        let tree = Tree::below(&[self.0.id()]);
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+        tree
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_outlives_a_killed_worker_process_and_the_next_one_cleans_up() {
+    let _turn = turn().await;
+    // Killed before there is a browser, while there is one, and while the browser hangs.
+    for stage in ["starting", "running", "hung"] {
+        let temporary = tempfile::tempdir().unwrap();
+        let up = Up::start(temporary.path());
+        up.first(Kind::Node).await;
+        let mut hung = None;
+        if stage != "starting" {
+            let browser = up.first(Kind::Browser).await;
+            if stage == "hung" {
+                browser.signal(Signal::SIGSTOP);
+                hung = Some(browser);
+            }
+        }
+        let tree = up.kill();
+        if let Some(browser) = hung {
+            assert!(browser.exists(), "it cannot die of its server's death");
+        } else {
+            tree.gone().await;
+        }
+        assert_eq!(folders(temporary.path()), 1, "its files are left");
+        let next = MachineShared::below(temporary.path()).unwrap();
+        tree.gone().await;
+        assert_eq!(folders(temporary.path()), 1);
+        drop(next);
+        assert_eq!(folders(temporary.path()), 0);
+    }
+}

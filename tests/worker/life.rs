@@ -1,0 +1,169 @@
+//! A worker starts, serves, is recycled without a gap, drains and ends.
+
+use super::bench::{Bench, processes};
+use super::support::{Kind, eventually, eventually_equal};
+use nix::sys::signal::Signal;
+use playhouse::config::RecycleMode;
+use playhouse::model::WorkerStatus;
+use playhouse::store::Store;
+use playhouse::worker::{Reason, Shutdown};
+use std::time::Duration;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_registers_tells_its_memory_and_ends_when_told() {
+    let bench = Bench::start(|_| ()).await;
+    let record = bench.available().await.record;
+    assert!(record.replaces_itself && record.version.is_some());
+    assert_eq!(record.endpoint.host, "127.0.0.1");
+    eventually("its memory is known", async || {
+        bench.available().await.record.memory
+    })
+    .await;
+
+    assert!(record.endpoint.path.len() > 32, "a path nobody guesses");
+    let everything = format!("{:?}", processes());
+    assert!(everything.contains("launch-server"));
+    assert!(!everything.contains(&record.endpoint.path), "nor reads");
+    bench.end(Shutdown::Drain).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recycle_costs_no_seat_and_cuts_no_session() {
+    let bench = Bench::start(|config| config.limits.max_lifetime_sessions = 10).await;
+    bench.available().await;
+    let mut sessions = Vec::new();
+    let mut samples = 0;
+    while bench.recycled().len() < 3 {
+        let (session, worker, _) = bench.seat().await.expect("there is always a seat");
+        sessions.push((session, worker));
+        if sessions.len() > 5 {
+            let (session, worker) = sessions.remove(0);
+            let fleet = bench.fleet().await;
+            assert!(fleet.iter().any(|it| it.record.key == worker), "cut");
+            bench.leave(session).await;
+        }
+        let available = bench.in_status(WorkerStatus::Available).await;
+        assert!(!available.is_empty(), "sample {samples}");
+        samples += 1;
+        // The pace of a busy worker, and of the samples.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(samples > 30);
+    assert!(bench.recycled().iter().all(|it| *it == Reason::Lifetime));
+    assert_eq!(bench.crashes(), [] as [String; 0]);
+    for (session, _) in sessions {
+        bench.leave(session).await;
+    }
+    bench.end(Shutdown::Drain).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_recycles_leave_nothing_behind() {
+    let bench = Bench::start(|_| ()).await;
+    let mut key = bench.available().await.record.key;
+    let mut descriptors = Vec::new();
+    for _ in 0..10 {
+        let hour = Duration::from_secs(3600);
+        bench.store.order_recycle(&key, hour).await.unwrap();
+        key = bench.replaced(&key).await;
+        descriptors.push(std::fs::read_dir("/proc/self/fd").unwrap().count());
+    }
+    assert_eq!(bench.recycled(), [Reason::Operator; 10]);
+    // Runtimes open some as they go; a leak would be one with every recycle.
+    let grown = descriptors[9].saturating_sub(descriptors[1]);
+    assert!(grown < 8, "{descriptors:?}");
+    bench.end(Shutdown::Drain).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_that_eats_memory_is_replaced_once_it_has_served() {
+    let bench = Bench::start(|config| config.recycle.max_memory = Some(1)).await;
+    let key = bench.available().await.record.key;
+    let (session, on, _) = bench.seat().await.unwrap();
+    assert_eq!(on, key);
+    eventually_equal("the next one serves", 1, async || {
+        let available = bench.in_status(WorkerStatus::Available).await;
+        available.iter().filter(|it| **it != key).count()
+    })
+    .await;
+    let draining = bench.in_status(WorkerStatus::Draining).await;
+    assert_eq!(draining, std::slice::from_ref(&key));
+    bench.leave(session).await;
+    bench.replaced(&key).await;
+    assert_eq!(bench.recycled(), [Reason::Memory]);
+    bench.end(Shutdown::Drain).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hung_browser_is_noticed_and_replaced() {
+    let bench = Bench::start(|config| config.recycle.max_failures = 1).await;
+    let key = bench.available().await.record.key;
+    processes().of_kind(Kind::Browser)[0].signal(Signal::SIGSTOP);
+    bench.replaced(&key).await;
+    assert_eq!(bench.recycled(), [Reason::Failures]);
+    bench.end(Shutdown::Drain).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_waits_for_the_last_session() {
+    let bench = Bench::start(|_| ()).await;
+    let key = bench.available().await.record.key;
+    let (session, ..) = bench.seat().await.unwrap();
+    bench.shutdown.send(Shutdown::Drain).unwrap();
+    eventually_equal("it drains", vec![key], async || {
+        bench.in_status(WorkerStatus::Draining).await
+    })
+    .await;
+    assert!(bench.seat().await.is_none(), "no new sessions");
+    assert!(bench.is_running());
+    bench.leave(session).await;
+    bench.end(Shutdown::Drain).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_ends_at_its_timeout_after_a_word_to_the_proxies() {
+    let bench = Bench::start(|config| config.worker.drain_timeout = Duration::ZERO).await;
+    let key = bench.available().await.record.key;
+    bench.seat().await.unwrap();
+    bench.shutdown.send(Shutdown::Drain).unwrap();
+    eventually_equal("proxies are told", vec![key], async || {
+        bench.in_status(WorkerStatus::ShuttingDown).await
+    })
+    .await;
+    bench.end(Shutdown::Drain).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_word_ends_at_once() {
+    let bench = Bench::start(|_| ()).await;
+    bench.available().await;
+    bench.seat().await.unwrap();
+    bench.shutdown.send(Shutdown::Drain).unwrap();
+    bench.end(Shutdown::Now).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_mode_exit_it_drains_and_ends() {
+    let bench = Bench::start(|config| {
+        config.recycle.mode = RecycleMode::Exit;
+        config.limits.max_lifetime_sessions = 1;
+    })
+    .await;
+    let record = bench.available().await.record;
+    assert!(!record.replaces_itself);
+    let (session, ..) = bench.seat().await.unwrap();
+    let minute = Duration::from_secs(60);
+    bench
+        .store
+        .order_recycle(&record.key, minute)
+        .await
+        .unwrap();
+    eventually_equal("it drains", vec![record.key], async || {
+        bench.in_status(WorkerStatus::Draining).await
+    })
+    .await;
+    bench.leave(session).await;
+    eventually_equal("it ends", false, async || bench.is_running()).await;
+    assert_eq!(bench.recycled(), [Reason::Lifetime]);
+    assert_eq!(processes().still_there(), [] as [String; 0]);
+}
