@@ -67,6 +67,18 @@ impl Store for Patchy {
         self.memory.order_recycle(worker, ttl).await
     }
 
+    async fn order_recycle_in_turn(
+        &self,
+        worker: &WorkerKey,
+        ttl: Duration,
+        max_out: usize,
+        turn: Duration,
+    ) -> Result<bool, StoreError> {
+        self.memory
+            .order_recycle_in_turn(worker, ttl, max_out, turn)
+            .await
+    }
+
     async fn register(&self, record: &WorkerRecord, ttl: Duration) -> Result<(), StoreError> {
         self.reach()?.register(record, ttl).await
     }

@@ -132,32 +132,39 @@ impl Up {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_outlives_a_killed_worker_process_and_the_next_one_cleans_up() {
+async fn nothing_outlives_a_killed_worker_process() {
     let _turn = turn().await;
     // Killed before there is a browser, while there is one, and while the browser hangs.
     for stage in ["starting", "running", "hung"] {
         let temporary = tempfile::tempdir().unwrap();
         let up = Up::start(temporary.path());
         up.first(Kind::Node).await;
-        let mut hung = None;
         if stage != "starting" {
             let browser = up.first(Kind::Browser).await;
             if stage == "hung" {
                 browser.signal(Signal::SIGSTOP);
-                hung = Some(browser);
             }
         }
-        let tree = up.kill();
-        if let Some(browser) = hung {
-            assert!(browser.exists(), "it cannot die of its server's death");
-        } else {
-            tree.gone().await;
-        }
-        assert_eq!(folders(temporary.path()), 1, "its files are left");
-        let next = MachineShared::below(temporary.path()).unwrap();
-        tree.gone().await;
-        assert_eq!(folders(temporary.path()), 1);
-        drop(next);
-        assert_eq!(folders(temporary.path()), 0);
+        up.kill().gone().await;
+        eventually_equal("no file is left", 0, async || folders(temporary.path())).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_worker_and_its_guard_leave_the_next_one_cleans_up() {
+    let _turn = turn().await;
+    let temporary = tempfile::tempdir().unwrap();
+    let up = Up::start(temporary.path());
+    let browser = up.first(Kind::Browser).await;
+    up.first(Kind::Other).await.kill();
+    browser.signal(Signal::SIGSTOP);
+    let tree = up.kill();
+    assert!(browser.exists(), "it cannot die of its server's death");
+    assert_eq!(folders(temporary.path()), 1);
+
+    let next = MachineShared::below(temporary.path()).unwrap();
+    tree.gone().await;
+    assert_eq!(folders(temporary.path()), 1, "only the next one's own");
+    drop(next);
+    assert_eq!(folders(temporary.path()), 0);
 }
