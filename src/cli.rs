@@ -195,13 +195,18 @@ pub enum CheckRole {
 pub struct Operator {
     #[command(flatten)]
     pub common: Common,
-    /// Admin port of the grid; admin.listen of the configuration unless given
+    /// Admin port of the grid, as host:port or http(s)://host:port; admin.listen of the
+    /// configuration unless given
     #[arg(long, value_name = "ADDRESS")]
     pub admin: Option<String>,
     /// File that holds the admin port's token; else PLAYHOUSE_ADMIN_TOKEN_FILE, else
     /// PLAYHOUSE_ADMIN_TOKEN
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// Authority (PEM) that the certificate of an https:// admin port has to come from, else those
+    /// of this machine; on loopback nothing is asked for unless this is given
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -9,7 +9,9 @@ use bytesize::ByteSize;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::de::DeserializeOwned;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 /// How long the admin port may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,10 +32,10 @@ impl AdminClient {
             .admin
             .clone()
             .unwrap_or_else(|| reachable(config.admin.listen).to_string());
-        let base = if address.contains("://") {
-            address
-        } else {
-            format!("http://{address}")
+        let base = match config.tls {
+            _ if address.contains("://") => address,
+            None => format!("http://{address}"),
+            Some(_) => format!("https://{address}"),
         };
         let token = match &operator.token_file {
             Some(file) => {
@@ -46,6 +48,7 @@ impl AdminClient {
         let agent = ureq::Agent::config_builder()
             .timeout_global(Some(TIMEOUT))
             .http_status_as_error(false)
+            .tls_config(tls(operator.ca.as_deref(), &base)?)
             .build()
             .new_agent();
         Ok(AdminClient { agent, base, token })
@@ -60,11 +63,14 @@ impl AdminClient {
         let request = request
             .body(())
             .context("not an address of an admin port")?;
-        let mut answer = self.agent.run(request).with_context(|| {
-            format!(
-                "no grid answers at {} (name its admin port with --admin)",
-                self.base
-            )
+        let mut answer = self.agent.run(request).map_err(|why| {
+            let advice = if is_about_tls(&why) {
+                "name the authority of its certificate with --ca, and the grid as the \
+                 certificate does with --admin https://NAME:PORT"
+            } else {
+                "name its admin port with --admin"
+            };
+            anyhow::Error::new(why).context(format!("no grid answers at {} ({advice})", self.base))
         })?;
         let status = answer.status();
         let text = answer.body_mut().read_to_string()?;
@@ -168,6 +174,53 @@ impl AdminClient {
     /// Whether the process takes sessions.
     pub fn ready(&self) -> anyhow::Result<()> {
         self.call("GET", "/readyz").map(drop)
+    }
+}
+
+/// Whom to believe behind TLS: the given authority, or else those of this machine. A grid on this
+/// machine is believed as it is without TLS: nothing leaves the machine, and a certificate does
+/// not name the loopback address.
+fn tls(ca: Option<&Path>, base: &str) -> anyhow::Result<TlsConfig> {
+    // Fails when it has been done already, by a test in this process.
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .ok();
+    let chosen = TlsConfig::builder();
+    let host = base
+        .parse::<http::Uri>()
+        .ok()
+        .and_then(|uri| Some(uri.host()?.trim_matches(['[', ']']).to_owned()));
+    let here = host.is_some_and(|host| {
+        host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+    });
+    let roots: Vec<Certificate<'static>> = match ca {
+        Some(file) => {
+            let pem = std::fs::read(file)
+                .with_context(|| format!("cannot read the authority {}", file.display()))?;
+            vec![
+                Certificate::from_pem(&pem)
+                    .with_context(|| format!("{} holds no certificate", file.display()))?,
+            ]
+        }
+        None if here => return Ok(chosen.disable_verification(true).build()),
+        None if !base.starts_with("https://") => Vec::new(),
+        None => rustls_native_certs::load_native_certs()
+            .certs
+            .iter()
+            .map(|root| Certificate::from_der(root).to_owned())
+            .collect(),
+    };
+    Ok(chosen.root_certs(RootCerts::new_with_certs(&roots)).build())
+}
+
+/// Whether the other side was there and was not believed, or spoke no TLS.
+fn is_about_tls(why: &ureq::Error) -> bool {
+    match why {
+        ureq::Error::Rustls(_) | ureq::Error::Tls(_) => true,
+        ureq::Error::Io(error) => error
+            .get_ref()
+            .is_some_and(|inner| inner.is::<rustls::Error>()),
+        _ => false,
     }
 }
 

@@ -5,7 +5,7 @@
 //! process ends when its last session does and not when Pingora's grace period is over.
 
 use super::ending::{Signals, ToPingora, run_until_ended};
-use super::tls::{Certificate, install_crypto};
+use super::tls::{Certificate, check_authorities, install_crypto};
 use crate::admin::{Admin, ConfigView};
 use crate::admission::queue::Queue;
 use crate::admission::tokens::Quotas;
@@ -93,6 +93,7 @@ impl Plane {
                 .as_ref()
                 .map_or(TlsVersion::V1_2, |tls| tls.min_version),
         );
+        check_authorities()?;
         let certificate = config.tls.as_ref().map(Certificate::load).transpose()?;
         let shown = status.clone();
         let config_view: ConfigView = Arc::new(move || serde_json::json!(*shown.borrow()));

@@ -3,10 +3,13 @@
 
 use crate::config::certificate::{self, CertificateError};
 use crate::config::{Tls, TlsVersion};
+use anyhow::Context;
 use arc_swap::ArcSwap;
 use pingora::listeners::TlsAccept;
 use pingora::listeners::tls::TlsSettings;
 use rustls::crypto::ring;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use std::sync::Arc;
@@ -64,6 +67,23 @@ pub fn install_crypto(min_version: TlsVersion) {
     }
     // Fails when it has been done already, by a test in this process.
     provider.install_default().ok();
+}
+
+/// Makes sure that the authorities of `wss://` workers can be read. Pingora would end the process
+/// with a panic when they cannot; this says why instead.
+///
+/// # Errors
+/// When `SSL_CERT_FILE` names a file that cannot be read or is no PEM.
+pub fn check_authorities() -> anyhow::Result<()> {
+    let Some(file) = std::env::var_os("SSL_CERT_FILE") else {
+        return Ok(());
+    };
+    let shown = file.display();
+    let pem = std::fs::read(&file).with_context(|| format!("cannot read SSL_CERT_FILE {shown}"))?;
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        certificate.with_context(|| format!("SSL_CERT_FILE {shown} is no PEM"))?;
+    }
+    Ok(())
 }
 
 impl ResolvesServerCert for Certificate {

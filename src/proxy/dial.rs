@@ -10,6 +10,7 @@ use pingora::protocols::Stream;
 use pingora::protocols::l4::stream::Stream as PlainStream;
 use pingora::upstreams::peer::HttpPeer;
 use std::net::SocketAddr;
+use std::sync::OnceLock;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -92,9 +93,10 @@ async fn connect_plain(address: SocketAddr) -> Result<Stream, DialError> {
 }
 
 async fn connect_tls(address: SocketAddr, host: &str) -> Result<Stream, DialError> {
-    static CONNECTOR: std::sync::OnceLock<TransportConnector> = std::sync::OnceLock::new();
+    static CONNECTOR: OnceLock<TransportConnector> = OnceLock::new();
     let connector = CONNECTOR.get_or_init(|| TransportConnector::new(None));
-    let peer = HttpPeer::new(address, true, host.to_owned());
+    let mut peer = HttpPeer::new(address, true, host.to_owned());
+    peer.options.tcp_keepalive = Some(crate::tunnel::keepalive());
     connector
         .new_stream(&peer)
         .await

@@ -24,7 +24,7 @@ mod watch;
 
 pub use close::{Close, Ended, Party, Why};
 pub use traffic::Traffic;
-pub use tune::tune;
+pub use tune::{keepalive, tune};
 
 use crate::config::Session;
 use crate::model::SessionId;

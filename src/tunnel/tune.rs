@@ -1,6 +1,7 @@
 //! Socket options of a session's connections.
 
 use nix::sys::socket::{setsockopt, sockopt};
+use pingora::protocols::TcpKeepalive;
 use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -31,4 +32,15 @@ pub fn tune(socket: impl AsFd) -> io::Result<()> {
         setsockopt(&socket, sockopt::TcpUserTimeout, &timeout)?;
     }
     Ok(())
+}
+
+/// The same for a connection that Pingora makes. It sends at once by itself.
+pub fn keepalive() -> TcpKeepalive {
+    TcpKeepalive {
+        idle: Duration::from_secs(KEEPALIVE_IDLE.into()),
+        interval: Duration::from_secs(KEEPALIVE_INTERVAL.into()),
+        count: (USER_TIMEOUT.as_secs() / u64::from(KEEPALIVE_INTERVAL)) as usize,
+        #[cfg(target_os = "linux")]
+        user_timeout: USER_TIMEOUT,
+    }
 }

@@ -5,7 +5,7 @@ use super::eventually::eventually;
 use super::machine::{Share, free_port, repository, room};
 use super::process::Tree;
 use super::proxy::Proxy;
-use super::{FakePlaywright, RedisServer};
+use super::{Authority, Certificate, FakePlaywright, RedisServer};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::File;
@@ -24,10 +24,12 @@ pub struct GridBuilder {
     browser: Option<&'static str>,
     /// Each as an entry of `workers:`.
     static_workers: Vec<String>,
+    described_workers: usize,
     redis: Option<String>,
     proxies: usize,
     worker_processes: Vec<Vec<(String, String)>>,
     config: String,
+    authority: Option<PathBuf>,
     environment: Vec<(String, String)>,
 }
 
@@ -81,6 +83,12 @@ impl GridBuilder {
         self
     }
 
+    /// Instead of `up`: so many static workers that [`GridBuilder::config`] describes.
+    pub fn static_workers(mut self, workers: usize) -> Self {
+        self.described_workers = workers;
+        self
+    }
+
     /// Instead of `up`: proxies and workers that meet in this Redis.
     pub fn redis(mut self, redis: &RedisServer) -> Self {
         self.redis = Some(redis.url());
@@ -125,11 +133,17 @@ impl GridBuilder {
         self
     }
 
+    /// Both ports speak TLS, with a certificate of this authority.
+    pub fn tls(mut self, authority: &Authority, certificate: &Certificate) -> Self {
+        self.authority = Some(authority.file());
+        self.config(&certificate.yaml())
+    }
+
     /// Starts the processes and waits until every worker can be used through every proxy.
     pub async fn start(self) -> Grid {
         let expected = match self.role() {
             "up" => self.workers.unwrap_or(2),
-            _ => self.static_workers.len() + self.worker_processes.len(),
+            _ => self.static_workers.len() + self.described_workers + self.worker_processes.len(),
         };
         let mut grid = self.spawn().await;
         grid.wait_until_ready(expected).await;
@@ -148,10 +162,9 @@ impl GridBuilder {
     }
 
     async fn spawn(&self) -> Grid {
-        let share = if self.static_workers.is_empty() {
-            Share::Whole
-        } else {
-            Share::Part
+        let share = match self.static_workers.len() + self.described_workers {
+            0 => Share::Whole,
+            _ => Share::Part,
         };
         let room = room(share).await;
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -175,8 +188,9 @@ impl GridBuilder {
 
     /// What the first process is.
     fn role(&self) -> &'static str {
-        match (&self.redis, self.static_workers.is_empty()) {
-            (None, true) => "up",
+        let workers = self.static_workers.len() + self.described_workers;
+        match (&self.redis, workers) {
+            (None, 0) => "up",
             _ => "proxy",
         }
     }
@@ -264,6 +278,7 @@ impl Grid {
         let proxy = Proxy {
             data: ([127, 0, 0, 1], free_port()).into(),
             admin: ([127, 0, 0, 1], free_port()).into(),
+            authority: builder.authority.clone(),
         };
         let mut command = self.program(role);
         if let Some(workers) = builder.workers {

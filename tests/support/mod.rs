@@ -6,6 +6,7 @@
 //! * [`playwright`]: real Playwright clients in Python and Node.
 //! * [`websocket`] and [`http`]: clients of our own, where Playwright would be too polite.
 //! * [`fake_playwright`]: a Playwright server that misbehaves on request.
+//! * [`authority`]: certificates and who signs them.
 //! * [`scrape`]: what Prometheus understands of our metrics.
 //! * [`redis_server`]: a real Redis that can be killed and paused.
 //! * [`process`]: who is a child of whom, and whether it is gone.
@@ -17,6 +18,7 @@
     reason = "the kit is whole: what one test needs today another needs tomorrow"
 )]
 
+mod authority;
 mod eventually;
 mod fake_playwright;
 mod grid;
@@ -30,6 +32,7 @@ mod redis_server;
 mod scrape;
 mod websocket;
 
+pub use authority::{Authority, Certificate};
 pub use eventually::{eventually, eventually_equal};
 pub use fake_playwright::{Behaviour, FakePlaywright};
 pub use grid::{Grid, GridBuilder};

@@ -128,6 +128,17 @@ impl Driver {
 
     /// Options: `--browser firefox`, `--header name=value`.
     pub fn start_as(language: Language, version: &str, grid: &str, options: &[&str]) -> Self {
+        Self::start_with(language, version, grid, options, &[])
+    }
+
+    /// The same with variables in its environment.
+    pub fn start_with(
+        language: Language,
+        version: &str,
+        grid: &str,
+        options: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let errors = File::create(folder.path().join("stderr")).expect("a new file");
         let clients = repository().join("tests/clients");
@@ -136,6 +147,7 @@ impl Driver {
             .arg(language.script(&clients, "driver"))
             .arg(grid)
             .args(options)
+            .envs(environment.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(errors)

@@ -6,12 +6,15 @@ use super::http::{self, Answer};
 use super::websocket::{Connected, Dial};
 use serde::Deserialize;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 /// The two ports of one proxy.
 #[derive(Clone, Debug)]
 pub struct Proxy {
     pub(super) data: SocketAddr,
     pub(super) admin: SocketAddr,
+    /// Whose certificates it has, when it speaks TLS.
+    pub(super) authority: Option<PathBuf>,
 }
 
 /// A worker as `GET /v1/workers` shows it.
@@ -61,7 +64,10 @@ pub struct Slots {
 impl Proxy {
     /// What a client connects to.
     pub fn url(&self) -> String {
-        format!("ws://{}", self.data)
+        match self.authority {
+            None => format!("ws://{}", self.data),
+            Some(_) => format!("wss://localhost:{}", self.data.port()),
+        }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -70,12 +76,23 @@ impl Proxy {
 
     /// An address on the admin port.
     pub fn admin_url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.admin)
+        format!("{}://{}{path}", self.scheme(), self.admin)
     }
 
     /// A client of our own, about to connect.
     pub fn dial(&self) -> Dial {
-        Dial::new(self.data)
+        let dial = Dial::new(self.data);
+        match &self.authority {
+            None => dial,
+            Some(authority) => dial.tls(authority),
+        }
+    }
+
+    fn scheme(&self) -> &'static str {
+        match self.authority {
+            None => "http",
+            Some(_) => "https",
+        }
     }
 
     /// A session of our own, for a client that tells nothing of itself.
@@ -91,7 +108,7 @@ impl Proxy {
 
     /// Any plain request to the data port.
     pub async fn request(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
-        let url = format!("http://{}{path}", self.data);
+        let url = format!("{}://{}{path}", self.scheme(), self.data);
         let answer = http::request(method, &url, headers).await;
         answer.unwrap_or_else(|error| panic!("{method} {url}: {error}"))
     }

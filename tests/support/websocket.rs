@@ -2,9 +2,16 @@
 
 use super::http::{Answer, read_to_close};
 use futures_util::{SinkExt, StreamExt};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
 use std::net::SocketAddr;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role};
 
@@ -14,12 +21,18 @@ pub struct Dial {
     address: SocketAddr,
     target: String,
     headers: Vec<(String, String)>,
+    /// Over TLS, with a certificate for `localhost` of this authority.
+    authority: Option<PathBuf>,
 }
+
+/// A connection, encrypted or not.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 /// An accepted upgrade.
 pub struct Connected {
     pub answer: Answer,
-    pub socket: WebSocketStream<TcpStream>,
+    pub socket: WebSocketStream<Box<dyn Stream>>,
 }
 
 /// An upgrade that was answered with something else.
@@ -31,6 +44,7 @@ impl Dial {
             address,
             target: "/".to_owned(),
             headers: Vec::new(),
+            authority: None,
         }
     }
 
@@ -45,6 +59,37 @@ impl Dial {
         self
     }
 
+    pub fn tls(mut self, authority: &Path) -> Self {
+        self.authority = Some(authority.to_owned());
+        self
+    }
+
+    async fn stream(&self) -> Box<dyn Stream> {
+        match &self.authority {
+            None => Box::new(self.tcp().await),
+            Some(authority) => Box::new(self.shake_hands(authority).await),
+        }
+    }
+
+    async fn tcp(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.expect("it listens")
+    }
+
+    async fn shake_hands(&self, authority: &Path) -> TlsStream<TcpStream> {
+        let connector = TlsConnector::from(trusting(authority));
+        let name = "localhost".try_into().expect("a name");
+        let shaken = connector.connect(name, self.tcp().await).await;
+        shaken.expect("a certificate of the authority")
+    }
+
+    /// The certificate that a new connection is shown.
+    pub async fn certificate(&self) -> CertificateDer<'static> {
+        let authority = self.authority.as_ref().expect("it speaks TLS");
+        let stream = self.shake_hands(authority).await;
+        let chain = stream.get_ref().1.peer_certificates();
+        chain.expect("there always is one")[0].clone().into_owned()
+    }
+
     /// What Playwright's Python client of this version sends.
     pub fn playwright(self, version: &str) -> Self {
         let agent = format!("Playwright/{version} (x64; debian 12) python/3.11");
@@ -54,7 +99,7 @@ impl Dial {
 
     /// Asks for the upgrade.
     pub async fn connect(self) -> Result<Connected, Refusal> {
-        let mut stream = TcpStream::connect(self.address).await.expect("it listens");
+        let mut stream = self.stream().await;
         let mut head = format!(
             "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
@@ -80,8 +125,21 @@ impl Dial {
     }
 }
 
+fn trusting(authority: &Path) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    let root = CertificateDer::from_pem_file(authority).expect("a certificate");
+    roots.add(root).expect("one that can be a root");
+    let ring = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(ring)
+        .with_safe_default_protocol_versions()
+        .expect("ring can do them")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Arc::new(config)
+}
+
 /// The head of an answer, and the bytes that came after it.
-async fn read_head(stream: &mut TcpStream) -> (Answer, Vec<u8>) {
+async fn read_head(stream: &mut (impl Stream + ?Sized)) -> (Answer, Vec<u8>) {
     let mut bytes = Vec::new();
     loop {
         let mut slots = [httparse::EMPTY_HEADER; 64];

@@ -12,13 +12,14 @@ fn number(variable: &str, default: u32) -> u32 {
     set.map_or(default, |text| text.parse().expect("a number"))
 }
 
-async fn status(grid: &Proxy) -> Value {
+/// `GET /v1/config`.
+pub async fn reload_status(grid: &Proxy) -> Value {
     grid.admin("GET", "/v1/config").await.json()
 }
 
 /// What is in force of one key.
 pub async fn in_force(grid: &Proxy, key: &str) -> String {
-    let status = status(grid).await;
+    let status = reload_status(grid).await;
     let settings = status["settings"].as_array().expect("a list");
     let setting = settings.iter().find(|setting| setting["key"] == key);
     let setting = setting.unwrap_or_else(|| panic!("{key} is not shown"));
@@ -100,10 +101,10 @@ async fn reloads_under_load_end_no_session_and_fail_no_connect() {
     .await;
     grid.configure(&version(1, &workers).0);
     eventually_equal("the outcome", Value::from("invalid"), async || {
-        status(&grid).await["outcome"].clone()
+        reload_status(&grid).await["outcome"].clone()
     })
     .await;
-    let error = status(&grid).await["errors"][0].to_string();
+    let error = reload_status(&grid).await["errors"][0].to_string();
     assert!(
         error.contains("playhouse.yaml:2") && error.contains("quueue"),
         "{error}"
