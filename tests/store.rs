@@ -15,6 +15,10 @@ mod support;
 mod loss;
 #[path = "store/model.rs"]
 mod model;
+#[path = "store/original.rs"]
+mod original;
+#[path = "store/reach.rs"]
+mod reach;
 #[path = "store/stores.rs"]
 mod stores;
 #[path = "store/suite.rs"]

@@ -52,8 +52,9 @@ impl Store for RedisStore {
             let (revision, rows): (u64, Vec<Row>) = self
                 .inner
                 .link
-                .script(|_| {
-                    let mut call = SCRIPTS.fleet.prepare_invoke();
+                .script(|live| {
+                    let mut call = SCRIPTS.fleet.key(keys::GRID);
+                    call.arg(&*live.grid);
                     for worker in batch {
                         call.key(keys::record(worker)).arg(worker.to_string());
                     }

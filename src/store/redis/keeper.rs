@@ -18,7 +18,7 @@ use tokio::time::Instant;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between attempts, with jitter, doubling.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
-/// A connection that lived this long was a good one: the next is opened without a pause.
+/// After a connection that lived this long the next is opened without a pause.
 const STEADY: Duration = Duration::from_secs(1);
 /// Commands that may be on their way at once before callers queue up.
 const PIPELINE: usize = 1024;
@@ -39,8 +39,8 @@ pub async fn keep(inner: Arc<Inner>) {
                 let since = live.since;
                 arrived(&inner, live);
                 inner.link.until_lost().await;
+                pauses = backoff();
                 if since.elapsed() >= STEADY {
-                    pauses = backoff();
                     continue;
                 }
             }

@@ -1,13 +1,17 @@
 -- Reads some workers with their counters.
 --
--- KEYS  the records
--- ARGV  the workers, in the same order
--- Returns {revision, {for each that is alive: {worker, active, lifetime, {field, value, ...}}}}
+-- KEYS  1: the name of the grid, then the records
+-- ARGV  1: the name the caller knows, then the workers, in the same order
+-- Returns {revision, {for each that is alive: {worker, active, lifetime, {field, value, ...}}}};
+--       FENCED
 -- Atomic because counts and revision belong together: any later change has a higher revision, so
 --       that who hears of both knows which is newer.
 
+if call('GET', KEYS[1]) ~= ARGV[1] then return FENCED end
+
 local fleet = {}
-for i, worker in ipairs(ARGV) do
+for i = 2, #ARGV do
+  local worker = ARGV[i]
   if alive(KEYS[i]) then
     fleet[#fleet + 1] = {
       worker, count(K.active, worker), count(K.lifetime, worker), call('HGETALL', KEYS[i]),
