@@ -2,7 +2,8 @@
 //! stream it stands. Owns what has been read and not yet been taken; owns neither stream nor time.
 
 use super::close::Close;
-use super::frame::{self, Tracker};
+use super::frame::{self, Frame, Tracker};
+use super::splice::{Pipe, Spliced};
 use pingora::protocols::IO;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,6 +11,12 @@ use tokio::io::ReadBuf;
 
 /// Chunks that one direction may move in one go before others have their turn.
 const BURST: usize = 8;
+
+/// The rest of a frame that is worth a pipe, bytes.
+const WORTH_SPLICING: u64 = 64 * 1024;
+
+/// Bytes that leave a pipe by copying when the receiver blocks: enough to wait for it with.
+const COPIED_OUT: usize = 4096;
 
 /// What a direction is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +60,11 @@ impl Moved {
     pub(super) fn any(&self) -> bool {
         self.bytes > 0 || self.taken || self.pinged
     }
+
+    fn ended(&mut self, frame: Frame) {
+        self.in_message |= !frame.is_control();
+        self.messages += u64::from(frame.ends_message());
+    }
 }
 
 pub(super) struct Flow {
@@ -61,6 +73,9 @@ pub(super) struct Flow {
     pending: Vec<u8>,
     /// How much of `pending` has been taken.
     sent: usize,
+    /// Behind what is pending: the passing part of a large frame. It is empty before anything is
+    /// added to `pending`.
+    pipe: Option<Pipe>,
     mode: Mode,
     source: End,
     sink: End,
@@ -77,6 +92,7 @@ impl Flow {
             tracker: Tracker::new(),
             pending: Vec::new(),
             sent: 0,
+            pipe: None,
             mode: Mode::Relay,
             source: End::Open,
             sink: End::Open,
@@ -103,7 +119,11 @@ impl Flow {
 
     /// The receiver does not take what there is.
     pub(super) fn is_blocked(&self) -> bool {
-        !self.sink_ended() && (!self.pending.is_empty() || self.unflushed)
+        !self.sink_ended() && (!self.pending.is_empty() || self.unflushed || self.piped() > 0)
+    }
+
+    fn piped(&self) -> usize {
+        self.pipe.as_ref().map_or(0, Pipe::held)
     }
 
     /// It waits for the end of a frame, to say our Close.
@@ -152,16 +172,19 @@ impl Flow {
         cx: &mut Context<'_>,
     ) -> Moved {
         let mut moved = Moved::default();
-        if self.ping_due {
-            self.speak_if_possible(close, &mut moved);
-        }
         for _ in 0..BURST {
-            if !self.write_pending(to, cx, &mut moved) && self.passes_on() {
+            if !self.write_out(to, cx, &mut moved) && self.passes_on() {
                 return moved;
             }
             if self.source_ended() {
                 self.poll_shutdown(to, cx);
                 return moved;
+            }
+            if self.has_to_speak() && self.speak_if_possible(close, &mut moved) {
+                continue;
+            }
+            if self.fill_pipe(from, &mut moved) {
+                continue;
             }
             let mut buffer = ReadBuf::new(scratch);
             match Pin::new(&mut *from).poll_read(cx, &mut buffer) {
@@ -170,7 +193,11 @@ impl Flow {
                     return moved;
                 }
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    let is_full = buffer.remaining() == 0;
                     self.take(buffer.filled(), to, close, cx, &mut moved);
+                    if is_full && self.passes_on() && self.pending.is_empty() {
+                        self.fetch_pipe(from, to);
+                    }
                 }
                 Poll::Ready(result) => self.end_source(result.is_ok()),
             }
@@ -189,6 +216,10 @@ impl Flow {
 
     fn passes_on(&self) -> bool {
         matches!(self.mode, Mode::Relay | Mode::Finish)
+    }
+
+    fn has_to_speak(&self) -> bool {
+        self.ping_due || self.mode == Mode::Finish
     }
 
     fn end_source(&mut self, in_order: bool) {
@@ -210,7 +241,7 @@ impl Flow {
         if !self.passes_on() || self.sink_ended() {
             return;
         }
-        if self.ping_due || self.mode == Mode::Finish {
+        if self.has_to_speak() {
             self.take_and_speak(chunk, close, moved);
             return;
         }
@@ -252,19 +283,52 @@ impl Flow {
         let (step, frame) = self.tracker.advance(bytes);
         moved.bytes += step as u64;
         match frame {
-            Some(frame) => {
-                moved.in_message |= !frame.is_control();
-                moved.messages += u64::from(frame.ends_message());
-            }
+            Some(frame) => moved.ended(frame),
             None => moved.in_message |= self.tracker.in_message(),
         }
         step
     }
 
+    /// Gets a pipe for the rest of the frame, if there is much of it and one to be had.
+    fn fetch_pipe(&mut self, from: &dyn IO, to: &dyn IO) {
+        if self.pipe.is_none() && self.tracker.message_left() >= WORTH_SPLICING {
+            self.pipe = Pipe::between(from, to);
+        }
+    }
+
+    /// Takes what the sender has of the current frame into the pipe, whose content is written
+    /// next. Whether there was something; if not, the pipe is given back.
+    fn fill_pipe(&mut self, from: &dyn IO, moved: &mut Moved) -> bool {
+        let left = self.tracker.message_left();
+        let Some(pipe) = self.pipe.as_mut().filter(|pipe| pipe.held() == 0) else {
+            return false;
+        };
+        if left == 0 || !matches!(self.mode, Mode::Relay | Mode::Finish) {
+            self.pipe = None;
+            return false;
+        }
+        match pipe.fill(from, left) {
+            Spliced::Moved(count) if count > 0 => {
+                moved.bytes += count as u64;
+                moved.in_message = true;
+                if let Some(frame) = self.tracker.skip(count as u64) {
+                    moved.ended(frame);
+                }
+                true
+            }
+            // The read that follows finds out what it is, and waits if it is nothing.
+            Spliced::Moved(_) | Spliced::WouldBlock | Spliced::Failed => {
+                self.pipe = None;
+                false
+            }
+        }
+    }
+
     /// Adds a frame of ours behind what is pending, if the direction stands between two frames.
-    fn speak_if_possible(&mut self, close: Option<&Close>, moved: &mut Moved) {
-        if !self.tracker.at_boundary() {
-            return;
+    /// Whether it does.
+    fn speak_if_possible(&mut self, close: Option<&Close>, moved: &mut Moved) -> bool {
+        if !self.tracker.at_boundary() || self.piped() > 0 {
+            return false;
         }
         // Nothing may follow a Close frame.
         let may_speak = self.tracker.closed().is_none() && !self.sink_ended();
@@ -280,9 +344,35 @@ impl Flow {
                 moved.pinged = true;
             }
         }
+        true
     }
 
-    /// Whether nothing is left to write.
+    /// Writes what is pending, and behind it what is in the pipe. Whether nothing is left.
+    fn write_out(&mut self, to: &mut dyn IO, cx: &mut Context<'_>, moved: &mut Moved) -> bool {
+        while self.write_pending(to, cx, moved) {
+            let Some(pipe) = self.pipe.as_mut().filter(|pipe| pipe.held() > 0) else {
+                return true;
+            };
+            match pipe.drain(to) {
+                Spliced::Moved(count) if count > 0 => moved.taken = true,
+                Spliced::WouldBlock => {
+                    self.pending.resize(COPIED_OUT, 0);
+                    let Some(count) = pipe.copy_out(&mut self.pending) else {
+                        self.lose_sink();
+                        return true;
+                    };
+                    self.pending.truncate(count);
+                }
+                Spliced::Moved(_) | Spliced::Failed => {
+                    self.lose_sink();
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// Whether nothing is left to write, but what is in the pipe.
     fn write_pending(&mut self, to: &mut dyn IO, cx: &mut Context<'_>, moved: &mut Moved) -> bool {
         if self.sink_ended() {
             return true;
@@ -319,6 +409,7 @@ impl Flow {
         self.sink = End::Lost;
         self.pending = Vec::new();
         self.sent = 0;
+        self.pipe = None;
         self.unflushed = false;
         self.ping_due = false;
     }

@@ -11,6 +11,7 @@
 //! * [`frame`]: where frames begin (pure).
 //! * `flow`: one direction, its back pressure and its end.
 //! * `relay`: both directions, and what ends a session.
+//! * `splice`: large frames without copying, on Linux.
 //! * `watch`: pings and time limits (pure).
 //! * [`Close`], [`Ended`]: what is said and what is reported at the end.
 
@@ -18,6 +19,7 @@ mod close;
 mod flow;
 pub mod frame;
 mod relay;
+mod splice;
 mod traffic;
 mod tune;
 mod watch;

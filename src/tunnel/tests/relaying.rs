@@ -87,6 +87,77 @@ async fn messages_are_counted_and_control_frames_are_not() {
     assert_eq!(rig.traffic.messages_out(), 0);
 }
 
+/// Cases after those of the Autobahn test suite, one frame each; some are not even allowed.
+fn odd_frames(masked: bool) -> Vec<Vec<u8>> {
+    let mut cases = Vec::new();
+    for size in [0, 1, 125, 126, 127, 128, 65_535, 65_536, 65_537, 1 << 20] {
+        cases.push(frame(1, true, masked, &vec![b'x'; size]));
+    }
+    // A message in fragments, with control frames in between, and an empty last fragment.
+    cases.push(frame(1, false, masked, b"begin"));
+    cases.push(frame(9, true, masked, b"ping"));
+    cases.push(frame(0, false, masked, b""));
+    cases.push(frame(10, true, masked, &[0; 125]));
+    cases.push(frame(0, true, masked, b""));
+    // Reserved bits (a compressed message has one), reserved opcodes, control frames that are too
+    // long or in fragments, a continuation of nothing.
+    for opcode in [0x42, 0x21, 0x71, 3, 7, 11, 15] {
+        cases.push(frame(opcode, true, masked, b"reserved"));
+    }
+    cases.push(frame(9, true, masked, &[1; 126]));
+    cases.push(frame(9, false, masked, b"half a ping"));
+    cases.push(frame(0, true, masked, b"continues nothing"));
+    // Masked the wrong way round, and lengths that are longer than they need to be.
+    cases.push(frame(2, true, !masked, b"wrong mask"));
+    cases.push(vec![0x82, 126, 0, 3, 1, 2, 3]);
+    cases.push(vec![0x82, 127, 0, 0, 0, 0, 0, 0, 0, 3, 1, 2, 3]);
+    cases
+}
+
+#[tokio::test]
+async fn odd_frames_pass_unchanged_and_so_does_every_kind_of_goodbye() {
+    let reason = [&1000u16.to_be_bytes(), &[b'r'; 123][..]].concat();
+    let goodbyes: [&[u8]; 5] = [b"", &[3], &1000u16.to_be_bytes(), &reason, &[0xff; 126]];
+    for goodbye in goodbyes {
+        let mut up = odd_frames(true).concat();
+        let mut down = odd_frames(false).concat();
+        up.extend(frame(8, true, true, goodbye));
+        down.extend(frame(8, true, false, goodbye));
+        let mut rig = Rig::tcp(NO_LIMITS).await;
+        let (mut client_read, mut client_write) = rig.client.split();
+        let (mut worker_read, mut worker_write) = rig.worker.split();
+        let (_, _, up_read, down_read) = tokio::join!(
+            write_pieces(&mut client_write, &up, &[1000, 70_000, 3]),
+            write_pieces(&mut worker_write, &down, &[1000, 70_000, 3]),
+            read_exactly(&mut worker_read, up.len()),
+            read_exactly(&mut client_read, down.len()),
+        );
+        assert!(up_read == up && down_read == down, "{goodbye:?}");
+        assert_eq!(rig.ended().await.why, Why::Closed);
+    }
+}
+
+#[tokio::test]
+async fn a_large_message_passes_whole_to_a_client_that_keeps_it_waiting() {
+    let mut rig = Rig::tcp_small(NO_LIMITS).await;
+    let payload: Vec<u8> = (0..24 << 20).map(|at| (at % 241) as u8).collect();
+    let data = [message(false, &payload), message(false, b"and another")].concat();
+    let writing = async { rig.worker.write_all(&data).await.unwrap() };
+    let reading = async {
+        let mut read = Vec::with_capacity(data.len());
+        while read.len() < data.len() {
+            // The sender's buffers fill while nobody reads.
+            tokio::task::yield_now().await;
+            let part = (data.len() - read.len()).min(100_003);
+            read.extend(read_exactly(&mut rig.client, part).await);
+        }
+        read
+    };
+    let ((), read) = tokio::join!(writing, reading);
+    assert!(read == data);
+    assert_eq!(rig.traffic.messages_out(), 2);
+}
+
 #[tokio::test]
 async fn the_end_of_the_clients_stream_is_passed_on_and_answers_still_come() {
     let mut rig = Rig::tcp(NO_LIMITS).await;
@@ -146,6 +217,6 @@ async fn a_stream_that_buffers_what_it_is_given_is_flushed() {
 async fn an_open_session_is_small() {
     let rig = Rig::tcp(NO_LIMITS).await;
     // Everything of a session but the two boxed streams; every byte of it times 10,000 sessions.
-    assert!(rig.size <= 640, "{} bytes", rig.size);
+    assert!(rig.size <= 704, "{} bytes", rig.size);
     println!("the future of a tunnel has {} bytes", rig.size);
 }

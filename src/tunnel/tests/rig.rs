@@ -10,7 +10,7 @@ use pingora::protocols::{Stream, l4};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -42,8 +42,22 @@ impl Rig<TcpStream> {
 
     /// The client and the worker have sent these bytes behind their HTTP heads.
     pub async fn tcp_early(limits: Limits, client: Bytes, worker: Bytes) -> Rig<TcpStream> {
-        let (far_client, near_client) = tcp_pair().await;
-        let (far_worker, near_worker) = tcp_pair().await;
+        Rig::over(limits, tcp_pair(None).await, client, worker).await
+    }
+
+    /// The client's kernel takes little at once.
+    pub async fn tcp_small(limits: Limits) -> Rig<TcpStream> {
+        let client = tcp_pair(Some(8 * 1024)).await;
+        Rig::over(limits, client, Bytes::new(), Bytes::new()).await
+    }
+
+    async fn over(
+        limits: Limits,
+        (far_client, near_client): (TcpStream, TcpStream),
+        client: Bytes,
+        worker: Bytes,
+    ) -> Rig<TcpStream> {
+        let (far_worker, near_worker) = tcp_pair(None).await;
         let near = |stream, early| Side {
             stream: Box::new(l4::stream::Stream::from(stream)),
             early,
@@ -117,11 +131,15 @@ impl<S> Rig<S> {
     }
 }
 
-/// The two ends of one connection.
-pub async fn tcp_pair() -> (TcpStream, TcpStream) {
+/// The two ends of one connection; the far one may have a small buffer for what it receives.
+async fn tcp_pair(receive_buffer: Option<u32>) -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let (far, near) = tokio::join!(TcpStream::connect(address), listener.accept());
+    let far = TcpSocket::new_v4().unwrap();
+    if let Some(size) = receive_buffer {
+        far.set_recv_buffer_size(size).unwrap();
+    }
+    let far = far.connect(listener.local_addr().unwrap());
+    let (far, near) = tokio::join!(far, listener.accept());
     let (far, near) = (far.unwrap(), near.unwrap().0);
     far.set_nodelay(true).unwrap();
     near.set_nodelay(true).unwrap();
