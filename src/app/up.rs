@@ -3,7 +3,7 @@
 use crate::config::LiveConfig;
 use crate::metrics::Metrics;
 use crate::store::Store;
-use crate::worker::{Agent, Guard, MachineShared, Observer, Progress, Shutdown, Toolchain};
+use crate::worker::{Agent, Guard, MachineShared, Observer, Progress, Reason, Shutdown, Toolchain};
 use anyhow::Context;
 use std::collections::HashSet;
 use std::io::Write;
@@ -71,6 +71,10 @@ impl Workers {
 
 /// Counts recycled browsers.
 pub fn counting(metrics: Arc<Metrics>) -> Observer {
+    // Each reason is there from the start: a rate over a series that appears misses its first one.
+    for reason in Reason::ALL {
+        metrics.recycles.with_label_values(&[reason.as_str()]);
+    }
     Arc::new(move |progress| {
         if let Progress::Recycling { reason, .. } = progress {
             metrics.recycles.with_label_values(&[reason.as_str()]).inc();

@@ -86,12 +86,27 @@ impl Known {
             address,
             version: self.record.version,
             active: self.counts.active,
-            // Nobody recycles a fixed worker: to selection it is always young.
-            lifetime: if self.fixed { 0 } else { self.counts.lifetime },
+            lifetime: self.lifetime(),
             started_at: self.record.started_at,
             open: self.open(),
             replaces_itself: self.record.replaces_itself,
         })
+    }
+
+    /// Sessions that it would take now: never more than its life has left.
+    fn free(&self, policy: &Policy) -> u32 {
+        if !self.open() {
+            return 0;
+        }
+        let of_its_life = policy
+            .lifetime_cap(self.record.replaces_itself)
+            .map_or(u32::MAX, |cap| cap.saturating_sub(self.lifetime()));
+        of_its_life.min(policy.max_active.saturating_sub(self.counts.active))
+    }
+
+    /// Sessions of its life so far. Nobody recycles a fixed worker: it is always young.
+    fn lifetime(&self) -> u32 {
+        if self.fixed { 0 } else { self.counts.lifetime }
     }
 
     fn open(&self) -> bool {
@@ -158,11 +173,7 @@ impl Fleet {
                 record: known.record.clone(),
                 counts: known.counts,
                 healthy: known.answering && !known.on_probation,
-                free: if known.open() {
-                    policy.max_active.saturating_sub(known.counts.active)
-                } else {
-                    0
-                },
+                free: known.free(&policy),
             })
             .collect();
         workers.sort_by_cached_key(|worker| {
