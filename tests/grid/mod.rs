@@ -2,6 +2,8 @@
 //!
 //! * [`tutorial`]: the examples, in Python and Node: sessions at once, in a row, a picture.
 //! * [`staircase`]: the lifetime limit: workers are replaced one after another.
+//! * [`capacity`]: one worker is recycled again and again, and its seats are there all the while.
+//! * [`rolling`]: every worker and every proxy is restarted, under load.
 //! * [`queue`]: more clients than seats.
 //! * [`kills`]: browsers, servers, workers and the grid itself die by SIGKILL.
 //! * [`answers`]: what the data port says to each kind of request.
@@ -12,12 +14,14 @@
 //! * [`metrics`]: what curl and Prometheus are told.
 
 mod answers;
+mod capacity;
 mod hostile;
 mod kills;
 mod metrics;
 mod missing;
 mod operations;
 mod queue;
+mod rolling;
 mod staircase;
 mod tutorial;
 mod versions;

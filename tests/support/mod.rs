@@ -3,7 +3,7 @@
 //! * [`grid`]: [`Grid`], the real `playhouse` in processes of its own, on free ports.
 //! * [`operations`]: what an operator does to a running grid: new configuration, new binary.
 //! * [`proxy`]: [`Proxy`], its two ports, for questions.
-//! * [`playwright`]: real Playwright clients in Python and Node.
+//! * [`playwright`]: real Playwright clients in Python and Node; [`crowd`]: many that come and go.
 //! * [`websocket`] and [`http`]: clients of our own, where Playwright would be too polite.
 //! * [`fake_playwright`]: a Playwright server that misbehaves on request.
 //! * [`authority`]: certificates and who signs them.
@@ -19,6 +19,7 @@
 )]
 
 mod authority;
+mod crowd;
 mod eventually;
 mod fake_playwright;
 mod grid;
@@ -33,6 +34,7 @@ mod scrape;
 mod websocket;
 
 pub use authority::{Authority, Certificate};
+pub use crowd::{Crowd, Sample, Visit};
 pub use eventually::{eventually, eventually_equal};
 pub use fake_playwright::{Behaviour, FakePlaywright};
 pub use grid::{Grid, GridBuilder};
@@ -40,7 +42,7 @@ pub use http::{Answer, get, raw, read_to_close};
 pub use machine::{examples, script, tools, version};
 pub use playwright::{Driver, Language, run_example};
 pub use process::{Kind, Process, Tree};
-pub use proxy::{Proxy, SessionView, WorkerView};
+pub use proxy::{Capacity, Proxy, SessionView, WorkerView};
 pub use redis_server::RedisServer;
 pub use scrape::Scrape;
 pub use websocket::{Connected, Dial, Refusal};

@@ -27,9 +27,8 @@ impl Grid {
     }
 
     /// Sends a signal to the first process.
-    pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.processes[0].child.id() as i32);
-        kill(pid, signal).expect("it is running");
+    pub fn signal(&self, wanted: Signal) {
+        signal(&self.processes[0], wanted);
     }
 
     pub(super) fn upgrade_socket(&self, n: usize) -> PathBuf {
@@ -39,42 +38,53 @@ impl Grid {
     /// A new process takes over from the first one, which is left to finish its sessions. Returns
     /// when the new one serves.
     pub async fn upgrade(&mut self) {
-        let successor = self.start_successor();
-        self.signal(Signal::SIGQUIT);
+        self.upgrade_at(0).await;
+    }
+
+    /// The same for one of several proxies, such as `proxy 1`.
+    pub async fn upgrade_proxy(&mut self, name: &str) {
+        self.upgrade_at(self.position(name)).await;
+    }
+
+    async fn upgrade_at(&mut self, position: usize) {
+        let old = &self.processes[position];
+        let mut command = copy(&old.command);
+        let upgrades = |argument| argument == "--upgrade";
+        if !old.command.get_args().any(upgrades) {
+            // It waits to be handed the listeners.
+            command.arg("--upgrade");
+        }
+        let successor = self.spawn(command, self.name_of_successor(position));
+        signal(&self.processes[position], Signal::SIGQUIT);
         serves(&successor).await;
-        let old = std::mem::replace(&mut self.processes[0], successor);
+        self.succeed(position, successor);
+    }
+
+    /// Tells a worker process to end, and starts another like it at once. The old one is left to
+    /// finish its sessions.
+    pub fn restart_worker(&mut self, name: &str) {
+        let position = self.position(name);
+        let old = &self.processes[position];
+        signal(old, Signal::SIGTERM);
+        let command = copy(&old.command);
+        let successor = self.spawn(command, self.name_of_successor(position));
+        self.succeed(position, successor);
+    }
+
+    fn succeed(&mut self, position: usize, successor: Spawned) {
+        let old = std::mem::replace(&mut self.processes[position], successor);
         self.predecessors.push(old);
     }
 
-    /// Starts the successor of the first process, which waits to be handed the listeners.
-    fn start_successor(&self) -> Spawned {
-        let old = &self.processes[0];
-        let mut command = Command::new(old.command.get_program());
-        command.env_clear().args(old.command.get_args());
-        if !old
-            .command
-            .get_args()
-            .any(|argument| argument == "--upgrade")
-        {
-            command.arg("--upgrade");
-        }
-        for (name, value) in old.command.get_envs() {
-            command.env(name, value.expect("none is taken away"));
-        }
-        command
-            .current_dir(old.command.get_current_dir().expect("it was set"))
-            .stdin(Stdio::null());
-        let name = format!(
-            "{} after {} upgrades",
-            self.role(),
-            self.predecessors.len() + 1
-        );
-        self.spawn(command, name)
+    /// Where the process that was started under this name is, or the one in its place.
+    fn position(&self, name: &str) -> usize {
+        let position = self.processes.iter().position(|it| role(it) == name);
+        position.unwrap_or_else(|| panic!("there is no process {name}"))
     }
 
-    fn role(&self) -> &str {
-        let name = &self.processes[0].name;
-        name.split(" after").next().expect("there is a first part")
+    fn name_of_successor(&self, position: usize) -> String {
+        let role = role(&self.processes[position]);
+        format!("{role} after {} upgrades", self.predecessors.len() + 1)
     }
 
     /// How many of the processes that were replaced still run.
@@ -106,6 +116,29 @@ impl Grid {
             .await
             .expect("it does not panic")
     }
+}
+
+fn signal(process: &Spawned, signal: Signal) {
+    let pid = Pid::from_raw(process.child.id() as i32);
+    kill(pid, signal).expect("it is running");
+}
+
+fn role(process: &Spawned) -> &str {
+    let name = &process.name;
+    name.split(" after").next().expect("there is a first part")
+}
+
+/// The same command, to be started once more.
+fn copy(old: &Command) -> Command {
+    let mut command = Command::new(old.get_program());
+    command.env_clear().args(old.get_args());
+    for (name, value) in old.get_envs() {
+        command.env(name, value.expect("none is taken away"));
+    }
+    command
+        .current_dir(old.get_current_dir().expect("it was set"))
+        .stdin(Stdio::null());
+    command
 }
 
 async fn serves(process: &Spawned) {

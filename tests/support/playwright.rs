@@ -1,6 +1,5 @@
 //! Real Playwright clients: the drivers of `tests/clients`, and the programs of `examples`.
 
-use super::eventually::eventually;
 use super::machine::{examples, repository, tools};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -8,16 +7,19 @@ use serde_json::Value;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::sync::watch;
 
 /// A page that needs no network, with a colour to recognise.
 const PAGE: &str = "data:text/html,<title>Playhouse</title>\
     <body style='background:rgb(34,170,102)'><h1>It runs</h1>";
 pub const TITLE: &str = "Playhouse";
+
+/// Generous: a loaded machine is not a failure.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Language {
@@ -116,7 +118,8 @@ impl Picture {
 pub struct Driver {
     child: Child,
     stdin: Option<ChildStdin>,
-    answers: Arc<Mutex<Vec<Value>>>,
+    /// What it said and nobody took yet.
+    answers: watch::Sender<Vec<Value>>,
     folder: TempDir,
 }
 
@@ -154,8 +157,8 @@ impl Driver {
             .spawn()
             .expect("the interpreter starts");
         let stdout = child.stdout.take().expect("it is piped");
-        let answers = Arc::new(Mutex::new(Vec::new()));
-        tokio::spawn(listen(stdout, Arc::clone(&answers)));
+        let answers = watch::Sender::default();
+        tokio::spawn(listen(stdout, answers.clone()));
         Driver {
             stdin: child.stdin.take(),
             child,
@@ -167,6 +170,12 @@ impl Driver {
     /// Opens a session and a page in it; the text of the error, if it failed.
     pub async fn open(&mut self, name: &str) -> Result<Opened, String> {
         self.start_open(name).await;
+        self.opened(name).await
+    }
+
+    /// The same, with a page of the test's own.
+    pub async fn open_page(&mut self, name: &str, address: &str) -> Result<Opened, String> {
+        self.say(&format!("open {name} {address}")).await;
         self.opened(name).await
     }
 
@@ -245,29 +254,31 @@ impl Driver {
             .expect("the client listens");
     }
 
-    fn find(&self, did: &str, name: &str) -> Option<Value> {
-        let answers = self.answers.lock().expect("nothing panics in there");
-        let answer = answers
-            .iter()
-            .find(|answer| answer["did"] == did && answer["name"] == name);
-        answer.cloned()
+    fn find(&self, did: &str, name: &str) -> Option<usize> {
+        position(&self.answers.borrow(), did, name)
     }
 
     /// Waits for an answer and takes it.
     async fn answer<T: DeserializeOwned>(&self, did: &str, name: &str) -> Result<T, String> {
-        let what = format!("the client answers to {did} {name}");
-        let answer = eventually(&what, async || {
-            let answer = self.find(did, name)?;
-            let mut answers = self.answers.lock().expect("nothing panics in there");
-            answers.retain(|other| *other != answer);
-            Some(answer)
-        })
-        .await;
-        match answer["error"].as_str() {
+        let mut heard = self.answers.subscribe();
+        let there = heard.wait_for(|answers| position(answers, did, name).is_some());
+        let there = tokio::time::timeout(PATIENCE, there).await.is_ok();
+        assert!(there, "the client never answers to {did} {name}");
+        let mut taken = Value::Null;
+        self.answers.send_modify(|answers| {
+            let there = position(answers, did, name).expect("nobody else takes it");
+            taken = answers.remove(there);
+        });
+        match taken["error"].as_str() {
             Some(error) => Err(error.to_owned()),
-            None => Ok(serde_json::from_value(answer).expect("the driver's own form")),
+            None => Ok(serde_json::from_value(taken).expect("the driver's own form")),
         }
     }
+}
+
+fn position(answers: &[Value], did: &str, name: &str) -> Option<usize> {
+    let is = |answer: &Value| answer["did"] == did && answer["name"] == name;
+    answers.iter().position(is)
 }
 
 impl Drop for Driver {
@@ -279,11 +290,10 @@ impl Drop for Driver {
     }
 }
 
-async fn listen(stdout: ChildStdout, answers: Arc<Mutex<Vec<Value>>>) {
+async fn listen(stdout: ChildStdout, answers: watch::Sender<Vec<Value>>) {
     let mut lines = BufReader::new(stdout).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         let answer = serde_json::from_str(&line).unwrap_or(Value::String(line));
-        let mut answers = answers.lock().expect("nothing panics in there");
-        answers.push(answer);
+        answers.send_modify(|answers| answers.push(answer));
     }
 }
