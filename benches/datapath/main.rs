@@ -62,6 +62,9 @@ struct Compare {
     /// HAProxy's program; may be given more than once for several versions.
     #[arg(long, default_value = "/usr/sbin/haproxy")]
     haproxy: Vec<PathBuf>,
+    /// Another build of Playhouse, to compare with the one built with this bench.
+    #[arg(long)]
+    other: Vec<PathBuf>,
     /// File that gets the table and the raw numbers.
     #[arg(long)]
     output: Option<PathBuf>,
@@ -100,7 +103,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 async fn compare(wanted: Compare) -> anyhow::Result<()> {
-    let mut kinds = Kind::all(&wanted.haproxy)?;
+    let mut kinds = Kind::all(&wanted.haproxy, &wanted.other)?;
     kinds.retain(|kind| {
         let name = kind.name().to_lowercase();
         let starts = |start: &String| name.starts_with(&start.to_lowercase());

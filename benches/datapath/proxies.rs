@@ -29,7 +29,9 @@ pub enum Kind {
         splice: bool,
     },
     Nginx,
-    Playhouse,
+    Playhouse {
+        program: PathBuf,
+    },
 }
 
 /// A running proxy, or the backend itself.
@@ -43,7 +45,7 @@ pub struct Proxy {
 
 impl Kind {
     /// What can be measured here, by name; with an explanation when a program is missing.
-    pub fn all(haproxies: &[PathBuf]) -> anyhow::Result<Vec<Kind>> {
+    pub fn all(haproxies: &[PathBuf], others: &[PathBuf]) -> anyhow::Result<Vec<Kind>> {
         let mut all = vec![Kind::Direct];
         for program in haproxies {
             for splice in [false, true] {
@@ -51,15 +53,26 @@ impl Kind {
                 all.push(Kind::Haproxy { program, splice });
             }
         }
-        all.extend([Kind::Nginx, Kind::Playhouse]);
+        all.extend([Kind::Nginx, Kind::playhouse()]);
+        let others = others.iter().cloned();
+        all.extend(others.map(|program| Kind::Playhouse { program }));
         for kind in &all {
             kind.version()?;
         }
         Ok(all)
     }
 
+    /// The one that was built with this bench.
+    pub fn playhouse() -> Kind {
+        let program = PathBuf::from(PLAYHOUSE);
+        Kind::Playhouse { program }
+    }
+
     pub fn name(&self) -> String {
         match self {
+            Kind::Playhouse { program } if *program != Path::new(PLAYHOUSE) => {
+                format!("other {}", program.display())
+            }
             Kind::Direct => "direct".into(),
             Kind::Haproxy { splice, .. } => {
                 let version = self.version().unwrap_or_default();
@@ -72,7 +85,7 @@ impl Kind {
                 format!("HAProxy {major}{splice}")
             }
             Kind::Nginx => "nginx".into(),
-            Kind::Playhouse => "Playhouse".into(),
+            Kind::Playhouse { .. } => "Playhouse".into(),
         }
     }
 
@@ -82,7 +95,7 @@ impl Kind {
             Kind::Direct => return Ok(String::new()),
             Kind::Haproxy { program, .. } => (program.as_path(), "-v"),
             Kind::Nginx => (Path::new(NGINX), "-v"),
-            Kind::Playhouse => (Path::new(PLAYHOUSE), "--version"),
+            Kind::Playhouse { program } => (program.as_path(), "--version"),
         };
         let output = Command::new(program)
             .arg(argument)
@@ -111,7 +124,7 @@ impl Kind {
     /// the root, the others pass on what they are asked for.
     pub fn door_path<'a>(&self, path: &'a str) -> &'a str {
         match self {
-            Kind::Playhouse => "/",
+            Kind::Playhouse { .. } => "/",
             _ => path,
         }
     }
@@ -149,10 +162,10 @@ impl Kind {
                 command.arg("-p").arg(folder.path()).arg("-c").arg(file);
                 command
             }
-            Kind::Playhouse => {
+            Kind::Playhouse { program } => {
                 let file = folder.path().join("playhouse.yaml");
                 fs::write(&file, playhouse(address, free_port()?, backend, path))?;
-                let mut command = Command::new(PLAYHOUSE);
+                let mut command = Command::new(program);
                 command.arg("proxy").arg("--config").arg(file);
                 command
             }
@@ -165,7 +178,7 @@ impl Kind {
             .stdout(output.try_clone()?)
             .stderr(output);
         let end_with = match self {
-            Kind::Playhouse => Signal::SIGINT,
+            Kind::Playhouse { .. } => Signal::SIGINT,
             _ => Signal::SIGTERM,
         };
         let mut process = Process::start(command, end_with)?;

@@ -96,7 +96,7 @@ impl Count {
 impl Soak {
     pub async fn run(self) -> anyhow::Result<()> {
         let echo = Echo::start(free_port()?)?;
-        let proxy = Kind::Playhouse.start(echo.address).await?;
+        let proxy = Kind::playhouse().start(echo.address).await?;
         let process = proxy.process.as_ref().context("it is a process")?;
         let began = Instant::now();
         let until = began + Duration::from_secs(self.seconds);
@@ -235,7 +235,7 @@ async fn exchange(session: &mut Session, payload: &[u8], rng: &mut SmallRng) -> 
 impl Storm {
     pub async fn run(self) -> anyhow::Result<()> {
         let echo = Echo::start(free_port()?)?;
-        let proxy = Kind::Playhouse.start(echo.address).await?;
+        let proxy = Kind::playhouse().start(echo.address).await?;
         let process: &Process = proxy.process.as_ref().context("it is a process")?;
         let began = Instant::now();
         let count = Rc::new(Count::default());
