@@ -138,6 +138,7 @@ impl Contender {
                 endpoint: "ws://10.0.0.1:3131/0123456789abcdef".parse().unwrap(),
                 status: WorkerStatus::Available,
                 version: "1.65".parse().ok(),
+                browser_version: None,
                 replaces_itself: true,
                 started_at: unix_millis(),
                 last_heartbeat: unix_millis(),
