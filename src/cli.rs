@@ -238,6 +238,9 @@ pub struct Kill {
 }
 
 #[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Asks the proxy on this machine. Where none listens and a worker runs (same user, same TMPDIR), asks
+that worker's browser servers. With --admin it asks nobody but the proxy.")]
 pub struct Healthcheck {
     #[command(flatten)]
     pub operator: Operator,

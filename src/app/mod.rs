@@ -6,9 +6,11 @@
 //! * [`tls`]: the certificate of both ports.
 //! * [`ending`]: signals, draining, and the end of the process.
 //! * [`operate`]: the commands that talk to a running grid's admin port.
+//! * [`health`]: `playhouse healthcheck`.
 
 pub mod descriptors;
 pub mod ending;
+pub mod health;
 pub mod operate;
 pub mod serve;
 pub mod tls;
@@ -84,7 +86,7 @@ fn try_run(command: &Command) -> anyhow::Result<()> {
             AdminClient::new(&kill.operator, &loaded.config)?.kill(&kill.session)?;
             print("The session is ended.\n")
         }
-        Command::Healthcheck(check) => AdminClient::new(&check.operator, &loaded.config)?.ready(),
+        Command::Healthcheck(check) => health::check(&check.operator, &loaded.config),
         Command::Up(up) => {
             begin(&loaded);
             control_plane()?.block_on(run_up(sources, loaded, usize::from(up.workers)))

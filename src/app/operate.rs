@@ -1,5 +1,5 @@
-//! The commands that talk to a running grid: status, drain, kill, healthcheck. All of them are
-//! clients of the admin port and know nothing else of the grid.
+//! The commands that talk to a running grid: status, drain, kill. All of them are clients of the
+//! admin port and know nothing else of the grid.
 
 use crate::admin::views::{Capacity, Sessions, Workers};
 use crate::cli::Operator;
@@ -225,7 +225,7 @@ fn is_about_tls(why: &ureq::Error) -> bool {
 }
 
 /// An address to connect to for one that was listened on: the wildcard is no destination.
-fn reachable(listening: SocketAddr) -> SocketAddr {
+pub(super) fn reachable(listening: SocketAddr) -> SocketAddr {
     let ip = match listening.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),

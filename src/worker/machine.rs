@@ -3,7 +3,7 @@
 
 use super::tree;
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::net::{IpAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -160,25 +160,48 @@ impl Drop for ServerFolder {
 
 /// Ends the browsers and removes the folders of processes that are dead.
 fn sweep(root: &Path) {
-    let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
-    for entry in entries {
-        let path = entry.path();
-        if entry.file_name().to_string_lossy().starts_with(PREFIX) && is_abandoned(&path) {
-            let killed = tree::kill_once(&path, None);
-            match std::fs::remove_dir_all(&path) {
-                Ok(()) => log::info!(processes = killed; "cleaned up after a dead worker"),
-                Err(error) => log::warn!("cannot remove {}: {error}", path.display()),
-            }
+    for path in folders(root, Holder::Dead) {
+        let killed = tree::kill_once(&path, None);
+        match std::fs::remove_dir_all(&path) {
+            Ok(()) => log::info!(processes = killed; "cleaned up after a dead worker"),
+            Err(error) => log::warn!("cannot remove {}: {error}", path.display()),
         }
     }
 }
 
-/// Whether the folder is ours (this user's) and its process is dead.
-fn is_abandoned(folder: &Path) -> bool {
+/// The folders that living processes of this user have below `root`.
+pub(super) fn living_folders(root: &Path) -> Vec<PathBuf> {
+    folders(root, Holder::Living)
+}
+
+/// Whether the process whose folder it is still runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    Living,
+    Dead,
+}
+
+fn folders(root: &Path, wanted: Holder) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX))
+        .map(|entry| entry.path())
+        .filter(|path| holder(path) == Some(wanted))
+        .collect()
+}
+
+/// Who holds the folder; `None` when it is not one of ours (this user's).
+fn holder(folder: &Path) -> Option<Holder> {
     use std::os::unix::fs::MetadataExt;
-    let ours = std::fs::symlink_metadata(folder)
-        .is_ok_and(|found| found.is_dir() && found.uid() == nix::unistd::geteuid().as_raw());
-    ours && File::open(folder.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok())
+    let found = std::fs::symlink_metadata(folder).ok()?;
+    if !found.is_dir() || found.uid() != nix::unistd::geteuid().as_raw() {
+        return None;
+    }
+    match File::open(folder.join(LOCK)).ok()?.try_lock() {
+        Ok(()) => Some(Holder::Dead),
+        Err(TryLockError::WouldBlock) => Some(Holder::Living),
+        Err(TryLockError::Error(_)) => None,
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //!   `process` (one server), `supervision` (its task) and `registration` (its entry in the
 //!   store).
 //! * `machine`: what the agents of one process share.
+//! * `presence`: how another process of this machine finds the servers.
 //! * [`guard`]: the process that cleans up after a killed one.
 //!
 //! Proxies dial the Playwright servers directly: no session traffic passes through here.
@@ -17,6 +18,7 @@ mod fill;
 pub mod guard;
 pub mod lifecycle;
 mod machine;
+mod presence;
 mod probe;
 mod process;
 mod progress;
@@ -32,5 +34,6 @@ pub use agent::{Agent, Shutdown};
 pub use guard::Guard;
 pub use lifecycle::Reason;
 pub use machine::MachineShared;
+pub use presence::servers_here;
 pub use progress::{Observer, Progress};
 pub use toolchain::{MissingTool, Toolchain, locate};

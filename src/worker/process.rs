@@ -5,7 +5,7 @@ use super::diagnosis::Tail;
 use super::machine::{MachineShared, PortLease, ServerFolder};
 use super::probe::{self, Door, ProbeError};
 use super::toolchain::Toolchain;
-use super::{spawn, tree};
+use super::{presence, spawn, tree};
 use crate::config;
 use crate::model::Browser;
 use std::fs::OpenOptions;
@@ -166,7 +166,8 @@ impl Server {
         tokio::spawn(keep_tail(stdout, Arc::clone(&self.tail)));
         probe::answers(&self.door)
             .await
-            .map_err(|error| StartError::Ended(error.to_string()))
+            .map_err(|error| StartError::Ended(error.to_string()))?;
+        presence::announce(self.folder.path(), self.door.address).map_err(StartError::Files)
     }
 
     /// Opens and closes a page, so that the first client does not wait for what a browser does

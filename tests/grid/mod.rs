@@ -12,9 +12,11 @@
 //! * [`versions`]: Playwright versions and browsers that do not match.
 //! * [`operations`]: reloads, upgrades, tenants, TLS, and all that is wrong on purpose.
 //! * [`metrics`]: what curl and Prometheus are told.
+//! * [`health`]: what `playhouse healthcheck` says.
 
 mod answers;
 mod capacity;
+mod health;
 mod hostile;
 mod kills;
 mod metrics;

@@ -316,7 +316,8 @@ impl Grid {
         self.processes.push(spawned);
     }
 
-    fn program(&self, role: &str) -> Command {
+    /// A command of `playhouse`, in the surroundings of the grid.
+    pub fn program(&self, role: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_playhouse"));
         command
             .arg(role)
