@@ -11,8 +11,10 @@ use crate::metrics::TEXT_FORMAT;
 use crate::proxy::Grid;
 use crate::proxy::refusal::error_json;
 use async_trait::async_trait;
-use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, WWW_AUTHENTICATE};
-use http::{Response, StatusCode};
+use http::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE,
+};
+use http::{HeaderMap, Response, StatusCode};
 use pingora::apps::http_app::ServeHttp;
 use pingora::protocols::http::ServerSession;
 use routes::Route;
@@ -43,6 +45,10 @@ impl Admin {
             Ok(route) => route,
             Err(miss) => return error(miss.status(), miss.code(), miss.message()),
         };
+        if route.acts() && from_foreign_page(&head.headers) {
+            let message = "A web page of another origin may not operate this grid.";
+            return error(StatusCode::FORBIDDEN, "foreign_origin", message);
+        }
         if route.needs_token() && !self.authorized(request) {
             let message = "The admin port asks for its token: Authorization: Bearer TOKEN.";
             return error(StatusCode::UNAUTHORIZED, "wrong_token", message);
@@ -123,6 +129,20 @@ impl Admin {
         }
         let message = "No such session is open on this proxy; GET /v1/sessions lists them.";
         error(StatusCode::NOT_FOUND, "no_such_session", message)
+    }
+}
+
+/// A browser on the operator's machine reaches the loopback address for any page; it names the
+/// page's origin with every request that may change something.
+fn from_foreign_page(headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(ORIGIN) else {
+        return false;
+    };
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    let origin = origin.to_str().ok().and_then(|it| it.split_once("://"));
+    match (origin, host) {
+        (Some((_, authority)), Some(host)) => !authority.eq_ignore_ascii_case(host),
+        _ => true,
     }
 }
 

@@ -31,6 +31,11 @@ impl Route {
     pub fn needs_token(&self) -> bool {
         !matches!(self, Route::Healthz | Route::Readyz | Route::Dashboard)
     }
+
+    /// Whether it changes something, beyond being asked.
+    pub fn acts(&self) -> bool {
+        matches!(self, Route::DrainWorker(_) | Route::KillSession(_))
+    }
 }
 
 impl Miss {

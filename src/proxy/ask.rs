@@ -4,7 +4,9 @@ use super::refusal::Refusal;
 use crate::config;
 use crate::model::{Browser, Version};
 use crate::selection::Wanted;
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, ORIGIN, TRANSFER_ENCODING, USER_AGENT};
+use http::header::{
+    AUTHORIZATION, CONTENT_LENGTH, HOST, ORIGIN, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
+};
 use http::{HeaderMap, Uri};
 use std::borrow::Cow;
 
@@ -35,6 +37,13 @@ pub fn token<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<Cow<'a, str>> {
 /// Whether the User-Agent is Playwright's.
 pub fn is_playwright(headers: &HeaderMap) -> bool {
     user_agent(headers).is_some_and(|agent| agent.starts_with("Playwright/"))
+}
+
+/// Whether the protocol to change to is WebSocket; curl offers `h2c` with plain requests.
+pub fn is_websocket(headers: &HeaderMap) -> bool {
+    headers
+        .get(UPGRADE)
+        .is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
 /// Reads the wish out of an upgrade request.

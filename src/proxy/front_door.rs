@@ -193,19 +193,24 @@ async fn read_head(stream: &mut Stream, head: &mut BytesMut, max: usize) -> Head
             Ok(_) => {}
         }
         let from = seen.saturating_sub(3);
-        if contains(&head[from..], b"\r\n\r\n") || contains(&head[from..], b"\n\n") {
-            return Head::Whole;
-        }
-        if head.len() > max {
-            return Head::TooLarge;
+        let new = &head[from..];
+        let end = find(new, b"\r\n\r\n").or_else(|| find(new, b"\n\n"));
+        match end {
+            Some(end) if from + end <= max => return Head::Whole,
+            None if head.len() <= max => {}
+            _ => return Head::TooLarge,
         }
     }
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    find(haystack, needle).is_some()
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     haystack
         .windows(needle.len())
-        .any(|window| window == needle)
+        .position(|window| window == needle)
 }
 
 /// Sends a last answer and hangs up in a way that lets the client read it: closing with unread

@@ -164,7 +164,7 @@ impl ProxyHttp for DataPort {
     ) -> pingora::Result<bool> {
         let head = request.as_downstream().req_header();
         let at_root = head.uri.path() == "/";
-        let upgrade = request.as_downstream().is_upgrade_req();
+        let upgrade = request.as_downstream().is_upgrade_req() && ask::is_websocket(&head.headers);
         if at_root && upgrade && head.method == Method::GET {
             self.0.open_session(request, ctx.take()).await?;
         } else {

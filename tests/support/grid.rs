@@ -8,6 +8,7 @@ use super::proxy::Proxy;
 use super::{Authority, Certificate, FakePlaywright, RedisServer};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::ops::Deref;
 use std::os::unix::process::CommandExt;
@@ -30,6 +31,7 @@ pub struct GridBuilder {
     worker_processes: Vec<Vec<(String, String)>>,
     config: String,
     authority: Option<PathBuf>,
+    admin_token: Option<String>,
     environment: Vec<(String, String)>,
 }
 
@@ -137,6 +139,16 @@ impl GridBuilder {
     pub fn tls(mut self, authority: &Authority, certificate: &Certificate) -> Self {
         self.authority = Some(authority.file());
         self.config(&certificate.yaml())
+    }
+
+    /// The admin port asks for this token.
+    pub fn admin_token(mut self, token: &str) -> Self {
+        let hash: String = Sha256::digest(token.as_bytes())
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        self.admin_token = Some(token.to_owned());
+        self.env("PLAYHOUSE_ADMIN_TOKEN_SHA256", &hash)
     }
 
     /// Starts the processes and waits until every worker can be used through every proxy.
@@ -279,6 +291,7 @@ impl Grid {
             data: ([127, 0, 0, 1], free_port()).into(),
             admin: ([127, 0, 0, 1], free_port()).into(),
             authority: builder.authority.clone(),
+            admin_token: builder.admin_token.clone(),
         };
         let mut command = self.program(role);
         if let Some(workers) = builder.workers {

@@ -15,6 +15,8 @@ pub struct Proxy {
     pub(super) admin: SocketAddr,
     /// Whose certificates it has, when it speaks TLS.
     pub(super) authority: Option<PathBuf>,
+    /// The token that the admin port asks for.
+    pub(super) admin_token: Option<String>,
 }
 
 /// A worker as `GET /v1/workers` shows it.
@@ -124,7 +126,19 @@ impl Proxy {
         method: &str,
         path: &str,
     ) -> Result<Answer, ureq::Error> {
-        http::request(method, &self.admin_url(path), &[]).await
+        let bearer = self.admin_token.as_ref().map(|it| format!("Bearer {it}"));
+        let headers: Vec<_> = bearer.iter().map(|it| ("Authorization", &**it)).collect();
+        http::request(method, &self.admin_url(path), &headers).await
+    }
+
+    /// The same with these headers and no others.
+    pub async fn admin_with(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+        let answer = http::request(method, &self.admin_url(path), headers).await;
+        answer.unwrap_or_else(|error| panic!("{method} {path} of the admin port: {error}"))
+    }
+
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin
     }
 
     pub async fn workers(&self) -> Vec<WorkerView> {

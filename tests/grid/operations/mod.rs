@@ -4,8 +4,10 @@
 //! * [`upgrades`]: a new binary takes over under load.
 //! * [`tenants`]: a hundred clients of one tenant beside one of another.
 //! * [`tls`]: certificates, of both ports and of workers.
+//! * [`bad_inputs`]: all that is wrong on purpose, with the answer it gets.
 //! * [`load`]: clients that come and go, and miss nothing.
 
+mod bad_inputs;
 mod load;
 mod reloads;
 mod tenants;
