@@ -103,12 +103,12 @@ impl Server {
         match tokio::time::timeout(timeout, server.come_up(stdout)).await {
             Ok(Ok(())) => Ok(server),
             Ok(Err(error)) => {
-                server.stop(true).await;
+                server.stop(std::future::ready(())).await;
                 Err(error)
             }
             Err(_) => {
                 let last = server.tail().cause("no output");
-                server.stop(true).await;
+                server.stop(std::future::ready(())).await;
                 Err(StartError::Timeout(timeout, last))
             }
         }
@@ -203,18 +203,20 @@ impl Server {
         self.tail().cause(&ended)
     }
 
-    /// Ends the server and everything below it: politely first, unless `now`. When this returns,
-    /// no process, file or port of it is left.
-    pub async fn stop(mut self, now: bool) {
-        if !now && self.child.id().is_some() {
+    /// Ends the server and everything below it: politely until `hurry` is ready, at most for a few
+    /// seconds, and then by force. When this returns, no process, file or port of it is left.
+    pub async fn stop(mut self, hurry: impl Future<Output = ()>) {
+        if self.child.id().is_some() {
             let node = nix::unistd::Pid::from_raw(self.node);
             // Not yet waited for, so the id still means our child.
             nix::sys::signal::kill(node, nix::sys::signal::Signal::SIGTERM).ok();
-            if tokio::time::timeout(STOP_PATIENCE, self.child.wait())
-                .await
-                .is_err()
-            {
-                log::warn!("a browser server does not end by itself, killing it");
+            tokio::select! {
+                biased;
+                () = hurry => {}
+                _ = self.child.wait() => {}
+                () = tokio::time::sleep(STOP_PATIENCE) => {
+                    log::warn!("a browser server does not end by itself, killing it");
+                }
             }
         }
         tree::kill_all(self.folder.path(), self.living_node()).await;

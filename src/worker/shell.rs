@@ -5,7 +5,7 @@ use super::agent::Shared;
 use super::lifecycle::{Generation, Input, Lifecycle, Output, Policy};
 use super::progress::Progress;
 use super::registration::{Books, Entry, Registration, Wish};
-use super::supervision::{StopWish, Supervision, Up};
+use super::supervision::{ServerWish, Supervision, Up};
 use crate::config::Config;
 use crate::model::{WorkerId, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
 use crate::store::{Event, Store};
@@ -18,7 +18,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 /// A generation as the shell knows it.
 struct Life {
     key: WorkerKey,
-    stop: watch::Sender<StopWish>,
+    server: watch::Sender<ServerWish>,
     /// Set once it is up.
     up: Option<Up>,
     /// Set once it is to be on the books.
@@ -142,18 +142,13 @@ impl Shell {
                 if status == WorkerStatus::Draining && self.shutting_down() {
                     self.observe(generation, |id| Progress::Draining { id });
                 }
+                self.want(generation, ServerWish::Drain);
                 self.wish(generation, Entry::Status(status));
             }
             Output::Deregister(generation) => self.wish(generation, Entry::None),
             Output::Stop { generation, now } => {
-                let wish = if now {
-                    StopWish::Now
-                } else {
-                    StopWish::Politely
-                };
-                if let Some(life) = self.lives.get(&generation) {
-                    life.stop.send_modify(|stop| *stop = wish.max(*stop));
-                }
+                let politely = ServerWish::StopPolitely;
+                self.want(generation, if now { ServerWish::StopNow } else { politely });
             }
             Output::Ready(generation) => self.tell_ready(generation),
             Output::Recycling(generation, reason) => {
@@ -175,19 +170,19 @@ impl Shell {
     fn spawn(&mut self, generation: Generation) {
         let id = format!("{:016x}", rand::random::<u64>());
         let key = WorkerKey::new(self.shared.toolchain.browser, id);
-        let (stop, stop_receiver) = watch::channel(StopWish::Run);
+        let (server, wish) = watch::channel(ServerWish::Serve);
         let supervision = Supervision {
             shared: Arc::clone(&self.shared),
             generation,
             id: key.id.clone(),
-            stop: stop_receiver,
+            wish,
             ups: self.ups.clone(),
         };
         let task = self.servers.spawn(supervision.run());
         self.generations.insert(task.id(), generation);
         let life = Life {
             key,
-            stop,
+            server,
             up: None,
             wish: None,
         };
@@ -227,6 +222,15 @@ impl Shell {
         self.entries.spawn(registration.run());
     }
 
+    /// What is wanted of its processes.
+    fn want(&self, generation: Generation, wish: ServerWish) {
+        if let Some(life) = self.lives.get(&generation) {
+            life.server
+                .send_modify(|server| *server = wish.max(*server));
+        }
+    }
+
+    /// What is wanted of its entry in the store.
     fn wish(&mut self, generation: Generation, entry: Entry) {
         if let Some(wish) = self
             .lives

@@ -16,12 +16,14 @@ use tokio::time::Instant;
 /// default): 30 ms of work each time.
 const HEARTBEATS_PER_CHECK: u32 = 3;
 
-/// How a server is to end, if at all.
+/// What is wanted of a server. Only ever rises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum StopWish {
-    Run,
-    Politely,
-    Now,
+pub enum ServerWish {
+    Serve,
+    /// No more checks: they would look like a client that is still there.
+    Drain,
+    StopPolitely,
+    StopNow,
 }
 
 /// A server that answers and is warm.
@@ -39,25 +41,24 @@ pub struct Supervision {
     pub shared: Arc<Shared>,
     pub generation: Generation,
     pub id: WorkerId,
-    pub stop: watch::Receiver<StopWish>,
+    pub wish: watch::Receiver<ServerWish>,
     pub ups: mpsc::Sender<Up>,
 }
 
 impl Supervision {
     /// Runs the server; says at the end why it ended.
-    pub async fn run(mut self) -> String {
-        let mut stop = self.stop.clone();
+    pub async fn run(self) -> String {
+        let mut wish = self.wish.clone();
         let mut server = tokio::select! {
             biased;
-            _ = asked_to_stop(&mut stop) => return "stopped before it was up".to_owned(),
+            _ = reaches(&mut wish, ServerWish::StopPolitely) => return "stopped before it was up".to_owned(),
             started = self.start() => match started {
                 Ok(server) => server,
                 Err(why) => return why,
             },
         };
         let why = self.watch(&mut server).await;
-        let now = *self.stop.borrow() == StopWish::Now;
-        server.stop(now).await;
+        server.stop(reaches(&mut wish, ServerWish::StopNow)).await;
         why
     }
 
@@ -109,10 +110,10 @@ impl Supervision {
     }
 
     /// Waits for the server's end or the wish to end it, checking the browser now and then.
-    async fn watch(&mut self, server: &mut Server) -> String {
+    async fn watch(&self, server: &mut Server) -> String {
         let door = server.door().clone();
         let check = async {
-            loop {
+            while *self.wish.borrow() == ServerWish::Serve {
                 let heartbeat = self.shared.config.load().worker.heartbeat_interval;
                 tokio::time::sleep(heartbeat * HEARTBEATS_PER_CHECK).await;
                 match super::probe::opens_page(&door).await {
@@ -130,17 +131,18 @@ impl Supervision {
                     }
                 }
             }
+            std::future::pending::<()>().await;
         };
-        let mut stop = self.stop.clone();
+        let mut wish = self.wish.clone();
         tokio::select! {
             why = server.exited() => why,
-            _ = asked_to_stop(&mut stop) => "stopped".to_owned(),
-            () = check => unreachable!("it goes on for ever"),
+            _ = reaches(&mut wish, ServerWish::StopPolitely) => "stopped".to_owned(),
+            () = check => unreachable!("it never ends"),
         }
     }
 }
 
-/// Returns when the server is to end: asked for, or the agent that could ask is gone.
-async fn asked_to_stop(stop: &mut watch::Receiver<StopWish>) {
-    stop.wait_for(|wish| *wish != StopWish::Run).await.ok();
+/// Returns when the wish has risen so far, or the agent that could wish is gone.
+async fn reaches(wish: &mut watch::Receiver<ServerWish>, level: ServerWish) {
+    wish.wait_for(|wish| *wish >= level).await.ok();
 }

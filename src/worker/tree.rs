@@ -118,9 +118,15 @@ pub fn members(folder: &Path, node: Option<i32>) -> Vec<i32> {
     };
     stats
         .iter()
-        .filter(|(pid, stat)| !matches!(stat.state, 'Z' | 'X') && belongs(**pid))
+        .filter(|(pid, stat)| !is_dead(stat) && belongs(**pid))
         .map(|(pid, _)| *pid)
         .collect()
+}
+
+/// Whether nothing of a process runs any more. One whose first thread has ended looks like a zombie
+/// while others of its threads have not.
+fn is_dead(stat: &Stat) -> bool {
+    matches!(stat.state, 'Z' | 'X') && stat.num_threads <= 1
 }
 
 /// Memory of `node` and everything below it, in bytes: proportional set size, so that pages which

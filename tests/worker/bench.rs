@@ -3,6 +3,8 @@
 
 use super::support::{Kind, Tree, eventually, eventually_equal};
 use arc_swap::ArcSwap;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
 use playhouse::config::{Config, LiveConfig, Role};
 use playhouse::model::{Counts, SessionId, WorkerKey, WorkerStatus};
 use playhouse::store::memory::MemoryStore;
@@ -31,10 +33,14 @@ pub fn processes() -> Tree {
     tree
 }
 
-/// Waits until nothing runs any more, and nothing is unburied.
-pub async fn nothing_runs() {
-    eventually_equal("nothing runs", Vec::<String>::new(), async || {
-        processes().still_there()
+/// Waits until all of them are gone. Those whose parents were killed are children of this process
+/// by now (it became a subreaper with the first worker): it has to bury them.
+pub async fn all_gone(tree: &Tree) {
+    eventually_equal("all are gone", Vec::<String>::new(), async || {
+        for process in &tree.processes {
+            waitpid(Pid::from_raw(process.pid), Some(WaitPidFlag::WNOHANG)).ok();
+        }
+        tree.still_there()
     })
     .await;
 }
@@ -188,10 +194,13 @@ impl<S: Store> Bench<S> {
         !self.run.is_finished()
     }
 
-    /// Drops the running agent.
+    /// Drops the running agent, and sees what is left of its processes.
     pub async fn abort(self) {
+        let before = processes();
+        assert!(!before.processes.is_empty());
         self.run.abort();
         self.run.await.expect_err("it was aborted");
+        all_gone(&before).await;
     }
 
     /// Tells the worker to end, and sees that nothing is left when it has.
