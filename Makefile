@@ -4,6 +4,7 @@ CARGO ?= cargo
 WORKERS ?= 2
 ARGS ?=
 SOAK_SECONDS ?= 3600
+FUZZ_SECONDS ?= 60
 STORM_CONNECTS ?= 1000000
 
 # What scripts/setup.sh could not leave to Debian.
@@ -45,8 +46,8 @@ soak: ## sessions that come and go, every byte verified (SOAK_SECONDS=3600)
 storm: ## connects as fast as they go, none may be lost (STORM_CONNECTS=1000000)
 	$(CARGO) bench --locked --bench datapath -- storm --connects $(STORM_CONNECTS)
 
-fuzz: ## (reserved)
-	@echo "there are no fuzz targets yet" >&2; exit 2
+fuzz: ## the frame tracker against any bytes (FUZZ_SECONDS=60; nightly Rust and cargo-fuzz)
+	cd fuzz && $(CARGO) +nightly fuzz run frames -- -max_total_time=$(FUZZ_SECONDS)
 
 clean: ## remove build output and the downloaded tools, not Debian's packages
 	$(CARGO) clean

@@ -1,6 +1,6 @@
 //! A worker starts, serves, is recycled without a gap, drains and ends.
 
-use super::bench::{Bench, processes};
+use super::bench::{Bench, nothing_runs, processes};
 use super::support::{Kind, eventually, eventually_equal};
 use nix::sys::signal::Signal;
 use playhouse::config::RecycleMode;
@@ -167,5 +167,5 @@ async fn in_mode_exit_it_drains_and_ends() {
     bench.leave(session).await;
     eventually_equal("it ends", false, async || bench.is_running()).await;
     assert_eq!(bench.recycled(), [Reason::Lifetime]);
-    assert_eq!(processes().still_there(), [] as [String; 0]);
+    nothing_runs().await;
 }
