@@ -1,8 +1,9 @@
 //! What the tests of one machine share: its cores, its ports, and the tools `make setup` installs.
 
-use std::net::TcpListener;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
+use tokio::net::TcpSocket;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Everything the repository pins, once, for scripts and tests alike.
@@ -34,7 +35,8 @@ pub async fn room(share: Share) -> SemaphorePermit<'static> {
 
 /// A port nobody listens on. Below the range from which the kernel takes the ports of outgoing
 /// connections, so that none of those can have it by the time it is used; two test runs at once
-/// start at different places.
+/// start at different places. Bound to be tried, never listened on: a child that another test forks
+/// at that moment has a copy of the socket until its `exec`, and a copy that listens keeps the port.
 pub fn free_port() -> u16 {
     const FIRST: u16 = 15_000;
     const COUNT: u16 = 17_000;
@@ -43,7 +45,14 @@ pub fn free_port() -> u16 {
     for _ in 0..COUNT {
         let step = NEXT.fetch_add(1, Ordering::Relaxed) % COUNT;
         let port = FIRST + (start + step) % COUNT;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        let socket = TcpSocket::new_v4().expect("there is a descriptor left");
+        socket
+            .set_reuseaddr(true)
+            .expect("every TCP socket takes SO_REUSEADDR");
+        if socket
+            .bind(SocketAddr::from(([127, 0, 0, 1], port)))
+            .is_ok()
+        {
             return port;
         }
     }
