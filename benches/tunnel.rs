@@ -6,9 +6,8 @@
 //! the whole grid.
 
 use bytes::Bytes;
-use pingora::protocols::l4::stream::Stream as L4Stream;
 use playhouse::model::SessionId;
-use playhouse::tunnel::{self, Ends, Limits, Side, Traffic};
+use playhouse::tunnel::{self, Ends, Limits, Link, Side, Traffic};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -147,7 +146,7 @@ async fn join(relay: Relay, client: TcpStream, worker: TcpStream) {
     match relay {
         Relay::Tunnel => {
             let side = |stream| Side {
-                stream: Box::new(L4Stream::from(stream)),
+                stream: Link::from(stream),
                 early: Bytes::new(),
             };
             let ends = Ends {

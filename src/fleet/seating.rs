@@ -1,6 +1,7 @@
 //! From a wish to a seat: the best few candidates go to the store, which gives one of them.
 
 use super::{Fleet, Target, policy};
+use crate::metrics::ObserveTime;
 use crate::model::{Counts, WorkerKey, WorkerRecord, WorkerStatus};
 use crate::proxy::refusal::NoSeat;
 use crate::selection::{Policy, Wanted, candidates};
@@ -36,17 +37,15 @@ impl Fleet {
             let policy = policy(&self.config);
             let begun = Instant::now();
             let best = self.best(wanted, &policy);
-            self.metrics.phase("select", begun.elapsed());
+            self.metrics.phases.select.observe_time(begun.elapsed());
             if best.is_empty() {
                 return Err(NoGrant::NoneFree);
             }
             let begun = Instant::now();
             let reserved = self.store.reserve(seat.session(), &best).await;
-            self.metrics.phase("reserve", begun.elapsed());
-            self.metrics
-                .store_operations
-                .with_label_values(&["reserve"])
-                .observe(begun.elapsed().as_secs_f64());
+            let took = begun.elapsed();
+            self.metrics.phases.reserve.observe_time(took);
+            self.metrics.store_reserve.observe_time(took);
             match reserved {
                 Ok(Reserved::Seat { worker, counts }) => {
                     seat.taken(worker.clone());

@@ -16,6 +16,10 @@ use tokio::time::{MissedTickBehavior, interval};
 /// A fixed worker that has not answered for this many health checks falls off the books.
 const FIXED_TTL_CHECKS: u32 = 4;
 
+/// Pause between two looks at the store's events. Each session makes some of them, and to be woken
+/// for every one would cost more than the session does.
+const BREATH: Duration = Duration::from_millis(2);
+
 impl Fleet {
     /// Runs until `shutdown` turns true.
     pub async fn run(self: Arc<Self>, mut shutdown: watch::Receiver<bool>) {
@@ -39,11 +43,17 @@ impl Fleet {
         reap.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                event = events.recv() => match event {
-                    Ok(Event::Resync) | Err(RecvError::Lagged(_)) => self.read_store().await,
-                    Ok(event) => self.take_in(event),
-                    Err(RecvError::Closed) => return,
-                },
+                event = events.recv() => {
+                    match event {
+                        Ok(Event::Resync) | Err(RecvError::Lagged(_)) => self.read_store().await,
+                        Ok(event) => self.take_in(event),
+                        Err(RecvError::Closed) => return,
+                    }
+                    // Nobody is woken for what comes meanwhile.
+                    if events.is_empty() {
+                        tokio::time::sleep(BREATH).await;
+                    }
+                }
                 _ = poll.tick() => self.refresh().await,
                 () = self.reconfigured.notified() => self.refresh().await,
                 _ = reap.tick() => {

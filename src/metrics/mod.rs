@@ -28,7 +28,7 @@ pub struct Metrics {
     pub sessions_active: IntGaugeVec,
     pub sessions_total: IntCounterVec,
     pub session_duration: Histogram,
-    pub connect_duration: HistogramVec,
+    pub phases: Phases,
     pub queue_depth: IntGaugeVec,
     pub queue_wait: Histogram,
     pub rejections: IntCounterVec,
@@ -38,13 +38,37 @@ pub struct Metrics {
     pub worker_lifetime: IntGaugeVec,
     pub recycles: IntCounterVec,
     pub dial_failures: IntCounter,
-    pub relay_bytes: IntCounterVec,
+    /// From clients to workers.
+    pub bytes_in: IntCounter,
+    /// From workers to clients.
+    pub bytes_out: IntCounter,
     pub store_up: IntGauge,
-    pub store_operations: HistogramVec,
+    /// Time of the store's reservations.
+    pub store_reserve: Histogram,
     pub config_reloads: IntCounterVec,
     /// Connections open on the data port, sessions included.
     pub connections: IntGauge,
     start_time: Gauge,
+}
+
+/// The time of each phase on the way to a session. Looked up here and not by each session.
+pub struct Phases {
+    pub queue: Histogram,
+    pub select: Histogram,
+    pub reserve: Histogram,
+    pub dial: Histogram,
+    pub upgrade: Histogram,
+}
+
+/// Notes a time in seconds.
+pub trait ObserveTime {
+    fn observe_time(&self, took: Duration);
+}
+
+impl ObserveTime for Histogram {
+    fn observe_time(&self, took: Duration) {
+        self.observe(took.as_secs_f64());
+    }
 }
 
 /// One worker's part of the gauges that are set at a scrape.
@@ -64,6 +88,21 @@ impl Metrics {
         let registry = Registry::new_custom(Some("playhouse".into()), None)
             .expect("the prefix is a valid metric name");
         let put = Register(&registry);
+        let phases = put.histograms(
+            "connect_duration_seconds",
+            "Time to a session, by phase: queue, select, reserve, dial, upgrade.",
+            &["phase"],
+        );
+        let relay_bytes = put.counters(
+            "relay_bytes_total",
+            "Bytes relayed: in is client to worker, out is worker to client.",
+            &["direction"],
+        );
+        let store_operations = put.histograms(
+            "store_operation_duration_seconds",
+            "Time of the store's operations.",
+            &["op"],
+        );
         let metrics = Metrics {
             sessions_active: put.gauges(
                 "sessions_active",
@@ -80,11 +119,13 @@ impl Metrics {
                 "How long sessions lasted.",
                 &SESSION_BUCKETS,
             ),
-            connect_duration: put.histograms(
-                "connect_duration_seconds",
-                "Time to a session, by phase: queue, select, reserve, dial, upgrade.",
-                &["phase"],
-            ),
+            phases: Phases {
+                queue: phases.with_label_values(&["queue"]),
+                select: phases.with_label_values(&["select"]),
+                reserve: phases.with_label_values(&["reserve"]),
+                dial: phases.with_label_values(&["dial"]),
+                upgrade: phases.with_label_values(&["upgrade"]),
+            },
             queue_depth: put.gauges("queue_depth", "Clients waiting for a seat.", &["browser"]),
             queue_wait: put.histogram(
                 "queue_wait_seconds",
@@ -109,17 +150,10 @@ impl Metrics {
                 "worker_dial_failures_total",
                 "Workers that could not be dialled.",
             ),
-            relay_bytes: put.counters(
-                "relay_bytes_total",
-                "Bytes relayed: in is client to worker, out is worker to client.",
-                &["direction"],
-            ),
+            bytes_in: relay_bytes.with_label_values(&["in"]),
+            bytes_out: relay_bytes.with_label_values(&["out"]),
             store_up: put.gauge("store_up", "1 while the store answers."),
-            store_operations: put.histograms(
-                "store_operation_duration_seconds",
-                "Time of the store's operations.",
-                &["op"],
-            ),
+            store_reserve: store_operations.with_label_values(&["reserve"]),
             config_reloads: put.counters(
                 "config_reloads_total",
                 "Reloads of the configuration.",
@@ -156,22 +190,9 @@ impl Metrics {
                 self.slots.with_label_values(&[browser.as_str(), state]);
             }
         }
-        for direction in ["in", "out"] {
-            self.relay_bytes.with_label_values(&[direction]);
-        }
-        for phase in ["queue", "select", "reserve", "dial", "upgrade"] {
-            self.connect_duration.with_label_values(&[phase]);
-        }
         for result in ["applied", "unchanged", "invalid"] {
             self.config_reloads.with_label_values(&[result]);
         }
-    }
-
-    /// Counts the time of one phase on the way to a session.
-    pub fn phase(&self, phase: &str, took: Duration) {
-        self.connect_duration
-            .with_label_values(&[phase])
-            .observe(took.as_secs_f64());
     }
 
     /// Sets the gauges that mirror the fleet, and forgets workers that are gone.
@@ -280,10 +301,7 @@ mod tests {
             .with_label_values(&["chromium", "client"])
             .inc();
         metrics.recycles.with_label_values(&["lifetime"]).inc();
-        metrics
-            .store_operations
-            .with_label_values(&["reserve"])
-            .observe(0.1);
+        metrics.store_reserve.observe(0.1);
         metrics.set_fleet(&[WorkerGauges {
             id: "w".into(),
             browser: Browser::Chromium,

@@ -4,10 +4,9 @@
 //! costs the client a moment and not its session.
 
 use crate::fleet::Target;
+use crate::tunnel::Link;
 use bytes::{Bytes, BytesMut};
 use pingora::connectors::TransportConnector;
-use pingora::protocols::Stream;
-use pingora::protocols::l4::stream::Stream as PlainStream;
 use pingora::upstreams::peer::HttpPeer;
 use std::net::SocketAddr;
 use std::sync::OnceLock;
@@ -22,7 +21,7 @@ const MAX_HEADERS: usize = 48;
 
 /// A worker that accepted the session.
 pub struct Dialled {
-    pub stream: Stream,
+    pub stream: Link,
     /// The answer's headers that the client gets to see, as they go over the wire.
     pub forwarded: Vec<u8>,
     /// What the worker said after its answer already.
@@ -67,7 +66,7 @@ pub async fn dial(
         .unwrap_or(Err(DialError::Timeout(timeout)))
 }
 
-async fn connect(target: &Target) -> Result<Stream, DialError> {
+async fn connect(target: &Target) -> Result<Link, DialError> {
     let mut last = DialError::NoAddress;
     for address in target.addresses().iter() {
         let tried = if target.endpoint.tls {
@@ -83,16 +82,15 @@ async fn connect(target: &Target) -> Result<Stream, DialError> {
     Err(last)
 }
 
-async fn connect_plain(address: SocketAddr) -> Result<Stream, DialError> {
+async fn connect_plain(address: SocketAddr) -> Result<Link, DialError> {
     let stream = TcpStream::connect(address)
         .await
         .map_err(|error| DialError::Connect(error.to_string()))?;
     crate::tunnel::tune(&stream)?;
-    // Pingora's stream without buffers: the tunnel has its own.
-    Ok(Box::new(PlainStream::from(stream)))
+    Ok(stream.into())
 }
 
-async fn connect_tls(address: SocketAddr, host: &str) -> Result<Stream, DialError> {
+async fn connect_tls(address: SocketAddr, host: &str) -> Result<Link, DialError> {
     static CONNECTOR: OnceLock<TransportConnector> = OnceLock::new();
     let connector = CONNECTOR.get_or_init(|| TransportConnector::new(None));
     let mut peer = HttpPeer::new(address, true, host.to_owned());
@@ -100,6 +98,7 @@ async fn connect_tls(address: SocketAddr, host: &str) -> Result<Stream, DialErro
     connector
         .new_stream(&peer)
         .await
+        .map(Link::from)
         .map_err(|error| DialError::Connect(error.to_string()))
 }
 
@@ -120,7 +119,7 @@ fn request(target: &Target, forwarded: &[u8]) -> Vec<u8> {
     request
 }
 
-async fn read_answer(mut stream: Stream) -> Result<Dialled, DialError> {
+async fn read_answer(mut stream: Link) -> Result<Dialled, DialError> {
     let mut buffer = BytesMut::with_capacity(1024);
     loop {
         if stream.read_buf(&mut buffer).await? == 0 {

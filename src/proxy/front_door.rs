@@ -36,9 +36,10 @@ pub struct FrontDoor {
 }
 
 /// Open connections, and how many there may be.
-#[derive(Default)]
 pub struct Connections {
     open: Mutex<Open>,
+    /// How many the process's descriptors allow.
+    by_descriptors: u64,
 }
 
 #[derive(Default)]
@@ -51,6 +52,16 @@ struct Open {
 pub struct Connection {
     pub address: Option<IpAddr>,
     grid: Arc<Grid>,
+}
+
+impl Default for Connections {
+    /// None yet. The descriptor limit is what it is now.
+    fn default() -> Connections {
+        Connections {
+            open: Mutex::default(),
+            by_descriptors: max_by_descriptors(),
+        }
+    }
 }
 
 impl Connections {
@@ -73,7 +84,7 @@ impl Connection {
     fn enter(grid: &Arc<Grid>, address: Option<IpAddr>) -> Option<Arc<Connection>> {
         let limits = grid.config.load().limits;
         let max = match limits.max_connections {
-            0 => max_by_descriptors(),
+            0 => grid.connections.by_descriptors,
             max => u64::from(max),
         };
         let mut open = grid.connections.open();

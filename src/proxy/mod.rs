@@ -24,6 +24,7 @@ use ask::Ask;
 use async_trait::async_trait;
 use front_door::{Connection, Connections};
 use http::Method;
+use pingora::modules::http::HttpModules;
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::upstreams::peer::HttpPeer;
@@ -144,6 +145,9 @@ impl ProxyHttp for DataPort {
     fn new_ctx(&self) -> Self::CTX {
         None
     }
+
+    /// None: what is answered here is too short to be compressed.
+    fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
     /// Called for the first request too: the front door hands the connection in as if it came
     /// from an earlier one.

@@ -9,11 +9,12 @@ use super::refusal::{NoSeat, Refusal};
 use super::{Arrival, Grid};
 use crate::admission::tokens::{Identity, QuotaShare};
 use crate::fleet::{NoGrant, Target};
+use crate::metrics::ObserveTime;
 use crate::model::{SessionId, unix_millis};
 use crate::selection::Wanted;
 use crate::session::registry::{Client as InOurHands, Entry, Info};
 use crate::session::seat::Seat;
-use crate::tunnel::{self, Ended, Ends, Limits, Side, Traffic};
+use crate::tunnel::{self, Ended, Ends, Limits, Link, Side, Traffic};
 use pingora::protocols::Stream;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -134,7 +135,7 @@ async fn open(
         return None;
     }
     seat.reached();
-    grid.metrics.phase("upgrade", begun.elapsed());
+    grid.metrics.phases.upgrade.observe_time(begun.elapsed());
     let version = target.version.map_or("unknown".into(), |v| v.to_string());
     log::info!(session:% = seat.session(), worker:% = target.key.id,
         browser:% = target.key.browser, version:% = version, token = &*who.tenant,
@@ -162,7 +163,7 @@ async fn open(
     };
     let ends = Ends {
         client: Side {
-            stream: client.stream,
+            stream: Link::unbuffered(client.stream),
             early: client.early.into(),
         },
         worker: Side {
@@ -213,7 +214,7 @@ async fn find_seat(
             match dial(&target, forwarded, timeout).await {
                 Ok(dialled) => {
                     let dial_time = dialling.elapsed();
-                    grid.metrics.phase("dial", dial_time);
+                    grid.metrics.phases.dial.observe_time(dial_time);
                     return Ok(Some(Seated {
                         seat,
                         target,
@@ -257,8 +258,8 @@ async fn find_seat(
         _ = draining.wait_for(|draining| *draining) => Err(Refusal::Draining),
     };
     let waited = begun.elapsed();
-    grid.metrics.phase("queue", waited);
-    grid.metrics.queue_wait.observe(waited.as_secs_f64());
+    grid.metrics.phases.queue.observe_time(waited);
+    grid.metrics.queue_wait.observe_time(waited);
     match outcome? {
         Some(seated) => {
             ticket.served();
@@ -323,15 +324,9 @@ fn finish(grid: &Grid, running: &Running, ended: &Ended) {
     let metrics = &grid.metrics;
     let outcome = [info.browser.as_str(), ended.why.as_str()];
     metrics.sessions_total.with_label_values(&outcome).inc();
-    metrics.session_duration.observe(lasted.as_secs_f64());
-    metrics
-        .relay_bytes
-        .with_label_values(&["in"])
-        .inc_by(bytes_in);
-    metrics
-        .relay_bytes
-        .with_label_values(&["out"])
-        .inc_by(bytes_out);
+    metrics.session_duration.observe_time(lasted);
+    metrics.bytes_in.inc_by(bytes_in);
+    metrics.bytes_out.inc_by(bytes_out);
     debug_assert!(running.seat.worker().is_some());
 }
 

@@ -1,14 +1,16 @@
 //! The seat of a session: a guard whose drop is the only release.
 //!
 //! Giving back is never on the way of the next session: a dropped [`Seat`] puts a line on the
-//! [`Releaser`]'s list, and its task tells the store. The store knows seats by session, and
-//! remembers a release that it could not make: telling it twice, or of a seat that was never
-//! taken, changes nothing.
+//! [`Releaser`]'s list, and its task tells the store. Only a store of this process, which answers
+//! at once, is told on the spot: that costs less than to wake the task. The store knows seats by
+//! session, and remembers a release that it could not make: telling it twice, or of a seat that was
+//! never taken, changes nothing.
 
 use crate::model::{Browser, SessionId, WorkerKey};
 use crate::store::Store;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
 use tokio::sync::{mpsc, watch};
 
 struct Release {
@@ -21,9 +23,38 @@ struct Release {
 #[derive(Clone)]
 pub struct Releaser {
     list: mpsc::UnboundedSender<Release>,
+    office: Arc<Office>,
     /// Seats that this process holds on each worker.
     held: Arc<Mutex<HashMap<WorkerKey, u32>>>,
     pending: watch::Sender<usize>,
+}
+
+/// Who is told of a release, in this order.
+struct Office {
+    store: Arc<dyn Store>,
+    told: Box<dyn Fn(Browser) + Send + Sync>,
+}
+
+impl Office {
+    async fn tell(&self, release: &Release) {
+        if let Err(error) = self.store.release(release.session, release.refund).await {
+            log::debug!(session:% = release.session, error:% = error;
+                "the store will hear of the release later");
+        }
+        if let Some(browser) = release.browser {
+            (self.told)(browser);
+        }
+    }
+
+    /// Whether that could be done without waiting.
+    fn tell_at_once(&self, release: &Release) -> bool {
+        if self.store.is_shared() {
+            return false;
+        }
+        let telling = std::pin::pin!(self.tell(release));
+        let told = telling.poll(&mut Context::from_waker(Waker::noop()));
+        told == Poll::Ready(())
+    }
 }
 
 impl Releaser {
@@ -32,25 +63,24 @@ impl Releaser {
     /// list is bounded by the number of sessions there were.
     pub fn new(
         store: Arc<dyn Store>,
-        told: impl Fn(Browser) + Send + 'static,
+        told: impl Fn(Browser) + Send + Sync + 'static,
     ) -> (Releaser, impl Future<Output = ()> + Send) {
         let (list, mut work) = mpsc::unbounded_channel::<Release>();
+        let office = Arc::new(Office {
+            store,
+            told: Box::new(told),
+        });
         let releaser = Releaser {
             list,
+            office: office.clone(),
             held: Arc::default(),
             pending: watch::Sender::new(0),
         };
         let pending = releaser.pending.clone();
         let run = async move {
             while let Some(release) = work.recv().await {
-                if let Err(error) = store.release(release.session, release.refund).await {
-                    log::debug!(session:% = release.session, error:% = error;
-                        "the store will hear of the release later");
-                }
+                office.tell(&release).await;
                 pending.send_modify(|pending| *pending -= 1);
-                if let Some(browser) = release.browser {
-                    told(browser);
-                }
             }
         };
         (releaser, run)
@@ -138,6 +168,9 @@ impl Drop for Seat {
             browser: self.worker.as_ref().map(|worker| worker.browser),
             refund: !self.reached,
         };
+        if self.releaser.office.tell_at_once(&release) {
+            return;
+        }
         self.releaser.pending.send_modify(|pending| *pending += 1);
         // Fails only when the releaser's task is gone, which is when the process ends.
         self.releaser.list.send(release).ok();

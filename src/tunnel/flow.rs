@@ -3,11 +3,11 @@
 
 use super::close::Close;
 use super::frame::{self, Frame, Tracker};
+use super::link::Link;
 use super::splice::{Pipe, Spliced};
-use pingora::protocols::IO;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use tokio::io::ReadBuf;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Chunks that one direction may move in one go before others have their turn.
 const BURST: usize = 8;
@@ -165,8 +165,8 @@ impl Flow {
     /// do; `close` is what [`Mode::Finish`] says.
     pub(super) fn pump(
         &mut self,
-        from: &mut dyn IO,
-        to: &mut dyn IO,
+        from: &mut Link,
+        to: &mut Link,
         close: Option<&Close>,
         scratch: &mut [u8],
         cx: &mut Context<'_>,
@@ -233,7 +233,7 @@ impl Flow {
     fn take(
         &mut self,
         chunk: &[u8],
-        to: &mut dyn IO,
+        to: &mut Link,
         close: Option<&Close>,
         cx: &mut Context<'_>,
         moved: &mut Moved,
@@ -290,7 +290,7 @@ impl Flow {
     }
 
     /// Gets a pipe for the rest of the frame, if there is much of it and one to be had.
-    fn fetch_pipe(&mut self, from: &dyn IO, to: &dyn IO) {
+    fn fetch_pipe(&mut self, from: &Link, to: &Link) {
         if self.pipe.is_none() && self.tracker.message_left() >= WORTH_SPLICING {
             self.pipe = Pipe::between(from, to);
         }
@@ -298,7 +298,7 @@ impl Flow {
 
     /// Takes what the sender has of the current frame into the pipe, whose content is written
     /// next. Whether there was something; if not, the pipe is given back.
-    fn fill_pipe(&mut self, from: &dyn IO, moved: &mut Moved) -> bool {
+    fn fill_pipe(&mut self, from: &Link, moved: &mut Moved) -> bool {
         let left = self.tracker.message_left();
         let Some(pipe) = self.pipe.as_mut().filter(|pipe| pipe.held() == 0) else {
             return false;
@@ -348,7 +348,7 @@ impl Flow {
     }
 
     /// Writes what is pending, and behind it what is in the pipe. Whether nothing is left.
-    fn write_out(&mut self, to: &mut dyn IO, cx: &mut Context<'_>, moved: &mut Moved) -> bool {
+    fn write_out(&mut self, to: &mut Link, cx: &mut Context<'_>, moved: &mut Moved) -> bool {
         while self.write_pending(to, cx, moved) {
             let Some(pipe) = self.pipe.as_mut().filter(|pipe| pipe.held() > 0) else {
                 return true;
@@ -373,7 +373,7 @@ impl Flow {
     }
 
     /// Whether nothing is left to write, but what is in the pipe.
-    fn write_pending(&mut self, to: &mut dyn IO, cx: &mut Context<'_>, moved: &mut Moved) -> bool {
+    fn write_pending(&mut self, to: &mut Link, cx: &mut Context<'_>, moved: &mut Moved) -> bool {
         if self.sink_ended() {
             return true;
         }
@@ -415,7 +415,7 @@ impl Flow {
     }
 
     /// Tells the receiver the end, when it is time.
-    fn poll_shutdown(&mut self, to: &mut dyn IO, cx: &mut Context<'_>) {
+    fn poll_shutdown(&mut self, to: &mut Link, cx: &mut Context<'_>) {
         if self.mode != Mode::Shut || self.sink_ended() || self.is_blocked() {
             return;
         }

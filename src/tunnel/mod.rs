@@ -9,6 +9,7 @@
 //! [`Ended`] and releases. Dropping the future closes both connections at once.
 //!
 //! * [`frame`]: where frames begin (pure).
+//! * [`Link`]: a connection, plain or not.
 //! * `flow`: one direction, its back pressure and its end.
 //! * `relay`: both directions, and what ends a session.
 //! * `splice`: large frames without copying, on Linux.
@@ -18,6 +19,7 @@
 mod close;
 mod flow;
 pub mod frame;
+mod link;
 mod relay;
 mod splice;
 mod traffic;
@@ -25,13 +27,13 @@ mod tune;
 mod watch;
 
 pub use close::{Close, Ended, Party, Why};
+pub use link::Link;
 pub use traffic::Traffic;
 pub use tune::{keepalive, tune};
 
 use crate::config::Session;
 use crate::model::SessionId;
 use bytes::Bytes;
-use pingora::protocols::Stream;
 use relay::Relay;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -50,8 +52,7 @@ pub struct Ends {
 /// One connection.
 #[derive(Debug)]
 pub struct Side {
-    /// Best without buffers of its own: they cost memory for as long as the session lives.
-    pub stream: Stream,
+    pub stream: Link,
     /// What came right behind the HTTP head and was read with it.
     pub early: Bytes,
 }

@@ -3,11 +3,11 @@
 
 use super::close::{Close, Ended, Party, Why};
 use super::flow::{Flow, Moved};
+use super::link::Link;
 use super::traffic::Traffic;
 use super::watch::{Pulse, Watch, Way};
 use super::{Ends, Limits};
 use crate::model::SessionId;
-use pingora::protocols::Stream;
 use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
@@ -36,8 +36,8 @@ thread_local! {
 
 pub(super) struct Relay {
     id: SessionId,
-    client: Stream,
-    worker: Stream,
+    client: Link,
+    worker: Link,
     /// From the client to the worker.
     up: Flow,
     /// From the worker to the client.
@@ -135,7 +135,7 @@ impl Relay {
     fn pump(&mut self, cx: &mut Context<'_>) {
         let (up, down) = BUFFER.with_borrow_mut(|scratch| {
             let close = self.close.as_ref();
-            let (client, worker) = (&mut *self.client, &mut *self.worker);
+            let (client, worker) = (&mut self.client, &mut self.worker);
             let up = self.up.pump(client, worker, close, scratch, cx);
             let down = self.down.pump(worker, client, close, scratch, cx);
             (up, down)

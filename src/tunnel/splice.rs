@@ -24,12 +24,12 @@ pub(super) enum Spliced {
 #[cfg(target_os = "linux")]
 mod linux {
     use super::Spliced;
+    use crate::tunnel::Link;
     use nix::errno::Errno;
     use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
     use nix::unistd::{pipe2, read};
-    use pingora::protocols::{IO, l4};
     use std::cell::RefCell;
-    use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+    use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
     /// What a pipe is asked to hold, bytes. One page slot holds one segment, however short, so a
@@ -89,7 +89,7 @@ mod linux {
 
     impl Pipe {
         /// A pipe between two streams; `None` when they cannot be spliced or no pipe is left.
-        pub(in crate::tunnel) fn between(from: &dyn IO, to: &dyn IO) -> Option<Pipe> {
+        pub(in crate::tunnel) fn between(from: &Link, to: &Link) -> Option<Pipe> {
             socket(from).and(socket(to))?;
             let spare = POOL.with_borrow_mut(Vec::pop);
             let ends = spare.or_else(Ends::open)?;
@@ -105,7 +105,7 @@ mod linux {
         }
 
         /// Takes at most `count` bytes from the socket into the empty pipe.
-        pub(in crate::tunnel) fn fill(&mut self, from: &dyn IO, count: u64) -> Spliced {
+        pub(in crate::tunnel) fn fill(&mut self, from: &Link, count: u64) -> Spliced {
             debug_assert_eq!(self.held, 0, "else a full pipe looks like an empty socket");
             let count = usize::try_from(count).map_or(CAPACITY, |count| count.min(CAPACITY));
             let (Some(from), Some(ends)) = (socket(from), &self.ends) else {
@@ -119,7 +119,7 @@ mod linux {
         }
 
         /// Gives what it holds to the socket, as far as that takes it.
-        pub(in crate::tunnel) fn drain(&mut self, to: &dyn IO) -> Spliced {
+        pub(in crate::tunnel) fn drain(&mut self, to: &Link) -> Spliced {
             let (Some(to), Some(ends)) = (socket(to), &self.ends) else {
                 return Spliced::Failed;
             };
@@ -169,87 +169,84 @@ mod linux {
     }
 
     /// The socket of a plain connection; `None` under TLS and for anything else.
-    ///
-    /// What Pingora's stream may have in its own read buffer would be overtaken. It has nothing
-    /// there after a read that filled the scratch buffer, which is no smaller than the largest of
-    /// Pingora's buffers: such reads go past it. Its write buffer is flushed before.
-    fn socket(stream: &dyn IO) -> Option<BorrowedFd<'_>> {
-        let stream: &l4::stream::Stream = stream.as_any().downcast_ref()?;
-        let descriptor = stream.as_raw_fd();
-        // SAFETY: the descriptor is the stream's own, open as long as the stream is borrowed.
-        (descriptor >= 0).then(|| unsafe { BorrowedFd::borrow_raw(descriptor) })
+    fn socket(link: &Link) -> Option<BorrowedFd<'_>> {
+        match link {
+            Link::Plain(stream) => Some(stream.as_fd()),
+            Link::Boxed(_) => None,
+        }
     }
 }
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::{Pipe, Spliced};
-    use pingora::protocols::{IO, l4};
+    use crate::tunnel::Link;
+    use std::io;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::UnixStream;
+    use tokio::net::{TcpListener, TcpStream};
 
-    fn plain(stream: UnixStream) -> Box<dyn IO> {
-        Box::new(l4::stream::Stream::from(stream))
-    }
-
-    #[tokio::test]
-    async fn pipes_are_few_and_come_back() {
-        let (one, other) = UnixStream::pair().unwrap();
-        let (one, other) = (plain(one), plain(other));
-        let pipes: Vec<_> = (0..1000)
-            .map_while(|_| Pipe::between(&*one, &*other))
-            .collect();
-        assert!(pipes.len() <= 64, "{} pipes", pipes.len());
-        drop(pipes);
-        assert!(Pipe::between(&*one, &*other).is_some());
+    /// A connection: its far end, and the tunnel's.
+    async fn connection() -> io::Result<(TcpStream, Link)> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let far = TcpStream::connect(listener.local_addr()?);
+        let (far, near) = tokio::join!(far, listener.accept());
+        Ok((far?, Link::Plain(near?.0)))
     }
 
     #[tokio::test]
     async fn only_plain_connections_get_a_pipe() {
-        let (one, _) = UnixStream::pair().unwrap();
-        let (memory, _) = tokio::io::duplex(64);
-        let (one, memory): (_, Box<dyn IO>) = (plain(one), Box::new(memory));
-        assert!(Pipe::between(&*one, &*memory).is_none());
-        assert!(Pipe::between(&*memory, &*one).is_none());
+        let (_far, plain) = connection().await.unwrap();
+        let boxed = Link::Boxed(Box::new(tokio::io::duplex(64).0));
+        assert!(Pipe::between(&plain, &boxed).is_none());
+        assert!(Pipe::between(&boxed, &plain).is_none());
     }
 
     #[tokio::test]
-    async fn a_pipe_moves_what_it_is_told_and_a_used_one_is_not_shared() {
-        let (mut far_one, one) = UnixStream::pair().unwrap();
-        let (mut far_other, other) = UnixStream::pair().unwrap();
+    async fn pipes_are_few_and_come_back_but_not_with_something_in_them() {
+        let (mut far_one, one) = connection().await.unwrap();
+        let (mut far_other, other) = connection().await.unwrap();
+        let pipes: Vec<_> = (0..1000)
+            .map_while(|_| Pipe::between(&one, &other))
+            .collect();
+        assert!(pipes.len() <= 64, "{} pipes", pipes.len());
+        // From here on this thread has pipes of its own, whatever other tests do.
+        drop(pipes);
         far_one.write_all(b"in the pipe, behind it").await.unwrap();
-        let (one, other) = (plain(one), plain(other));
-        let mut pipe = Pipe::between(&*one, &*other).expect("a pipe is left");
-        assert!(matches!(pipe.fill(&*one, 11), Spliced::Moved(11)));
+        let Link::Plain(socket) = &one else {
+            unreachable!("it was made plain");
+        };
+        socket.readable().await.unwrap();
+        let mut pipe = Pipe::between(&one, &other).expect("a pipe is left");
+        assert!(matches!(pipe.fill(&one, 11), Spliced::Moved(11)));
         let mut first = [0; 3];
         assert_eq!(pipe.copy_out(&mut first), Some(3));
-        assert!(matches!(pipe.drain(&*other), Spliced::Moved(8)));
+        assert!(matches!(pipe.drain(&other), Spliced::Moved(8)));
         let mut rest = [0; 8];
         far_other.read_exact(&mut rest).await.unwrap();
         assert_eq!((&first, &rest), (b"in ", b"the pipe"));
-        assert!(matches!(pipe.fill(&*one, 2), Spliced::Moved(2)));
+        assert!(matches!(pipe.fill(&one, 2), Spliced::Moved(2)));
         drop(pipe);
-        let mut fresh = Pipe::between(&*one, &*other).expect("a pipe is left");
+        let mut fresh = Pipe::between(&one, &other).expect("a pipe is left");
         assert_eq!(fresh.held(), 0);
-        assert!(matches!(fresh.fill(&*one, 100), Spliced::Moved(9)));
+        assert!(matches!(fresh.fill(&one, 100), Spliced::Moved(9)));
         let mut rest = [0; 9];
         assert_eq!(fresh.copy_out(&mut rest), Some(9));
         assert_eq!(&rest, b"behind it");
-        assert!(matches!(fresh.fill(&*one, 100), Spliced::WouldBlock));
+        assert!(matches!(fresh.fill(&one, 100), Spliced::WouldBlock));
     }
 }
 
 #[cfg(not(target_os = "linux"))]
 mod other {
     use super::Spliced;
-    use pingora::protocols::IO;
+    use crate::tunnel::Link;
 
     /// There is none.
     #[derive(Debug)]
     pub(in crate::tunnel) enum Pipe {}
 
     impl Pipe {
-        pub(in crate::tunnel) fn between(_: &dyn IO, _: &dyn IO) -> Option<Pipe> {
+        pub(in crate::tunnel) fn between(_: &Link, _: &Link) -> Option<Pipe> {
             None
         }
 
@@ -257,11 +254,11 @@ mod other {
             match *self {}
         }
 
-        pub(in crate::tunnel) fn fill(&mut self, _: &dyn IO, _: u64) -> Spliced {
+        pub(in crate::tunnel) fn fill(&mut self, _: &Link, _: u64) -> Spliced {
             match *self {}
         }
 
-        pub(in crate::tunnel) fn drain(&mut self, _: &dyn IO) -> Spliced {
+        pub(in crate::tunnel) fn drain(&mut self, _: &Link) -> Spliced {
             match *self {}
         }
 

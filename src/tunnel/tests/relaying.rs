@@ -1,7 +1,7 @@
 //! Bytes pass as they are, in every size and in every cut, both ways at once.
 
 use super::rig::*;
-use crate::tunnel::{Party, Why};
+use crate::tunnel::{Link, Party, Why};
 use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
@@ -219,4 +219,18 @@ async fn an_open_session_is_small() {
     // Everything of a session but the two boxed streams; every byte of it times 10,000 sessions.
     assert!(rig.size <= 704, "{} bytes", rig.size);
     println!("the future of a tunnel has {} bytes", rig.size);
+}
+
+#[tokio::test]
+async fn a_connection_of_pingoras_gives_its_socket() {
+    let (mut far, near) = tcp_pair(None).await;
+    let near = Box::new(pingora::protocols::l4::stream::Stream::from(near));
+    let mut link = Link::unbuffered(near);
+    assert!(matches!(link, Link::Plain(_)));
+    far.write_all(b"over").await.unwrap();
+    assert_eq!(read_exactly(&mut link, 4).await, b"over");
+    link.write_all(b"and back").await.unwrap();
+    assert_eq!(read_exactly(&mut far, 8).await, b"and back");
+    drop(link);
+    assert_eq!(read_to_end(&mut far).await, b"");
 }

@@ -3,10 +3,10 @@
 use super::buffering::Buffering;
 use crate::model::SessionId;
 use crate::tunnel::frame::Tracker;
-use crate::tunnel::{Close, Ended, Ends, Limits, Side, Traffic, run};
+use crate::tunnel::{Close, Ended, Ends, Limits, Link, Side, Traffic, run};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use pingora::protocols::{Stream, l4};
+use pingora::protocols::Stream;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -59,7 +59,7 @@ impl Rig<TcpStream> {
     ) -> Rig<TcpStream> {
         let (far_worker, near_worker) = tcp_pair(None).await;
         let near = |stream, early| Side {
-            stream: Box::new(l4::stream::Stream::from(stream)),
+            stream: Link::from(stream),
             early,
         };
         let ends = Ends {
@@ -89,7 +89,7 @@ impl Rig<DuplexStream> {
         let (far_client, near_client) = tokio::io::duplex(buffer);
         let (far_worker, near_worker) = tokio::io::duplex(buffer);
         let near = |stream| Side {
-            stream: boxed(stream),
+            stream: boxed(stream).into(),
             early: Bytes::new(),
         };
         let ends = Ends {
@@ -132,7 +132,7 @@ impl<S> Rig<S> {
 }
 
 /// The two ends of one connection; the far one may have a small buffer for what it receives.
-async fn tcp_pair(receive_buffer: Option<u32>) -> (TcpStream, TcpStream) {
+pub async fn tcp_pair(receive_buffer: Option<u32>) -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let far = TcpSocket::new_v4().unwrap();
     if let Some(size) = receive_buffer {
