@@ -65,7 +65,7 @@ impl Progress {
             }
             Progress::Crashed { id, why, retry_in } => {
                 let pause = retry_in.map(|pause| pause.as_millis() as u64);
-                log::warn!(worker:% = id, why = why, retry_in_ms:? = pause; "browser died");
+                log::warn!(worker:% = id, why = why, retry_in_ms = pause; "browser died");
             }
             Progress::Draining { id } => log::info!(worker:% = id; "worker draining"),
             Progress::Drained { id, evicted: 0 } => log::info!(worker:% = id; "worker drained"),
