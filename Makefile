@@ -11,7 +11,7 @@ STORM_CONNECTS ?= 1000000
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup lint bench soak storm fuzz clean
+.PHONY: help run test setup lint bench soak storm fuzz containers clean
 
 help: ## list the targets
 	@echo "usage: make TARGET"
@@ -48,6 +48,9 @@ storm: ## connects as fast as they go, none may be lost (STORM_CONNECTS=1000000)
 
 fuzz: ## the frame tracker against any bytes (FUZZ_SECONDS=60; nightly Rust and cargo-fuzz)
 	cd fuzz && $(CARGO) +nightly fuzz run frames -- -max_total_time=$(FUZZ_SECONDS)
+
+containers: ## the tutorial of docs/containers.md, on stand-ins for the base images (needs root)
+	tests/containers/run.sh
 
 clean: ## remove build output and the downloaded tools, not Debian's packages
 	$(CARGO) clean
