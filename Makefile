@@ -46,8 +46,12 @@ soak: ## sessions that come and go, every byte verified (SOAK_SECONDS=3600)
 storm: ## connects as fast as they go, none may be lost (STORM_CONNECTS=1000000)
 	$(CARGO) bench --locked --bench datapath -- storm --connects $(STORM_CONNECTS)
 
-fuzz: ## the frame tracker against any bytes (FUZZ_SECONDS=60; nightly Rust and cargo-fuzz)
-	cd fuzz && $(CARGO) +nightly fuzz run frames -- -max_total_time=$(FUZZ_SECONDS)
+fuzz: ## frames, configuration and admin paths against any bytes (FUZZ_SECONDS=60; nightly Rust and cargo-fuzz)
+	cd fuzz && for target in frames config routes; do \
+		seeds=; test $$target != config || seeds="../tests/fixtures/config/valid ../tests/fixtures/config/invalid"; \
+		mkdir -p corpus/$$target; \
+		$(CARGO) +nightly fuzz run $$target corpus/$$target $$seeds -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
 
 containers: ## the tutorial of docs/containers.md, on stand-ins for the base images (needs root)
 	tests/containers/run.sh
