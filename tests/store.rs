@@ -4,6 +4,7 @@
 //! * `model`: random interleavings from several proxies, against a model, on both.
 //! * `loss`: proxies that die, Redis that goes away, comes back empty, is paused or read-only.
 //! * `original`: a worker that registers by writing its hash by hand.
+//! * `handover`: seats that move to another process.
 //! * `reach`: TCP, TLS, passwords, database numbers, a Redis that is late.
 //!
 //! Tests on Redis start their own `redis-server`, in a temporary folder.
@@ -11,6 +12,8 @@
 
 mod support;
 
+#[path = "store/handover.rs"]
+mod handover;
 #[path = "store/loss.rs"]
 mod loss;
 #[path = "store/model.rs"]

@@ -4,7 +4,10 @@
 //! on until they end or their time is up. A second signal ends it at once. Pingora's own handling
 //! is not used: it sleeps out its whole grace period even when no session is left.
 
+use super::notify;
+use super::succession::pass_seats_on;
 use crate::proxy::Grid;
+use crate::store::handover::HandoverStore;
 use crate::tunnel::Close;
 use async_trait::async_trait;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
@@ -88,18 +91,18 @@ pub async fn run_until_ended(
     grid: &Arc<Grid>,
     signals: &mut Signals,
     pingora: &mpsc::Sender<ShutdownSignal>,
+    seats: Option<&HandoverStore>,
 ) {
     let order = loop {
         let order = signals.next().await;
-        let socket = grid.config.load().server.upgrade_socket.clone();
-        if order != Order::HandOver || successor_waits(&socket).await {
+        if order != Order::HandOver || successor_is_ready(grid, seats).await {
             break order;
         }
-        log::error!(socket:% = socket.display();
-            "asked to hand over, but nobody takes over; this process stays in service. \
-             Start `playhouse proxy --upgrade` first, then send SIGQUIT");
     };
     log::info!(order:? = order, sessions = grid.registry.len(); "asked to end");
+    if order != Order::HandOver {
+        notify::stopping();
+    }
     match order {
         Order::Stop => end_at_once(grid).await,
         Order::Drain | Order::HandOver => {
@@ -113,6 +116,26 @@ pub async fn run_until_ended(
         }
     }
     timeout(LAST_RELEASES, grid.releaser.idle()).await.ok();
+}
+
+/// Whether there is a process that takes over, and has taken the seats over already. Says why not.
+async fn successor_is_ready(grid: &Grid, seats: Option<&HandoverStore>) -> bool {
+    let socket = grid.config.load().server.upgrade_socket.clone();
+    if !successor_waits(&socket).await {
+        log::error!(socket:% = socket.display();
+            "asked to hand over, but nobody takes over; this process stays in service. \
+             Start `playhouse proxy --upgrade` first, then send SIGQUIT");
+        return false;
+    }
+    let Some(seats) = seats else { return true };
+    match pass_seats_on(seats, &socket).await {
+        Ok(()) => true,
+        Err(error) => {
+            log::error!(error:? = error;
+                "asked to hand over, but the seats could not be; this process stays in service");
+            false
+        }
+    }
 }
 
 /// Whether a process waits at the upgrade socket to take over; gives it a moment to come up. Only

@@ -4,15 +4,19 @@
 //! * [`serve`]: the proxy, with or without workers of its own: `playhouse proxy` and `up`.
 //! * [`up`], [`worker`]: the workers, beside the proxy or in a process of their own.
 //! * [`tls`]: the certificate of both ports.
+//! * [`notify`]: what the service manager is told.
 //! * [`ending`]: signals, draining, and the end of the process.
+//! * [`succession`]: who hands seats over to whom at an upgrade.
 //! * [`operate`]: the commands that talk to a running grid's admin port.
 //! * [`health`]: `playhouse healthcheck`.
 
 pub mod descriptors;
 pub mod ending;
 pub mod health;
+pub mod notify;
 pub mod operate;
 pub mod serve;
+pub mod succession;
 pub mod tls;
 pub mod up;
 pub mod worker;
@@ -23,6 +27,7 @@ use crate::config::{
 };
 use crate::metrics::Metrics;
 use crate::store::Store;
+use crate::store::handover::HandoverStore;
 use crate::store::memory::MemoryStore;
 use crate::store::redis::{RedisStore, Role as StoreRole};
 use crate::worker::{Observer, locate};
@@ -123,10 +128,23 @@ async fn run_proxy(sources: Sources, loaded: Loaded, upgrade: bool) -> anyhow::R
     }
     let metrics = Metrics::new();
     let (stop, stopped) = watch::channel(false);
-    let store = open_store(&loaded.config, StoreRole::Proxy, stopped.clone())?;
+    let seats = loaded
+        .config
+        .store
+        .url
+        .is_none()
+        .then(|| Arc::new(HandoverStore::new()));
+    let store = match &seats {
+        Some(seats) => seats.clone(),
+        None => open_store(&loaded.config, StoreRole::Proxy, stopped.clone())?,
+    };
     let (config, status) = reloading(sources, loaded, &metrics, stopped)?;
     let plane = Plane::start(config, store, metrics)?;
-    let served = plane.serve(status, upgrade).await;
+    if let (Some(_), true) = (&seats, upgrade) {
+        let socket = plane.grid.config.load().server.upgrade_socket.clone();
+        succession::expect_seats(&plane.grid, &socket)?;
+    }
+    let served = plane.serve(status, upgrade, seats).await;
     farewell(&stop).await;
     served
 }
@@ -147,7 +165,7 @@ async fn run_up(sources: Sources, loaded: Loaded, workers: usize) -> anyhow::Res
         count(progress);
     });
     let workers = up::Workers::start(workers, &config, toolchain, &store, observer)?;
-    let served = plane.serve(status, false).await;
+    let served = plane.serve(status, false, None).await;
     workers.stop().await;
     farewell(&stop).await;
     served
@@ -179,9 +197,15 @@ fn reloading(
     let asked = Arc::new(Notify::new());
     let mut hangups = signal(SignalKind::hangup()).context("cannot listen to SIGHUP")?;
     let bell = asked.clone();
+    let mut reloaded = status.clone();
     tokio::spawn(async move {
         while hangups.recv().await.is_some() {
+            notify::reloading();
+            reloaded.mark_unchanged();
             bell.notify_one();
+            // It is gone when the process ends.
+            reloaded.changed().await.ok();
+            notify::ready();
         }
     });
     tokio::spawn(reloader.run(asked, stopped));

@@ -5,6 +5,8 @@
 //! process ends when its last session does and not when Pingora's grace period is over.
 
 use super::ending::{Signals, ToPingora, run_until_ended};
+use super::notify;
+use super::operate::reachable;
 use super::tls::{Certificate, check_authorities, install_crypto};
 use crate::admin::{Admin, ConfigView};
 use crate::admission::queue::Queue;
@@ -17,6 +19,7 @@ use crate::proxy::{DataPort, Grid};
 use crate::session::registry::Registry;
 use crate::session::seat::Releaser;
 use crate::store::Store;
+use crate::store::handover::HandoverStore;
 use anyhow::Context;
 use pingora::listeners::ListenerConfig;
 use pingora::protocols::l4::stream::L4BufferSettings;
@@ -25,7 +28,15 @@ use pingora::server::{RunArgs, Server, ShutdownSignal};
 use pingora::services::listening::Service;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
 use tokio::sync::{Mutex, mpsc, watch};
+use tokio::time::timeout;
+
+/// How long Pingora may take to open a port that is free.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two looks whether a port that is being opened is open.
+const LISTEN_POLL: Duration = Duration::from_millis(10);
 
 /// The control plane of a serving process.
 pub struct Plane {
@@ -80,11 +91,13 @@ impl Plane {
         })
     }
 
-    /// Opens the ports and serves until the process is told to end and its sessions have ended.
+    /// Opens the ports, or with `upgrade` takes them over, and serves until the process is told to
+    /// end and its sessions have ended. `seats` go to the process that takes over in turn.
     pub async fn serve(
         mut self,
         status: watch::Receiver<ReloadStatus>,
         upgrade: bool,
+        seats: Option<Arc<HandoverStore>>,
     ) -> anyhow::Result<()> {
         let config = self.grid.config.load_full();
         install_crypto(
@@ -111,8 +124,13 @@ impl Plane {
             .name("pingora".into())
             .spawn(move || server.run(RunArgs { shutdown_signal }))
             .context("cannot start a thread")?;
+        for port in [config.listen, config.admin.listen] {
+            let opened = timeout(LISTEN_TIMEOUT, listens(reachable(port))).await;
+            opened.with_context(|| format!("{port} was not opened in time"))?;
+        }
         log::info!(listen:% = config.listen, admin:% = config.admin.listen; "serving");
-        run_until_ended(&self.grid, &mut self.signals, &to_pingora).await;
+        notify::ready();
+        run_until_ended(&self.grid, &mut self.signals, &to_pingora, seats.as_deref()).await;
         self.stop.send_replace(true);
         log::info!("ended");
         Ok(())
@@ -188,6 +206,13 @@ fn ports(
     admin.add_listener(listener(config.admin.listen, certificate)?);
     server.add_service(admin);
     Ok(server)
+}
+
+/// Waits until a port takes connections: Pingora does not tell.
+async fn listens(address: SocketAddr) {
+    while TcpStream::connect(address).await.is_err() {
+        tokio::time::sleep(LISTEN_POLL).await;
+    }
 }
 
 fn listener(

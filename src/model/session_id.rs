@@ -1,9 +1,10 @@
 //! The name of one session, the same in logs, headers, close reasons and the store.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// 64 random bits: unique without asking anyone, short enough for a close reason.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SessionId(u64);
 
 impl SessionId {

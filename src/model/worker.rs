@@ -1,12 +1,13 @@
 //! A worker as the store records it: one browser server with an id of its own.
 
 use super::{Browser, Endpoint, Version};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
 /// The id of one browser server. A recycled worker comes back under a new one.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct WorkerId(Arc<str>);
 
 impl WorkerId {
@@ -26,7 +27,7 @@ impl fmt::Display for WorkerId {
 }
 
 /// What names a worker in the store: `{browser}:{id}`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct WorkerKey {
     pub browser: Browser,
     pub id: WorkerId,
@@ -61,7 +62,7 @@ impl FromStr for WorkerKey {
 }
 
 /// Whether a worker takes sessions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum WorkerStatus {
     /// Takes sessions.
     Available,
@@ -105,7 +106,7 @@ impl FromStr for WorkerStatus {
 }
 
 /// What a worker says of itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerRecord {
     pub key: WorkerKey,
     pub endpoint: Endpoint,
@@ -126,7 +127,7 @@ pub struct WorkerRecord {
 }
 
 /// A worker's two counters, as the store has them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Open or reserved sessions.
     pub active: u32,

@@ -55,8 +55,57 @@ impl MemoryStore {
     }
 
     /// Nobody listening is no error: events are hints, the state is the truth.
-    fn tell(&self, event: Event) {
+    pub(super) fn tell(&self, event: Event) {
         self.events.send(event).ok();
+    }
+
+    /// Every session that holds a seat, and where.
+    pub(super) fn seats(&self) -> Vec<(SessionId, WorkerKey)> {
+        let state = self.state();
+        let leases = state.leases.iter();
+        leases.map(|(id, key)| (*id, key.clone())).collect()
+    }
+
+    pub(super) fn reserve_now(&self, session: SessionId, candidates: &[Candidate]) -> Reserved {
+        let (worker, counts) = {
+            let mut state = self.state();
+            if let Some(worker) = state.leases.remove(&session)
+                && let Some(entry) = state.workers.get(&worker)
+            {
+                let counts = entry.counts;
+                state.leases.insert(session, worker.clone());
+                return Reserved::Seat { worker, counts };
+            }
+            let worker = match state.first_eligible(candidates) {
+                Ok(worker) => worker,
+                Err(reserved) => return reserved,
+            };
+            let counts = state.seat(session, &worker);
+            (worker, counts)
+        };
+        self.tell(Event::Counts(worker.clone(), counts));
+        Reserved::Seat { worker, counts }
+    }
+
+    pub(super) fn release_now(&self, session: SessionId, refund: bool) {
+        let changed = {
+            let mut state = self.state();
+            let Some(worker) = state.leases.remove(&session) else {
+                return;
+            };
+            let revision = state.next_revision();
+            state.workers.get_mut(&worker).map(|entry| {
+                entry.counts.active = entry.counts.active.saturating_sub(1);
+                if refund {
+                    entry.counts.lifetime = entry.counts.lifetime.saturating_sub(1);
+                }
+                entry.counts.revision = revision;
+                Event::Counts(worker, entry.counts)
+            })
+        };
+        if let Some(event) = changed {
+            self.tell(event);
+        }
     }
 }
 
@@ -157,24 +206,7 @@ impl Store for MemoryStore {
         session: SessionId,
         candidates: &[Candidate],
     ) -> Result<Reserved, StoreError> {
-        let (worker, counts) = {
-            let mut state = self.state();
-            if let Some(worker) = state.leases.remove(&session)
-                && let Some(entry) = state.workers.get(&worker)
-            {
-                let counts = entry.counts;
-                state.leases.insert(session, worker.clone());
-                return Ok(Reserved::Seat { worker, counts });
-            }
-            let worker = match state.first_eligible(candidates) {
-                Ok(worker) => worker,
-                Err(reserved) => return Ok(reserved),
-            };
-            let counts = state.seat(session, &worker);
-            (worker, counts)
-        };
-        self.tell(Event::Counts(worker.clone(), counts));
-        Ok(Reserved::Seat { worker, counts })
+        Ok(self.reserve_now(session, candidates))
     }
 
     fn adopt(&self, session: SessionId, worker: &WorkerKey) {
@@ -193,24 +225,7 @@ impl Store for MemoryStore {
     }
 
     async fn release(&self, session: SessionId, refund: bool) -> Result<(), StoreError> {
-        let changed = {
-            let mut state = self.state();
-            let Some(worker) = state.leases.remove(&session) else {
-                return Ok(());
-            };
-            let revision = state.next_revision();
-            state.workers.get_mut(&worker).map(|entry| {
-                entry.counts.active = entry.counts.active.saturating_sub(1);
-                if refund {
-                    entry.counts.lifetime = entry.counts.lifetime.saturating_sub(1);
-                }
-                entry.counts.revision = revision;
-                Event::Counts(worker, entry.counts)
-            })
-        };
-        if let Some(event) = changed {
-            self.tell(event);
-        }
+        self.release_now(session, refund);
         Ok(())
     }
 

@@ -2,12 +2,15 @@
 //!
 //! [`memory`] serves one process, [`redis`] serves many. Both pass the same test suite
 //! (`tests/store`). Only this folder knows how the state is kept; only `redis` names Redis.
+//! [`handover`] moves what is in memory to the process that takes over at an upgrade.
 
+pub mod handover;
 pub mod memory;
 pub mod redis;
 
 use crate::model::{Counts, SessionId, WorkerKey, WorkerRecord, WorkerStatus};
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::time::Duration;
 use tokio::sync::broadcast;
@@ -24,14 +27,14 @@ pub enum StoreError {
 }
 
 /// A worker together with its counters.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerView {
     pub record: WorkerRecord,
     pub counts: Counts,
 }
 
 /// One candidate of a reservation: how far this worker may be filled.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Candidate {
     pub key: WorkerKey,
     /// Most sessions at once.
@@ -41,7 +44,7 @@ pub struct Candidate {
 }
 
 /// What came of a reservation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reserved {
     /// The first candidate with a seat left took it. Both its counters went up by one and the
     /// session is recorded as holding the seat.

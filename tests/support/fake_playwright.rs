@@ -36,6 +36,7 @@ struct State {
     behaviour: Mutex<Behaviour>,
     upgrades: AtomicUsize,
     open: AtomicUsize,
+    most_open: AtomicUsize,
     heads: Mutex<Vec<String>>,
 }
 
@@ -52,6 +53,7 @@ impl FakePlaywright {
                 behaviour: Mutex::new(Behaviour::Serve),
                 upgrades: AtomicUsize::new(0),
                 open: AtomicUsize::new(0),
+                most_open: AtomicUsize::new(0),
                 heads: Mutex::new(Vec::new()),
             }),
             server: None,
@@ -80,6 +82,11 @@ impl FakePlaywright {
     /// Sessions open now.
     pub fn open(&self) -> usize {
         self.state.open.load(Ordering::SeqCst)
+    }
+
+    /// The most sessions that were ever open at once.
+    pub fn most_open(&self) -> usize {
+        self.state.most_open.load(Ordering::SeqCst)
     }
 
     /// Upgrades that ever reached it, served or not.
@@ -115,6 +122,14 @@ impl Drop for FakePlaywright {
         if let Some(server) = &self.server {
             server.abort();
         }
+    }
+}
+
+impl Open {
+    fn new(state: Arc<State>) -> Open {
+        let open = state.open.fetch_add(1, Ordering::SeqCst) + 1;
+        state.most_open.fetch_max(open, Ordering::SeqCst);
+        Open(state)
     }
 }
 
@@ -160,9 +175,7 @@ async fn connection(mut stream: TcpStream, state: Arc<State>) {
                  Connection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
             );
             if stream.write_all(answer.as_bytes()).await.is_ok() {
-                state.open.fetch_add(1, Ordering::SeqCst);
-                let _open = Open(Arc::clone(&state));
-                echo(stream).await;
+                echo(stream, Open::new(state)).await;
             }
             return;
         }
@@ -176,8 +189,10 @@ async fn connection(mut stream: TcpStream, state: Arc<State>) {
     stream.write_all(answer.as_bytes()).await.ok();
 }
 
-async fn echo(stream: TcpStream) {
+async fn echo(stream: TcpStream, open: Open) {
     let mut socket = WebSocketStream::from_raw_socket(stream, Role::Server, None).await;
+    // Dropped before the stream: whoever sees that closed can rely on the count.
+    let _open = open;
     while let Some(Ok(message)) = socket.next().await {
         let told = match &message {
             Message::Text(text) => text.as_str(),

@@ -6,7 +6,7 @@ use super::grid::{Grid, Spawned};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 
 impl Grid {
     /// The configuration file of every process.
@@ -46,7 +46,12 @@ impl Grid {
         self.upgrade_at(self.position(name)).await;
     }
 
-    async fn upgrade_at(&mut self, position: usize) {
+    /// Starts the process that would take over from the first one, if that were told to hand over.
+    pub fn start_successor(&self) -> Successor {
+        Successor(self.spawn_successor(0))
+    }
+
+    fn spawn_successor(&self, position: usize) -> Spawned {
         let old = &self.processes[position];
         let mut command = copy(&old.command);
         let upgrades = |argument| argument == "--upgrade";
@@ -54,7 +59,19 @@ impl Grid {
             // It waits to be handed the listeners.
             command.arg("--upgrade");
         }
-        let successor = self.spawn(command, self.name_of_successor(position));
+        self.spawn(command, self.name_of_successor(position))
+    }
+
+    /// Kills the processes that were replaced, and waits until they are gone.
+    pub fn kill_predecessors(&mut self) {
+        for mut old in self.predecessors.drain(..) {
+            old.child.kill().expect("it is running");
+            old.child.wait().expect("it is ours");
+        }
+    }
+
+    async fn upgrade_at(&mut self, position: usize) {
+        let successor = self.spawn_successor(position);
         signal(&self.processes[position], Signal::SIGQUIT);
         serves(&successor).await;
         self.succeed(position, successor);
@@ -115,6 +132,27 @@ impl Grid {
         tokio::task::spawn_blocking(move || command.output().expect("the binary was built"))
             .await
             .expect("it does not panic")
+    }
+}
+
+/// A process that waits to take over. Killed when it is dropped.
+pub struct Successor(Spawned);
+
+impl Successor {
+    /// Waits until it gives up.
+    pub async fn ends(mut self) -> ExitStatus {
+        eventually("the successor gives up", async || {
+            self.0.child.try_wait().expect("it is ours")
+        })
+        .await
+    }
+}
+
+impl Drop for Successor {
+    fn drop(&mut self) {
+        // Both fail only when it is gone already.
+        self.0.child.kill().ok();
+        self.0.child.wait().ok();
     }
 }
 

@@ -3,6 +3,7 @@
 //! * [`reloads`]: the configuration changes under load.
 //! * [`upgrades`]: a new binary takes over under load.
 //! * [`tenants`]: a hundred clients of one tenant beside one of another.
+//! * [`service`]: what the service manager is told.
 //! * [`tls`]: certificates, of both ports and of workers.
 //! * [`bad_inputs`]: all that is wrong on purpose, with the answer it gets.
 //! * [`load`]: clients that come and go, and miss nothing.
@@ -10,6 +11,7 @@
 mod bad_inputs;
 mod load;
 mod reloads;
+mod service;
 mod tenants;
 mod tls;
 mod upgrades;

@@ -1,13 +1,27 @@
 //! A new process takes over the listeners while clients come and go.
 
 use super::load::{Load, all_work};
-use crate::support::{FakePlaywright, Grid, RedisServer, eventually, eventually_equal};
+use crate::support::{
+    FakePlaywright, Grid, GridBuilder, RedisServer, eventually, eventually_equal,
+};
 use nix::sys::signal::Signal;
+use std::time::Duration;
 
 const UPGRADES: usize = 5;
+/// Seats on each of two workers: fewer than there are sessions and clients, so that the processes
+/// have to agree on each.
+const CAPACITY: u32 = 6;
+
+/// A proxy in front of two workers whose seats are too few.
+fn grid(fakes: &[&FakePlaywright]) -> GridBuilder {
+    let grid = Grid::new().fakes(fakes).capacity(CAPACITY).lifetime(0);
+    // Who waits for a seat gets one: sessions come and go.
+    grid.queue_timeout(Duration::from_secs(120))
+}
 
 /// Upgrades under load; sessions of every generation stay open throughout.
-async fn upgrade_under_load(mut grid: Grid) {
+async fn upgrade_under_load(grid: GridBuilder, fakes: &[&FakePlaywright]) {
+    let mut grid = grid.start().await;
     let load = Load::start(grid.dial(), 6);
     let mut open = Vec::new();
     for _ in 0..UPGRADES {
@@ -22,6 +36,12 @@ async fn upgrade_under_load(mut grid: Grid) {
         .await;
     }
     assert_eq!(grid.predecessors(), UPGRADES, "each has sessions to finish");
+    eventually_equal("held seats, as the newest knows", true, async || {
+        let workers = grid.workers().await;
+        let held: u32 = workers.iter().map(|it| it.active_sessions).sum();
+        held as usize >= open.len()
+    })
+    .await;
     let served = load.finish().await;
     all_work(&mut open).await;
     for session in open {
@@ -34,25 +54,74 @@ async fn upgrade_under_load(mut grid: Grid) {
     grid.idle().await;
     grid.connect().await.close().await;
     assert!(served > 200, "{served} sessions are no load");
+    for fake in fakes {
+        assert_eq!(fake.most_open(), CAPACITY as usize, "the limit");
+    }
 }
 
 #[tokio::test]
-async fn five_upgrades_in_a_row_fail_no_connect_and_cut_no_session() {
-    let fakes = (FakePlaywright::start().await, FakePlaywright::start().await);
-    let grid = Grid::new().fakes(&[&fakes.0, &fakes.1]).capacity(20);
-    upgrade_under_load(grid.lifetime(0).start().await).await;
+async fn five_upgrades_in_a_row_fail_no_connect_cut_no_session_and_keep_the_limit() {
+    let (one, two) = (FakePlaywright::start().await, FakePlaywright::start().await);
+    let fakes = [&one, &two];
+    upgrade_under_load(grid(&fakes), &fakes).await;
 }
 
 #[tokio::test]
 async fn five_upgrades_in_a_row_with_redis() {
     let redis = RedisServer::start().await;
-    let fakes = (FakePlaywright::start().await, FakePlaywright::start().await);
-    let grid = Grid::new()
-        .redis(&redis)
-        .fakes(&[&fakes.0, &fakes.1])
-        .capacity(20)
-        .lifetime(0);
-    upgrade_under_load(grid.start().await).await;
+    let (one, two) = (FakePlaywright::start().await, FakePlaywright::start().await);
+    let fakes = [&one, &two];
+    upgrade_under_load(grid(&fakes).redis(&redis), &fakes).await;
+}
+
+/// A process that was replaced and is killed takes its seats along.
+#[tokio::test]
+async fn the_seats_of_a_replaced_process_that_dies_are_free() {
+    let fake = FakePlaywright::start().await;
+    let mut grid = Grid::new().fakes(&[&fake]).capacity(2).start().await;
+    let mut lost = grid.connect().await;
+    let mut also_lost = grid.connect().await;
+    grid.upgrade().await;
+    let waiting = tokio::spawn(grid.dial().connect());
+    grid.queued(1).await;
+    assert_eq!(grid.capacity().await.slots.used, 2);
+    grid.kill_predecessors();
+    lost.closed().await;
+    also_lost.closed().await;
+    waiting.await.unwrap().expect("a seat").close().await;
+    grid.idle().await;
+}
+
+/// Neither one that cannot read its configuration nor one that dies while it waits.
+#[tokio::test]
+async fn a_failed_start_of_the_successor_leaves_the_old_process_in_service() {
+    let fake = FakePlaywright::start().await;
+    let grid = Grid::new().fakes(&[&fake]).start().await;
+    let mut open = grid.connect().await;
+    let valid = std::fs::read_to_string(grid.config_file()).unwrap();
+
+    grid.configure("limits: { max_concurrent_sessions: many }\n");
+    let status = grid.start_successor().ends().await;
+    assert_eq!(status.code(), Some(78));
+    grid.configure(&valid);
+
+    let waits = grid.start_successor();
+    let socket = grid.folder().join("upgrade-0.sock");
+    eventually("it waits to be handed the listeners", async || {
+        socket.exists().then_some(())
+    })
+    .await;
+    drop(waits);
+
+    grid.signal(Signal::SIGQUIT);
+    eventually("it says why it stays", async || {
+        grid.log().contains("nobody takes over").then_some(())
+    })
+    .await;
+    open.echo("still there").await;
+    grid.connect().await.close().await;
+    open.close().await;
+    grid.idle().await;
 }
 
 #[tokio::test]
