@@ -11,7 +11,7 @@ STORM_CONNECTS ?= 1000000
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup lint bench soak storm fuzz containers clean
+.PHONY: help run test setup lint bench capacity soak storm fuzz containers clean
 
 help: ## list the targets
 	@echo "usage: make TARGET"
@@ -39,6 +39,10 @@ bench: ## what a session costs, beside HAProxy and nginx (ARGS="--only connects 
 	@scripts/setup.sh run
 	$(CARGO) bench --locked --bench selection --bench frames
 	$(CARGO) bench --locked --bench datapath -- --output benches/results/datapath.txt $(ARGS)
+
+capacity: ## seats of a worker that recycles, by policy, with real browsers: docs/capacity.svg
+	@scripts/setup.sh test
+	$(CARGO) bench --locked --bench capacity -- --output docs
 
 soak: ## sessions that come and go, every byte verified (SOAK_SECONDS=3600)
 	$(CARGO) bench --locked --bench datapath -- soak --seconds $(SOAK_SECONDS)

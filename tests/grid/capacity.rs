@@ -38,9 +38,8 @@ async fn one_worker_that_recycles_never_lacks_a_seat() {
         recycled >= SESSIONS / (CEILING * LIMIT) as usize,
         "{recycled}"
     );
-    let log = grid.log();
-    let waited = numbers(&log, "session started", "waited_ms");
-    let starts = numbers(&log, "worker ready", "took_ms");
+    let waited = grid.logged("session started", "waited_ms");
+    let starts = grid.logged("worker ready", "took_ms");
     assert_eq!(waited.len(), SESSIONS);
     println!(
         "waited at most {:?} ms; browsers took {starts:?} ms",
@@ -51,16 +50,6 @@ async fn one_worker_that_recycles_never_lacks_a_seat() {
         "somebody waited as long as a browser takes to start: {waited:?}, {starts:?}"
     );
     grid.idle().await;
-}
-
-/// The values of a key in the log's lines about something.
-fn numbers(log: &str, line: &str, key: &str) -> Vec<u64> {
-    let lines = log.lines().filter(|it| it.contains(line));
-    let value = |line: &str| {
-        let (_, rest) = line.split_once(&format!(" {key}="))?;
-        rest.split_whitespace().next()?.parse().ok()
-    };
-    lines.filter_map(value).collect()
 }
 
 fn recycles(grid: &Grid, reason: &str) -> usize {

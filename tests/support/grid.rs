@@ -256,6 +256,19 @@ impl Grid {
         logs.flatten().collect()
     }
 
+    /// The numbers that the log's lines about something give for a key.
+    pub fn logged(&self, line: &str, key: &str) -> Vec<u64> {
+        let value = |line: &str| {
+            let (_, rest) = line.split_once(&format!(" {key}="))?;
+            rest.split_whitespace().next()?.parse().ok()
+        };
+        let log = self.log();
+        log.lines()
+            .filter(|it| it.contains(line))
+            .filter_map(value)
+            .collect()
+    }
+
     fn all(&self) -> impl Iterator<Item = &Spawned> {
         self.predecessors.iter().chain(&self.processes)
     }
