@@ -58,7 +58,7 @@ impl Admin {
                 let page = DASHBOARD.as_bytes().to_vec();
                 (StatusCode::OK, "text/html; charset=utf-8", page)
             }
-            Route::Metrics => (StatusCode::OK, TEXT_FORMAT, self.grid.prometheus()),
+            Route::Metrics => (StatusCode::OK, TEXT_FORMAT, self.grid.prometheus().await),
             Route::Healthz => (StatusCode::OK, "text/plain", b"ok\n".to_vec()),
             Route::Readyz => match self.grid.not_ready() {
                 None => (StatusCode::OK, "text/plain", b"ready\n".to_vec()),

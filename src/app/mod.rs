@@ -157,13 +157,9 @@ async fn run_up(sources: Sources, loaded: Loaded, workers: usize) -> anyhow::Res
     let store = open_store(&loaded.config, StoreRole::Proxy, stopped.clone())?;
     let welcome = Welcome::new(workers, loaded.config.listen, loaded.config.tls.is_some());
     let (config, status) = reloading(sources, loaded, &metrics, stopped)?;
-    let plane = Plane::start(config.clone(), store.clone(), metrics.clone())?;
+    let plane = Plane::start(config.clone(), store.clone(), metrics)?;
     welcome.begin(&toolchain);
-    let count = up::counting(metrics);
-    let observer: Observer = Arc::new(move |progress| {
-        welcome.take_in(&progress);
-        count(progress);
-    });
+    let observer: Observer = Arc::new(move |progress| welcome.take_in(&progress));
     let workers = up::Workers::start(workers, &config, toolchain, &store, observer)?;
     let served = plane.serve(status, false, None).await;
     workers.stop().await;

@@ -1,9 +1,8 @@
 //! `playhouse up`: the whole grid in one process tree, and what its user sees of it.
 
 use crate::config::LiveConfig;
-use crate::metrics::Metrics;
 use crate::store::Store;
-use crate::worker::{Agent, Guard, MachineShared, Observer, Progress, Reason, Shutdown, Toolchain};
+use crate::worker::{Agent, Guard, MachineShared, Observer, Progress, Shutdown, Toolchain};
 use anyhow::Context;
 use std::collections::HashSet;
 use std::io::Write;
@@ -67,19 +66,6 @@ impl Workers {
             log::warn!("a browser did not end in time and is killed");
         }
     }
-}
-
-/// Counts recycled browsers.
-pub fn counting(metrics: Arc<Metrics>) -> Observer {
-    // Each reason is there from the start: a rate over a series that appears misses its first one.
-    for reason in Reason::ALL {
-        metrics.recycles.with_label_values(&[reason.as_str()]);
-    }
-    Arc::new(move |progress| {
-        if let Progress::Recycling { reason, .. } = progress {
-            metrics.recycles.with_label_values(&[reason.as_str()]).inc();
-        }
-    })
 }
 
 /// Tells the user at the terminal how the grid comes up, and what to do with it.

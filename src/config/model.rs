@@ -175,6 +175,18 @@ pub struct Recycle {
     pub command_ttl: Duration,
 }
 
+impl Recycle {
+    /// Sessions that a worker which replaces itself takes at most while its replacement is not
+    /// there, if `limit` are a life.
+    pub fn ceiling_of(&self, limit: u32) -> u32 {
+        if self.strict {
+            return limit;
+        }
+        // Rounded down; the cast saturates.
+        limit.max((f64::from(limit) * self.ceiling) as u32)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecycleMode {
     /// The replacement is warm before the old browser drains.

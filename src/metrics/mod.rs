@@ -2,14 +2,16 @@
 //!
 //! One registry, made here and passed to whoever counts. Label sets are closed: browsers, states,
 //! reasons and worker ids, never a session, a token or a client's address. Gauges that mirror a
-//! state (workers, slots, queue) are not kept up to date but read when somebody scrapes: see
-//! [`Metrics::set_fleet`].
+//! state (workers, slots, queue) and what the store counts for the whole grid (recycles) are not
+//! kept up to date but read when somebody scrapes: see [`Metrics::set_fleet`] and
+//! [`Metrics::set_recycles`].
 
-use crate::model::{Browser, WorkerStatus};
+use crate::model::{Browser, Reason, WorkerStatus};
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,7 +38,7 @@ pub struct Metrics {
     pub slots: IntGaugeVec,
     pub worker_active: IntGaugeVec,
     pub worker_lifetime: IntGaugeVec,
-    pub recycles: IntCounterVec,
+    recycles: IntCounterVec,
     pub dial_failures: IntCounter,
     /// From clients to workers.
     pub bytes_in: IntCounter,
@@ -145,7 +147,11 @@ impl Metrics {
                 "Sessions ever given to the worker.",
                 &["worker"],
             ),
-            recycles: put.counters("worker_recycles_total", "Replaced browsers.", &["reason"]),
+            recycles: put.counters(
+                "worker_recycles_total",
+                "Recycled workers of the whole grid, the same at every proxy.",
+                &["reason"],
+            ),
             dial_failures: put.counter(
                 "worker_dial_failures_total",
                 "Workers that could not be dialled.",
@@ -190,6 +196,9 @@ impl Metrics {
                 self.slots.with_label_values(&[browser.as_str(), state]);
             }
         }
+        for reason in Reason::ALL {
+            self.recycles.with_label_values(&[reason.as_str()]);
+        }
         for result in ["applied", "unchanged", "invalid"] {
             self.config_reloads.with_label_values(&[result]);
         }
@@ -224,6 +233,18 @@ impl Metrics {
             self.worker_lifetime
                 .with_label_values(&[&worker.id])
                 .set(i64::from(worker.lifetime));
+        }
+    }
+
+    /// Takes over what the store counted. One that came back empty starts anew, as counters may.
+    pub fn set_recycles(&self, recycles: &HashMap<Reason, u64>) {
+        for reason in Reason::ALL {
+            let counter = self.recycles.with_label_values(&[reason.as_str()]);
+            let count = recycles.get(&reason).copied().unwrap_or(0);
+            if count < counter.get() {
+                counter.reset();
+            }
+            counter.inc_by(count - counter.get());
         }
     }
 
@@ -300,7 +321,9 @@ mod tests {
             .sessions_total
             .with_label_values(&["chromium", "client"])
             .inc();
-        metrics.recycles.with_label_values(&["lifetime"]).inc();
+        for count in [5, 9, 2] {
+            metrics.set_recycles(&HashMap::from([(Reason::Memory, count)]));
+        }
         metrics.store_reserve.observe(0.1);
         metrics.set_fleet(&[WorkerGauges {
             id: "w".into(),
@@ -317,6 +340,8 @@ mod tests {
             "playhouse_worker_lifetime_sessions{worker=\"w\"} 7",
             "playhouse_workers{browser=\"chromium\",status=\"available\"} 1",
             "playhouse_rejections_total{reason=\"queue_full\"} 1",
+            "playhouse_worker_recycles_total{reason=\"memory\"} 2",
+            "playhouse_worker_recycles_total{reason=\"operator\"} 0",
             "playhouse_store_up 0",
             "playhouse_build_info{version=",
         ] {

@@ -1,15 +1,17 @@
-//! The words everything else is written in: browser, version, worker, endpoint, session.
+//! The words everything else is written in: browser, version, worker, endpoint, session, reason to recycle.
 //!
 //! Plain values only. Nothing here does I/O, holds a lock or knows of Pingora, Redis or a process.
 
 mod browser;
 mod endpoint;
+mod reason;
 mod session_id;
 mod version;
 mod worker;
 
 pub use browser::{Browser, UnknownBrowser};
 pub use endpoint::{Endpoint, EndpointError};
+pub use reason::Reason;
 pub use session_id::SessionId;
 pub use version::Version;
 pub use worker::{Counts, UnknownStatus, WorkerId, WorkerKey, WorkerRecord, WorkerStatus};

@@ -29,7 +29,7 @@ pub(super) async fn answer(grid: &Grid, request: &mut Session) -> pingora::Resul
     match path {
         "/" => refuse(grid, request, &Refusal::UpgradeRequired).await,
         "/metrics" if wants_prometheus(&head.headers) => {
-            let text = grid.prometheus();
+            let text = grid.prometheus().await;
             send(request, StatusCode::OK, TEXT_FORMAT, text.into()).await
         }
         "/metrics" => {
@@ -132,8 +132,8 @@ impl Grid {
         }
     }
 
-    /// All metrics as Prometheus' text, with the gauges that mirror the fleet as of now.
-    pub fn prometheus(&self) -> Vec<u8> {
+    /// All metrics as Prometheus' text, with what mirrors the fleet and the store as of now.
+    pub async fn prometheus(&self) -> Vec<u8> {
         use crate::metrics::WorkerGauges;
         use crate::model::Browser;
         let workers: Vec<WorkerGauges> = self
@@ -150,6 +150,10 @@ impl Grid {
             })
             .collect();
         self.metrics.set_fleet(&workers);
+        // While the store is away, what it said last stands.
+        if let Ok(recycles) = self.store.recycles().await {
+            self.metrics.set_recycles(&recycles);
+        }
         let open = self.registry.list();
         for browser in Browser::ALL {
             let active = open.iter().filter(|info| info.browser == browser).count();

@@ -52,7 +52,7 @@ impl Policy {
             strategy: selection.strategy,
             max_active: limits.max_concurrent_sessions,
             max_lifetime: (limit > 0).then_some(limit),
-            ceiling: (!recycle.strict).then(|| soft_ceiling(limit, recycle.ceiling)),
+            ceiling: (!recycle.strict).then(|| recycle.ceiling_of(limit)),
         }
     }
 
@@ -92,11 +92,6 @@ impl Policy {
             }
         }
     }
-}
-
-/// A multiple of the limit, rounded down; the cast saturates.
-fn soft_ceiling(limit: u32, multiple: f64) -> u32 {
-    (f64::from(limit) * multiple) as u32
 }
 
 /// What a client asks for. As bytes, the key of a selection: `chromium/1.65`, or `chromium` from a

@@ -2,7 +2,7 @@
 //! through an `Arc`, so nothing here ever goes away and no call waits.
 
 use super::{Beat, Candidate, Event, Reserved, Store, StoreError, WorkerView};
-use crate::model::{Counts, SessionId, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
+use crate::model::{Counts, Reason, SessionId, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
 use async_trait::async_trait;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
@@ -28,6 +28,7 @@ struct State {
     /// Workers that were told to recycle and have not been replaced yet, and until when they count
     /// as out.
     turns: HashMap<WorkerKey, Instant>,
+    recycles: HashMap<Reason, u64>,
     revision: u64,
 }
 
@@ -37,6 +38,8 @@ struct Entry {
     expires: Instant,
     /// Until when a request to recycle stands.
     recycle_until: Option<Instant>,
+    /// It was counted as recycled.
+    recycled: bool,
 }
 
 impl MemoryStore {
@@ -256,6 +259,19 @@ impl Store for MemoryStore {
         Ok(mine)
     }
 
+    async fn count_recycle(&self, worker: &WorkerKey, reason: Reason) -> Result<(), StoreError> {
+        let state = &mut *self.state();
+        let first = |entry: &mut Entry| !std::mem::replace(&mut entry.recycled, true);
+        if state.workers.get_mut(worker).is_some_and(first) {
+            *state.recycles.entry(reason).or_default() += 1;
+        }
+        Ok(())
+    }
+
+    async fn recycles(&self) -> Result<HashMap<Reason, u64>, StoreError> {
+        Ok(self.state().recycles.clone())
+    }
+
     async fn register(&self, record: &WorkerRecord, ttl: Duration) -> Result<(), StoreError> {
         let view = {
             let mut state = self.state();
@@ -278,6 +294,7 @@ impl Store for MemoryStore {
                     },
                     expires,
                     recycle_until: None,
+                    recycled: false,
                 }
             });
             entry.record = record.clone();

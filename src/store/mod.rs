@@ -8,9 +8,10 @@ pub mod handover;
 pub mod memory;
 pub mod redis;
 
-use crate::model::{Counts, SessionId, WorkerKey, WorkerRecord, WorkerStatus};
+use crate::model::{Counts, Reason, SessionId, WorkerKey, WorkerRecord, WorkerStatus};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 use tokio::sync::broadcast;
@@ -133,6 +134,13 @@ pub trait Store: Send + Sync + 'static {
         max_out: usize,
         turn: Duration,
     ) -> Result<bool, StoreError>;
+
+    /// Counts that a worker is being recycled, and why. Of one worker only the first word counts.
+    async fn count_recycle(&self, worker: &WorkerKey, reason: Reason) -> Result<(), StoreError>;
+
+    /// How many workers of the whole grid were recycled for each reason, as long as the store
+    /// remembers. Those of the original do not tell.
+    async fn recycles(&self) -> Result<HashMap<Reason, u64>, StoreError>;
 
     /// Registers a worker, or, when it is already there, rewrites its record and keeps its
     /// counters. Without a heartbeat it is dropped after `ttl`.

@@ -1,4 +1,5 @@
-//! How fast a worker fills: sessions given to it per second, from its lifetime counter. Pure.
+//! How fast a worker fills: sessions given to it per second, whichever of its browsers got them.
+//! Pure.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -7,16 +8,20 @@ use std::time::{Duration, Instant};
 const WINDOW: Duration = Duration::from_secs(10);
 /// Observations closer together than this count as one.
 const SPACING: Duration = Duration::from_millis(250);
+/// A rate is never taken from less time than this: what comes at once is not a stream yet.
+const SHORTEST: Duration = Duration::from_secs(1);
 
-/// The recent course of one worker's lifetime counter.
+/// The recent course of the number of sessions that one worker was ever given.
 #[derive(Debug, Default)]
 pub struct FillRate {
-    seen: VecDeque<(Instant, u32)>,
+    given: u64,
+    seen: VecDeque<(Instant, u64)>,
 }
 
 impl FillRate {
-    /// Takes note of the counter. It may go back by a session that was refunded.
-    pub fn observe(&mut self, now: Instant, lifetime: u32) {
+    /// Takes note of `sessions` more; 0 says that there are none.
+    pub fn observe(&mut self, now: Instant, sessions: u32) {
+        self.given += u64::from(sessions);
         while self.seen.len() > 1 && now.duration_since(self.seen[1].0) >= WINDOW {
             self.seen.pop_front();
         }
@@ -25,16 +30,17 @@ impl FillRate {
         if before_last.is_some_and(|at| now.duration_since(at) < SPACING) {
             self.seen.pop_back();
         }
-        self.seen.push_back((now, lifetime));
+        self.seen.push_back((now, self.given));
     }
 
-    /// Sessions that are to be expected within `time`, from the rate so far.
+    /// Sessions that are to be expected within `time`, if it goes on as it does now: at the highest
+    /// rate of any time up to now, so that a rush after a long rest is seen as one.
     pub fn expected(&self, now: Instant, time: Duration) -> u32 {
-        let (Some((since, first)), Some((_, last))) = (self.seen.front(), self.seen.back()) else {
-            return 0;
+        let rate = |&(since, before): &(Instant, u64)| {
+            let span = now.duration_since(since).max(SHORTEST);
+            (self.given - before) as f64 / span.as_secs_f64()
         };
-        let span = now.duration_since(*since).max(SPACING).as_secs_f64();
-        let rate = f64::from(last.saturating_sub(*first)) / span;
+        let rate = self.seen.iter().map(rate).fold(0.0, f64::max);
         // The cast saturates, and the rate is finite.
         (rate * time.as_secs_f64()).round() as u32
     }
@@ -45,22 +51,33 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const TWO: Duration = Duration::from_secs(2);
+
+    /// Ten sessions a second for so many seconds; returns when it ended.
+    fn stream(rate: &mut FillRate, start: Instant, seconds: u64) -> Instant {
+        let at = |tenth| start + Duration::from_millis(100 * tenth);
+        (1..=seconds * 10).for_each(|tenth| rate.observe(at(tenth), 1));
+        at(seconds * 10)
+    }
+
     #[test]
-    fn a_steady_stream_goes_on() {
-        let start = Instant::now();
+    fn a_steady_stream_goes_on_until_it_dries_up() {
         let mut rate = FillRate::default();
-        for tenth in 0..300 {
-            // Ten sessions a second for thirty seconds.
-            rate.observe(start + Duration::from_millis(100 * tenth), tenth as u32);
-        }
-        let now = start + Duration::from_millis(29_900);
-        let expected = rate.expected(now, Duration::from_secs(2));
+        let now = stream(&mut rate, Instant::now(), 30);
+        let expected = rate.expected(now, TWO);
         assert!((19..=21).contains(&expected), "{expected}");
         let later = now + Duration::from_secs(60);
-        assert!(
-            rate.expected(later, Duration::from_secs(2)) <= 3,
-            "it has dried up"
-        );
+        assert!(rate.expected(later, TWO) <= 3, "it has dried up");
+    }
+
+    #[test]
+    fn a_rush_after_a_long_rest_is_seen_at_once() {
+        let mut rate = FillRate::default();
+        let start = Instant::now();
+        rate.observe(start, 0);
+        let now = stream(&mut rate, start + Duration::from_secs(3600), 1);
+        let expected = rate.expected(now, TWO);
+        assert!((18..=21).contains(&expected), "{expected}");
     }
 
     #[test]
@@ -74,9 +91,9 @@ mod tests {
         fn never_keeps_more_than_the_window(gaps in prop::collection::vec(0u64..2000, 0..300)) {
             let mut rate = FillRate::default();
             let mut now = Instant::now();
-            for (lifetime, gap) in gaps.into_iter().enumerate() {
+            for gap in gaps {
                 now += Duration::from_millis(gap);
-                rate.observe(now, lifetime as u32);
+                rate.observe(now, 1);
                 let most = WINDOW.as_millis() / SPACING.as_millis() + 3;
                 prop_assert!(rate.seen.len() as u128 <= most);
             }

@@ -32,7 +32,6 @@ mod tree;
 
 pub use agent::{Agent, Shutdown};
 pub use guard::Guard;
-pub use lifecycle::Reason;
 pub use machine::MachineShared;
 pub use presence::servers_here;
 pub use progress::{Observer, Progress};

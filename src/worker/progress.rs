@@ -1,7 +1,6 @@
 //! What an agent tells whoever watches it: a terminal, metrics, tests.
 
-use super::lifecycle::Reason;
-use crate::model::{Browser, WorkerId};
+use crate::model::{Browser, Reason, WorkerId};
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -5,7 +5,7 @@
 use super::lifecycle::{Generation, Input};
 use super::{sockets, tree};
 use crate::config::{LiveConfig, RecycleMode};
-use crate::model::{WorkerRecord, WorkerStatus, unix_millis};
+use crate::model::{Reason, WorkerRecord, WorkerStatus, unix_millis};
 use crate::store::{Store, StoreError};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,11 +29,16 @@ pub enum Entry {
     None,
 }
 
-/// The wish for an entry. `asked` rises when a heartbeat is wanted at once.
+/// What is wanted of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wish {
     pub entry: Entry,
+    /// Rises when a heartbeat is wanted at once.
     pub asked: u64,
+    /// Ask for its turn to be out of service.
+    pub turn: bool,
+    /// It is being recycled: to be counted.
+    pub recycled: Option<Reason>,
 }
 
 /// What the registrations of one agent have in common.
@@ -80,15 +85,34 @@ impl Books {
 
 /// One generation on the books.
 pub struct Registration {
-    pub books: Arc<Books>,
-    pub generation: Generation,
-    pub record: WorkerRecord,
+    books: Arc<Books>,
+    generation: Generation,
+    record: WorkerRecord,
     /// Node's process id, to measure its tree.
-    pub node: i32,
-    pub wish: watch::Receiver<Wish>,
+    node: i32,
+    wish: watch::Receiver<Wish>,
+    /// Whether the store knows why it is being recycled.
+    reason_told: bool,
 }
 
 impl Registration {
+    pub fn new(
+        books: Arc<Books>,
+        generation: Generation,
+        record: WorkerRecord,
+        node: i32,
+        wish: watch::Receiver<Wish>,
+    ) -> Registration {
+        Registration {
+            books,
+            generation,
+            record,
+            node,
+            wish,
+            reason_told: false,
+        }
+    }
+
     /// Keeps the entry as wished until it is wished away.
     pub async fn run(mut self) {
         let mut registered = false;
@@ -99,7 +123,11 @@ impl Registration {
                 self.tell(Input::Registered(self.generation)).await;
             }
             if registered {
+                if status == WorkerStatus::Available && self.wish.borrow().turn {
+                    self.ask_for_turn().await;
+                }
                 self.beat(status).await;
+                self.tell_reason().await;
             }
             if status == WorkerStatus::Available || !self.is_quiet().await {
                 quiet_since = None;
@@ -108,6 +136,7 @@ impl Registration {
             }
             self.pause().await;
         }
+        self.tell_reason().await;
         self.say_farewell().await;
     }
 
@@ -153,6 +182,31 @@ impl Registration {
         .await;
         if self.record.replaces_itself != self.books.replaces_itself() {
             self.register(status).await;
+        }
+    }
+
+    /// The answer, if it is yes, comes with a heartbeat.
+    async fn ask_for_turn(&self) {
+        let config = self.books.config.load_full();
+        let (ttl, max_out) = (config.recycle.command_ttl, config.recycle.max_unavailable);
+        let turn = config.worker.drain_timeout + config.worker.start_timeout;
+        let store = &self.books.store;
+        let asked = store
+            .order_recycle_in_turn(&self.record.key, ttl, max_out, turn)
+            .await;
+        self.books.note(asked);
+    }
+
+    /// Tells why it is being recycled, until the store has taken it.
+    async fn tell_reason(&mut self) {
+        let reason = self.wish.borrow().recycled;
+        if let Some(reason) = reason.filter(|_| !self.reason_told) {
+            let told = self
+                .books
+                .store
+                .count_recycle(&self.record.key, reason)
+                .await;
+            self.reason_told = self.books.note(told).is_some();
         }
     }
 

@@ -124,14 +124,8 @@ impl Shell {
         found.map(|(generation, _)| *generation)
     }
 
-    fn ask_for_beat(&mut self, generation: Generation) {
-        if let Some(wish) = self
-            .lives
-            .get(&generation)
-            .and_then(|life| life.wish.as_ref())
-        {
-            wish.send_modify(|wish| wish.asked += 1);
-        }
+    fn ask_for_beat(&self, generation: Generation) {
+        self.wish(generation, |wish| wish.asked += 1);
     }
 
     fn carry_out(&mut self, output: Output) {
@@ -143,15 +137,19 @@ impl Shell {
                     self.observe(generation, |id| Progress::Draining { id });
                 }
                 self.want(generation, ServerWish::Drain);
-                self.wish(generation, Entry::Status(status));
+                self.wish(generation, |wish| wish.entry = Entry::Status(status));
             }
-            Output::Deregister(generation) => self.wish(generation, Entry::None),
+            Output::Deregister(generation) => {
+                self.wish(generation, |wish| wish.entry = Entry::None);
+            }
             Output::Stop { generation, now } => {
                 let politely = ServerWish::StopPolitely;
                 self.want(generation, if now { ServerWish::StopNow } else { politely });
             }
+            Output::AskForTurn(generation) => self.wish(generation, |wish| wish.turn = true),
             Output::Ready(generation) => self.tell_ready(generation),
             Output::Recycling(generation, reason) => {
+                self.wish(generation, |wish| wish.recycled = Some(reason));
                 self.observe(generation, |id| Progress::Recycling { id, reason });
             }
             Output::Crashed {
@@ -210,15 +208,12 @@ impl Shell {
         let (sender, wish) = watch::channel(Wish {
             entry: Entry::Status(WorkerStatus::Available),
             asked: 0,
+            turn: false,
+            recycled: None,
         });
         life.wish = Some(sender);
-        let registration = Registration {
-            books: Arc::clone(&self.books),
-            generation,
-            record,
-            node: up.node,
-            wish,
-        };
+        let books = Arc::clone(&self.books);
+        let registration = Registration::new(books, generation, record, up.node, wish);
         self.entries.spawn(registration.run());
     }
 
@@ -231,13 +226,10 @@ impl Shell {
     }
 
     /// What is wanted of its entry in the store.
-    fn wish(&mut self, generation: Generation, entry: Entry) {
-        if let Some(wish) = self
-            .lives
-            .get(&generation)
-            .and_then(|life| life.wish.as_ref())
-        {
-            wish.send_modify(|wish| wish.entry = entry);
+    fn wish(&self, generation: Generation, change: impl FnOnce(&mut Wish)) {
+        let life = self.lives.get(&generation);
+        if let Some(wish) = life.and_then(|life| life.wish.as_ref()) {
+            wish.send_modify(change);
         }
     }
 
@@ -279,6 +271,7 @@ fn policy(config: &Config, start_over: bool) -> Policy {
     Policy {
         mode: config.recycle.mode,
         max_lifetime: (limit > 0).then_some(limit),
+        ceiling: config.recycle.ceiling_of(limit),
         max_memory: config.recycle.max_memory,
         max_age: config.recycle.max_age,
         max_failures: config.recycle.max_failures,

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::process::Command;
 
 /// What the contract promises of a proxy, without prefix: name, type, and the labels of each series.
-const PROMISED: [(&str, &str, &[&str]); 17] = [
+const PROMISED: [(&str, &str, &[&str]); 18] = [
     ("sessions_active", "gauge", &["browser"]),
     ("sessions_total", "counter", &["browser", "outcome"]),
     ("session_duration_seconds", "histogram", &[]),
@@ -17,6 +17,7 @@ const PROMISED: [(&str, &str, &[&str]); 17] = [
     ("slots", "gauge", &["browser", "state"]),
     ("worker_active_sessions", "gauge", &["worker"]),
     ("worker_lifetime_sessions", "gauge", &["worker"]),
+    ("worker_recycles_total", "counter", &["reason"]),
     ("worker_dial_failures_total", "counter", &[]),
     ("relay_bytes_total", "counter", &["direction"]),
     ("store_up", "gauge", &[]),

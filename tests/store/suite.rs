@@ -2,8 +2,9 @@
 
 use crate::stores::*;
 use crate::support::eventually_equal;
-use playhouse::model::{SessionId, WorkerStatus};
+use playhouse::model::{Reason, SessionId, WorkerStatus};
 use playhouse::store::{Beat, Event, Reserved, Store};
+use std::collections::HashMap;
 use std::time::Duration;
 
 macro_rules! on_every_store {
@@ -35,6 +36,7 @@ on_every_store!(
     an_order_to_recycle_reaches_the_worker,
     an_order_to_recycle_lapses,
     workers_are_out_by_turns,
+    a_recycle_is_counted_once,
     a_silent_worker_is_dropped_and_may_return,
     a_worker_that_leaves_takes_its_seats_along,
     proxies_hear_of_each_other,
@@ -333,6 +335,23 @@ async fn workers_are_out_by_turns(grid: impl Grid) {
     );
     one.register(&record(&c), TTL).await.unwrap();
     assert!(turn(&*other, &b).await);
+}
+
+async fn a_recycle_is_counted_once(grid: impl Grid) {
+    let (store, agent) = (grid.proxy().await, grid.agent().await);
+    let (a, b) = (key("a"), key("b"));
+    assert_eq!(store.recycles().await.unwrap(), HashMap::new());
+    for worker in [&a, &b] {
+        agent.register(&record(worker), TTL).await.unwrap();
+        for reason in [Reason::Memory, Reason::Operator] {
+            agent.count_recycle(worker, reason).await.unwrap();
+        }
+        agent.deregister(worker).await.unwrap();
+        agent.count_recycle(worker, Reason::Age).await.unwrap();
+    }
+    let counted = HashMap::from([(Reason::Memory, 2)]);
+    assert_eq!(store.recycles().await.unwrap(), counted);
+    assert_eq!(store.fleet().await.unwrap(), []);
 }
 
 async fn a_silent_worker_is_dropped_and_may_return(grid: impl Grid) {

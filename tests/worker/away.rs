@@ -3,10 +3,11 @@
 use super::bench::{Bench, processes};
 use super::support::{Kind, eventually, eventually_equal};
 use async_trait::async_trait;
-use playhouse::model::{SessionId, WorkerKey, WorkerRecord, WorkerStatus};
+use playhouse::model::{Reason, SessionId, WorkerKey, WorkerRecord, WorkerStatus};
 use playhouse::store::memory::MemoryStore;
 use playhouse::store::{Beat, Candidate, Event, Reserved, Store, StoreError, WorkerView};
 use playhouse::worker::Shutdown;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::broadcast;
@@ -77,6 +78,14 @@ impl Store for Patchy {
         self.memory
             .order_recycle_in_turn(worker, ttl, max_out, turn)
             .await
+    }
+
+    async fn count_recycle(&self, worker: &WorkerKey, reason: Reason) -> Result<(), StoreError> {
+        self.reach()?.count_recycle(worker, reason).await
+    }
+
+    async fn recycles(&self) -> Result<HashMap<Reason, u64>, StoreError> {
+        self.memory.recycles().await
     }
 
     async fn register(&self, record: &WorkerRecord, ttl: Duration) -> Result<(), StoreError> {

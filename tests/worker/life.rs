@@ -4,9 +4,9 @@ use super::bench::{Bench, nothing_runs, processes};
 use super::support::{Kind, eventually, eventually_equal};
 use nix::sys::signal::Signal;
 use playhouse::config::RecycleMode;
-use playhouse::model::WorkerStatus;
+use playhouse::model::{Reason, WorkerStatus};
 use playhouse::store::Store;
-use playhouse::worker::{Reason, Shutdown};
+use playhouse::worker::Shutdown;
 use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! The policy by example, and what holds for any fleet.
 
 use super::*;
-use crate::config::Strategy;
+use crate::config::{Config, Role, Strategy};
 use proptest::prelude::*;
 use proptest::strategy::Strategy as _;
 
@@ -182,8 +182,14 @@ fn a_cap_is_the_limit_when_strict_the_ceiling_or_none_before_its_turn() {
     assert_eq!(caps(50, Some(25)), [Some(u32::MAX), Some(50)]);
     assert_eq!(caps(50, None), [Some(50), Some(50)]);
     assert_eq!(caps(0, Some(75)), [None, None]);
-    assert_eq!(soft_ceiling(50, 1.5), 75);
-    assert_eq!(soft_ceiling(u32::MAX, 2.0), u32::MAX);
+    let recycle = |ceiling, strict| Recycle {
+        ceiling,
+        strict,
+        ..Config::defaults(Role::Proxy).recycle
+    };
+    assert_eq!(recycle(1.5, false).ceiling_of(50), 75);
+    assert_eq!(recycle(2.0, false).ceiling_of(u32::MAX), u32::MAX);
+    assert_eq!(recycle(2.0, true).ceiling_of(50), 50);
 }
 
 #[test]

@@ -14,9 +14,10 @@ mod wire;
 
 use super::memory::MemoryStore;
 use super::{Beat, Candidate, Event, Reserved, Store, StoreError, WorkerView};
-use crate::model::{SessionId, WorkerKey, WorkerRecord, WorkerStatus};
+use crate::model::{Reason, SessionId, WorkerKey, WorkerRecord, WorkerStatus};
 use async_trait::async_trait;
 use remote::Remote;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixStream;
@@ -167,6 +168,14 @@ impl Store for HandoverStore {
         memory
             .order_recycle_in_turn(worker, ttl, max_out, turn)
             .await
+    }
+
+    async fn count_recycle(&self, worker: &WorkerKey, reason: Reason) -> Result<(), StoreError> {
+        self.memory.count_recycle(worker, reason).await
+    }
+
+    async fn recycles(&self) -> Result<HashMap<Reason, u64>, StoreError> {
+        self.memory.recycles().await
     }
 
     /// Once the seats have moved, the workers that count are those registered there.

@@ -6,7 +6,7 @@ use super::scripts::SCRIPTS;
 use super::wire::SignOfLife;
 use super::{Inner, MAX_CANDIDATES, RedisStore, keys, upkeep, wire};
 use super::{deregister_call, register_call};
-use crate::model::{Counts, SessionId, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
+use crate::model::{Counts, Reason, SessionId, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
 use crate::store::{Beat, Candidate, Event, Reserved, Store, StoreError, WorkerView};
 use async_trait::async_trait;
 use std::collections::HashMap;
@@ -155,6 +155,36 @@ impl Store for RedisStore {
                 call
             })
             .await
+    }
+
+    async fn count_recycle(&self, worker: &WorkerKey, reason: Reason) -> Result<(), StoreError> {
+        let _: u8 = self
+            .inner
+            .link
+            .script(|_| {
+                let mut call = SCRIPTS.count_recycle.key(keys::record(worker));
+                call.key(keys::RECYCLES).arg(reason.as_str());
+                call
+            })
+            .await?;
+        Ok(())
+    }
+
+    async fn recycles(&self) -> Result<HashMap<Reason, u64>, StoreError> {
+        let counts: HashMap<String, u64> = self
+            .inner
+            .link
+            .call(|mut live| async move {
+                redis::cmd("HGETALL")
+                    .arg(keys::RECYCLES)
+                    .query_async(&mut live.connection)
+                    .await
+            })
+            .await?;
+        let known = counts.into_iter();
+        Ok(known
+            .filter_map(|(reason, count)| Some((reason.parse().ok()?, count)))
+            .collect())
     }
 
     async fn register(&self, record: &WorkerRecord, ttl: Duration) -> Result<(), StoreError> {

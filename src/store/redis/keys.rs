@@ -30,6 +30,8 @@ pub const LEASES: &str = "playhouse:leases:";
 /// Prefix of the turns to be out of service: `playhouse:turns:{browser}`, a hash worker -> when its
 /// turn is over at the latest.
 pub const TURNS: &str = "playhouse:turns:";
+/// Hash reason -> workers of the grid that were recycled for it.
+pub const RECYCLES: &str = "playhouse:recycles";
 /// Counter that rises with every change of a worker's counts.
 pub const REVISION: &str = "playhouse:revision";
 /// A random name that is lost together with everything else: how emptiness is noticed.

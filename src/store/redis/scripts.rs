@@ -33,6 +33,7 @@ scripts!(
     adopt,
     beat,
     bye,
+    count_recycle,
     deregister,
     discover,
     fleet,

@@ -1,9 +1,8 @@
 //! One generation: what is known of it, and whether it should be replaced.
 
-use super::words::{Policy, Reason};
+use super::words::Policy;
 use crate::config::RecycleMode;
-use crate::model::{Counts, WorkerStatus};
-use crate::worker::fill::FillRate;
+use crate::model::{Counts, Reason, WorkerStatus};
 use std::time::{Duration, Instant};
 
 /// Where a generation is in its life.
@@ -35,10 +34,11 @@ pub(super) struct Life {
     pub miscounted: bool,
     /// Nobody is connected to it any more.
     pub quiet: bool,
-    fill: FillRate,
     pub memory: u64,
     pub failures: u32,
     pub ordered: bool,
+    /// It has asked for its turn to be out of service.
+    pub asked: bool,
     /// Why it is to be replaced. Stays once set: the replacement may be on its way.
     pub leaving: Option<Reason>,
 }
@@ -52,10 +52,10 @@ impl Life {
             counts: Counts::default(),
             miscounted: false,
             quiet: false,
-            fill: FillRate::default(),
             memory: 0,
             failures: 0,
             ordered: false,
+            asked: false,
             leaving: None,
         }
     }
@@ -68,12 +68,13 @@ impl Life {
         self.answered.map(|since| now.duration_since(since))
     }
 
-    /// Takes counters in, unless newer ones are known.
-    pub fn count(&mut self, now: Instant, counts: Counts) {
-        if counts.revision >= self.counts.revision {
-            self.counts = counts;
-            self.fill.observe(now, counts.lifetime);
+    /// Takes counters in, unless newer ones are known. Returns the sessions that came since.
+    pub fn count(&mut self, counts: Counts) -> u32 {
+        if counts.revision < self.counts.revision {
+            return 0;
         }
+        let before = std::mem::replace(&mut self.counts, counts);
+        counts.lifetime.saturating_sub(before.lifetime)
     }
 
     /// The store took a heartbeat that said `status`.
@@ -87,7 +88,11 @@ impl Life {
 
     /// The store lost it, and knows it again with fresh counters.
     pub fn relisted(&mut self) {
-        self.counts = Counts::default();
+        // What it remembers of its lifetime comes back with it: no new sessions.
+        self.counts = Counts {
+            lifetime: self.counts.lifetime,
+            ..Counts::default()
+        };
         self.miscounted = true;
     }
 
@@ -100,9 +105,10 @@ impl Life {
         self.quiet || trusted && self.counts.active == 0
     }
 
-    /// Why it should be replaced while it serves, if it should; `lead` is the time that takes.
-    pub fn reason_to_leave(&self, now: Instant, lead: Duration, policy: &Policy) -> Option<Reason> {
-        if self.is_spent(now, lead, policy) {
+    /// Why it should be replaced while it serves, if it should; `expected` sessions are likely to
+    /// come until that is done.
+    pub fn reason_to_leave(&self, now: Instant, expected: u32, policy: &Policy) -> Option<Reason> {
+        if self.is_spent(expected, policy) {
             Some(Reason::Lifetime)
         } else if self.is_bloated(policy) {
             Some(Reason::Memory)
@@ -115,16 +121,18 @@ impl Life {
         }
     }
 
-    fn is_spent(&self, now: Instant, lead: Duration, policy: &Policy) -> bool {
+    fn is_spent(&self, expected: u32, policy: &Policy) -> bool {
         let lifetime = self.counts.lifetime;
-        policy.max_lifetime.is_some_and(|limit| match policy.mode {
-            RecycleMode::MakeBeforeBreak => {
-                // At most half a life early, so that what fills at once is not replaced at once.
-                let early = self.fill.expected(now, lead).min(limit / 2);
-                lifetime > 0 && lifetime >= limit - early
-            }
-            // Proxies say whose turn it is to be out.
-            RecycleMode::Exit => self.ordered && lifetime >= limit,
+        policy.max_lifetime.is_some_and(|limit| {
+            let expected = match policy.mode {
+                RecycleMode::MakeBeforeBreak => expected,
+                RecycleMode::Exit => 0,
+            };
+            // At most half a life early, so that what fills at once is not replaced at once,
+            // unless that would cost seats.
+            let near = lifetime >= limit - expected.min(limit / 2);
+            let late = lifetime.saturating_add(expected) >= policy.ceiling.max(limit);
+            lifetime > 0 && (near || late)
         })
     }
 

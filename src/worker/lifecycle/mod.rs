@@ -20,10 +20,11 @@ mod life;
 mod tests;
 mod words;
 
-pub use words::{Generation, Input, Output, Policy, Reason};
+pub use words::{Generation, Input, Output, Policy};
 
 use crate::config::RecycleMode;
-use crate::model::WorkerStatus;
+use crate::model::{Counts, Reason, WorkerStatus};
+use crate::worker::fill::FillRate;
 use life::{Life, Phase};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -32,6 +33,8 @@ use std::time::{Duration, Instant};
 const FIRST_LEAD: Duration = Duration::from_secs(2);
 /// The replacement is started this much earlier than the expected need.
 const LEAD_MARGIN: f64 = 1.5;
+/// A slow start is forgotten by this part with each one that is not.
+const LEAD_FADES: u32 = 8;
 /// A browser that lived this long was sound: what happened before it is forgiven.
 const SOUND_AFTER: Duration = Duration::from_secs(30);
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
@@ -45,8 +48,9 @@ pub struct Lifecycle {
     lives: BTreeMap<Generation, Life>,
     /// How many generations there have been.
     born: u64,
-    /// From the order to start a server until it was warm, the last time.
+    /// From the order to start a server until it was warm, as it has to be reckoned with.
     lead: Duration,
+    fill: FillRate,
     /// Starts and young browsers that failed in a row.
     setbacks: u32,
     /// No server is started before this.
@@ -76,6 +80,7 @@ impl Default for Lifecycle {
             lives: BTreeMap::new(),
             born: 0,
             lead: FIRST_LEAD,
+            fill: FillRate::default(),
             setbacks: 0,
             not_before: None,
             ending: None,
@@ -98,7 +103,7 @@ impl Lifecycle {
             self.end_drained(&mut turn);
             if self.ending.is_none() {
                 self.forgive(now);
-                self.decide_who_leaves(&turn);
+                self.decide_who_leaves(&mut turn);
                 match policy.mode {
                     RecycleMode::MakeBeforeBreak => self.make_before_break(&mut turn),
                     RecycleMode::Exit => self.break_before_make(&mut turn),
@@ -131,14 +136,14 @@ impl Lifecycle {
                 status,
                 counts,
                 recycle,
-            } => self.learn(generation, |life| {
-                life.count(now, counts);
-                life.heard_as(status);
-                life.ordered |= recycle;
-            }),
-            Input::Counts(generation, counts) => {
-                self.learn(generation, |life| life.count(now, counts));
+            } => {
+                self.count(generation, counts, now);
+                self.learn(generation, |life| {
+                    life.heard_as(status);
+                    life.ordered |= recycle;
+                });
             }
+            Input::Counts(generation, counts) => self.count(generation, counts, now),
             Input::Relisted(generation) => self.learn(generation, Life::relisted),
             Input::Quiet(generation) => self.learn(generation, |life| life.quiet = true),
             Input::Memory(generation, bytes) => self.learn(generation, |life| life.memory = bytes),
@@ -155,6 +160,13 @@ impl Lifecycle {
         }
     }
 
+    fn count(&mut self, generation: Generation, counts: Counts, now: Instant) {
+        if let Some(life) = self.lives.get_mut(&generation) {
+            let sessions = life.count(counts);
+            self.fill.observe(now, sessions);
+        }
+    }
+
     fn answered(&mut self, generation: Generation, took: Duration, turn: &mut Turn<'_>) {
         let Some(life) = self.lives.get_mut(&generation) else {
             return;
@@ -168,7 +180,11 @@ impl Lifecycle {
         // replacement will.
         self.lead = match generation {
             Generation(1) => took,
-            _ => turn.now.duration_since(life.spawned),
+            // One quick start does not mean that the next one is.
+            _ => turn
+                .now
+                .duration_since(life.spawned)
+                .max(self.lead - self.lead / LEAD_FADES),
         };
         turn.todo.push(Output::Register(generation));
     }
@@ -282,11 +298,23 @@ impl Lifecycle {
         }
     }
 
-    fn decide_who_leaves(&mut self, turn: &Turn<'_>) {
+    fn decide_who_leaves(&mut self, turn: &mut Turn<'_>) {
         let lead = self.lead.mul_f64(LEAD_MARGIN);
-        for life in self.lives.values_mut() {
-            if life.phase == Phase::Available && life.leaving.is_none() {
-                life.leaving = life.reason_to_leave(turn.now, lead, turn.policy);
+        let expected = self.fill.expected(turn.now, lead);
+        for (generation, life) in &mut self.lives {
+            if life.phase != Phase::Available || life.leaving.is_some() {
+                continue;
+            }
+            let reason = life.reason_to_leave(turn.now, expected, turn.policy);
+            match turn.policy.mode {
+                // Being out of service costs seats: it takes its turn, which comes as an order.
+                RecycleMode::Exit if reason.is_some() && !life.ordered => {
+                    if !life.asked {
+                        life.asked = true;
+                        turn.todo.push(Output::AskForTurn(*generation));
+                    }
+                }
+                _ => life.leaving = reason,
             }
         }
     }

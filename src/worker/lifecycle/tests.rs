@@ -11,6 +11,7 @@ fn policy(mode: RecycleMode) -> Policy {
     Policy {
         mode,
         max_lifetime: Some(LIMIT),
+        ceiling: 2 * LIMIT,
         max_memory: Some(1000),
         max_age: Some(Duration::from_secs(600)),
         max_failures: 3,
@@ -39,8 +40,11 @@ struct World {
     servers: BTreeMap<Generation, Server>,
     revision: u64,
     finished: bool,
+    asked: Vec<Generation>,
     recycled: Vec<(Generation, Reason)>,
     crashes: Vec<Option<Duration>>,
+    /// How long a server takes to start.
+    took: Duration,
 }
 
 impl World {
@@ -52,8 +56,10 @@ impl World {
             servers: BTreeMap::new(),
             revision: 0,
             finished: false,
+            asked: Vec::new(),
             recycled: Vec::new(),
             crashes: Vec::new(),
+            took: Duration::from_secs(1),
         }
     }
 
@@ -112,6 +118,10 @@ impl World {
             }
             Output::Recycling(generation, reason) => self.recycled.push((generation, reason)),
             Output::Crashed { retry_in, .. } => self.crashes.push(retry_in),
+            Output::AskForTurn(generation) => {
+                assert_eq!(self.policy.mode, RecycleMode::Exit);
+                self.asked.push(generation);
+            }
             Output::Ready(_) => {}
             Output::Finished => {
                 assert!(self.servers.values().all(|server| server.gone));
@@ -144,7 +154,7 @@ impl World {
         let server = self.server(generation);
         if !server.up && !server.stopping {
             server.up = true;
-            let took = Duration::from_secs(1);
+            let took = self.took;
             self.feed(Input::Answered { generation, took });
         }
     }
@@ -219,12 +229,17 @@ impl World {
                 if self.server(generation).status.is_none() {
                     self.register(generation);
                 }
-                while self.server(generation).counts.active > 0 {
-                    self.leave(generation);
-                }
-                self.beat(generation, false);
+                self.empty(generation);
             }
         }
+    }
+
+    /// Its sessions end, and it hears of it.
+    fn empty(&mut self, generation: Generation) {
+        while self.server(generation).counts.active > 0 {
+            self.leave(generation);
+        }
+        self.beat(generation, false);
     }
 
     fn first_is_up(&mut self) -> Generation {
@@ -393,25 +408,72 @@ fn the_old_one_drains_only_after_the_new_one_is_registered() {
     assert!(world.server(old).stopping && world.server(old).deregistered);
 }
 
+/// How many sessions its browser has had when the replacement is started: one comes every `pause`
+/// milliseconds, and a browser takes `took` to start.
+fn started_at(pause: u64, took: Duration, rules: Policy) -> u32 {
+    let mut world = World::new(rules);
+    world.took = took;
+    let old = world.first_is_up();
+    for sessions in 1.. {
+        world.pass(Duration::from_millis(pause));
+        world.seat(old);
+        world.tell_counts(old);
+        if world.alive().len() > 1 {
+            return sessions;
+        }
+    }
+    unreachable!()
+}
+
 #[test]
 fn the_replacement_is_started_earlier_the_faster_the_worker_fills() {
-    let started_at = |pause: u64| {
-        let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
-        let old = world.first_is_up();
-        for sessions in 1.. {
-            world.pass(Duration::from_millis(pause));
-            world.seat(old);
-            world.tell_counts(old);
-            if world.alive().len() > 1 {
-                return sessions;
-            }
-        }
-        unreachable!()
-    };
+    let rules = policy(RecycleMode::MakeBeforeBreak);
+    let started_at = |pause| started_at(pause, Duration::from_secs(1), rules);
     assert_eq!(started_at(20_000), LIMIT, "a slow one reaches its limit");
-    let fast = started_at(500);
+    let fast = started_at(150);
     assert!((LIMIT / 2..LIMIT).contains(&fast), "{fast}");
-    assert_eq!(started_at(1), LIMIT / 2, "never before half a life");
+    assert_eq!(started_at(1), LIMIT / 2, "not before half a life");
+}
+
+#[test]
+fn the_replacement_is_started_before_half_a_life_if_seats_were_lost_otherwise() {
+    let mut rules = policy(RecycleMode::MakeBeforeBreak);
+    let slow = Duration::from_secs(3);
+    let early = started_at(100, slow, rules);
+    assert!((2..LIMIT / 2).contains(&early), "{early}");
+    rules.ceiling = 10 * LIMIT;
+    assert_eq!(started_at(100, slow, rules), LIMIT / 2, "it can go on");
+}
+
+#[test]
+fn the_pace_of_a_worker_and_a_slow_start_are_not_forgotten_with_its_browser() {
+    let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+    world.took = Duration::from_secs(4);
+    let mut serving = world.first_is_up();
+    let mut started_at = Vec::new();
+    for start in [4, 1, 1] {
+        let come = |world: &mut World| {
+            world.pass(Duration::from_millis(100));
+            world.seat(serving);
+            world.tell_counts(serving);
+        };
+        let mut sessions = 0;
+        while world.alive().len() == 1 {
+            come(&mut world);
+            sessions += 1;
+        }
+        started_at.push(sessions);
+        let new = world.alive()[1];
+        (0..start * 10).for_each(|_| come(&mut world));
+        world.answer(new);
+        world.register(new);
+        world.empty(serving);
+        world.exit(serving);
+        serving = new;
+    }
+    // The first browser of a worker has to find out how fast it fills.
+    assert!(started_at[0] > 1, "{started_at:?}");
+    assert_eq!(started_at[1..], [1, 1]);
 }
 
 #[test]
@@ -512,6 +574,7 @@ fn mode_exit_drains_and_ends_or_starts_over() {
             world.tell_counts(only);
         }
         assert!(world.recycled.is_empty(), "it waits for its turn");
+        assert_eq!(world.asked, [only], "and asked for it once");
         world.beat(only, true);
         assert_eq!(world.recycled, [(only, Reason::Lifetime)]);
         assert_eq!(world.alive(), [only], "nothing is started before");
@@ -526,15 +589,24 @@ fn mode_exit_drains_and_ends_or_starts_over() {
 }
 
 #[test]
-fn each_reason_is_told() {
+fn each_reason_is_told_and_in_mode_exit_takes_its_turn() {
     let reasons = |change: fn(&mut World, Generation)| {
-        let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
-        let old = world.first_is_up();
-        world.seat(old);
-        world.tell_counts(old);
-        change(&mut world, old);
-        world.behave();
-        world.recycled[0].1
+        let mut told = Vec::new();
+        for mode in [RecycleMode::MakeBeforeBreak, RecycleMode::Exit] {
+            let mut world = World::new(policy(mode));
+            let old = world.first_is_up();
+            world.seat(old);
+            world.tell_counts(old);
+            change(&mut world, old);
+            if mode == RecycleMode::Exit && world.recycled.is_empty() {
+                assert_eq!(world.asked, [old]);
+                world.beat(old, true);
+            }
+            world.behave();
+            told.push(world.recycled[0].1);
+        }
+        assert_eq!(told[0], told[1]);
+        told[0]
     };
     assert_eq!(
         reasons(|world, old| world.feed(Input::Memory(old, 1001))),

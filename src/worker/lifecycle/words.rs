@@ -1,55 +1,12 @@
 //! What the life cycle is told, what it answers, and the rules that it is given.
 
 use crate::config::RecycleMode;
-use crate::model::{Counts, WorkerStatus};
-use std::fmt;
+use crate::model::{Counts, Reason, WorkerStatus};
 use std::time::Duration;
 
 /// One browser server in the line of a worker's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Generation(pub u64);
-
-/// Why a browser is replaced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Reason {
-    /// It has had the sessions of a life.
-    Lifetime,
-    /// Its process tree uses too much memory.
-    Memory,
-    /// It is old.
-    Age,
-    /// It failed its checks, or sessions, several times in a row.
-    Failures,
-    /// Somebody asked for it.
-    Operator,
-}
-
-impl Reason {
-    pub const ALL: [Reason; 5] = [
-        Reason::Lifetime,
-        Reason::Memory,
-        Reason::Age,
-        Reason::Failures,
-        Reason::Operator,
-    ];
-
-    /// The value of the metric's label.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Reason::Lifetime => "lifetime",
-            Reason::Memory => "memory",
-            Reason::Age => "age",
-            Reason::Failures => "failures",
-            Reason::Operator => "operator",
-        }
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
 
 /// The rules in force. Handed in with every step, since all of them may change at any time.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -57,6 +14,8 @@ pub struct Policy {
     pub mode: RecycleMode,
     /// Sessions of a life; `None` = no limit.
     pub max_lifetime: Option<u32>,
+    /// Sessions from which on proxies give it none, replaced or not.
+    pub ceiling: u32,
     /// Bytes.
     pub max_memory: Option<u64>,
     pub max_age: Option<Duration>,
@@ -121,6 +80,9 @@ pub enum Output {
         generation: Generation,
         now: bool,
     },
+    /// Ask the store for its turn to be out of service, again and again; it comes as an order to
+    /// recycle.
+    AskForTurn(Generation),
     /// For people: it takes sessions from now on.
     Ready(Generation),
     /// For people and metrics: it is being recycled. Its sessions run to their end.
