@@ -1,11 +1,15 @@
-//! A certificate authority of a test's own, and the certificates it signs. Made by `openssl`.
+//! A certificate authority of a test's own, and the certificates it signs.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 pub struct Authority {
     folder: TempDir,
+    issuer: Issuer<'static, KeyPair>,
 }
 
 /// A certificate for `localhost` and 127.0.0.1, and its key.
@@ -15,25 +19,16 @@ pub struct Certificate {
     pub key: PathBuf,
 }
 
-const KIND: [&str; 5] = [
-    "-newkey",
-    "ec",
-    "-pkeyopt",
-    "ec_paramgen_curve:P-256",
-    "-nodes",
-];
-
 impl Authority {
     pub fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let at = folder.path();
-        openssl(at, &["req", "-x509"], |command| {
-            command
-                .args(KIND)
-                .args(["-keyout", "ca.key", "-out", "ca.pem", "-days", "30"])
-                .args(["-subj", "/CN=Authority of a test"]);
-        });
-        Authority { folder }
+        let key = KeyPair::generate().expect("there is randomness");
+        let mut params = named("Authority of a test", &[]);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let own = params.self_signed(&key).expect("nothing odd in it");
+        std::fs::write(folder.path().join("ca.pem"), own.pem()).expect("a new file");
+        let issuer = Issuer::new(params, key);
+        Authority { folder, issuer }
     }
 
     /// What others have to trust.
@@ -43,35 +38,35 @@ impl Authority {
 
     /// Signs a certificate whose files are called `name`; with less than no days it has expired.
     pub fn issue(&self, name: &str, days: i32) -> Certificate {
-        let at = self.folder.path();
-        let file = |ending: &str| format!("{name}.{ending}");
-        openssl(at, &["req"], |command| {
-            command
-                .args(KIND)
-                .args(["-keyout", &file("key"), "-out", &file("csr")])
-                .args(["-subj", &format!("/CN={name}")])
-                .args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]);
-        });
-        openssl(at, &["x509", "-req"], |command| {
-            command
-                .args(["-in", &file("csr"), "-out", &file("pem")])
-                .args(["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"])
-                .args(["-copy_extensions", "copy", "-days", &days.to_string()]);
-        });
-        Certificate {
-            cert: at.join(file("pem")),
-            key: at.join(file("key")),
+        let now = SystemTime::now();
+        let away = DAY * days.unsigned_abs();
+        let mut params = named(name, &["localhost", "127.0.0.1"]);
+        params.not_before = (now - 90 * DAY).into();
+        params.not_after = match days {
+            0.. => now + away,
+            _ => now - away,
         }
+        .into();
+        let key = KeyPair::generate().expect("there is randomness");
+        let signed = params
+            .signed_by(&key, &self.issuer)
+            .expect("nothing odd in it");
+        let file = |ending: &str| self.folder.path().join(format!("{name}.{ending}"));
+        let certificate = Certificate {
+            cert: file("pem"),
+            key: file("key"),
+        };
+        std::fs::write(&certificate.cert, signed.pem()).expect("a new file");
+        std::fs::write(&certificate.key, key.serialize_pem()).expect("a new file");
+        certificate
     }
 }
 
-fn openssl(folder: &Path, words: &[&str], more: impl FnOnce(&mut Command)) {
-    let mut command = Command::new("openssl");
-    command.current_dir(folder).args(words);
-    more(&mut command);
-    let output = command.output().expect("openssl is installed");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "openssl {words:?}: {errors}");
+fn named(name: &str, hosts: &[&str]) -> CertificateParams {
+    let hosts: Vec<String> = hosts.iter().map(|&host| host.to_owned()).collect();
+    let mut params = CertificateParams::new(hosts).expect("names and addresses");
+    params.distinguished_name.push(DnType::CommonName, name);
+    params
 }
 
 impl Certificate {
