@@ -3,6 +3,7 @@
 //! * `suite`: what every store promises, run unchanged on memory and on Redis.
 //! * `model`: random interleavings from several proxies, against a model, on both.
 //! * `loss`: proxies that die, Redis that goes away, comes back empty, is paused or read-only.
+//! * `line`: who waits at which proxy, and who is served first.
 //! * `original`: a worker that registers by writing its hash by hand.
 //! * `handover`: seats that move to another process.
 //! * `reach`: TCP, TLS, passwords, database numbers, a Redis that is late.
@@ -14,6 +15,8 @@ mod support;
 
 #[path = "store/handover.rs"]
 mod handover;
+#[path = "store/line.rs"]
+mod line;
 #[path = "store/loss.rs"]
 mod loss;
 #[path = "store/model.rs"]

@@ -134,6 +134,21 @@ pub struct Ticket {
 }
 
 impl Ticket {
+    /// Whether nobody of its line comes before this place.
+    pub fn is_first(&self) -> bool {
+        let state = self.queue.state();
+        let line = state.lines.get(&self.wanted);
+        line.is_some_and(|line| line.turns.first() == Some(self.place))
+    }
+
+    /// Waits until nobody of its line comes before this place.
+    pub async fn first(&self) {
+        // Whoever becomes first is rung for, because there may be a seat.
+        while !self.is_first() {
+            self.bell.notified().await;
+        }
+    }
+
     /// Waits until this place is first and a seat may be free. The caller then tries to get one,
     /// and calls [`Ticket::served`] or waits for its next turn.
     pub async fn turn(&self) {

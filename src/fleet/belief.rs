@@ -184,14 +184,9 @@ impl Fleet {
 
     pub(super) fn note_store(&self, up: bool) {
         self.metrics.store_up.set(i64::from(up));
-        if self.store_up.swap(up, Ordering::AcqRel) != up {
-            if up {
-                log::info!("the store is back");
-            } else {
-                self.settle_shares();
-                self.queue.wake_all();
-                log::warn!("the store is away; sessions are admitted from the last view");
-            }
+        if self.store_up.swap(up, Ordering::AcqRel) && !up {
+            self.settle_shares();
+            self.queue.wake_all();
         }
     }
 

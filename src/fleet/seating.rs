@@ -6,9 +6,9 @@ use crate::model::{Counts, WorkerKey, WorkerRecord, WorkerStatus};
 use crate::proxy::refusal::NoSeat;
 use crate::selection::{Policy, Wanted, candidates};
 use crate::session::seat::Seat;
-use crate::store::{Candidate, Reserved};
+use crate::store::{Candidate, Reserved, Turn};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Candidates that go to the store in one question. Enough that with several proxies one of them
 /// still has a seat, few enough for a constant cost.
@@ -27,22 +27,32 @@ pub enum NoGrant {
 }
 
 impl Fleet {
-    /// Takes a seat for `seat`'s session on the best worker that has one.
+    /// Takes a seat for `seat`'s session on the best worker that has one, unless it is for somebody
+    /// who has waited longer elsewhere. Somebody who only comes has waited for no time at all.
     pub async fn reserve(
         self: &Arc<Self>,
         seat: &mut Seat,
         wanted: &Wanted,
+        waited: Duration,
     ) -> Result<Arc<Target>, NoGrant> {
-        for _ in 0..MAX_ROUNDS {
+        let turn = Turn {
+            browser: wanted.browser,
+            version: wanted.version,
+            waited,
+        };
+        for round in 0..MAX_ROUNDS {
             let policy = policy(&self.config);
             let begun = Instant::now();
             let best = self.best(wanted, &policy);
             self.metrics.phases.select.observe_time(begun.elapsed());
-            if best.is_empty() {
+            // Who waits asks in any case: that is how other proxies know.
+            let stands_in_line = round == 0 && self.store.is_shared() && !waited.is_zero();
+            if best.is_empty() && !stands_in_line {
                 return Err(NoGrant::NoneFree);
             }
             let begun = Instant::now();
-            let reserved = self.store.reserve(seat.session(), &best).await;
+            let session = seat.session();
+            let reserved = self.store.reserve_in_turn(session, &best, &turn).await;
             let took = begun.elapsed();
             self.metrics.phases.reserve.observe_time(took);
             self.metrics.store_reserve.observe_time(took);
@@ -62,6 +72,7 @@ impl Fleet {
                         self.count(&worker, counts);
                     }
                 }
+                Ok(Reserved::Behind) => return Err(NoGrant::NoneFree),
                 Ok(Reserved::Gone) => {
                     for candidate in &best {
                         self.forget(&candidate.key);

@@ -7,6 +7,7 @@ use super::dial::{Dialled, dial};
 use super::front_door::{Connection, refuse};
 use super::refusal::{NoSeat, Refusal};
 use super::{Arrival, Grid};
+use crate::admission::queue::Ticket;
 use crate::admission::tokens::{Identity, QuotaShare};
 use crate::fleet::{NoGrant, Target};
 use crate::metrics::ObserveTime;
@@ -26,6 +27,10 @@ use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 /// Bytes a client may send before it has its session. Clients wait for the 101, so a few frames
 /// of an eager one are the most that makes sense.
 const MAX_EARLY: usize = 64 * 1024;
+
+/// Between two questions of a client that is first in line. Well within the time for which the
+/// store believes that it waits.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
 
 /// The client's connection while it is not relayed yet.
 struct Client {
@@ -198,7 +203,7 @@ async fn find_seat(
     let mut attempt = async |waited: Duration| {
         loop {
             let mut seat = grid.releaser.seat(SessionId::random());
-            let mut granted = grid.fleet.reserve(&mut seat, wanted).await;
+            let mut granted = grid.fleet.reserve(&mut seat, wanted, waited).await;
             if matches!(granted, Err(NoGrant::StoreAway)) {
                 // The store may have heard the question: a session that it never heard of.
                 seat = grid.releaser.seat(SessionId::random());
@@ -245,7 +250,7 @@ async fn find_seat(
     let mut draining = grid.draining.subscribe();
     let wait = async {
         loop {
-            ticket.turn().await;
+            turn(grid, &ticket).await;
             match attempt(begun.elapsed()).await {
                 Ok(None) => {}
                 done => return done,
@@ -266,6 +271,21 @@ async fn find_seat(
             Ok(seated)
         }
         None => Err(no_seat(grid, wanted, waited, tried).into()),
+    }
+}
+
+/// Waits for a client's turn to try for a seat. Where proxies share a line, the first of each one's
+/// part asks now and then without a rumour of a seat: it counts as waiting for as long as it asks.
+async fn turn(grid: &Grid, ticket: &Ticket) {
+    if !grid.store.is_shared() {
+        return ticket.turn().await;
+    }
+    loop {
+        ticket.first().await;
+        let rumour = tokio::time::timeout(ASK_AGAIN, ticket.turn()).await;
+        if rumour.is_ok() || ticket.is_first() {
+            return;
+        }
     }
 }
 

@@ -8,7 +8,9 @@ pub mod handover;
 pub mod memory;
 pub mod redis;
 
-use crate::model::{Counts, Reason, SessionId, WorkerKey, WorkerRecord, WorkerStatus};
+use crate::model::{
+    Browser, Counts, Reason, SessionId, Version, WorkerKey, WorkerRecord, WorkerStatus,
+};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -44,6 +46,16 @@ pub struct Candidate {
     pub max_lifetime: Option<u32>,
 }
 
+/// A session's place among those that wait for the same, at whichever proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    pub browser: Browser,
+    /// Playwright's version; without one, any will do.
+    pub version: Option<Version>,
+    /// How long the session has waited. Zero for one that only comes and does not wait yet.
+    pub waited: Duration,
+}
+
 /// What came of a reservation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reserved {
@@ -53,6 +65,8 @@ pub enum Reserved {
     /// Every candidate that is still there is full. With each, its counts as they are now, for
     /// the caller to rank anew.
     Full { counts: Vec<(WorkerKey, Counts)> },
+    /// There are seats, and all of them are for sessions that have waited longer at other proxies.
+    Behind,
     /// No candidate is registered and available any more.
     Gone,
 }
@@ -104,6 +118,23 @@ pub trait Store: Send + Sync + 'static {
         session: SessionId,
         candidates: &[Candidate],
     ) -> Result<Reserved, StoreError>;
+
+    /// Like [`Store::reserve`], but leaves seats to those who have waited longer at other proxies.
+    ///
+    /// Of each proxy's part of a line the store knows the first, because that one asks: it counts
+    /// as waiting for some 600 ms after each call, so it has to call again every 250 ms, without
+    /// candidates if it knows of none. A seat that those ahead leave alone for 200 ms is not kept
+    /// for them: they may be unable to reach its worker.
+    ///
+    /// A store of one process leaves the order to its one queue.
+    async fn reserve_in_turn(
+        &self,
+        session: SessionId,
+        candidates: &[Candidate],
+        _turn: &Turn,
+    ) -> Result<Reserved, StoreError> {
+        self.reserve(session, candidates).await
+    }
 
     /// Gives back the seat that `session` holds, if it holds one: active goes down by one, and
     /// with `refund` the lifetime too (the session never reached its worker). Repeating it, or

@@ -8,7 +8,6 @@ use crate::config::{LiveConfig, RecycleMode};
 use crate::model::{Reason, WorkerRecord, WorkerStatus, unix_millis};
 use crate::store::{Store, StoreError};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -46,8 +45,6 @@ pub struct Books {
     pub config: LiveConfig,
     pub store: Arc<dyn Store>,
     pub inputs: mpsc::Sender<Input>,
-    /// Whether the last call failed, so that only the change is logged.
-    away: AtomicBool,
 }
 
 impl Books {
@@ -56,7 +53,6 @@ impl Books {
             config,
             store,
             inputs,
-            away: AtomicBool::new(false),
         }
     }
 
@@ -64,22 +60,12 @@ impl Books {
         self.config.load().recycle.mode == RecycleMode::MakeBeforeBreak
     }
 
-    /// Passes a result on and logs when the store goes away or comes back.
+    /// Passes a result on. Who keeps the connection says when the store goes away and comes back;
+    /// here it only means to carry on without it.
     fn note<T>(&self, result: Result<T, StoreError>) -> Option<T> {
-        match result {
-            Ok(value) => {
-                if self.away.swap(false, Ordering::Relaxed) {
-                    log::info!("the store is back");
-                }
-                Some(value)
-            }
-            Err(error) => {
-                if !self.away.swap(true, Ordering::Relaxed) {
-                    log::warn!(error:% = error; "the store is away, carrying on without it");
-                }
-                None
-            }
-        }
+        result
+            .inspect_err(|error| log::debug!(error:% = error; "the store did not take it"))
+            .ok()
     }
 }
 

@@ -4,7 +4,7 @@
 //! the sums of the seats, every seat is somebody's lease, nothing is negative.
 
 use crate::stores::*;
-use crate::support::{RedisServer, eventually_equal};
+use crate::support::{Books, RedisServer, eventually_equal};
 use playhouse::model::{SessionId, WorkerKey, WorkerStatus};
 use playhouse::store::{Candidate, Reserved, Store};
 use proptest::prelude::*;
@@ -359,6 +359,7 @@ impl<G: Grid> World<G> {
                 let told: Vec<_> = counts.iter().map(|(worker, _)| worker.clone()).collect();
                 assert_eq!(told, there);
             }
+            Reserved::Behind => panic!("behind, and nobody waits"),
             Reserved::Seat { worker, .. } => panic!("a seat on {worker}, which is full"),
         }
     }
@@ -474,41 +475,7 @@ fn holds(condition: bool, why: impl std::fmt::Debug) -> Result<(), String> {
 
 /// What must hold in Redis at every moment, read in one go.
 pub fn audit(redis: &RedisServer) {
-    const AUDIT: &str = r"
-        local wrong = {}
-        local function pairs_of(hash)
-          local flat, out = redis.call('HGETALL', hash), {}
-          for i = 1, #flat, 2 do out[flat[i]] = flat[i + 1] end
-          return out
-        end
-        local active = pairs_of('cluster:active_connections')
-        local lifetime = pairs_of('cluster:lifetime_connections')
-        for worker, n in pairs(active) do
-          local seats = redis.call('HLEN', 'playhouse:seats:' .. worker)
-          if tonumber(n) ~= seats then
-            wrong[#wrong + 1] = worker .. ' counts ' .. n .. ' for ' .. seats .. ' seats'
-          end
-          if tonumber(n) < 0 or tonumber(lifetime[worker] or 0) < 0 then
-            wrong[#wrong + 1] = worker .. ' is negative'
-          end
-        end
-        local leases = 0
-        for _, key in ipairs(redis.call('KEYS', 'playhouse:leases:*')) do
-          local proxy = string.sub(key, #'playhouse:leases:' + 1)
-          for session, worker in pairs(pairs_of(key)) do
-            leases = leases + 1
-            if redis.call('HGET', 'playhouse:seats:' .. worker, session) ~= proxy then
-              wrong[#wrong + 1] = session .. ' has a lease and no seat on ' .. worker
-            end
-          end
-        end
-        for _, key in ipairs(redis.call('KEYS', 'playhouse:seats:*')) do
-          leases = leases - redis.call('HLEN', key)
-        end
-        if leases ~= 0 then wrong[#wrong + 1] = leases .. ' more leases than seats' end
-        return wrong";
-    let wrong: Vec<String> = query(redis, &["EVAL", AUDIT, "0"]);
-    assert!(wrong.is_empty(), "{wrong:?}");
+    Books::read(redis).assert_right();
 }
 
 fn run<G: Grid>(steps: Vec<Step>) {

@@ -73,11 +73,7 @@ impl Grid for Redis {
 
 /// Runs one command, with a typed answer.
 pub fn query<T: redis::FromRedisValue>(redis: &RedisServer, command: &[&str]) -> T {
-    let client = redis::Client::open(redis.url()).unwrap();
-    let mut connection = client.get_connection().unwrap();
-    let (name, arguments) = command.split_first().unwrap();
-    let mut command = redis::cmd(name);
-    command.arg(arguments).query(&mut connection).unwrap()
+    redis.try_query(command).unwrap()
 }
 
 /// A store that has connected.

@@ -26,6 +26,7 @@ pub struct GridBuilder {
     /// Each as an entry of `workers:`.
     static_workers: Vec<String>,
     described_workers: usize,
+    foreign_workers: usize,
     redis: Option<String>,
     proxies: usize,
     worker_processes: Vec<Vec<(String, String)>>,
@@ -109,6 +110,12 @@ impl GridBuilder {
         self
     }
 
+    /// With Redis: so many workers that have registered there without the grid's help.
+    pub fn foreign_workers(mut self, workers: usize) -> Self {
+        self.foreign_workers = workers;
+        self
+    }
+
     /// Sessions at once on a worker.
     pub fn capacity(self, sessions: u32) -> Self {
         self.env("MAX_CONCURRENT_SESSIONS", &sessions.to_string())
@@ -155,11 +162,21 @@ impl GridBuilder {
     pub async fn start(self) -> Grid {
         let expected = match self.role() {
             "up" => self.workers.unwrap_or(2),
-            _ => self.static_workers.len() + self.described_workers + self.worker_processes.len(),
+            _ => {
+                self.static_workers.len()
+                    + self.described_workers
+                    + self.foreign_workers
+                    + self.worker_processes.len()
+            }
         };
         let mut grid = self.spawn().await;
         grid.wait_until_ready(expected).await;
         grid
+    }
+
+    /// Starts the processes and waits for nothing.
+    pub async fn launch(self) -> Grid {
+        self.spawn().await
     }
 
     /// Starts a grid that cannot run, and waits until its first process gives up: how it ended,
@@ -174,10 +191,8 @@ impl GridBuilder {
     }
 
     async fn spawn(&self) -> Grid {
-        let share = match self.static_workers.len() + self.described_workers {
-            0 => Share::Whole,
-            _ => Share::Part,
-        };
+        let browsers = self.role() == "up" || !self.worker_processes.is_empty();
+        let share = if browsers { Share::Whole } else { Share::Part };
         let room = room(share).await;
         let folder = tempfile::tempdir().expect("a temporary folder");
         std::fs::create_dir(folder.path().join("tmp")).expect("a new folder");
@@ -250,6 +265,11 @@ impl Grid {
         Tree::below(&[process.child.id()])
     }
 
+    /// All proxies.
+    pub fn proxies(&self) -> &[Proxy] {
+        &self.proxies
+    }
+
     /// What all processes logged so far.
     pub fn log(&self) -> String {
         let logs = self.all().map(|it| std::fs::read_to_string(&it.log));
@@ -267,6 +287,12 @@ impl Grid {
             .filter(|it| it.contains(line))
             .filter_map(value)
             .collect()
+    }
+
+    /// What one of them logged, such as `proxy 1`.
+    pub fn log_of(&self, name: &str) -> String {
+        let position = self.position(name);
+        std::fs::read_to_string(&self.processes[position].log).expect("it was made")
     }
 
     fn all(&self) -> impl Iterator<Item = &Spawned> {

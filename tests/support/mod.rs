@@ -8,7 +8,9 @@
 //! * [`fake_playwright`]: a Playwright server that misbehaves on request.
 //! * [`authority`]: certificates and who signs them.
 //! * [`scrape`]: what Prometheus understands of our metrics.
-//! * [`redis_server`]: a real Redis that can be killed and paused.
+//! * [`redis_server`]: a real Redis that can be killed and paused; [`books`]: what it has on record.
+//! * [`original_worker`]: a worker that speaks the original's schema and nothing of ours.
+//! * [`visitors`]: many short sessions at once, of clients without a browser.
 //! * [`process`]: who is a child of whom, and whether it is gone.
 //! * [`eventually`]: waiting for something without sleeping for it.
 //! * [`machine`]: what tests share: cores, ports, the tools of `make setup`.
@@ -19,6 +21,7 @@
 )]
 
 mod authority;
+mod books;
 mod crowd;
 mod eventually;
 mod fake_playwright;
@@ -26,23 +29,28 @@ mod grid;
 mod http;
 mod machine;
 mod operations;
+mod original_worker;
 mod playwright;
 mod process;
 mod proxy;
 mod redis_server;
 mod scrape;
+mod visitors;
 mod websocket;
 
 pub use authority::{Authority, Certificate};
+pub use books::{Account, Books};
 pub use crowd::{Crowd, Sample, Visit};
 pub use eventually::{eventually, eventually_equal};
 pub use fake_playwright::{Behaviour, FakePlaywright};
 pub use grid::{Grid, GridBuilder};
 pub use http::{Answer, get, raw, read_to_close};
 pub use machine::{examples, script, tools, version};
+pub use original_worker::OriginalWorker;
 pub use playwright::{Driver, Language, run_example};
 pub use process::{Kind, Process, Tree};
 pub use proxy::{Capacity, Proxy, SessionView, WorkerView};
 pub use redis_server::RedisServer;
 pub use scrape::Scrape;
+pub use visitors::Visitors;
 pub use websocket::{Connected, Dial, Refusal};

@@ -88,13 +88,29 @@ impl Grid {
         self.succeed(position, successor);
     }
 
+    /// SIGKILL for one of several processes, such as `proxy 1`. Returns when it is gone.
+    pub fn kill(&mut self, name: &str) {
+        let position = self.position(name);
+        let doomed = &mut self.processes[position].child;
+        doomed.kill().expect("it is ours");
+        doomed.wait().expect("it was not waited for");
+    }
+
+    /// Starts a process that was killed once more, with the same ports.
+    pub async fn revive(&mut self, name: &str) {
+        let position = self.position(name);
+        let command = copy(&self.processes[position].command);
+        self.processes[position] = self.spawn(command, name.to_owned());
+        serves(&self.processes[position]).await;
+    }
+
     fn succeed(&mut self, position: usize, successor: Spawned) {
         let old = std::mem::replace(&mut self.processes[position], successor);
         self.predecessors.push(old);
     }
 
     /// Where the process that was started under this name is, or the one in its place.
-    fn position(&self, name: &str) -> usize {
+    pub(super) fn position(&self, name: &str) -> usize {
         let position = self.processes.iter().position(|it| role(it) == name);
         position.unwrap_or_else(|| panic!("there is no process {name}"))
     }

@@ -131,7 +131,12 @@ impl Proxy {
         http::request(method, &self.admin_url(path), &headers).await
     }
 
-    /// The same with these headers and no others.
+    /// GET on the admin port of a process that may not have opened it yet.
+    pub async fn admin_if_it_listens(&self, path: &str) -> Option<Answer> {
+        self.admin_request("GET", path).await.ok()
+    }
+
+    /// A request to the admin port with these headers and no others.
     pub async fn admin_with(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
         let answer = http::request(method, &self.admin_url(path), headers).await;
         answer.unwrap_or_else(|error| panic!("{method} {path} of the admin port: {error}"))

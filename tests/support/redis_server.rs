@@ -85,6 +85,13 @@ impl RedisServer {
             .to_owned()
     }
 
+    /// Runs one command, with a typed answer.
+    pub fn try_query<T: redis::FromRedisValue>(&self, command: &[&str]) -> redis::RedisResult<T> {
+        let mut connection = redis::Client::open(self.url())?.get_connection()?;
+        let (name, arguments) = command.split_first().expect("a command");
+        redis::cmd(name).arg(arguments).query(&mut connection)
+    }
+
     async fn answers(&self) {
         eventually("Redis answers", async || {
             (self.cli(&["ping"]) == "PONG").then_some(())

@@ -198,6 +198,20 @@ impl Connected {
         assert_eq!(self.text().await, text);
     }
 
+    /// Pings whoever is at the other end of the session: also a real Playwright server says pong.
+    pub async fn answers_a_ping(&mut self) -> bool {
+        let ping = Message::Ping("there?".into());
+        if self.socket.send(ping).await.is_err() {
+            return false;
+        }
+        while let Some(Ok(message)) = self.socket.next().await {
+            if matches!(&message, Message::Pong(answer) if &answer[..] == b"there?") {
+                return true;
+            }
+        }
+        false
+    }
+
     /// Reads until the end, and tells the other side's close frame, if there was one.
     pub async fn closed(&mut self) -> Option<CloseFrame> {
         let mut frame = None;

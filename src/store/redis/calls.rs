@@ -7,7 +7,7 @@ use super::wire::SignOfLife;
 use super::{Inner, MAX_CANDIDATES, RedisStore, keys, upkeep, wire};
 use super::{deregister_call, register_call};
 use crate::model::{Counts, Reason, SessionId, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
-use crate::store::{Beat, Candidate, Event, Reserved, Store, StoreError, WorkerView};
+use crate::store::{Beat, Candidate, Event, Reserved, Store, StoreError, Turn, WorkerView};
 use async_trait::async_trait;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -72,42 +72,16 @@ impl Store for RedisStore {
         session: SessionId,
         candidates: &[Candidate],
     ) -> Result<Reserved, StoreError> {
-        let inner = &*self.inner;
-        if !inner.ledger().ask(session) {
-            self.tell_release(session).await?;
-            inner.ledger().ask(session);
-        }
-        let _asking = Asking { inner, session };
-        let candidates = &candidates[..candidates.len().min(MAX_CANDIDATES)];
-        let answer: Vec<String> = inner
-            .link
-            .script(|live| {
-                let mut call = inner.fenced(&SCRIPTS.reserve, live.epoch);
-                call.arg(session.to_string());
-                for candidate in candidates {
-                    call.key(keys::record(&candidate.key))
-                        .arg(candidate.key.to_string())
-                        .arg(candidate.max_active)
-                        .arg(candidate.max_lifetime.map_or(-1, i64::from));
-                }
-                call
-            })
-            .await?;
-        let reserved = wire::reserved(&answer)
-            .ok_or_else(|| StoreError::Refused("an answer that makes no sense".to_owned()))?;
-        let mut ledger = inner.ledger();
-        match &reserved {
-            Reserved::Seat { worker, counts } => {
-                ledger.hear(worker, *counts);
-                if !ledger.seated(session, worker) {
-                    // Released while it was being reserved, by somebody who did not wait.
-                    inner.outbox.notify_one();
-                    return Ok(Reserved::Gone);
-                }
-            }
-            Reserved::Full { .. } | Reserved::Gone => ledger.unseated(session),
-        }
-        Ok(reserved)
+        self.ask(session, candidates, None).await
+    }
+
+    async fn reserve_in_turn(
+        &self,
+        session: SessionId,
+        candidates: &[Candidate],
+        turn: &Turn,
+    ) -> Result<Reserved, StoreError> {
+        self.ask(session, candidates, Some(turn)).await
     }
 
     async fn release(&self, session: SessionId, refund: bool) -> Result<(), StoreError> {
@@ -316,6 +290,53 @@ impl Store for RedisStore {
 }
 
 impl RedisStore {
+    /// A reservation, of somebody who minds the line or of somebody who does not.
+    async fn ask(
+        &self,
+        session: SessionId,
+        candidates: &[Candidate],
+        turn: Option<&Turn>,
+    ) -> Result<Reserved, StoreError> {
+        let line = turn.map(|turn| keys::line(turn.browser, turn.version));
+        let line = line.unwrap_or_default();
+        let waited = turn.map_or(0, |turn| turn.waited.as_millis() as u64);
+        let inner = &*self.inner;
+        if !inner.ledger().ask(session) {
+            self.tell_release(session).await?;
+            inner.ledger().ask(session);
+        }
+        let _asking = Asking { inner, session };
+        let candidates = &candidates[..candidates.len().min(MAX_CANDIDATES)];
+        let answer: Vec<String> = inner
+            .link
+            .script(|live| {
+                let mut call = inner.fenced(&SCRIPTS.reserve, live.epoch);
+                call.arg(session.to_string()).arg(&line).arg(waited);
+                for candidate in candidates {
+                    call.key(keys::record(&candidate.key))
+                        .arg(candidate.key.to_string())
+                        .arg(candidate.max_active)
+                        .arg(candidate.max_lifetime.map_or(-1, i64::from));
+                }
+                call
+            })
+            .await?;
+        let reserved = wire::reserved(&answer)
+            .ok_or_else(|| StoreError::Refused("an answer that makes no sense".to_owned()))?;
+        let mut ledger = inner.ledger();
+        let Reserved::Seat { worker, counts } = &reserved else {
+            ledger.unseated(session);
+            return Ok(reserved);
+        };
+        ledger.hear(worker, *counts);
+        if !ledger.seated(session, worker) {
+            // Released while it was being reserved, by somebody who did not wait.
+            inner.outbox.notify_one();
+            return Ok(Reserved::Gone);
+        }
+        Ok(reserved)
+    }
+
     /// Tells Redis of a session that ended. The ledger keeps it until Redis has confirmed.
     async fn tell_release(&self, session: SessionId) -> Result<(), StoreError> {
         let inner = &*self.inner;

@@ -235,7 +235,9 @@ fn text(value: &Value) -> Option<&str> {
 fn message(inner: &Inner, epoch: u64, channel: &str, payload: &str) {
     match channel {
         keys::EVENTS => {
-            if let Some(event) = wire::event(payload) {
+            if let Some(proxies) = wire::proxies(payload) {
+                inner.proxies.store(proxies.max(1), Ordering::Relaxed);
+            } else if let Some(event) = wire::event(payload) {
                 inner.heard(&event);
                 inner.tell(event);
             }

@@ -4,7 +4,7 @@
 //! `redis-cli` rely on; the second is ours alone and lives under `playhouse:`. `docs/redis.md`
 //! says what each holds.
 
-use crate::model::{Browser, WorkerKey};
+use crate::model::{Browser, Version, WorkerKey};
 
 /// Prefix of a worker's record: `worker:{browser}:{id}`, a hash with a TTL.
 pub const WORKER: &str = "worker:";
@@ -32,6 +32,12 @@ pub const LEASES: &str = "playhouse:leases:";
 pub const TURNS: &str = "playhouse:turns:";
 /// Hash reason -> workers of the grid that were recycled for it.
 pub const RECYCLES: &str = "playhouse:recycles";
+/// Prefix of a line of waiting sessions: `playhouse:line:{line}`, a hash proxy -> when the first of
+/// its part of the line came, and until when that is believed.
+pub const LINE: &str = "playhouse:line:";
+/// Prefix of the seats that are kept for those ahead in a line: `playhouse:offers:{line}`, a hash
+/// worker -> its counts, and since when it has had a seat with them.
+pub const OFFERS: &str = "playhouse:offers:";
 /// Counter that rises with every change of a worker's counts.
 pub const REVISION: &str = "playhouse:revision";
 /// A random name that is lost together with everything else: how emptiness is noticed.
@@ -57,6 +63,8 @@ pub fn lua_names() -> String {
         ("proxy", PROXY),
         ("leases", LEASES),
         ("turns", TURNS),
+        ("line", LINE),
+        ("offers", OFFERS),
         ("revision", REVISION),
         ("events", EVENTS),
         ("reset", RESET),
@@ -86,6 +94,15 @@ pub fn seats(worker: &WorkerKey) -> String {
 /// The hash of the workers of a browser that have their turn to be out of service.
 pub fn turns(browser: Browser) -> String {
     format!("{TURNS}{browser}")
+}
+
+/// The name of the line of those who want this browser and version: `chromium/1.65`, or `chromium`
+/// of those to whom any version will do.
+pub fn line(browser: Browser, version: Option<Version>) -> String {
+    match version {
+        Some(version) => format!("{browser}/{version}"),
+        None => browser.to_string(),
+    }
 }
 
 /// The key that is there while this proxy lives.

@@ -108,11 +108,17 @@ fn leading_counts(text: &str) -> Option<(Counts, &str)> {
     Some((counts, parts.next()?))
 }
 
+/// How many proxies there are, from a message that one has come.
+pub fn proxies(payload: &str) -> Option<usize> {
+    payload.strip_prefix("p ")?.parse().ok()
+}
+
 /// Reads the answer of `reserve.lua`.
 pub fn reserved(answer: &[String]) -> Option<Reserved> {
     let (verb, rest) = answer.split_first()?;
     match (verb.as_str(), rest) {
         ("gone", []) => Some(Reserved::Gone),
+        ("behind", []) => Some(Reserved::Behind),
         ("seat", [worker, active, lifetime, revision]) => Some(Reserved::Seat {
             worker: worker.parse().ok()?,
             counts: counts(active, lifetime, revision)?,

@@ -8,9 +8,6 @@
 if fenced(ARGV[1], ARGV[2]) then return FENCED end
 call('PEXPIRE', KEYS[1], ARGV[3])
 
-local alive, dead = 0, 0
-for _, proxy in ipairs(call('SMEMBERS', K.proxies)) do
-  if call('EXISTS', K.proxy .. proxy) == 1 then alive = alive + 1 else dead = dead + 1 end
-end
+local alive, dead = count_proxies()
 local overdue = call('ZCOUNT', K.workers, '-inf', now())
 return { alive, (dead + overdue > 0) and 1 or 0 }

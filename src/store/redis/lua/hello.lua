@@ -21,5 +21,7 @@ end
 if ARGV[3] then
   call('SET', KEYS[2], ARGV[4], 'PX', ARGV[5])
   call('SADD', K.proxies, ARGV[3])
+  -- Everybody's share for when Redis is away is one of so many now, this proxy's too.
+  call('PUBLISH', K.events, 'p ' .. count_proxies())
 end
 return { grid, revision }

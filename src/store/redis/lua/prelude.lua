@@ -100,6 +100,15 @@ local function give_back(proxy, session, refund)
   return true
 end
 
+-- How many proxies are alive, and how many are not.
+local function count_proxies()
+  local alive, dead = 0, 0
+  for _, proxy in ipairs(call('SMEMBERS', K.proxies)) do
+    if call('EXISTS', K.proxy .. proxy) == 1 then alive = alive + 1 else dead = dead + 1 end
+  end
+  return alive, dead
+end
+
 -- Whether this connection still speaks for its proxy. Once a newer connection said hello, or the
 -- identity expired, what an older one sent must not take effect any more.
 local function fenced(proxy, epoch)

@@ -14,12 +14,14 @@ local ttl = tonumber(ARGV[3])
 local missing, i, record = 0, 4, 3
 while i <= #ARGV do
   local worker, lifetime, n = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
-  if call('EXISTS', KEYS[record]) == 0 then
+  -- A worker of the original leaves a fragment when its heartbeat finds no record.
+  if call('HEXISTS', KEYS[record], 'endpoint') == 0 then
     call('HSET', KEYS[record], unpack(ARGV, i + 3, i + 2 + n))
     call('PEXPIRE', KEYS[record], ttl)
     enter(worker, ttl, lifetime)
     missing = missing + 1
-  elseif on_the_books(worker) and count(K.lifetime, worker) < lifetime then
+  end
+  if on_the_books(worker) and count(K.lifetime, worker) < lifetime then
     -- Several proxies remember: the highest stays.
     change(worker, 0, lifetime - count(K.lifetime, worker))
   end
