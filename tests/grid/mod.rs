@@ -4,6 +4,7 @@
 //! * [`staircase`]: the lifetime limit: workers are replaced one after another.
 //! * [`capacity`]: one worker is recycled again and again, and its seats are there all the while.
 //! * [`rolling`]: every worker and every proxy is restarted, under load.
+//! * [`many_proxies`]: three proxies and one Redis, and all that can befall them.
 //! * [`queue`]: more clients than seats.
 //! * [`kills`]: browsers, servers, workers and the grid itself die by SIGKILL.
 //! * [`answers`]: what the data port says to each kind of request.
@@ -19,6 +20,7 @@ mod capacity;
 mod health;
 mod hostile;
 mod kills;
+mod many_proxies;
 mod metrics;
 mod missing;
 mod operations;

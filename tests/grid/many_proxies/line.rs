@@ -1,0 +1,57 @@
+//! Clients wait at several proxies, many at one and few at the others, and are served roughly in
+//! the order in which they came to the grid.
+
+use super::{PROXIES, everybody_counts, grid};
+use crate::support::{OriginalWorker, RedisServer};
+use std::sync::{Arc, Mutex};
+use tokio::task::JoinSet;
+
+/// At which proxy each client waits, in the order in which they come.
+const CLIENTS: [usize; 20] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 1, 2, 1, 2, 1, 2];
+
+#[tokio::test]
+async fn who_came_first_to_any_proxy_is_served_first_more_or_less() {
+    let redis = RedisServer::start().await;
+    let _original = OriginalWorker::start(&redis, "only").await;
+    let grid = grid(&redis, 1).capacity(1).lifetime(0).start().await;
+    let holder = grid.connect().await;
+
+    let served = Arc::new(Mutex::new(Vec::new()));
+    let mut clients = JoinSet::new();
+    let mut waiting = [0; PROXIES];
+    for (number, &at) in CLIENTS.iter().enumerate() {
+        let (proxy, served) = (grid.proxy(at).clone(), served.clone());
+        clients.spawn(async move {
+            let mut session = proxy.connect().await;
+            served.lock().unwrap().push(number);
+            session.echo("hello").await;
+            session.close().await;
+        });
+        waiting[at] += 1;
+        grid.proxy(at).queued(waiting[at]).await;
+    }
+    holder.close().await;
+    while let Some(done) = clients.join_next().await {
+        done.unwrap();
+    }
+
+    let served = served.lock().unwrap().clone();
+    assert_eq!(served.len(), CLIENTS.len());
+    let mut in_all = 0;
+    for (position, &number) in served.iter().enumerate() {
+        let later = |other: &&usize| **other > number;
+        let overtaken = served[..position].iter().filter(later).count();
+        in_all += overtaken;
+        // The bound of docs/redis.md.
+        let at = CLIENTS[number];
+        let ahead = CLIENTS[..number].iter().filter(|it| **it == at).count();
+        assert!(
+            overtaken <= (ahead + 1) * (PROXIES - 1),
+            "{number}: {served:?}"
+        );
+    }
+    println!("served: {served:?}; overtaken {in_all} times in all");
+    // If each proxy had its turn whoever waits there, the twelve would be overtaken by all eight.
+    assert!(in_all <= 2 * CLIENTS.len(), "{in_all}: {served:?}");
+    everybody_counts(&grid, &redis, 0).await;
+}
