@@ -130,13 +130,13 @@ async fn it_is_ordered_to_shut_down() {
 async fn it_lives_as_long_as_somebody_extends_its_key() {
     let (redis, proxy) = grid().await;
     let mut events = proxy.events();
-    register_by_hand(&redis, "1");
+    register_by_hand(&redis, "3");
     shows(&redis, 0, 0).await;
     // Its heartbeat goes past us: EXPIRE, and the score in our index stays behind.
     let score = || redis.cli(&["ZSCORE", "playhouse:workers", "chromium:by-hand"]);
     let first = score();
     eventually_equal("its deadline was looked up again", true, async || {
-        redis.cli(&["EXPIRE", RECORD, "1"]);
+        redis.cli(&["EXPIRE", RECORD, "3"]);
         score() != first
     })
     .await;
