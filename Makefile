@@ -6,12 +6,14 @@ ARGS ?=
 SOAK_SECONDS ?= 3600
 FUZZ_SECONDS ?= 60
 STORM_CONNECTS ?= 1000000
+IDLE_SECONDS ?= 600
+SILENCE_SECONDS ?= 60
 
 # What scripts/setup.sh could not leave to Debian.
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup lint bench capacity soak storm fuzz containers clean
+.PHONY: help run test setup lint bench capacity soak storm idle fuzz containers clean
 
 help: ## list the targets
 	@echo "usage: make TARGET"
@@ -49,6 +51,11 @@ soak: ## sessions that come and go, every byte verified (SOAK_SECONDS=3600)
 
 storm: ## connects as fast as they go, none may be lost (STORM_CONNECTS=1000000)
 	$(CARGO) bench --locked --bench datapath -- storm --connects $(STORM_CONNECTS)
+
+idle: ## idle sessions behind what cuts silent connections (IDLE_SECONDS=600 SILENCE_SECONDS=60)
+	@scripts/setup.sh test
+	PLAYHOUSE_IDLE_SECONDS=$(IDLE_SECONDS) PLAYHOUSE_SILENCE_SECONDS=$(SILENCE_SECONDS) \
+		$(CARGO) test --locked --test main -- grid::silence
 
 fuzz: ## frames, configuration and admin paths against any bytes (FUZZ_SECONDS=60; nightly Rust and cargo-fuzz)
 	cd fuzz && for target in frames config routes; do \

@@ -151,6 +151,9 @@ async fn compare(wanted: Compare) -> anyhow::Result<()> {
     );
     println!("{text}");
     if let Some(file) = wanted.output {
+        if let Some(folder) = file.parent() {
+            fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        }
         fs::write(&file, &text).with_context(|| file.display().to_string())?;
     }
     Ok(())
@@ -176,6 +179,19 @@ pub fn turned<T>(things: &[T], by: usize) -> impl Iterator<Item = &T> {
     (0..count).map(move |at| &things[(at + by) % count])
 }
 
+/// How to run this again.
+fn command() -> String {
+    let mut words: Vec<String> = std::env::args().skip(1).collect();
+    words.retain(|word| word != "--bench");
+    if let Some(at) = words.iter().position(|word| word == "--output") {
+        words.drain(at..words.len().min(at + 2));
+    }
+    match words.join(" ") {
+        none if none.is_empty() => "make bench".into(),
+        some => format!("make bench ARGS=\"{some}\""),
+    }
+}
+
 /// Where and when this was measured, with what.
 fn circumstances(kinds: &[Kind]) -> anyhow::Result<String> {
     let say = |program: &str, arguments: &[&str]| {
@@ -194,8 +210,9 @@ fn circumstances(kinds: &[Kind]) -> anyhow::Result<String> {
         .lines()
         .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     Ok(format!(
-        "Command: make bench\nDate: {}\nMachine: {cores} cores shared with others ({}), {}, load {}\n\
+        "Command: {}\nDate: {}\nMachine: {cores} cores shared with others ({}), {}, load {}\n\
          Versions:\n{versions}",
+        command(),
         say("date", &["-u", "+%Y-%m-%d %H:%M UTC"]),
         model.map_or("", |(_, model)| model),
         say("uname", &["-sr"]),

@@ -86,9 +86,13 @@ impl Count {
         for (what, count) in lost.iter() {
             println!("lost {count} times: {what}");
         }
+        let opened = self.opened.get();
         match lost.values().sum::<u64>() {
-            0 => Ok(()),
-            some => bail!("{some} lost of {}", self.opened.get()),
+            0 => {
+                println!("0 lost of {opened} sessions, every byte as it was sent");
+                Ok(())
+            }
+            some => bail!("{some} lost of {opened} sessions"),
         }
     }
 }
@@ -121,7 +125,9 @@ impl Soak {
         set.await;
         count.tell(began, process.memory()?);
         count.verdict()?;
-        is_flat(&memory)
+        is_flat(&memory)?;
+        println!("soak passed");
+        Ok(())
     }
 }
 
@@ -264,7 +270,9 @@ impl Storm {
         set.run_until(watch).await?;
         set.await;
         count.tell(began, process.memory()?);
-        count.verdict()
+        count.verdict()?;
+        println!("storm passed");
+        Ok(())
     }
 }
 

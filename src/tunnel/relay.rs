@@ -27,8 +27,9 @@ const PARTING: Duration = Duration::from_secs(3);
 /// What the timer is set to when nothing is due.
 const FAR: Duration = Duration::from_secs(24 * 3600);
 
-/// What one read takes at most. One buffer a thread: a session has it only while it is polled.
-const SCRATCH: usize = 64 * 1024;
+/// What one read takes at most: 64 KiB, which many programs send at a time, and a header. One buffer
+/// a thread: a session has it only while it is polled.
+const SCRATCH: usize = 64 * 1024 + 256;
 
 thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());

@@ -7,6 +7,8 @@
 //! * [`many_proxies`]: three proxies and one Redis, and all that can befall them.
 //! * [`queue`]: more clients than seats.
 //! * [`kills`]: browsers, servers, workers and the grid itself die by SIGKILL.
+//! * [`goodbyes`]: every end that is ours, as its user reads it.
+//! * [`silence`]: sessions that say nothing, through what cuts silent connections.
 //! * [`answers`]: what the data port says to each kind of request.
 //! * [`missing`]: machines and settings that lack something.
 //! * [`hostile`]: clients that die, stall, or never were clients.
@@ -17,6 +19,7 @@
 
 mod answers;
 mod capacity;
+mod goodbyes;
 mod health;
 mod hostile;
 mod kills;
@@ -26,6 +29,7 @@ mod missing;
 mod operations;
 mod queue;
 mod rolling;
+mod silence;
 mod staircase;
 mod tutorial;
 mod versions;

@@ -7,6 +7,7 @@
 //! * [`websocket`] and [`http`]: clients of our own, where Playwright would be too polite.
 //! * [`fake_playwright`]: a Playwright server that misbehaves on request.
 //! * [`authority`]: certificates and who signs them.
+//! * [`middlebox`]: what stands between a client and a grid and cuts who is silent.
 //! * [`scrape`]: what Prometheus understands of our metrics.
 //! * [`redis_server`]: a real Redis that can be killed and paused; [`books`]: what it has on record.
 //! * [`original_worker`]: a worker that speaks the original's schema and nothing of ours.
@@ -28,6 +29,7 @@ mod fake_playwright;
 mod grid;
 mod http;
 mod machine;
+mod middlebox;
 mod operations;
 mod original_worker;
 mod playwright;
@@ -46,6 +48,7 @@ pub use fake_playwright::{Behaviour, FakePlaywright};
 pub use grid::{Grid, GridBuilder};
 pub use http::{Answer, get, raw, read_to_close};
 pub use machine::{examples, script, tools, version};
+pub use middlebox::Middlebox;
 pub use original_worker::OriginalWorker;
 pub use playwright::{Driver, Language, run_example};
 pub use process::{Kind, Process, Tree};

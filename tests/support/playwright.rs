@@ -215,6 +215,11 @@ impl Driver {
         Ok(())
     }
 
+    /// Begins to have the page send `size` bytes at once. Nobody waits for how that ends.
+    pub async fn start_fetch(&mut self, name: &str, size: usize) {
+        self.say(&format!("fetch {name} {size}")).await;
+    }
+
     pub async fn picture(&mut self, name: &str, file: &Path) -> Result<Picture, String> {
         self.say(&format!("picture {name} {}", file.display()))
             .await;

@@ -137,6 +137,39 @@ async fn odd_frames_pass_unchanged_and_so_does_every_kind_of_goodbye() {
     }
 }
 
+/// Rows of large frames, of which only the header is read, and what may come instead of the next.
+#[tokio::test]
+async fn large_frames_in_a_row_pass_with_all_kinds_of_others_among_them() {
+    let rows = |masked| {
+        let mut all = Vec::new();
+        for (n, odd) in odd_frames(masked).into_iter().enumerate() {
+            for large in 0..2 {
+                let payload: Vec<u8> = (0..200_000 + n)
+                    .map(|at| (at % 253 + large) as u8)
+                    .collect();
+                all.extend(frame(2, large == 1, masked, &payload));
+            }
+            all.extend(odd);
+        }
+        all
+    };
+    let (up, down) = (rows(true), rows(false));
+    for sizes in [[1 << 24, 1 << 24], [200_014, 5], [70_000, 13]] {
+        let mut rig = Rig::tcp(NO_LIMITS).await;
+        let (mut client_read, mut client_write) = rig.client.split();
+        let (mut worker_read, mut worker_write) = rig.worker.split();
+        let (_, _, up_read, down_read) = tokio::join!(
+            write_pieces(&mut client_write, &up, &sizes),
+            write_pieces(&mut worker_write, &down, &sizes),
+            read_exactly(&mut worker_read, up.len()),
+            read_exactly(&mut client_read, down.len()),
+        );
+        assert!(up_read == up && down_read == down, "pieces of {sizes:?}");
+        assert_eq!(rig.traffic.bytes_in(), up.len() as u64);
+        assert_eq!(rig.traffic.messages_in(), rig.traffic.messages_out());
+    }
+}
+
 #[tokio::test]
 async fn a_large_message_passes_whole_to_a_client_that_keeps_it_waiting() {
     let mut rig = Rig::tcp_small(NO_LIMITS).await;

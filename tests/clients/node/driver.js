@@ -22,6 +22,17 @@ async function look(base64) {
   return { width: image.width, height: image.height, middle, colours: colours.size };
 }
 
+// See driver.py.
+function noise(size) {
+  let text = "";
+  const block = new Uint8Array(30000);
+  while (text.length < size) {
+    crypto.getRandomValues(block);
+    text += btoa(String.fromCharCode(...block));
+  }
+  return text;
+}
+
 const { positionals, values } = parseArgs({
   allowPositionals: true,
   options: {
@@ -56,6 +67,10 @@ const commands = {
   },
   async use(name) {
     return { value: await sessions.get(name).page.evaluate(() => 6 * 7) };
+  },
+  async fetch(name, size) {
+    const { page } = sessions.get(name);
+    return { length: (await page.evaluate(noise, Number(size))).length };
   },
   async picture(name, path) {
     const { page } = sessions.get(name);

@@ -6,6 +6,7 @@ Reads commands from standard input, one a line, and runs them side by side:
 
     open NAME PAGE      connects, opens the page, reads its title
     use NAME            evaluates something in the page
+    fetch NAME BYTES    has the page send so much at once
     picture NAME FILE   takes a screenshot and lets the browser itself look at it
     close NAME          ends the session
 
@@ -38,6 +39,17 @@ LOOK = """async (base64) => {
     for (let n = 0; n < image.width * image.height; n++) colours.add(pixel(n));
     const middle = pixel((image.height >> 1) * image.width + (image.width >> 1));
     return { width: image.width, height: image.height, middle, colours: colours.size };
+}"""
+
+# Text that does not get smaller on the way.
+NOISE = """(size) => {
+    let text = "";
+    const block = new Uint8Array(30000);
+    while (text.length < size) {
+        crypto.getRandomValues(block);
+        text += btoa(String.fromCharCode(...block));
+    }
+    return text;
 }"""
 
 
@@ -75,6 +87,10 @@ class Driver:
     async def use(self, name):
         _, page = self.sessions[name]
         return {"value": await page.evaluate("() => 6 * 7")}
+
+    async def fetch(self, name, size):
+        _, page = self.sessions[name]
+        return {"length": len(await page.evaluate(NOISE, int(size)))}
 
     async def picture(self, name, file):
         _, page = self.sessions[name]

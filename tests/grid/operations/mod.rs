@@ -10,7 +10,7 @@
 
 mod bad_inputs;
 mod load;
-mod reloads;
+pub mod reloads;
 mod service;
 mod tenants;
 mod tls;

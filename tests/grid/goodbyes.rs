@@ -1,0 +1,153 @@
+//! Every end that is ours: its user reads why, in Python and in Node, as the error of what they do
+//! next. Which Close frame says so is tested where it is made, in `src/tunnel`.
+
+use super::operations::reloads::in_force;
+use crate::support::{Driver, Grid, Kind, Language, Middlebox, eventually, eventually_equal};
+use nix::sys::signal::Signal;
+use std::time::Duration;
+
+/// One user in each language.
+fn users(grid: &str) -> [Driver; 2] {
+    Language::BOTH.map(|language| Driver::start(language, grid))
+}
+
+/// What a user reads whose session is lost.
+async fn reads(user: &mut Driver, name: &str) -> String {
+    eventually("the session is lost", async || {
+        user.lost(name).then_some(())
+    })
+    .await;
+    user.works(name).await.unwrap_err()
+}
+
+/// Opens a session that the grid ends by itself, and checks what both users read.
+async fn all_read(users: &mut [Driver; 2], name: &str, expected: &str) {
+    for user in &mut *users {
+        user.start_open(name).await;
+    }
+    for user in users {
+        let error = match user.opened(name).await {
+            // On a slow machine the end may come that early.
+            Err(error) => error,
+            Ok(_) => reads(user, name).await,
+        };
+        assert!(error.contains(expected), "{expected:?} is not in {error:?}");
+    }
+}
+
+async fn set(grid: &Grid, key: &str, value: &str) {
+    grid.configure(&format!("session: {{ {key}: {value} }}\n"));
+    let key = format!("session.{key}");
+    eventually_equal(&key, value.to_owned(), async || in_force(grid, &key).await).await;
+}
+
+#[tokio::test]
+async fn whoever_loses_a_session_reads_why() {
+    let mut grid = Grid::new().workers(1).start().await;
+    let mut users = users(&grid.url());
+
+    for user in &mut users {
+        user.open("killed").await.unwrap();
+        let id = grid.sessions().await[0].id.clone();
+        grid.admin("DELETE", &format!("/v1/sessions/{id}")).await;
+        let error = reads(user, "killed").await;
+        let expected = format!("playhouse: session killed by an operator (session {id})");
+        assert!(error.contains(&expected), "{error:?}");
+    }
+    set(&grid, "idle_timeout", "4s").await;
+    all_read(
+        &mut users,
+        "idle",
+        "playhouse: session idle for 4s (session ",
+    )
+    .await;
+    set(&grid, "max_duration", "4s").await;
+    all_read(
+        &mut users,
+        "long",
+        "playhouse: session exceeded 4s (session ",
+    )
+    .await;
+    set(&grid, "max_duration", "never").await;
+
+    for user in &mut users {
+        user.open("orphan").await.unwrap();
+    }
+    grid.tree().of_kind(Kind::Node)[0].kill();
+    for user in &mut users {
+        let error = reads(user, "orphan").await;
+        assert!(error.contains("playhouse: worker lost"), "{error:?}");
+    }
+
+    for user in &mut users {
+        user.open("interrupted").await.unwrap();
+    }
+    grid.stop(Signal::SIGINT).await;
+    for user in &mut users {
+        let error = reads(user, "interrupted").await;
+        let expected = "playhouse: the grid is shutting down (session ";
+        assert!(error.contains(expected), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn who_outlasts_the_drain_reads_why() {
+    let mut grid = Grid::new()
+        .workers(1)
+        .config("session: { drain_timeout: 1s }")
+        .start()
+        .await;
+    let mut users = users(&grid.url());
+    for user in &mut users {
+        user.open("drained").await.unwrap();
+    }
+    grid.stop(Signal::SIGTERM).await;
+    for user in &mut users {
+        let error = reads(user, "drained").await;
+        let expected = "playhouse: the grid is draining and the drain timeout is over";
+        assert!(error.contains(expected), "{error:?}");
+    }
+}
+
+/// A client that takes nothing cannot be told. One that wakes up soon after is.
+#[tokio::test]
+async fn a_client_that_was_too_slow_reads_so() {
+    const TOO_LONG: Duration = Duration::from_secs(3);
+    /// More than all buffers on the way hold.
+    const MUCH: usize = 32 * 1024 * 1024;
+    let grid = Grid::new()
+        .workers(1)
+        .config("session: { write_timeout: 2s }")
+        .start()
+        .await;
+    for language in Language::BOTH {
+        let network = Middlebox::start(grid.address(), Duration::MAX).await;
+        let mut user = Driver::start(language, &network.url());
+        let mut tries = 0;
+        let error = eventually("the client is told that it was too slow", async || {
+            tries += 1;
+            let name = format!("slow{tries}");
+            user.open(&name).await.unwrap();
+            network.hold(true);
+            user.start_fetch(&name, MUCH).await;
+            eventually("it begins to come", async || {
+                let sessions = grid.sessions().await;
+                sessions
+                    .iter()
+                    .any(|it| it.bytes_out > 1 << 20)
+                    .then_some(())
+            })
+            .await;
+            // The outage itself, neither too short to matter nor so long that nobody waits.
+            tokio::time::sleep(TOO_LONG).await;
+            network.hold(false);
+            let error = reads(&mut user, &name).await;
+            error.contains("too slow").then_some(error)
+        });
+        let error = error.await;
+        assert!(
+            error.contains("playhouse: client too slow, took no data for 2s (session "),
+            "{error:?}"
+        );
+    }
+}
