@@ -6,14 +6,14 @@ use super::frame::{self, Frame, Tracker};
 use super::link::Link;
 use super::splice::{Pipe, Spliced};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Chunks that one direction may move in one go before others have their turn.
 const BURST: usize = 8;
 
 /// The rest of a frame that is worth a pipe, bytes.
-const WORTH_SPLICING: u64 = 32 * 1024;
+const WORTH_SPLICING: u64 = 64 * 1024;
 
 /// Bytes that leave a pipe by copying when the receiver blocks: enough to wait for it with.
 const COPIED_OUT: usize = 4096;
@@ -84,9 +84,6 @@ pub(super) struct Flow {
     /// Taken by the receiver's stream, which may keep it in a buffer.
     unflushed: bool,
     ping_due: bool,
-    /// Much came at once. Large frames come in rows, so the next one is looked at before it is
-    /// read: it may go through a pipe whole.
-    expects_large: bool,
 }
 
 impl Flow {
@@ -102,7 +99,6 @@ impl Flow {
             masked,
             unflushed: false,
             ping_due: false,
-            expects_large: false,
         }
     }
 
@@ -190,14 +186,6 @@ impl Flow {
             if self.fill_pipe(from, &mut moved) {
                 continue;
             }
-            match self.pipe_next(from, to, cx, &mut moved) {
-                Poll::Pending => {
-                    self.poll_shutdown(to, cx);
-                    return moved;
-                }
-                Poll::Ready(true) => continue,
-                Poll::Ready(false) => {}
-            }
             let mut buffer = ReadBuf::new(scratch);
             match Pin::new(&mut *from).poll_read(cx, &mut buffer) {
                 Poll::Pending => {
@@ -206,15 +194,8 @@ impl Flow {
                 }
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
                     let is_full = buffer.remaining() == 0;
-                    let chunk = buffer.filled();
-                    if self.has_to_speak() || !self.passes_on() || self.sink_ended() {
-                        self.take_and_speak(chunk, close, &mut moved);
-                        continue;
-                    }
-                    self.track(chunk, &mut moved);
-                    self.expects_large = chunk.len() as u64 >= WORTH_SPLICING;
-                    self.write_through(chunk, to, cx, &mut moved);
-                    if is_full && self.pending.is_empty() {
+                    self.take(buffer.filled(), to, close, cx, &mut moved);
+                    if is_full && self.passes_on() && self.pending.is_empty() {
                         self.fetch_pipe(from, to);
                     }
                 }
@@ -248,14 +229,23 @@ impl Flow {
         }
     }
 
-    /// Writes what the sender sent, as far as the receiver takes it at once.
-    fn write_through(
+    /// Bytes the sender sent: tracked, and written at once as far as the receiver takes them.
+    fn take(
         &mut self,
         chunk: &[u8],
         to: &mut Link,
+        close: Option<&Close>,
         cx: &mut Context<'_>,
         moved: &mut Moved,
     ) {
+        if !self.passes_on() || self.sink_ended() {
+            return;
+        }
+        if self.has_to_speak() {
+            self.take_and_speak(chunk, close, moved);
+            return;
+        }
+        self.track(chunk, moved);
         let taken = match Pin::new(to).poll_write(cx, chunk) {
             Poll::Ready(Ok(taken)) if taken > 0 => taken,
             Poll::Ready(_) => {
@@ -278,11 +268,7 @@ impl Flow {
     }
 
     /// Goes through `chunk` frame by frame and says what there is to say at the first boundary.
-    /// What nobody will get is forgotten.
     fn take_and_speak(&mut self, chunk: &[u8], close: Option<&Close>, moved: &mut Moved) {
-        if self.sink_ended() {
-            return;
-        }
         let mut at = 0;
         while at < chunk.len() && self.passes_on() {
             let step = self.step(&chunk[at..], moved);
@@ -310,63 +296,14 @@ impl Flow {
         }
     }
 
-    /// Takes the next frame into a pipe from its first byte on, if it is a large one and there is a
-    /// pipe to be had. Whether something was done; pending when there is nothing to look at.
-    fn pipe_next(
-        &mut self,
-        from: &mut Link,
-        to: &Link,
-        cx: &mut Context<'_>,
-        moved: &mut Moved,
-    ) -> Poll<bool> {
-        let relays = self.passes_on() && !self.has_to_speak();
-        if !self.expects_large || !relays || !self.tracker.at_boundary() {
-            return Poll::Ready(false);
-        }
-        let mut header = [0; frame::MAX_HEADER];
-        let mut seen = ReadBuf::new(&mut header);
-        if ready!(from.poll_peek(cx, &mut seen)).is_err() {
-            self.end_source(false);
-            return Poll::Ready(true);
-        }
-        let seen = seen.filled();
-        let mut ahead = self.tracker.clone();
-        let (begun, _) = ahead.advance(seen);
-        self.expects_large = ahead.message_left() >= WORTH_SPLICING;
-        if !self.expects_large {
-            return Poll::Ready(false);
-        }
-        let Some(mut pipe) = Pipe::between(from, to) else {
-            return Poll::Ready(false);
-        };
-        let whole = begun as u64 + ahead.message_left();
-        let Spliced::Moved(count @ 1..) = pipe.fill(from, whole) else {
-            return Poll::Ready(false);
-        };
-        if count < begun {
-            // The header itself came in pieces.
-            self.tracker.advance(&seen[..count]);
-        } else {
-            self.tracker = ahead;
-            if let Some(frame) = self.tracker.skip((count - begun) as u64) {
-                moved.ended(frame);
-            }
-        }
-        moved.bytes += count as u64;
-        moved.in_message = true;
-        self.pipe = Some(pipe);
-        Poll::Ready(true)
-    }
-
     /// Takes what the sender has of the current frame into the pipe, whose content is written
     /// next. Whether there was something; if not, the pipe is given back.
     fn fill_pipe(&mut self, from: &Link, moved: &mut Moved) -> bool {
         let left = self.tracker.message_left();
-        let passes_on = self.passes_on();
         let Some(pipe) = self.pipe.as_mut().filter(|pipe| pipe.held() == 0) else {
             return false;
         };
-        if left == 0 || !passes_on {
+        if left == 0 || !matches!(self.mode, Mode::Relay | Mode::Finish) {
             self.pipe = None;
             return false;
         }
@@ -374,7 +311,6 @@ impl Flow {
             Spliced::Moved(count) if count > 0 => {
                 moved.bytes += count as u64;
                 moved.in_message = true;
-                self.expects_large = true;
                 if let Some(frame) = self.tracker.skip(count as u64) {
                     moved.ended(frame);
                 }

@@ -15,8 +15,8 @@ const CONTROL: u8 = 0x08;
 const OP_CLOSE: u8 = 0x8;
 const OP_PING: u8 = 0x9;
 
-/// The longest header, bytes: two, then at most eight of length and four of masking key.
-pub const MAX_HEADER: usize = 14;
+/// Two bytes, then at most eight of length and four of masking key.
+const MAX_HEADER: usize = 14;
 
 /// A frame whose last byte has just passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -34,21 +34,6 @@ impl Link {
     }
 }
 
-impl Link {
-    /// Shows what is there to be read next, without taking it. Nothing at all where that cannot be
-    /// told, and at the end.
-    pub(super) fn poll_peek(
-        &mut self,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self {
-            Link::Plain(stream) => stream.poll_peek(cx, buffer).map_ok(drop),
-            Link::Boxed(_) => Poll::Ready(Ok(())),
-        }
-    }
-}
-
 /// A second descriptor of the stream's socket. Pingora's stream owns its first and keeps it.
 fn socket_of(stream: &PlainStream) -> io::Result<TcpStream> {
     let descriptor = stream.as_raw_fd();

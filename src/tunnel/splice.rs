@@ -34,12 +34,12 @@ mod linux {
 
     /// What a pipe is asked to hold, bytes. One page slot holds one segment, however short, so a
     /// network with small segments needs many slots.
-    const CAPACITY: usize = 1024 * 1024;
+    const CAPACITY: usize = 512 * 1024;
 
     /// Pipes of the whole process, in use or not. Each may hold its capacity for a receiver that
     /// does not read, and all count against the user's 64 MiB (`pipe-user-pages-soft`), beyond
     /// which the kernel gives only tiny ones.
-    const MAX_PIPES: usize = 48;
+    const MAX_PIPES: usize = 64;
 
     /// Empty pipes that a thread keeps for the next large frame.
     const SPARE: usize = 8;
@@ -208,7 +208,7 @@ mod tests {
         let pipes: Vec<_> = (0..1000)
             .map_while(|_| Pipe::between(&one, &other))
             .collect();
-        assert!(pipes.len() <= 48, "{} pipes", pipes.len());
+        assert!(pipes.len() <= 64, "{} pipes", pipes.len());
         // From here on this thread has pipes of its own, whatever other tests do.
         drop(pipes);
         far_one.write_all(b"in the pipe, behind it").await.unwrap();
