@@ -8,7 +8,7 @@
 use playhouse::config::StoreConfig;
 use playhouse::model::{Browser, SessionId, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
 use playhouse::store::redis::{MAX_CANDIDATES, RedisStore, Role};
-use playhouse::store::{Candidate, Reserved, Store};
+use playhouse::store::{Candidate, Reserved, Store, Turn};
 use procfs::process::Process;
 use redis::aio::MultiplexedConnection;
 use std::process::{Child, Command, Stdio};
@@ -25,6 +25,13 @@ const MEASURED: Duration = Duration::from_secs(4);
 const HOUR: Duration = Duration::from_secs(3600);
 /// No limit is ever reached, so that each attempt gets a seat.
 const MAX_ACTIVE: u32 = 1_000_000;
+
+/// Asks as a proxy does for a client that has just come.
+const NEWCOMER: Turn = Turn {
+    browser: Browser::Chromium,
+    version: None,
+    waited: Duration::ZERO,
+};
 
 /// What the original does for a session, in its own way: both counters of all workers, the TTL and
 /// two fields of each, then the highest lifetime below the margin.
@@ -167,9 +174,9 @@ impl Contender {
                 let session = SessionId::random();
                 let order = candidates(workers);
                 let begun = Instant::now();
-                let reserved = store.reserve(session, &order).await.unwrap();
+                let reserved = store.reserve_in_turn(session, &order, &NEWCOMER).await;
                 let took = begun.elapsed();
-                assert!(matches!(reserved, Reserved::Seat { .. }));
+                assert!(matches!(reserved, Ok(Reserved::Seat { .. })));
                 store.release(session, false).await.unwrap();
                 took
             }

@@ -114,6 +114,15 @@ impl Fleet {
         self.queue.wake(key.browser);
     }
 
+    /// A reservation found that a worker is not there or not available. When its new status has
+    /// been heard meanwhile, that is why; else it is gone.
+    pub(super) fn no_longer_open(&self, key: &WorkerKey) {
+        let open = self.known().get(key).is_some_and(Known::open);
+        if open {
+            self.forget(key);
+        }
+    }
+
     /// A worker's counters changed.
     pub(super) fn count(&self, key: &WorkerKey, counts: Counts) {
         {
@@ -184,9 +193,13 @@ impl Fleet {
 
     pub(super) fn note_store(&self, up: bool) {
         self.metrics.store_up.set(i64::from(up));
-        if self.store_up.swap(up, Ordering::AcqRel) && !up {
-            self.settle_shares();
-            self.queue.wake_all();
+        match (self.store_up.swap(up, Ordering::AcqRel), up) {
+            (true, false) => {
+                self.settle_shares();
+                self.queue.wake_all();
+            }
+            (false, true) => self.forget_shares(),
+            _ => {}
         }
     }
 

@@ -43,6 +43,12 @@ impl Fleet {
         *self.shares() = Shares { most, given };
     }
 
+    /// The store is back: from here on its word counts. A call of it that fails nevertheless must
+    /// not fall back on what was free before the outage.
+    pub(super) fn forget_shares(&self) {
+        *self.shares() = Shares::default();
+    }
+
     /// Takes a seat without asking the store. The seat's session must be one that the store has
     /// never been asked about, or it could end up with two.
     ///

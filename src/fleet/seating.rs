@@ -75,7 +75,7 @@ impl Fleet {
                 Ok(Reserved::Behind) => return Err(NoGrant::NoneFree),
                 Ok(Reserved::Gone) => {
                     for candidate in &best {
-                        self.forget(&candidate.key);
+                        self.no_longer_open(&candidate.key);
                     }
                 }
                 Err(error) => {

@@ -8,10 +8,15 @@
 
 use crate::model::{Browser, SessionId, WorkerKey};
 use crate::store::Store;
+use futures_util::StreamExt;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use tokio::sync::{mpsc, watch};
+
+/// Releases that the store is told at the same time: one after the other, the way to a distant
+/// store and back would bound how many sessions may end in a second.
+const AT_ONCE: usize = 64;
 
 struct Release {
     session: SessionId,
@@ -77,12 +82,14 @@ impl Releaser {
             pending: watch::Sender::new(0),
         };
         let pending = releaser.pending.clone();
-        let run = async move {
-            while let Some(release) = work.recv().await {
+        let releases = futures_util::stream::poll_fn(move |cx| work.poll_recv(cx));
+        let run = releases.for_each_concurrent(AT_ONCE, move |release| {
+            let (office, pending) = (office.clone(), pending.clone());
+            async move {
                 office.tell(&release).await;
                 pending.send_modify(|pending| *pending -= 1);
             }
-        };
+        });
         (releaser, run)
     }
 

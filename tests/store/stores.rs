@@ -16,8 +16,8 @@ use tokio::sync::{broadcast, watch};
 const DEADLINE: Duration = Duration::from_secs(60);
 /// A worker's TTL in tests that do not let it run out.
 pub const TTL: Duration = Duration::from_secs(60);
-/// A proxy's TTL in tests: short, for they wait for it.
-pub const PROXY_TTL: Duration = Duration::from_millis(600);
+/// A proxy's TTL in tests: short, for they wait for it, yet nothing that a busy machine runs out of.
+pub const PROXY_TTL: Duration = Duration::from_millis(1500);
 
 /// Where stores come from that share one state.
 pub trait Grid: Sized {
