@@ -64,14 +64,14 @@ pub fn init(log: &Log) {
     CURRENT.store(Some(Arc::new(builder.build())));
     // Fails when it is already set, by an earlier call: then the swap above is all there is to do.
     let _already_ours = log::set_logger(&SWAPPED);
-    log::set_max_level(log.level.max(others(log.level)));
+    log::set_max_level(log.level);
 }
 
-/// How much the libraries below us may say: they tell at `info` what we tell ourselves.
+/// How much the libraries below us may say: they tell at `info` what we tell ourselves, and below
+/// that they write whole request heads, tokens included.
 fn others(level: LevelFilter) -> LevelFilter {
     match level {
-        LevelFilter::Trace => LevelFilter::Trace,
-        LevelFilter::Debug => LevelFilter::Info,
+        LevelFilter::Trace | LevelFilter::Debug => LevelFilter::Info,
         level => level.min(LevelFilter::Warn),
     }
 }
@@ -229,5 +229,6 @@ mod tests {
         assert_eq!(others(LevelFilter::Error), LevelFilter::Error);
         assert_eq!(others(LevelFilter::Off), LevelFilter::Off);
         assert_eq!(others(LevelFilter::Debug), LevelFilter::Info);
+        assert_eq!(others(LevelFilter::Trace), LevelFilter::Info);
     }
 }
