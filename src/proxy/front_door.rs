@@ -14,6 +14,7 @@ use pingora::protocols::http::ServerSession;
 use pingora::server::ShutdownWatch;
 use pingora_proxy::HttpProxy;
 use std::collections::HashMap;
+use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -24,6 +25,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 const KEEPALIVE_SECONDS: u64 = 60;
 /// First read of a head: a Playwright client's handshake is some 500 bytes.
 const HEAD_READ: usize = 2048;
+/// Most headers of a request: as many as Pingora takes.
+const MAX_HEADERS: usize = 256;
 /// How long a refused client has to read its answer and hang up.
 const LINGER: Duration = Duration::from_secs(1);
 /// Descriptors kept for other things than connections: logs, the store, the admin port, files.
@@ -172,6 +175,10 @@ impl ServerApp for FrontDoor {
                     return None;
                 }
             }
+            if let Err(what) = understand(&head) {
+                self.refuse(stream, Refusal::BadRequest(what), &head).await;
+                return None;
+            }
             let mut session = ServerSession::new_http1(stream);
             session.set_keepalive(Some(KEEPALIVE_SECONDS));
             if let Some(settings) = settings.take() {
@@ -212,6 +219,28 @@ async fn read_head(stream: &mut Stream, head: &mut BytesMut, max: usize) -> Head
             _ => return Head::TooLarge,
         }
     }
+}
+
+/// Whether a head is one that Pingora takes. It would answer others with a bare 400, which tells
+/// nobody what is wrong.
+fn understand(head: &[u8]) -> Result<(), &'static str> {
+    let mut slots = [MaybeUninit::uninit(); MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut []);
+    match request.parse_with_uninit_headers(head, &mut slots) {
+        Ok(httparse::Status::Complete(_)) => {}
+        Err(httparse::Error::TooManyHeaders) => return Err("The request has too many headers."),
+        _ => return Err("This is no HTTP/1.1 request."),
+    }
+    let to_path = request.path.is_some_and(|target| target.starts_with('/'));
+    if !to_path || request.method == Some("CONNECT") {
+        return Err("The grid is no proxy for other addresses: ask for a path such as /.");
+    }
+    let lengths = request.headers.iter();
+    let mut lengths = lengths.filter(|it| it.name.eq_ignore_ascii_case("content-length"));
+    if !lengths.all(|it| it.value.iter().all(u8::is_ascii_digit)) {
+        return Err("The Content-Length is no number.");
+    }
+    Ok(())
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {
