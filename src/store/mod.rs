@@ -173,6 +173,24 @@ pub trait Store: Send + Sync + 'static {
     /// remembers. Those of the original do not tell.
     async fn recycles(&self) -> Result<HashMap<Reason, u64>, StoreError>;
 
+    /// Takes one of `most` permits of the whole grid to warm a browser up, for at most `ttl`;
+    /// `false` when none is left. Whoever has one already keeps it.
+    ///
+    /// Here for a store of one process, which has permits of its own machine.
+    async fn take_warm_up(
+        &self,
+        _worker: &WorkerKey,
+        _most: usize,
+        _ttl: Duration,
+    ) -> Result<bool, StoreError> {
+        Ok(true)
+    }
+
+    /// Gives that permit back.
+    async fn end_warm_up(&self, _worker: &WorkerKey) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Registers a worker, or, when it is already there, rewrites its record and keeps its
     /// counters. Without a heartbeat it is dropped after `ttl`.
     ///

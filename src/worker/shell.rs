@@ -172,7 +172,8 @@ impl Shell {
         let supervision = Supervision {
             shared: Arc::clone(&self.shared),
             generation,
-            id: key.id.clone(),
+            key: key.clone(),
+            store: self.books.store.clone(),
             wish,
             ups: self.ups.clone(),
         };

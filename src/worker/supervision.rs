@@ -6,7 +6,8 @@ use super::probe::ProbeError;
 use super::process::{Launch, Server};
 use super::progress::Progress;
 use super::toolchain::Toolchain;
-use crate::model::{Endpoint, WorkerId};
+use crate::model::{Endpoint, WorkerKey};
+use crate::store::Store;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -15,6 +16,9 @@ use tokio::time::Instant;
 /// A serving browser is checked with a page of its own every so many heartbeats (15 s by
 /// default): 30 ms of work each time.
 const HEARTBEATS_PER_CHECK: u32 = 3;
+
+/// Between two questions whether the grid has a permit left.
+const PERMIT_RETRY: Duration = Duration::from_millis(500);
 
 /// What is wanted of a server. Only ever rises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,9 +44,23 @@ pub struct Up {
 pub struct Supervision {
     pub shared: Arc<Shared>,
     pub generation: Generation,
-    pub id: WorkerId,
+    pub key: WorkerKey,
+    pub store: Arc<dyn Store>,
     pub wish: watch::Receiver<ServerWish>,
     pub ups: mpsc::Sender<Up>,
+}
+
+/// A permit of the whole grid to warm up; given back when it is dropped, or when its time is over.
+struct PermitOfGrid {
+    store: Arc<dyn Store>,
+    worker: WorkerKey,
+}
+
+impl Drop for PermitOfGrid {
+    fn drop(&mut self) {
+        let (store, worker) = (self.store.clone(), self.worker.clone());
+        tokio::spawn(async move { store.end_warm_up(&worker).await.ok() });
+    }
 }
 
 impl Supervision {
@@ -69,6 +87,7 @@ impl Supervision {
             .machine
             .warm_up_permit(config.recycle.max_parallel)
             .await;
+        let permit_of_grid = self.permit_of_grid().await;
         let began = Instant::now();
         let toolchain = shared.toolchain.as_of_now();
         let launch = Launch {
@@ -78,7 +97,7 @@ impl Supervision {
             machine: &shared.machine,
         };
         let server = Server::start(launch).await.map_err(|e| e.to_string())?;
-        let id = self.id.clone();
+        let id = self.key.id.clone();
         (shared.observer)(Progress::Warming { id });
         let browser_version = match server.warm_up(config.worker.start_timeout).await {
             Ok(version) => version,
@@ -89,7 +108,7 @@ impl Supervision {
             }
             Err(error) => return Err(error.to_string()),
         };
-        drop(permit);
+        drop((permit, permit_of_grid));
         let door = server.door();
         let up = Up {
             generation: self.generation,
@@ -109,6 +128,34 @@ impl Supervision {
         Ok(server)
     }
 
+    /// Waits until few enough browsers of the whole grid are warming up. Without a store this worker
+    /// goes on by itself.
+    async fn permit_of_grid(&self) -> Option<PermitOfGrid> {
+        loop {
+            let config = self.shared.config.load_full();
+            let most = config.recycle.max_parallel_grid;
+            // It starts, and is warmed up.
+            let ttl = config.worker.start_timeout * 2;
+            if most == 0 {
+                return None;
+            }
+            let taken = self.store.take_warm_up(&self.key, most, ttl).await;
+            match taken {
+                Ok(true) => {
+                    return Some(PermitOfGrid {
+                        store: self.store.clone(),
+                        worker: self.key.clone(),
+                    });
+                }
+                Ok(false) => tokio::time::sleep(PERMIT_RETRY).await,
+                Err(error) => {
+                    log::debug!(worker:% = self.key, error:% = error; "warming up unasked");
+                    return None;
+                }
+            }
+        }
+    }
+
     /// Waits for the server's end or the wish to end it, checking the browser now and then.
     async fn watch(&self, server: &mut Server) -> String {
         let door = server.door().clone();
@@ -124,7 +171,7 @@ impl Supervision {
                     }
                     Err(ProbeError::Strange(_)) => {}
                     Err(error) => {
-                        log::warn!(worker:% = self.id, error:% = error; "the browser is not well");
+                        log::warn!(worker:% = self.key.id, error:% = error; "the browser is not well");
                         self.shared
                             .tell(Input::Checked(self.generation, false))
                             .await;

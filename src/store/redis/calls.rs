@@ -161,6 +161,36 @@ impl Store for RedisStore {
             .collect())
     }
 
+    async fn take_warm_up(
+        &self,
+        worker: &WorkerKey,
+        most: usize,
+        ttl: Duration,
+    ) -> Result<bool, StoreError> {
+        self.inner
+            .link
+            .script(|_| {
+                let mut call = SCRIPTS.take_warm_up.key(keys::WARMING);
+                call.arg(worker.to_string()).arg(most).arg(millis(ttl));
+                call
+            })
+            .await
+    }
+
+    async fn end_warm_up(&self, worker: &WorkerKey) -> Result<(), StoreError> {
+        let worker = &worker.to_string();
+        self.inner
+            .link
+            .call(|mut live| async move {
+                redis::cmd("ZREM")
+                    .arg(keys::WARMING)
+                    .arg(worker)
+                    .exec_async(&mut live.connection)
+                    .await
+            })
+            .await
+    }
+
     async fn register(&self, record: &WorkerRecord, ttl: Duration) -> Result<(), StoreError> {
         let expires = Instant::now() + ttl;
         let registration = &self.inner.ledger().register(record, expires);

@@ -38,6 +38,9 @@ pub const LINE: &str = "playhouse:line:";
 /// Prefix of the seats that are kept for those ahead in a line: `playhouse:offers:{line}`, a hash
 /// worker -> its counts, and since when it has had a seat with them.
 pub const OFFERS: &str = "playhouse:offers:";
+/// Sorted set of the workers that have a permit to warm a browser up -> when that is over at the
+/// latest.
+pub const WARMING: &str = "playhouse:warming";
 /// Counter that rises with every change of a worker's counts.
 pub const REVISION: &str = "playhouse:revision";
 /// A random name that is lost together with everything else: how emptiness is noticed.

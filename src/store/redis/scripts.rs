@@ -47,7 +47,8 @@ scripts!(
     release,
     reserve,
     restore,
-    sweep
+    sweep,
+    take_warm_up
 );
 
 fn source(body: &str) -> String {
