@@ -49,6 +49,8 @@ pub struct Fleet {
     membership: Notify,
     /// The configuration changed.
     reconfigured: Notify,
+    /// The same, for the health checks.
+    interval_changed: Notify,
     /// The store was read whole at least once.
     has_view: AtomicBool,
     store_up: AtomicBool,
@@ -147,6 +149,7 @@ impl Fleet {
                 index,
                 membership: Notify::new(),
                 reconfigured: Notify::new(),
+                interval_changed: Notify::new(),
                 has_view: AtomicBool::new(false),
                 store_up: AtomicBool::new(true),
             }

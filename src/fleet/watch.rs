@@ -88,6 +88,7 @@ impl Fleet {
         self.index.lock().set_policy(policy(&self.config));
         self.queue.wake_all();
         self.reconfigured.notify_one();
+        self.interval_changed.notify_one();
     }
 
     async fn run_discovery(self: Arc<Self>) {
@@ -104,9 +105,14 @@ impl Fleet {
 
     async fn run_health_checks(self: Arc<Self>) {
         loop {
-            // Read anew each time: the interval is hot.
-            tokio::time::sleep(self.config.load().selection.health_interval).await;
-            self.balancer.backends().run_health_check(true).await;
+            let interval = self.config.load().selection.health_interval;
+            tokio::select! {
+                () = tokio::time::sleep(interval) => {
+                    self.balancer.backends().run_health_check(true).await;
+                }
+                // It may be shorter now.
+                () = self.interval_changed.notified() => {}
+            }
         }
     }
 

@@ -15,7 +15,7 @@ fn playwright(version: &str) -> String {
 }
 
 #[tokio::test]
-async fn every_client_is_seated_on_its_own_version_and_browser() {
+pub async fn every_client_is_seated_on_its_own_version_and_browser() {
     let (current, previous) = (
         version("PLAYWRIGHT_VERSION"),
         version("PLAYWRIGHT_PREVIOUS"),

@@ -35,6 +35,7 @@ pub struct FakePlaywright {
 struct State {
     behaviour: Mutex<Behaviour>,
     upgrades: AtomicUsize,
+    probes: AtomicUsize,
     open: AtomicUsize,
     most_open: AtomicUsize,
     heads: Mutex<Vec<String>>,
@@ -52,6 +53,7 @@ impl FakePlaywright {
             state: Arc::new(State {
                 behaviour: Mutex::new(Behaviour::Serve),
                 upgrades: AtomicUsize::new(0),
+                probes: AtomicUsize::new(0),
                 open: AtomicUsize::new(0),
                 most_open: AtomicUsize::new(0),
                 heads: Mutex::new(Vec::new()),
@@ -92,6 +94,11 @@ impl FakePlaywright {
     /// Upgrades that ever reached it, served or not.
     pub fn upgrades(&self) -> usize {
         self.state.upgrades.load(Ordering::SeqCst)
+    }
+
+    /// Plain requests that ever reached it: whether it answers.
+    pub fn probes(&self) -> usize {
+        self.state.probes.load(Ordering::SeqCst)
     }
 
     /// The request heads of those upgrades, as they came.
@@ -161,6 +168,8 @@ async fn connection(mut stream: TcpStream, state: Arc<State>) {
     if upgrade {
         state.upgrades.fetch_add(1, Ordering::SeqCst);
         lock(&state.heads).push(head.clone());
+    } else {
+        state.probes.fetch_add(1, Ordering::SeqCst);
     }
     let behaviour = *lock(&state.behaviour);
     let path = head.split(' ').nth(1).unwrap_or_default();

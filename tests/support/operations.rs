@@ -77,6 +77,21 @@ impl Grid {
         self.succeed(position, successor);
     }
 
+    /// How many processes it was started as.
+    pub fn processes(&self) -> usize {
+        self.processes.len()
+    }
+
+    /// Waits until a process such as `worker 0` has ended, cleanly.
+    pub async fn ended(&mut self, name: &str) {
+        let position = self.position(name);
+        let child = &mut self.processes[position].child;
+        let status = eventually("the process ends", async || {
+            child.try_wait().expect("it is ours")
+        });
+        assert!(status.await.success(), "{name}");
+    }
+
     /// Tells a worker process to end, and starts another like it at once. The old one is left to
     /// finish its sessions.
     pub fn restart_worker(&mut self, name: &str) {

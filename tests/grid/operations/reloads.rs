@@ -182,7 +182,7 @@ async fn a_swapped_link_is_a_changed_file() {
 }
 
 #[tokio::test]
-async fn a_worker_over_its_new_limit_just_takes_no_more() {
+pub async fn a_worker_over_its_new_limit_just_takes_no_more() {
     let fake = FakePlaywright::start().await;
     let grid = Grid::new().fakes(&[&fake]).start().await;
     let workers = std::fs::read_to_string(grid.config_file()).unwrap();

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 #[tokio::test]
-async fn playwright_connects_over_tls() {
+pub async fn playwright_connects_over_tls() {
     let authority = Authority::new();
     let certificate = authority.issue("grid", 30);
     let grid = Grid::new().workers(1).tls(&authority, &certificate);

@@ -60,14 +60,14 @@ async fn upgrade_under_load(grid: GridBuilder, fakes: &[&FakePlaywright]) {
 }
 
 #[tokio::test]
-async fn five_upgrades_in_a_row_fail_no_connect_cut_no_session_and_keep_the_limit() {
+pub async fn five_upgrades_in_a_row_fail_no_connect_cut_no_session_and_keep_the_limit() {
     let (one, two) = (FakePlaywright::start().await, FakePlaywright::start().await);
     let fakes = [&one, &two];
     upgrade_under_load(grid(&fakes), &fakes).await;
 }
 
 #[tokio::test]
-async fn five_upgrades_in_a_row_with_redis() {
+pub async fn five_upgrades_in_a_row_with_redis() {
     let redis = RedisServer::start().await;
     let (one, two) = (FakePlaywright::start().await, FakePlaywright::start().await);
     let fakes = [&one, &two];

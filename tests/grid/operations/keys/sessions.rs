@@ -1,0 +1,121 @@
+//! How long a session lasts, and how a process ends.
+
+use super::Changing;
+use crate::support::{Connected, FakePlaywright, Grid, eventually, eventually_equal};
+use futures_util::StreamExt;
+use nix::sys::signal::Signal;
+use std::time::{Duration, Instant};
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+
+/// Far beyond what any of the keys says.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the grid says when it ends a session.
+async fn farewell(session: &mut Connected) -> CloseFrame {
+    let closed = timeout(PATIENCE, session.closed()).await;
+    closed.expect("it is ended").expect("with a close frame")
+}
+
+#[tokio::test]
+pub async fn sessions_end_when_their_time_is_up() {
+    let fake = FakePlaywright::start().await;
+    let changing = Changing::start(Grid::new(), &[&fake], "").await;
+    let grid = &changing.grid;
+    let mut untouched = grid.connect().await;
+
+    for (limit, why) in [
+        ("idle_timeout: 200ms", "idle"),
+        ("max_duration: 200ms", "exceeded"),
+    ] {
+        changing.now(&format!("session: {{ {limit} }}")).await;
+        let close = farewell(&mut grid.connect().await).await;
+        assert_eq!(u16::from(close.code), 1008);
+        assert!(close.reason.contains(why), "{close:?}");
+    }
+
+    changing.now("session: { ping_interval: 50ms }").await;
+    let mut silent = grid.connect().await;
+    let pinged = timeout(PATIENCE, silent.socket.next()).await;
+    assert!(
+        matches!(pinged, Ok(Some(Ok(Message::Ping(_))))),
+        "{pinged:?}"
+    );
+    silent.close().await;
+
+    let gone = async |session: &Connected, why: &str| {
+        let id = session.session().to_owned();
+        eventually("it is ended", async || {
+            let log = grid.log();
+            let mut lines = log.lines().filter(|it| it.contains("session ended"));
+            let line = lines.find(|line| line.contains(&id))?.to_owned();
+            assert!(line.contains(&format!("why={why} ")), "{line}");
+            Some(())
+        })
+        .await;
+    };
+    changing
+        .now("session: { ping_interval: 50ms, ping_timeout: 300ms }")
+        .await;
+    // Nobody reads, so nobody answers the pings.
+    let deaf = grid.connect().await;
+    gone(&deaf, "client_silent").await;
+
+    changing.now("session: { write_timeout: 300ms }").await;
+    let mut full = grid.connect().await;
+    full.send("flood").await;
+    gone(&full, "client_slow").await;
+
+    untouched.echo("none of this is for me").await;
+    untouched.close().await;
+    grid.idle().await;
+}
+
+#[tokio::test]
+pub async fn a_process_ends_as_told() {
+    const GRACE: Duration = Duration::from_secs(3);
+    let fake = FakePlaywright::start().await;
+    let grace = "server: { shutdown_grace: 3s }";
+    let mut changing = Changing::start(Grid::new(), &[&fake], grace).await;
+    changing
+        .now(&format!("{grace}\nsession: {{ drain_timeout: 100ms }}"))
+        .await;
+    let mut session = changing.grid.connect().await;
+    let told = Instant::now();
+    changing.grid.signal(Signal::SIGTERM);
+    eventually_equal("the answer to newcomers", 503, async || {
+        changing.grid.get("/readyz", &[]).await.status
+    })
+    .await;
+    // Without it the default of five minutes would have to pass.
+    let close = farewell(&mut session).await;
+    assert!(close.reason.contains("drain"), "{close:?}");
+    assert!(
+        told.elapsed() >= GRACE,
+        "the listener stays open for that long"
+    );
+    changing.grid.ended("proxy 0").await;
+}
+
+#[tokio::test]
+pub async fn the_data_port_has_as_many_threads_as_told() {
+    let mut counts = Vec::new();
+    for threads in [1, 5] {
+        let fake = FakePlaywright::start().await;
+        let grid = Grid::new()
+            .fakes(&[&fake])
+            .config(&format!("server: {{ threads: {threads} }}"))
+            .start()
+            .await;
+        let pid = grid.process("proxy 0").processes[0].pid;
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        let names = threads.flatten().filter_map(|thread| {
+            let name = std::fs::read_to_string(thread.path().join("comm")).ok()?;
+            Some(name.trim().to_owned())
+        });
+        let of_data_port = names.filter(|name| name.contains("data")).count();
+        counts.push(of_data_port);
+    }
+    assert_eq!(counts[1] - counts[0], 4, "{counts:?}");
+}

@@ -1,0 +1,158 @@
+//! The browser servers: where they listen, what they are started with, how they are announced.
+
+use super::Changing;
+use crate::support::{Grid, Kind, RedisServer, eventually, free_port};
+use nix::sys::signal::Signal;
+use playhouse::config::{Config, Role};
+use playhouse::worker::{Toolchain, locate};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+fn script(folder: &Path, name: &str, text: &str) -> PathBuf {
+    let path = folder.join(name);
+    std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+fn toolchain() -> Toolchain {
+    locate(&Config::defaults(Role::Worker).worker).unwrap()
+}
+
+#[tokio::test]
+pub async fn a_worker_is_as_its_keys_say() {
+    let redis = RedisServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let marks = folder.path().join("marks");
+    let tools = toolchain();
+    let marking = |name: &str, real: &Path| {
+        let text = format!(
+            "echo {name} >> {}\nexec {} \"$@\"",
+            marks.display(),
+            real.display()
+        );
+        script(folder.path(), name, &text)
+    };
+    let browser = marking("browser", &tools.executable.unwrap());
+    let node = marking("node", &tools.node);
+    let port = free_port();
+    let yaml = format!(
+        "worker:\n  port: {port}\n  hostname: localhost\n  heartbeat_interval: 200ms\n  \
+         key_ttl: 1000s\n  drain_timeout: 0s\n  browser_path: {}\n  node: {}\n",
+        browser.display(),
+        node.display()
+    );
+    // The harness picks a port; the file has a say only without that.
+    let builder = Grid::new().redis(&redis).worker_process(&[("PORT", "")]);
+    let mut changing = Changing::start(builder, &[], &yaml).await;
+
+    let keys = redis.cli(&["KEYS", "worker:chromium:*"]);
+    let field = |name| redis.cli(&["HGET", &keys, name]);
+    let endpoint = field("endpoint");
+    assert!(
+        endpoint.starts_with(&format!("ws://localhost:{port}/")),
+        "{endpoint}"
+    );
+    let life: i64 = redis.cli(&["TTL", &keys]).parse().unwrap();
+    assert!((61..=1000).contains(&life), "{life} s");
+    let marks = std::fs::read_to_string(&marks).unwrap();
+    for name in ["node", "browser"] {
+        assert!(marks.contains(name), "{marks}");
+    }
+    // Twenty of them take five seconds each by default.
+    let mut last = field("lastHeartbeat");
+    let beats = async {
+        for _ in 0..20 {
+            last = eventually("a heartbeat", async || {
+                let beat = field("lastHeartbeat");
+                (beat != last).then_some(beat)
+            })
+            .await;
+        }
+    };
+    let soon = std::time::Duration::from_secs(60);
+    tokio::time::timeout(soon, beats)
+        .await
+        .expect("they are frequent");
+
+    let mut session = changing.grid.connect().await;
+    let worker = changing.grid.process("worker 0");
+    worker.of_kind(Kind::Playhouse)[0].signal(Signal::SIGTERM);
+    // By default it would have five minutes.
+    let close = tokio::time::timeout(soon, session.closed()).await;
+    close.expect("the session is ended");
+    changing.grid.ended("worker 0").await;
+}
+
+/// Starts workers that do not get far, and looks at what they tried.
+#[tokio::test]
+pub async fn a_browser_starts_with_what_is_told() {
+    let redis = RedisServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let seen = folder.path().join("arguments");
+    let record = format!(
+        "printf '%s\\n' \"$@\" > {0}.new\nmv {0}.new {0}",
+        seen.display()
+    );
+    let fails = script(folder.path(), "fails", &format!("{record}\nexit 1"));
+    let hangs = script(
+        folder.path(),
+        "hangs",
+        &format!("{record}\nexec sleep 1000"),
+    );
+    let grid = Grid::new().redis(&redis).start().await;
+    let tries = async |browser: &Path, more: &str, done: &dyn Fn(&str) -> bool| {
+        std::fs::remove_file(&seen).ok();
+        grid.configure(&format!(
+            "worker: {{ port: 0, browser_path: {}, {more} }}",
+            browser.display()
+        ));
+        let log = folder.path().join("log");
+        let mut worker = grid
+            .program("worker")
+            .env("REDIS_URL", redis.url())
+            .stderr(Stdio::from(std::fs::File::create(&log).unwrap()))
+            .spawn()
+            .unwrap();
+        let arguments = eventually("it tried", async || {
+            let said = std::fs::read_to_string(&log).unwrap();
+            let arguments = std::fs::read_to_string(&seen).ok()?;
+            done(&said).then_some(arguments)
+        })
+        .await;
+        nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(worker.id() as i32),
+            Signal::SIGINT,
+        )
+        .unwrap();
+        worker.wait().unwrap();
+        arguments
+    };
+    let at_once = |_: &str| true;
+    let has = |arguments: &str, wanted: &str| arguments.lines().any(|it| it.starts_with(wanted));
+
+    let plain = tries(&fails, "headless: true", &at_once).await;
+    assert!(
+        has(&plain, "--headless") && has(&plain, "--no-sandbox"),
+        "{plain}"
+    );
+    let other = tries(
+        &fails,
+        "headless: false, sandbox: true, args: [ --lang=de ]",
+        &at_once,
+    )
+    .await;
+    assert!(
+        !has(&other, "--headless") && !has(&other, "--no-sandbox"),
+        "{other}"
+    );
+    assert!(
+        has(&other, "--lang=de") && !has(&plain, "--lang=de"),
+        "{other}"
+    );
+
+    // By default it would have half a minute.
+    let in_time = |said: &str| said.contains("500ms");
+    tries(&hangs, "start_timeout: 500ms", &in_time).await;
+}
