@@ -4,6 +4,7 @@ CARGO ?= cargo
 WORKERS ?= 2
 ARGS ?=
 SOAK_SECONDS ?= 3600
+RECYCLES ?= 100
 FUZZ_SECONDS ?= 60
 STORM_CONNECTS ?= 1000000
 IDLE_SECONDS ?= 600
@@ -13,7 +14,7 @@ SILENCE_SECONDS ?= 60
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup lint bench capacity soak storm idle fuzz containers clean
+.PHONY: help run test setup lint bench capacity recycles soak storm idle fuzz containers clean
 
 help: ## list the targets
 	@echo "usage: make TARGET"
@@ -45,6 +46,10 @@ bench: ## what a session costs, beside HAProxy and nginx (ARGS="--only connects 
 capacity: ## seats of a worker that recycles, by policy, with real browsers: docs/capacity.svg
 	@scripts/setup.sh test
 	$(CARGO) bench --locked --bench capacity -- --output docs
+
+recycles: ## recycles in a row, nothing may be left of them (RECYCLES=100)
+	@scripts/setup.sh test
+	RECYCLES=$(RECYCLES) $(CARGO) test --locked --test main recycles_in_a_row -- --nocapture
 
 soak: ## sessions that come and go, every byte verified (SOAK_SECONDS=3600)
 	$(CARGO) bench --locked --bench datapath -- soak --seconds $(SOAK_SECONDS)

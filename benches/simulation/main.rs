@@ -2,7 +2,8 @@
 //! from 10 to 10,000 of them, under bursty load near saturation.
 //!
 //! `cargo bench --bench simulation` prints the tables and draws `target/simulation.svg`;
-//! `-- --svg FILE` draws elsewhere. Without `--bench`, as tests run it, only the small fleets.
+//! `-- --svg FILE` draws elsewhere. What it printed is kept in `benches/results/simulation.txt`,
+//! what it drew in `docs/simulation.svg`. Without `--bench`, as tests run it, only the small fleets.
 
 mod grid;
 mod load;

@@ -159,9 +159,9 @@ pub struct Recycle {
     /// How far beyond its limit a worker goes while its replacement is not ready, as a multiple
     /// of the limit.
     pub ceiling: f64,
-    /// Replacement browsers warming up at once on one machine.
+    /// Browsers warming up at once in one process.
     pub max_parallel: usize,
-    /// Replacement browsers warming up at once in the whole grid; 0 = no limit.
+    /// Browsers warming up at once in the whole grid; 0 = no limit.
     pub max_parallel_grid: usize,
     /// With `mode: exit`: workers of one browser out of service at once in the whole grid.
     pub max_unavailable: usize,

@@ -28,6 +28,8 @@ struct State {
     /// Workers that were told to recycle and have not been replaced yet, and until when they count
     /// as out.
     turns: HashMap<WorkerKey, Instant>,
+    /// Browsers that are warming up, and until when they count as such.
+    warming: HashMap<WorkerKey, Instant>,
     recycles: HashMap<Reason, u64>,
     revision: u64,
 }
@@ -257,6 +259,27 @@ impl Store for MemoryStore {
             self.order_recycle(worker, ttl).await?;
         }
         Ok(mine)
+    }
+
+    async fn take_warm_up(
+        &self,
+        worker: &WorkerKey,
+        most: usize,
+        ttl: Duration,
+    ) -> Result<bool, StoreError> {
+        let now = Instant::now();
+        let warming = &mut self.state().warming;
+        warming.retain(|_, until| *until > now);
+        let has = warming.contains_key(worker) || warming.len() < most;
+        if has {
+            warming.insert(worker.clone(), now + ttl);
+        }
+        Ok(has)
+    }
+
+    async fn end_warm_up(&self, worker: &WorkerKey) -> Result<(), StoreError> {
+        self.state().warming.remove(worker);
+        Ok(())
     }
 
     async fn count_recycle(&self, worker: &WorkerKey, reason: Reason) -> Result<(), StoreError> {

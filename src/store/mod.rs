@@ -175,21 +175,15 @@ pub trait Store: Send + Sync + 'static {
 
     /// Takes one of `most` permits of the whole grid to warm a browser up, for at most `ttl`;
     /// `false` when none is left. Whoever has one already keeps it.
-    ///
-    /// Here for a store of one process, which has permits of its own machine.
     async fn take_warm_up(
         &self,
-        _worker: &WorkerKey,
-        _most: usize,
-        _ttl: Duration,
-    ) -> Result<bool, StoreError> {
-        Ok(true)
-    }
+        worker: &WorkerKey,
+        most: usize,
+        ttl: Duration,
+    ) -> Result<bool, StoreError>;
 
     /// Gives that permit back.
-    async fn end_warm_up(&self, _worker: &WorkerKey) -> Result<(), StoreError> {
-        Ok(())
-    }
+    async fn end_warm_up(&self, worker: &WorkerKey) -> Result<(), StoreError>;
 
     /// Registers a worker, or, when it is already there, rewrites its record and keeps its
     /// counters. Without a heartbeat it is dropped after `ttl`.

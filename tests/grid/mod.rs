@@ -3,10 +3,12 @@
 //! * [`tutorial`]: the examples, in Python and Node: sessions at once, in a row, a picture.
 //! * [`staircase`]: the lifetime limit: workers are replaced one after another.
 //! * [`capacity`]: one worker is recycled again and again, and its seats are there all the while.
+//! * [`recycles`]: many recycles in a row, and nothing of them is left.
 //! * [`rolling`]: every worker and every proxy is restarted, under load.
 //! * [`many_proxies`]: three proxies and one Redis, and all that can befall them.
 //! * [`queue`]: more clients than seats.
 //! * [`kills`]: browsers, servers, workers and the grid itself die by SIGKILL.
+//! * [`stages`]: the same at each stage of a recycle.
 //! * [`goodbyes`]: every end that is ours, as its user reads it.
 //! * [`silence`]: sessions that say nothing, through what cuts silent connections.
 //! * [`answers`]: what the data port says to each kind of request.
@@ -28,8 +30,10 @@ mod metrics;
 mod missing;
 mod operations;
 mod queue;
+mod recycles;
 mod rolling;
 mod silence;
+mod stages;
 mod staircase;
 mod tutorial;
 mod versions;

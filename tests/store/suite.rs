@@ -37,6 +37,7 @@ on_every_store!(
     an_order_to_recycle_lapses,
     workers_are_out_by_turns,
     a_recycle_is_counted_once,
+    few_browsers_warm_up_at_a_time,
     a_silent_worker_is_dropped_and_may_return,
     a_worker_that_leaves_takes_its_seats_along,
     proxies_hear_of_each_other,
@@ -352,6 +353,29 @@ async fn a_recycle_is_counted_once(grid: impl Grid) {
     let counted = HashMap::from([(Reason::Memory, 2)]);
     assert_eq!(store.recycles().await.unwrap(), counted);
     assert_eq!(store.fleet().await.unwrap(), []);
+}
+
+async fn few_browsers_warm_up_at_a_time(grid: impl Grid) {
+    let (one, other) = (grid.agent().await, grid.agent().await);
+    let (a, b, c) = (key("a"), key("b"), key("c"));
+    let begin = async |store: &dyn Store, worker, ttl| {
+        let place = store.take_warm_up(worker, 2, ttl);
+        place.await.unwrap()
+    };
+    assert!(begin(&*one, &a, TTL).await);
+    assert!(begin(&*other, &b, TTL).await);
+    assert!(!begin(&*other, &c, TTL).await);
+    assert!(begin(&*one, &a, TTL).await, "it has its place already");
+    for _ in 0..2 {
+        other.end_warm_up(&b).await.unwrap();
+    }
+    let short = Duration::from_millis(30);
+    assert!(begin(&*one, &c, short).await);
+    assert!(!begin(&*other, &b, TTL).await);
+    eventually_equal("a place of one that died is free", true, async || {
+        begin(&*other, &b, TTL).await
+    })
+    .await;
 }
 
 async fn a_silent_worker_is_dropped_and_may_return(grid: impl Grid) {

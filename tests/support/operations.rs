@@ -111,12 +111,18 @@ impl Grid {
         doomed.wait().expect("it was not waited for");
     }
 
-    /// Starts a process that was killed once more, with the same ports.
-    pub async fn revive(&mut self, name: &str) {
+    /// Starts a process that was killed once more, as an orchestrator does.
+    pub fn start_again(&mut self, name: &str) {
         let position = self.position(name);
+        self.processes[position].child.wait().expect("it is ours");
         let command = copy(&self.processes[position].command);
         self.processes[position] = self.spawn(command, name.to_owned());
-        serves(&self.processes[position]).await;
+    }
+
+    /// The same for a proxy, with the same ports. Returns when it serves.
+    pub async fn revive(&mut self, name: &str) {
+        self.start_again(name);
+        serves(&self.processes[self.position(name)]).await;
     }
 
     fn succeed(&mut self, position: usize, successor: Spawned) {

@@ -1,9 +1,10 @@
-//! A worker goes on while its store is away, and is on the books again when the store is back.
+//! A worker goes on while its store is away, and is on the books again when the store is back; a
+//! browser that has to wait for the store waits.
 
 use super::bench::{Bench, processes};
 use super::support::{Kind, eventually, eventually_equal};
 use async_trait::async_trait;
-use playhouse::model::{Reason, SessionId, WorkerKey, WorkerRecord, WorkerStatus};
+use playhouse::model::{Browser, Reason, SessionId, WorkerKey, WorkerRecord, WorkerStatus};
 use playhouse::store::memory::MemoryStore;
 use playhouse::store::{Beat, Candidate, Event, Reserved, Store, StoreError, WorkerView};
 use playhouse::worker::Shutdown;
@@ -18,6 +19,8 @@ struct Patchy {
     memory: MemoryStore,
     away: AtomicBool,
     refused: AtomicUsize,
+    /// How often a browser asked for a place to warm up.
+    asked: AtomicUsize,
 }
 
 impl Patchy {
@@ -78,6 +81,20 @@ impl Store for Patchy {
         self.memory
             .order_recycle_in_turn(worker, ttl, max_out, turn)
             .await
+    }
+
+    async fn take_warm_up(
+        &self,
+        worker: &WorkerKey,
+        max: usize,
+        ttl: Duration,
+    ) -> Result<bool, StoreError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.reach()?.take_warm_up(worker, max, ttl).await
+    }
+
+    async fn end_warm_up(&self, worker: &WorkerKey) -> Result<(), StoreError> {
+        self.reach()?.end_warm_up(worker).await
     }
 
     async fn count_recycle(&self, worker: &WorkerKey, reason: Reason) -> Result<(), StoreError> {
@@ -158,5 +175,43 @@ async fn the_old_browser_serves_until_the_store_knows_the_new_one() {
     );
     bench.store.plug(true);
     bench.replaced(&old).await;
+    bench.end(Shutdown::Drain).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_waits_for_its_place_in_the_grid_unless_the_store_is_away() {
+    let store = Patchy::default();
+    let other = WorkerKey::new(Browser::Firefox, "other");
+    let minute = Duration::from_secs(60);
+    assert!(store.take_warm_up(&other, 1, minute).await.unwrap());
+    let bench = Bench::start_with(store, |config| config.recycle.max_parallel_grid = 1).await;
+    let waits = async || {
+        let before = bench.store.asked.load(Ordering::SeqCst);
+        eventually("it asks again and again", async || {
+            (bench.store.asked.load(Ordering::SeqCst) > before + 2).then_some(())
+        })
+        .await;
+    };
+    waits().await;
+    assert_eq!(processes().of_kind(Kind::Node).len(), 0);
+    bench.store.end_warm_up(&other).await.unwrap();
+    let first = bench.available().await.record.key;
+    // Its place is free again.
+    eventually("there is a place", async || {
+        let place = bench.store.take_warm_up(&other, 1, minute).await;
+        place.unwrap().then_some(())
+    })
+    .await;
+
+    bench.store.order_recycle(&first, minute).await.unwrap();
+    waits().await;
+    assert_eq!(processes().of_kind(Kind::Node).len(), 1);
+    bench.store.plug(false);
+    eventually("a seat is worth more than the place", async || {
+        (processes().of_kind(Kind::Node).len() == 2).then_some(())
+    })
+    .await;
+    bench.store.plug(true);
+    bench.replaced(&first).await;
     bench.end(Shutdown::Drain).await;
 }

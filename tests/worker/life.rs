@@ -59,24 +59,6 @@ async fn a_recycle_costs_no_seat_and_cuts_no_session() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_recycles_leave_nothing_behind() {
-    let bench = Bench::start(|_| ()).await;
-    let mut key = bench.available().await.record.key;
-    let mut descriptors = Vec::new();
-    for _ in 0..10 {
-        let hour = Duration::from_secs(3600);
-        bench.store.order_recycle(&key, hour).await.unwrap();
-        key = bench.replaced(&key).await;
-        descriptors.push(std::fs::read_dir("/proc/self/fd").unwrap().count());
-    }
-    assert_eq!(bench.recycled(), [Reason::Operator; 10]);
-    // Runtimes open some as they go; a leak would be one with every recycle.
-    let grown = descriptors[9].saturating_sub(descriptors[1]);
-    assert!(grown < 8, "{descriptors:?}");
-    bench.end(Shutdown::Drain).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_browser_that_eats_memory_is_replaced_once_it_has_served() {
     let bench = Bench::start(|config| config.recycle.max_memory = Some(1)).await;
     let key = bench.available().await.record.key;

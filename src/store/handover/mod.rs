@@ -170,6 +170,19 @@ impl Store for HandoverStore {
             .await
     }
 
+    async fn take_warm_up(
+        &self,
+        worker: &WorkerKey,
+        most: usize,
+        ttl: Duration,
+    ) -> Result<bool, StoreError> {
+        self.memory.take_warm_up(worker, most, ttl).await
+    }
+
+    async fn end_warm_up(&self, worker: &WorkerKey) -> Result<(), StoreError> {
+        self.memory.end_warm_up(worker).await
+    }
+
     async fn count_recycle(&self, worker: &WorkerKey, reason: Reason) -> Result<(), StoreError> {
         self.memory.count_recycle(worker, reason).await
     }

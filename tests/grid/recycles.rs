@@ -1,0 +1,141 @@
+//! Recycles in a row leave nothing behind: no process, file descriptor, port, temporary folder or
+//! key in Redis more than at the start. `RECYCLES` says how many (`make recycles`: 100).
+
+use crate::support::{Grid, Kind, RedisServer, Tree, eventually, eventually_equal};
+use procfs::net::TcpState;
+use procfs::process::{FDTarget, Process};
+use std::collections::HashSet;
+use std::time::Instant;
+
+const WORKER: &str = "worker 0";
+
+/// What there is of everything, when nothing goes on.
+#[derive(Debug, PartialEq)]
+struct Stock {
+    /// Node, browsers, their children, others, zombies.
+    processes: [usize; 5],
+    /// Of the worker's process, and of the proxy's.
+    descriptors: [usize; 2],
+    listening_ports: usize,
+    folders: usize,
+    /// With `*` in the place of each id.
+    keys: Vec<String>,
+}
+
+#[tokio::test]
+async fn recycles_in_a_row_leave_nothing_behind() {
+    let recycles = std::env::var("RECYCLES").map_or(10, |text| text.parse().unwrap());
+    let redis = RedisServer::start().await;
+    let grid = Grid::new()
+        .redis(&redis)
+        .worker_process(&[])
+        .env("HEARTBEAT_INTERVAL", "1")
+        .start()
+        .await;
+    // The first ones open what stays open.
+    for _ in 0..2 {
+        recycle(&grid).await;
+    }
+    let start = stock(&grid, &redis);
+    println!("at the start: {start:#?}");
+    let began = Instant::now();
+    for _ in 0..recycles {
+        recycle(&grid).await;
+    }
+    let took = began.elapsed();
+    eventually_equal("what there is", start, async || stock(&grid, &redis)).await;
+    println!("the same after {recycles} recycles in {took:.1?}");
+}
+
+/// One recycle with a session on the old browser, until that is gone.
+async fn recycle(grid: &Grid) {
+    let session = grid.connect().await;
+    let old = grid.workers().await.remove(0).id;
+    let path = format!("/v1/workers/{old}/drain");
+    assert_eq!(grid.admin("POST", &path).await.status, 202);
+    eventually("both are there", async || {
+        let workers = grid.workers().await;
+        let drains = |id: &str, status: &str| id == old && status == "draining";
+        let drains = workers.iter().any(|it| drains(&it.id, &it.status));
+        (drains && workers.iter().any(|it| it.serves())).then_some(())
+    })
+    .await;
+    session.close().await;
+    eventually("only the new one is there", async || {
+        let workers = grid.workers().await;
+        let done = workers.len() == 1 && workers[0].id != old;
+        let tree = grid.process(WORKER);
+        (done && tree.of_kind(Kind::Node).len() == 1).then_some(())
+    })
+    .await;
+}
+
+fn stock(grid: &Grid, redis: &RedisServer) -> Stock {
+    let worker = grid.process(WORKER);
+    let all = grid.tree();
+    let count = |kind| worker.of_kind(kind).len();
+    let proxy = grid.process("proxy 0");
+    let descriptors = |tree: &Tree| {
+        let process = Process::new(tree.processes[0].pid).unwrap();
+        process.fd_count().unwrap()
+    };
+    Stock {
+        processes: [
+            count(Kind::Node),
+            count(Kind::Browser),
+            count(Kind::BrowserChild),
+            count(Kind::Other),
+            all.zombies(),
+        ],
+        descriptors: [descriptors(&worker), descriptors(&proxy)],
+        listening_ports: listening(&all),
+        folders: folders(grid),
+        keys: keys(redis),
+    }
+}
+
+fn listening(tree: &Tree) -> usize {
+    let sockets: HashSet<u64> = tree
+        .processes
+        .iter()
+        .filter_map(|process| Process::new(process.pid).ok()?.fd().ok())
+        .flat_map(|descriptors| descriptors.flatten())
+        .filter_map(|descriptor| match descriptor.target {
+            FDTarget::Socket(inode) => Some(inode),
+            _ => None,
+        })
+        .collect();
+    let entries = procfs::net::tcp().unwrap().into_iter();
+    entries
+        .chain(procfs::net::tcp6().unwrap_or_default())
+        .filter(|entry| entry.state == TcpState::Listen && sockets.contains(&entry.inode))
+        .count()
+}
+
+/// Everything below the `TMPDIR` of the grid's processes, two levels deep.
+fn folders(grid: &Grid) -> usize {
+    let own = grid.leftovers();
+    let inside = own
+        .iter()
+        .filter_map(|folder| std::fs::read_dir(folder).ok());
+    own.len()
+        + inside
+            .map(|entries| entries.flatten().count())
+            .sum::<usize>()
+}
+
+fn keys(redis: &RedisServer) -> Vec<String> {
+    let keys = redis.cli(&["keys", "*"]);
+    let mut keys: Vec<String> = keys.lines().map(nameless).collect();
+    keys.sort();
+    keys
+}
+
+fn nameless(key: &str) -> String {
+    let id = |part: &str| part.len() == 16 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let parts: Vec<&str> = key
+        .split(':')
+        .map(|part| if id(part) { "*" } else { part })
+        .collect();
+    parts.join(":")
+}
