@@ -40,8 +40,8 @@ lint: ## formatting and clippy, warnings are errors
 
 bench: ## what a session costs, beside HAProxy and nginx (ARGS="--only connects --repeats 9")
 	@scripts/setup.sh run
-	$(CARGO) bench --locked --bench selection --bench frames
 	$(CARGO) bench --locked --bench datapath -- --output benches/results/datapath.txt $(ARGS)
+	$(CARGO) bench --locked --bench selection --bench frames -- --warm-up-time 0.5 --measurement-time 1
 
 capacity: ## seats of a worker that recycles, by policy, with real browsers: docs/capacity.svg
 	@scripts/setup.sh test

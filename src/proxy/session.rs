@@ -70,27 +70,31 @@ struct Running {
 }
 
 /// Serves one client: a session, or a refusal.
-pub(super) async fn serve(grid: Arc<Grid>, arrival: Arrival, stream: Stream, early: Vec<u8>) {
-    // Boxed, so that an open session does not carry the size of what led to it.
-    let Some((running, ends, stop)) = Box::pin(open(&grid, arrival, stream, early)).await else {
-        return;
-    };
-    let limits = Limits::from(&grid.config.load().session);
-    let id = running.entry.id;
-    let traffic = running.entry.traffic.clone();
-    let ended = tunnel::run(id, ends, limits, traffic, stop).await;
-    finish(&grid, &running, &ended);
+pub(super) fn serve(
+    grid: Arc<Grid>,
+    arrival: Arrival,
+    stream: Stream,
+    early: Vec<u8>,
+) -> impl Future<Output = ()> + Send {
+    // Boxed, so that an open session does not carry the size of what led to it; and outside of the
+    // block, which would keep a place for everything it is given.
+    let opening = Box::pin(open(grid.clone(), arrival, stream, early));
+    async move {
+        let Some((running, ends, stop)) = opening.await else {
+            return;
+        };
+        let limits = Limits::from(&grid.config.load().session);
+        let id = running.entry.id;
+        let traffic = running.entry.traffic.clone();
+        let ended = tunnel::run(id, ends, limits, traffic, stop).await;
+        finish(&grid, &running, &ended);
+    }
 }
 
 type Opened = (Running, Ends, tokio::sync::oneshot::Receiver<tunnel::Close>);
 
 /// Queue, reservation, dial, 101. `None` when the client was refused or has gone.
-async fn open(
-    grid: &Arc<Grid>,
-    arrival: Arrival,
-    stream: Stream,
-    early: Vec<u8>,
-) -> Option<Opened> {
+async fn open(grid: Arc<Grid>, arrival: Arrival, stream: Stream, early: Vec<u8>) -> Option<Opened> {
     let mut client = Client { stream, early };
     let Arrival {
         ask,
@@ -100,7 +104,7 @@ async fn open(
         client: in_our_hands,
     } = arrival;
     let seated = tokio::select! {
-        seated = find_seat(grid, &ask.wanted, &who, &ask.forwarded) => seated,
+        seated = find_seat(&grid, &ask.wanted, &who, &ask.forwarded) => seated,
         () = client.gone() => Err(NoSession::ClientGone),
     };
     let seated = match seated {
