@@ -35,13 +35,16 @@ async fn five_are_lost_and_five_work(client: &mut Driver) {
     assert_eq!(lost(client), 5, "only the sessions on what died are lost");
 }
 
+async fn all_are_lost(client: &Driver) {
+    eventually("the client knows that all is lost", async || {
+        ten().iter().all(|name| client.lost(name)).then_some(())
+    })
+    .await;
+}
+
 async fn serving(grid: &Grid) -> usize {
     let workers = grid.workers().await;
     workers.iter().filter(|worker| worker.serves()).count()
-}
-
-async fn no_zombies(grid: &Grid) {
-    eventually_equal("zombies", 0, async || grid.tree().zombies()).await;
 }
 
 async fn survives_the_loss_of_a(kind: Kind) {
@@ -56,10 +59,12 @@ async fn survives_the_loss_of_a(kind: Kind) {
     client.quit().await;
     grid.idle().await;
 
-    no_zombies(&grid).await;
-    let tree = grid.tree();
-    let count = |kind| tree.of_kind(kind).len();
-    assert_eq!((count(Kind::Node), count(Kind::Browser)), (2, 2));
+    eventually_equal("servers, browsers, zombies", (2, 2, 0), async || {
+        let tree = grid.tree();
+        let count = |kind| tree.of_kind(kind).len();
+        (count(Kind::Node), count(Kind::Browser), tree.zombies())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -109,10 +114,7 @@ async fn a_killed_grid_leaves_no_process_behind() {
     let statuses = grid.stop(Signal::SIGKILL).await;
     assert!(!statuses[0].success());
     assert_eq!(grid.leftovers(), [] as [std::path::PathBuf; 0]);
-    eventually("the client knows that all is lost", async || {
-        ten().iter().all(|name| client.lost(name)).then_some(())
-    })
-    .await;
+    all_are_lost(&client).await;
 }
 
 /// Firefox does not end with the server that started it.
@@ -137,7 +139,7 @@ async fn an_interrupted_grid_ends_cleanly_in_the_middle_of_sessions() {
     let statuses = grid.stop(Signal::SIGINT).await;
     assert!(statuses[0].success(), "{statuses:?}");
     assert_eq!(grid.leftovers(), [] as [std::path::PathBuf; 0]);
-    assert!(ten().iter().all(|name| client.lost(name)));
+    all_are_lost(&client).await;
 }
 
 #[tokio::test]

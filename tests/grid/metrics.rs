@@ -1,6 +1,6 @@
 //! What curl and Prometheus are told at `/metrics`.
 
-use crate::support::{FakePlaywright, Grid, Scrape};
+use crate::support::{FakePlaywright, Grid, Scrape, eventually_equal};
 use std::collections::BTreeSet;
 use std::process::Command;
 
@@ -83,13 +83,13 @@ async fn prometheus_reads_every_promised_series() {
     session.close().await;
     grid.idle().await;
 
-    let after = Scrape::of(&grid.admin_url("/metrics"), &[]);
-    let ended: f64 = after.all("sessions_total").iter().map(|it| it.value).sum();
-    assert_eq!(ended, 2.0);
-    assert_eq!(
-        after.value("sessions_active", &[("browser", "chromium")]),
-        Some(0.0)
-    );
+    eventually_equal("ended, open sessions", (2.0, Some(0.0)), async || {
+        let after = Scrape::of(&grid.admin_url("/metrics"), &[]);
+        let ended = after.all("sessions_total").iter().map(|it| it.value).sum();
+        let active = after.value("sessions_active", &[("browser", "chromium")]);
+        (ended, active)
+    })
+    .await;
 }
 
 #[tokio::test]

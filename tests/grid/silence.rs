@@ -11,12 +11,12 @@ fn seconds(variable: &str, default: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// How long a connection may be silent, how long sessions are idle, and a configuration with three
-/// pings in the first.
+/// How long a connection may be silent, how long sessions are idle, and a configuration with five
+/// pings in the first: a busy machine may be late with one.
 fn times() -> (Duration, Duration, String) {
-    let silence = seconds("PLAYHOUSE_SILENCE_SECONDS", 3);
+    let silence = seconds("PLAYHOUSE_SILENCE_SECONDS", 5);
     let idle = seconds("PLAYHOUSE_IDLE_SECONDS", 12);
-    let ping = silence.as_millis() / 3;
+    let ping = silence.as_millis() / 5;
     (
         silence,
         idle,

@@ -77,13 +77,11 @@ async fn dies(grid: &mut Grid, redis: &RedisServer, stage: Stage, victim: Kind) 
     let killed = match stage {
         Stage::Before => of_old(victim),
         Stage::Starting => {
-            drain(grid, &old).await;
             let appears = match victim {
                 Kind::Playhouse => Kind::Node,
                 other => other,
             };
-            let newcomer = another(grid, &before, appears).await;
-            assert_eq!(serving(grid).await, old);
+            let newcomer = held_while_starting(grid, redis, &agent, appears).await;
             match victim {
                 Kind::Playhouse => agent.clone(),
                 _ => newcomer,
@@ -123,6 +121,28 @@ async fn dies(grid: &mut Grid, redis: &RedisServer, stage: Stage, victim: Kind) 
     whole(grid).await;
 }
 
+/// Recycles the worker, and stops its agent when the replacement has a process of this kind and the
+/// store does not know of it yet. Whoever looks may be late: it is tried until that is met.
+async fn held_while_starting(
+    grid: &Grid,
+    redis: &RedisServer,
+    agent: &Process,
+    kind: Kind,
+) -> Process {
+    loop {
+        let old = serving(grid).await;
+        let before = grid.process(WORKER);
+        drain(grid, &old).await;
+        let newcomer = another(grid, &before, kind).await;
+        agent.signal(Signal::SIGSTOP);
+        if redis.cli(&["keys", "worker:chromium:*"]).lines().count() == 1 {
+            return newcomer;
+        }
+        agent.signal(Signal::SIGCONT);
+        serves_alone(grid, &old).await;
+    }
+}
+
 /// Recycles the worker, and stops its agent at the moment when the store knows the replacement and
 /// takes the old browser for available still. That moment is short: it is tried until it is met.
 async fn held_at_registration(grid: &Grid, redis: &RedisServer, agent: &Process) {
@@ -156,14 +176,18 @@ async fn held_at_registration(grid: &Grid, redis: &RedisServer, agent: &Process)
             return;
         }
         agent.signal(Signal::SIGCONT);
-        // The session that is open stays with the one it has.
-        eventually("the replacement serves alone", async || {
-            let workers = grid.workers().await;
-            let serving: Vec<_> = workers.iter().filter(|it| it.serves()).collect();
-            (serving.len() == 1 && serving[0].id != old).then_some(())
-        })
-        .await;
+        serves_alone(grid, &old).await;
     }
+}
+
+/// Waits until the replacement does. A session that is open stays with the browser it has.
+async fn serves_alone(grid: &Grid, old: &str) {
+    eventually("the replacement serves alone", async || {
+        let workers = grid.workers().await;
+        let serving: Vec<_> = workers.iter().filter(|it| it.serves()).collect();
+        (serving.len() == 1 && serving[0].id != old).then_some(())
+    })
+    .await;
 }
 
 fn is(worker: &crate::support::WorkerView, id: &str, status: &str) -> bool {

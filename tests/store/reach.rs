@@ -2,7 +2,7 @@
 //! late.
 
 use crate::stores::*;
-use crate::support::{RedisServer, eventually_equal};
+use crate::support::{RedisServer, eventually_equal, free_port};
 use playhouse::model::SessionId;
 use playhouse::store::redis::{RedisStore, Role};
 use playhouse::store::{Event, Store, StoreError};
@@ -137,9 +137,7 @@ async fn by_tls() {
     certificate(folder.path());
     let file = |name| folder.path().join(name).display().to_string();
     let (cert, key) = (file("cert.pem"), file("key.pem"));
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = socket.local_addr().unwrap().port();
-    drop(socket);
+    let port = free_port();
     let redis = RedisServer::with(&[
         "--tls-port",
         &port.to_string(),

@@ -1,7 +1,8 @@
 //! What the tests of one machine share: its cores, its ports, and the tools `make setup` installs.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 use tokio::net::TcpSocket;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -33,18 +34,38 @@ pub async fn room(share: Share) -> SemaphorePermit<'static> {
         .expect("the semaphore is never closed")
 }
 
-/// A port nobody listens on. Below the range from which the kernel takes the ports of outgoing
-/// connections, so that none of those can have it by the time it is used; two test runs at once
-/// start at different places. Bound to be tried, never listened on: a child that another test forks
+/// Ports of this test run alone, taken from below the range from which the kernel takes the ports
+/// of outgoing connections. The first of them is listened on to say so: two runs at once that try
+/// the same port would both find it free.
+struct Block {
+    first: u16,
+    _claim: TcpListener,
+}
+
+static BLOCK: LazyLock<Block> = LazyLock::new(|| {
+    let blocks = (15_000..32_000).step_by(usize::from(PORTS));
+    blocks
+        .filter_map(|first| {
+            let claim = TcpListener::bind(("127.0.0.1", first)).ok()?;
+            Some(Block {
+                first,
+                _claim: claim,
+            })
+        })
+        .next()
+        .expect("fewer than seventeen test runs at once")
+});
+
+/// Of one run.
+const PORTS: u16 = 1_000;
+
+/// A port nobody listens on. Bound to be tried, never listened on: a child that another test forks
 /// at that moment has a copy of the socket until its `exec`, and a copy that listens keeps the port.
 pub fn free_port() -> u16 {
-    const FIRST: u16 = 15_000;
-    const COUNT: u16 = 17_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = (std::process::id().wrapping_mul(311) % u32::from(COUNT)) as u16;
-    for _ in 0..COUNT {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed) % COUNT;
-        let port = FIRST + (start + step) % COUNT;
+    for _ in 1..PORTS {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed) % (PORTS - 1);
+        let port = BLOCK.first + 1 + step;
         let socket = TcpSocket::new_v4().expect("there is a descriptor left");
         socket
             .set_reuseaddr(true)

@@ -2,12 +2,11 @@
 //! is left behind.
 
 use super::bench::{Bench, all_gone, folders, processes, turn};
-use super::support::{Kind, Process, Tree, eventually, eventually_equal};
+use super::support::{Kind, Process, Tree, eventually, eventually_equal, free_port};
 use nix::sys::signal::Signal;
 use playhouse::model::WorkerStatus;
 use playhouse::store::Store;
 use playhouse::worker::{MachineShared, Shutdown};
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -96,10 +95,7 @@ struct Up(Child);
 
 impl Up {
     fn start(temporary: &Path) -> Up {
-        let free = || {
-            let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-            listener.local_addr().unwrap().to_string()
-        };
+        let free = || format!("127.0.0.1:{}", free_port());
         let child = Command::new(env!("CARGO_BIN_EXE_playhouse"))
             .args(["up", "--workers", "1"])
             .current_dir(env!("CARGO_MANIFEST_DIR"))

@@ -1,7 +1,7 @@
 //! However many come through however many doors, the books are right at every moment.
 
 use super::{PROXIES, everybody_counts, grid, original_workers};
-use crate::support::{Books, Connected, Grid, RedisServer, Visitors};
+use crate::support::{Books, Connected, Grid, RedisServer, Visitors, eventually_equal};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -74,8 +74,10 @@ async fn redis_cli_and_metrics_tell_the_sessions_that_are_open() {
             open.swap_remove(0).close().await;
         }
         everybody_counts(&grid, &redis, target as i64).await;
-        let at_workers: usize = originals.iter().map(|it| it.fake().open()).sum();
-        assert_eq!(at_workers, target);
+        eventually_equal("open at the workers", target, async || {
+            originals.iter().map(|it| it.fake().open()).sum()
+        })
+        .await;
         let active = redis.cli(&["HGETALL", "cluster:active_connections"]);
         assert_eq!(
             by_worker(&active),

@@ -4,6 +4,8 @@ use crate::support::{FakePlaywright, Grid, RedisServer, eventually, eventually_e
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 const RECORD: &str = "worker:chromium:by-hand";
 const ORDER: &str = "worker:cmd:chromium:by-hand";
@@ -43,7 +45,10 @@ async fn serving(grid: &Grid, workers: usize) {
 }
 
 /// `redis-cli SUBSCRIBE`, as somebody at a terminal would.
-struct Listener(Child);
+struct Listener {
+    child: Child,
+    heard: mpsc::UnboundedReceiver<String>,
+}
 
 impl Listener {
     fn to(redis: &RedisServer, channel: &str) -> Listener {
@@ -53,20 +58,26 @@ impl Listener {
             .stdout(Stdio::piped())
             .spawn()
             .expect("redis-cli is installed");
-        let stdout = child.stdout.as_mut().unwrap();
+        let stdout = child.stdout.take().unwrap();
         let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
         assert_eq!(lines.next().as_deref(), Some("subscribe"));
-        Listener(child)
+        let (tell, heard) = mpsc::unbounded_channel();
+        std::thread::spawn(move || lines.try_for_each(|line| tell.send(line)));
+        Listener { child, heard }
     }
 
-    /// All it has heard, when it is told to stop.
-    fn stop(mut self) -> String {
-        self.0.kill().expect("it is ours");
-        let mut stdout = self.0.stdout.take().unwrap();
-        let mut heard = String::new();
-        std::io::Read::read_to_string(&mut stdout, &mut heard).unwrap();
-        self.0.wait().unwrap();
-        heard
+    /// Waits until it hears this word.
+    async fn hears(&mut self, word: &str) {
+        let heard = async { while self.heard.recv().await.expect("it listens") != word {} };
+        let heard = timeout(Duration::from_secs(60), heard).await;
+        heard.unwrap_or_else(|_| panic!("{word} was not heard"));
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
     }
 }
 
@@ -77,7 +88,7 @@ async fn it_gets_sessions_and_at_its_limit_the_order_to_shut_down() {
     let fake = FakePlaywright::start().await;
     register(&redis, &fake, "60");
     serving(&grid, 1).await;
-    let listener = Listener::to(&redis, ORDER);
+    let mut listener = Listener::to(&redis, ORDER);
 
     let mut sessions = Vec::new();
     for n in 1..=3 {
@@ -96,11 +107,9 @@ async fn it_gets_sessions_and_at_its_limit_the_order_to_shut_down() {
     .await;
     let ttl: i64 = redis.cli(&["TTL", ORDER]).parse().unwrap();
     assert!((1..=60).contains(&ttl), "{ttl}");
-    let heard = listener.stop();
-    assert!(
-        heard.contains(&format!("message\n{ORDER}\nshutdown")),
-        "{heard}"
-    );
+    for word in ["message", ORDER, "shutdown"] {
+        listener.hears(word).await;
+    }
 
     // It says that it drains, as the original's does, and gets no more.
     redis.cli(&["HSET", RECORD, "status", "draining"]);
