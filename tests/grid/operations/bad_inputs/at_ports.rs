@@ -33,7 +33,7 @@ fn refused(refusal: &Answer) -> String {
 pub async fn http() -> Vec<Row> {
     let fake = FakePlaywright::start().await;
     let grid = Grid::new()
-        .config("limits: { header_timeout: 500ms, max_header_bytes: 4KiB }")
+        .config("limits: { header_timeout: 3s, max_header_bytes: 4KiB }")
         .fakes(&[&fake])
         .start()
         .await;
@@ -128,7 +128,7 @@ pub async fn websocket() -> Vec<Row> {
         token("one", "only-one", ", max_sessions: 1"),
     ];
     let config = format!(
-        "auth: {{ tokens: [ {} ] }}\nqueue: {{ timeout: 300ms, max_waiting: 1 }}\n\
+        "auth: {{ tokens: [ {} ] }}\nqueue: {{ timeout: 3s, max_waiting: 1 }}\n\
          limits: {{ max_concurrent_sessions: 2, max_connections_per_ip: 4 }}",
         tokens.join(", ")
     );
