@@ -19,6 +19,8 @@ async fn a_rolling_restart_of_three_workers_and_two_proxies_fails_no_session() {
         .worker_process(&[])
         .worker_process(&[])
         .capacity(SEATS as u32)
+        // No browser is to be replaced besides: the test knows how many there are.
+        .lifetime(0)
         // Who comes while a worker is away may have to wait for a seat.
         .queue_timeout(Duration::from_secs(60))
         .env("HEARTBEAT_INTERVAL", "1")
