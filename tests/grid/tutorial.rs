@@ -5,7 +5,8 @@ use crate::support::{Driver, Grid, Language, eventually_equal, run_example};
 
 #[tokio::test]
 async fn the_tutorials_programs_run_in_python_and_node() {
-    let grid = Grid::new().workers(2).capacity(5).start().await;
+    // Without replacements, for the sessions are counted at the workers in the end.
+    let grid = Grid::new().workers(2).capacity(5).lifetime(0).start().await;
     for language in Language::BOTH {
         for (program, arguments, sessions) in [
             ("at_once", &[][..], 3),
