@@ -3,8 +3,11 @@
 //! Reads and acts through the grid; keeps nothing of its own. Paths and shapes are promised in the
 //! contract: they grow by adding, never by renaming.
 
+mod others;
 mod routes;
 pub mod views;
+
+pub use others::answer_others;
 
 use crate::admission::tokens;
 use crate::metrics::TEXT_FORMAT;
@@ -15,6 +18,7 @@ use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, Response, StatusCode};
+use others::Kill;
 use pingora::apps::http_app::ServeHttp;
 use pingora::protocols::http::ServerSession;
 use routes::Route;
@@ -68,11 +72,11 @@ impl Admin {
                 }
             },
             Route::Workers => json(&views::workers(&self.grid)),
-            Route::Sessions => json(&views::sessions(&self.grid)),
+            Route::Sessions => json(&others::all_sessions(&self.grid).await),
             Route::Capacity => json(&views::capacity(&self.grid)),
             Route::Config => json(&(self.config_view)()),
             Route::DrainWorker(id) => self.drain(&id).await,
-            Route::KillSession(id) => self.kill(&id),
+            Route::KillSession(id) => self.kill(&id).await,
         }
     }
 
@@ -116,19 +120,23 @@ impl Admin {
         }
     }
 
-    fn kill(&self, id: &str) -> Answer {
+    async fn kill(&self, id: &str) -> Answer {
         let Ok(session) = id.parse() else {
             let message = "A session id is 16 hexadecimal digits; GET /v1/sessions lists them.";
             return error(StatusCode::BAD_REQUEST, "bad_request", message);
         };
-        let close = crate::tunnel::Close::killed(session);
-        if self.grid.registry.end(session, close) {
-            log::info!(session:% = session; "an operator killed the session");
-            let body = serde_json::json!({ "session": id, "killed": true });
-            return (StatusCode::OK, "application/json", body.to_string().into());
+        match others::kill(&self.grid, session).await {
+            Kill::Done => json(&serde_json::json!({ "session": id, "killed": true })),
+            Kill::NoSuchSession => {
+                let message = "No such session is open; GET /v1/sessions lists them.";
+                error(StatusCode::NOT_FOUND, "no_such_session", message)
+            }
+            Kill::Unknown(why) => {
+                let message =
+                    format!("Not open here, and other proxies could not all be asked: {why}.");
+                error(StatusCode::SERVICE_UNAVAILABLE, "not_confirmed", &message)
+            }
         }
-        let message = "No such session is open on this proxy; GET /v1/sessions lists them.";
-        error(StatusCode::NOT_FOUND, "no_such_session", message)
     }
 }
 

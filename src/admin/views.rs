@@ -2,6 +2,7 @@
 
 use crate::model::Browser;
 use crate::proxy::Grid;
+use crate::session::registry::Registry;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -31,10 +32,26 @@ pub struct Worker {
     pub memory: Option<u64>,
 }
 
-/// `GET /v1/sessions`: those of this proxy.
+/// `GET /v1/sessions`: those of the grid.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Sessions {
     pub sessions: Vec<Session>,
+    /// Absent in the answer of a version that only knew its own.
+    #[serde(default)]
+    pub others: Others,
+}
+
+/// What the other proxies of the grid had to say.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Others {
+    /// How many told their sessions.
+    pub answered: usize,
+    /// Proxies that did not in time: their sessions are missing.
+    pub silent: Vec<String>,
+    /// Sessions that those who answered have beyond the most that are told.
+    pub unlisted: usize,
+    /// Why nobody could be asked.
+    pub error: Option<String>,
 }
 
 /// One session.
@@ -107,8 +124,8 @@ pub(super) fn workers(grid: &Grid) -> Workers {
     }
 }
 
-pub(super) fn sessions(grid: &Grid) -> Sessions {
-    let sessions = grid.registry.list().into_iter().map(|info| Session {
+pub(super) fn sessions(registry: &Registry) -> Vec<Session> {
+    let sessions = registry.list().into_iter().map(|info| Session {
         id: info.id.to_string(),
         worker: info.worker.id.to_string(),
         browser: info.browser,
@@ -120,9 +137,7 @@ pub(super) fn sessions(grid: &Grid) -> Sessions {
         bytes_in: info.traffic.bytes_in(),
         bytes_out: info.traffic.bytes_out(),
     });
-    Sessions {
-        sessions: sessions.collect(),
-    }
+    sessions.collect()
 }
 
 pub(super) fn capacity(grid: &Grid) -> Capacity {

@@ -1,7 +1,7 @@
 //! The commands that talk to a running grid: status, drain, kill. All of them are clients of the
 //! admin port and know nothing else of the grid.
 
-use crate::admin::views::{Capacity, Sessions, Workers};
+use crate::admin::views::{Capacity, Others, Sessions, Workers};
 use crate::cli::Operator;
 use crate::config::Config;
 use anyhow::{Context, bail};
@@ -91,10 +91,12 @@ impl AdminClient {
 
     /// Everything there is to know, as JSON.
     pub fn status_json(&self) -> anyhow::Result<String> {
+        let sessions = self.call("GET", "/v1/sessions")?;
         let all = serde_json::json!({
             "capacity": self.call("GET", "/v1/capacity")?,
             "workers": self.call("GET", "/v1/workers")?["workers"],
-            "sessions": self.call("GET", "/v1/sessions")?["sessions"],
+            "sessions": sessions["sessions"],
+            "others": sessions["others"],
         });
         Ok(serde_json::to_string_pretty(&all)?)
     }
@@ -140,19 +142,22 @@ impl AdminClient {
         let mut of_sessions = table(&[
             "SESSION", "WORKER", "CLIENT", "TOKEN", "AGE", "IDLE", "IN", "OUT",
         ]);
-        for session in sessions.sessions {
+        for session in &sessions.sessions {
             of_sessions.add_row(vec![
-                session.id,
-                session.worker,
-                session.client.unwrap_or_default(),
-                session.token.unwrap_or_default(),
+                session.id.clone(),
+                session.worker.clone(),
+                session.client.clone().unwrap_or_default(),
+                session.token.clone().unwrap_or_default(),
                 seconds(session.age_seconds),
                 seconds(session.idle_seconds),
                 ByteSize(session.bytes_in).to_string(),
                 ByteSize(session.bytes_out).to_string(),
             ]);
         }
-        Ok(format!("{summary}\n\n{of_workers}\n\n{of_sessions}\n"))
+        let missing = missing(&sessions.others);
+        Ok(format!(
+            "{summary}\n\n{of_workers}\n\n{of_sessions}\n{missing}"
+        ))
     }
 
     /// Asks a worker to finish its sessions and take no new ones.
@@ -232,6 +237,22 @@ pub(super) fn reachable(listening: SocketAddr) -> SocketAddr {
         ip => ip,
     };
     SocketAddr::new(ip, listening.port())
+}
+
+/// Why the list of sessions is not whole, in lines of their own; empty when it is.
+fn missing(others: &Others) -> String {
+    let mut lines = String::new();
+    if let Some(why) = &others.error {
+        lines += &format!("\nSessions of this proxy only: {why}.\n");
+    }
+    if !others.silent.is_empty() {
+        let names = others.silent.join(", ");
+        lines += &format!("\nWithout the sessions of proxies that did not answer: {names}.\n");
+    }
+    if others.unlisted > 0 {
+        lines += &format!("\nWithout {} sessions of other proxies.\n", others.unlisted);
+    }
+    lines
 }
 
 fn table(columns: &[&str]) -> Table {

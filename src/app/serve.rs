@@ -8,7 +8,7 @@ use super::ending::{Signals, ToPingora, run_until_ended};
 use super::notify;
 use super::operate::reachable;
 use super::tls::{Certificate, check_authorities, install_crypto};
-use crate::admin::{Admin, ConfigView};
+use crate::admin::{Admin, ConfigView, answer_others};
 use crate::admission::queue::Queue;
 use crate::admission::tokens::Quotas;
 use crate::config::{Config, LiveConfig, ReloadStatus, TlsVersion};
@@ -62,6 +62,7 @@ impl Plane {
         let (releaser, releases) = Releaser::new(store.clone(), move |browser| wake.wake(browser));
         tokio::spawn(releases);
         let registry = Registry::new();
+        answer_others(&*store, registry.clone());
         let fleet = Fleet::new(
             config.clone(),
             store.clone(),

@@ -98,6 +98,21 @@ pub struct Beat {
     pub counts: Counts,
 }
 
+/// Says what this proxy answers to another one's question. Called on a task of the store.
+pub type Answerer = Box<dyn Fn(&str) -> String + Send + Sync>;
+
+/// Whether an answer makes all others needless.
+pub type Judge = fn(&str) -> bool;
+
+/// What came of a question to all other proxies.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answers {
+    /// Proxies with what they answered.
+    pub given: Vec<(String, String)>,
+    /// The proxies that are said to be alive and have not answered (yet).
+    pub silent: Vec<String>,
+}
+
 /// The shared state. Every method is safe to repeat; dropping a future leaves either nothing done
 /// or all of it, and [`Store::release`] of a session mends either.
 #[async_trait]
@@ -234,6 +249,20 @@ pub trait Store: Send + Sync + 'static {
     async fn own_address(&self) -> Option<IpAddr> {
         None
     }
+
+    /// Asks all other proxies that share this store, and waits until they have answered, one of the
+    /// answers is `enough`, or `patience` is over. A store of one process knows no others.
+    async fn ask(
+        &self,
+        _question: &str,
+        _patience: Duration,
+        _enough: Judge,
+    ) -> Result<Answers, StoreError> {
+        Ok(Answers::default())
+    }
+
+    /// What others ask is answered with this from now on; before, they wait in vain.
+    fn answer_with(&self, _answerer: Answerer) {}
 
     /// The events from now on. A listener that falls behind sees
     /// [`broadcast::error::RecvError::Lagged`] and has to read [`Store::fleet`] again.

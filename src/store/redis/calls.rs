@@ -4,10 +4,12 @@
 use super::keeper::{BATCH, millis};
 use super::scripts::SCRIPTS;
 use super::wire::SignOfLife;
-use super::{Inner, MAX_CANDIDATES, RedisStore, keys, upkeep, wire};
+use super::{Inner, MAX_CANDIDATES, RedisStore, inquiry, keys, upkeep, wire};
 use super::{deregister_call, register_call};
 use crate::model::{Counts, Reason, SessionId, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
-use crate::store::{Beat, Candidate, Event, Reserved, Store, StoreError, Turn, WorkerView};
+use crate::store::{
+    Answerer, Answers, Beat, Candidate, Event, Judge, Reserved, Store, StoreError, Turn, WorkerView,
+};
 use async_trait::async_trait;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -312,6 +314,19 @@ impl Store for RedisStore {
             .await
             .ok()?;
         wire::client_address(&info)
+    }
+
+    async fn ask(
+        &self,
+        question: &str,
+        patience: Duration,
+        enough: Judge,
+    ) -> Result<Answers, StoreError> {
+        inquiry::ask(&self.inner, question, patience, enough).await
+    }
+
+    fn answer_with(&self, answerer: Answerer) {
+        self.inner.inquiries.answer_with(answerer);
     }
 
     fn events(&self) -> broadcast::Receiver<Event> {

@@ -4,7 +4,7 @@
 use super::keys;
 use super::link::{Live, RESPONSE_TIMEOUT, State, describe};
 use super::scripts::{SCRIPTS, load};
-use super::{Inner, Role, wire};
+use super::{Inner, Role, inquiry, wire};
 use crate::store::Event;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use redis::{AsyncConnectionConfig, PushInfo, PushKind, RedisError, RedisResult, Value};
@@ -64,7 +64,7 @@ fn arrived(inner: &Inner, live: Live) {
     let epoch = live.epoch;
     inner.link.set(State::Live(live));
     if !inner.reachable.swap(true, Ordering::Relaxed) {
-        log::info!(store = inner.address.as_str(); "the store answers");
+        log::info!(store = inner.address.as_str(), name = inner.proxy.as_str(); "the store answers");
         inner.tell(Event::Reachable(true));
     }
     inner.tell(Event::Resync);
@@ -240,6 +240,8 @@ fn message(inner: &Inner, epoch: u64, channel: &str, payload: &str) {
             } else if let Some(event) = wire::event(payload) {
                 inner.heard(&event);
                 inner.tell(event);
+            } else if let Some(word) = inquiry::word(payload) {
+                inner.inquiries.hear(word, &inner.proxy);
             }
         }
         keys::RESET => {

@@ -47,7 +47,10 @@ pub const REVISION: &str = "playhouse:revision";
 pub const GRID: &str = "playhouse:grid";
 /// Held by the proxy that looks for workers that registered by hand.
 pub const SCAN: &str = "playhouse:scan";
-/// Channel of changes, for proxies.
+/// Prefix of the answers to one proxy's question: `playhouse:answers:{inquiry}`, a hash proxy -> its
+/// answer.
+pub const ANSWERS: &str = "playhouse:answers:";
+/// Channel of changes, for proxies, and of what they ask each other.
 pub const EVENTS: &str = "playhouse:events";
 /// Channel that tells everybody to write down again what is theirs.
 pub const RESET: &str = "playhouse:reset";
@@ -116,6 +119,11 @@ pub fn identity(proxy: &str) -> String {
 /// The hash of what this proxy holds.
 pub fn leases(proxy: &str) -> String {
     format!("{LEASES}{proxy}")
+}
+
+/// The hash of the answers to this inquiry.
+pub fn answers(inquiry: &str) -> String {
+    format!("{ANSWERS}{inquiry}")
 }
 
 /// The worker whose record has this name, if it is one.

@@ -4,12 +4,14 @@
 //! * `link`: the connection and calls on it. `keeper`: opens it, and after a loss opens it anew
 //!   and writes down again what this process answers for, which the `ledger` knows.
 //! * `upkeep`: signs of life, reaping, and the slow poll that repairs what was missed.
+//! * `inquiry`: what proxies ask each other.
 //! * `wire`: hashes, messages and answers, to and from the model.
 //!
 //! One connection serves calls and messages alike (RESP3), so that they arrive in order and one
 //! loss is one loss. `docs/redis.md` has the keys, the guarantees and the bounds.
 
 mod calls;
+mod inquiry;
 mod keeper;
 mod keys;
 mod ledger;
@@ -21,6 +23,7 @@ mod wire;
 use super::{Event, StoreError};
 use crate::config::StoreConfig;
 use crate::model::{SessionId, WorkerKey};
+use inquiry::{Inquiries, Question};
 use keeper::{BATCH, millis};
 use ledger::{Ledger, Registration};
 use link::{Link, Live};
@@ -29,7 +32,7 @@ use scripts::SCRIPTS;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
-use tokio::sync::{Notify, broadcast, watch};
+use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -75,6 +78,7 @@ struct Inner {
     /// Wakes the task that tells Redis what could not be told at once.
     outbox: Notify,
     events: broadcast::Sender<Event>,
+    inquiries: Inquiries,
     epoch: AtomicU64,
     reachable: AtomicBool,
     said_away: AtomicBool,
@@ -113,9 +117,10 @@ impl RedisStore {
         role: Role,
         shutdown: watch::Receiver<bool>,
     ) -> Result<RedisStore, StoreError> {
-        let inner = Arc::new(Inner::new(config, role)?);
+        let (inquiries, questions) = Inquiries::new();
+        let inner = Arc::new(Inner::new(config, role, inquiries)?);
         let mut tasks = JoinSet::new();
-        tasks.spawn(serve(inner.clone(), shutdown));
+        tasks.spawn(serve(inner.clone(), questions, shutdown));
         Ok(RedisStore {
             inner,
             _tasks: tasks,
@@ -124,7 +129,11 @@ impl RedisStore {
 }
 
 /// All background work of one store, until it is told to stop or dropped.
-async fn serve(inner: Arc<Inner>, mut shutdown: watch::Receiver<bool>) {
+async fn serve(
+    inner: Arc<Inner>,
+    questions: mpsc::Receiver<Question>,
+    mut shutdown: watch::Receiver<bool>,
+) {
     let stopped = async {
         // A sender that was dropped tells nobody to stop.
         if shutdown.wait_for(|stop| *stop).await.is_err() {
@@ -133,6 +142,7 @@ async fn serve(inner: Arc<Inner>, mut shutdown: watch::Receiver<bool>) {
     };
     let keep = keeper::keep(inner.clone());
     let deliver = upkeep::deliver(inner.clone());
+    let answer = inquiry::answer(inner.clone(), questions);
     let beat = async {
         match inner.role {
             Role::Proxy => upkeep::beat(inner.clone()).await,
@@ -140,13 +150,13 @@ async fn serve(inner: Arc<Inner>, mut shutdown: watch::Receiver<bool>) {
         }
     };
     tokio::select! {
-        _ = async { tokio::join!(keep, deliver, beat) } => {}
+        _ = async { tokio::join!(keep, deliver, answer, beat) } => {}
         _ = stopped => inner.bye().await,
     }
 }
 
 impl Inner {
-    fn new(config: &StoreConfig, role: Role) -> Result<Inner, StoreError> {
+    fn new(config: &StoreConfig, role: Role, inquiries: Inquiries) -> Result<Inner, StoreError> {
         // rediss:// needs a process-wide provider; ring is the one that Pingora uses.
         pingora::tls::install_default_crypto_provider();
         let unusable = |error: redis::RedisError| StoreError::Refused(error.category().to_owned());
@@ -173,6 +183,7 @@ impl Inner {
             grid: Mutex::default(),
             outbox: Notify::new(),
             events: broadcast::channel(EVENT_BACKLOG).0,
+            inquiries,
             epoch: AtomicU64::new(0),
             reachable: AtomicBool::new(false),
             said_away: AtomicBool::new(false),

@@ -31,6 +31,8 @@ macro_rules! scripts {
 
 scripts!(
     adopt,
+    answer,
+    ask,
     beat,
     bye,
     count_recycle,

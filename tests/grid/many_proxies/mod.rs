@@ -4,6 +4,7 @@
 //! * [`deaths`]: a proxy is killed, again and again; what it held comes free.
 //! * [`line`]: clients wait at all of them, and are served as they came.
 //! * [`outage`]: Redis dies, freezes, forgets, refuses; the grid goes on.
+//! * [`operator`]: what one of them is asked is asked of all.
 //! * [`original`]: a worker that somebody registers by hand.
 //!
 //! Workers are fakes where only counts matter, registered as the original's are.
@@ -11,6 +12,7 @@
 mod counts;
 mod deaths;
 mod line;
+mod operator;
 mod original;
 mod outage;
 

@@ -1,0 +1,132 @@
+//! The sessions of the whole grid: what this proxy asks the others when an operator wants to see
+//! or stop one, and what it answers them.
+//!
+//! Only a request that came through the admin port with its token leads to a question. An answer
+//! that does not come is told as such: a session that may be open elsewhere is not called gone.
+
+use super::views::{Others, Session, Sessions, sessions};
+use crate::model::SessionId;
+use crate::proxy::Grid;
+use crate::session::registry::Registry;
+use crate::store::Store;
+use crate::tunnel::Close;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long the others may take to answer. They are alive, or were within `store.proxy_ttl`.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Most sessions that a proxy tells another one: some 300 KiB.
+const MOST_TOLD: usize = 1000;
+
+/// What proxies ask each other, as JSON.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Question {
+    /// Answered with [`Told`].
+    Sessions,
+    /// Answered with whether it was open, and ends now.
+    Kill(SessionId),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Told {
+    sessions: Vec<Session>,
+    unlisted: usize,
+}
+
+/// What came of ending a session.
+pub(super) enum Kill {
+    Done,
+    NoSuchSession,
+    /// It may be open at a proxy that could not be asked.
+    Unknown(String),
+}
+
+/// From now on this process answers what other proxies ask of its sessions.
+pub fn answer_others(store: &dyn Store, registry: Arc<Registry>) {
+    store.answer_with(Box::new(move |question| answer(&registry, question)));
+}
+
+fn answer(registry: &Registry, question: &str) -> String {
+    match serde_json::from_str(question) {
+        Ok(Question::Sessions) => {
+            let mut sessions = sessions(registry);
+            let unlisted = sessions.len().saturating_sub(MOST_TOLD);
+            sessions.truncate(MOST_TOLD);
+            text(&Told { sessions, unlisted })
+        }
+        Ok(Question::Kill(session)) => text(&end(registry, session)),
+        // Of a version that knows more. Whoever asked makes nothing of this and counts us as silent.
+        Err(_) => text(&()),
+    }
+}
+
+fn end(registry: &Registry, session: SessionId) -> bool {
+    let ended = registry.end(session, Close::killed(session));
+    if ended {
+        log::info!(session:% = session; "an operator killed the session");
+    }
+    ended
+}
+
+/// The sessions of the grid, oldest first.
+pub(super) async fn all_sessions(grid: &Grid) -> Sessions {
+    let mut sessions = sessions(&grid.registry);
+    let mut others = Others::default();
+    let question = text(&Question::Sessions);
+    match grid.store.ask(&question, PATIENCE, |_| false).await {
+        Ok(answers) => {
+            others.silent = answers.silent;
+            for (proxy, answer) in answers.given {
+                let Ok(told) = serde_json::from_str::<Told>(&answer) else {
+                    others.silent.push(proxy);
+                    continue;
+                };
+                others.answered += 1;
+                others.unlisted += told.unlisted;
+                sessions.extend(told.sessions);
+            }
+        }
+        Err(error) => others.error = Some(error.to_string()),
+    }
+    sessions.sort_by(|a, b| (a.started_at, &a.id).cmp(&(b.started_at, &b.id)));
+    Sessions { sessions, others }
+}
+
+/// Ends a session wherever it is open.
+pub(super) async fn kill(grid: &Grid, session: SessionId) -> Kill {
+    if end(&grid.registry, session) {
+        return Kill::Done;
+    }
+    let question = text(&Question::Kill(session));
+    let answers = match grid
+        .store
+        .ask(&question, PATIENCE, |answer| said(answer) == Some(true))
+        .await
+    {
+        Ok(answers) => answers,
+        Err(error) => return Kill::Unknown(error.to_string()),
+    };
+    let mut silent = answers.silent;
+    for (proxy, answer) in answers.given {
+        match said(&answer) {
+            Some(true) => return Kill::Done,
+            Some(false) => {}
+            None => silent.push(proxy),
+        }
+    }
+    if silent.is_empty() {
+        return Kill::NoSuchSession;
+    }
+    Kill::Unknown(format!("no answer from {}", silent.join(", ")))
+}
+
+/// What another proxy answered to [`Question::Kill`].
+fn said(answer: &str) -> Option<bool> {
+    serde_json::from_str(answer).ok()
+}
+
+fn text(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("names and numbers have a form in JSON")
+}

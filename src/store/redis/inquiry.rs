@@ -1,0 +1,178 @@
+//! What one proxy asks all others, and answers them: over the channel of events, which they listen
+//! to anyway. What the questions mean is the caller's business; Redis carries them for whoever may
+//! write there.
+
+use super::keeper::millis;
+use super::scripts::SCRIPTS;
+use super::{Inner, keys};
+use crate::store::{Answerer, Answers, Judge, StoreError};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, timeout_at};
+
+/// How long an answer is kept for whoever asked.
+const ANSWER_TTL: Duration = Duration::from_secs(10);
+/// Questions that wait for their answer. Whoever comes on top of these is not answered.
+const BACKLOG: usize = 64;
+
+/// Another proxy's question.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Question {
+    inquiry: String,
+    /// The proxy that asks.
+    by: String,
+    text: String,
+}
+
+/// What arrives of questions and answers.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Word {
+    Asked(Question),
+    /// There is an answer to this inquiry.
+    Answered,
+}
+
+/// Reads a message of the events channel, as `ask.lua` and `answer.lua` write it.
+pub fn word(message: &str) -> Option<Word> {
+    if message.starts_with("! ") {
+        return Some(Word::Answered);
+    }
+    let mut parts = message.strip_prefix("? ")?.splitn(3, ' ');
+    Some(Word::Asked(Question {
+        inquiry: parts.next()?.to_owned(),
+        by: parts.next()?.to_owned(),
+        text: parts.next()?.to_owned(),
+    }))
+}
+
+/// What a proxy knows of questions: where they go that came in, and what it answers.
+pub struct Inquiries {
+    asked: mpsc::Sender<Question>,
+    answerer: OnceLock<Answerer>,
+    /// Rings whenever somebody has answered somebody.
+    answered: Notify,
+}
+
+impl Inquiries {
+    /// The receiver gets what others ask, for [`answer`].
+    pub fn new() -> (Inquiries, mpsc::Receiver<Question>) {
+        let (asked, questions) = mpsc::channel(BACKLOG);
+        let inquiries = Inquiries {
+            asked,
+            answerer: OnceLock::new(),
+            answered: Notify::new(),
+        };
+        (inquiries, questions)
+    }
+
+    /// The first one stays.
+    pub fn answer_with(&self, answerer: Answerer) {
+        self.answerer.set(answerer).ok();
+    }
+
+    /// Takes a message in. Called by the connection's driver, so it must not block.
+    pub fn hear(&self, word: Word, own: &str) {
+        match word {
+            Word::Asked(question) if question.by == own => {}
+            Word::Asked(question) => {
+                if self.asked.try_send(question).is_err() {
+                    log::debug!("too many questions of other proxies at once");
+                }
+            }
+            Word::Answered => self.answered.notify_waiters(),
+        }
+    }
+}
+
+/// Answers one question after the other. Runs until it is dropped.
+pub async fn answer(inner: Arc<Inner>, mut questions: mpsc::Receiver<Question>) {
+    while let Some(question) = questions.recv().await {
+        let Some(answerer) = inner.inquiries.answerer.get() else {
+            continue;
+        };
+        let answer = answerer(&question.text);
+        let answers = keys::answers(&question.inquiry);
+        let told = inner.link.script::<u8>(|_| {
+            let mut call = SCRIPTS.answer.key(&answers);
+            call.arg(&question.inquiry)
+                .arg(&inner.proxy)
+                .arg(&answer)
+                .arg(millis(ANSWER_TTL));
+            call
+        });
+        if let Err(error) = told.await {
+            log::debug!(error:%; "another proxy's question goes without an answer");
+        }
+    }
+}
+
+/// Asks all others, and waits until they have answered, one of them has said `enough`, or
+/// `patience` is over.
+pub async fn ask(
+    inner: &Inner,
+    question: &str,
+    patience: Duration,
+    enough: Judge,
+) -> Result<Answers, StoreError> {
+    let deadline = Instant::now() + patience;
+    let inquiry = format!("{:016x}", rand::random::<u64>());
+    let mut silent: Vec<String> = inner
+        .link
+        .script(|_| {
+            let mut call = SCRIPTS.ask.prepare_invoke();
+            call.arg(&inquiry).arg(&inner.proxy).arg(question);
+            call
+        })
+        .await?;
+    let answers = &keys::answers(&inquiry);
+    let mut given = Vec::new();
+    while !silent.is_empty() {
+        // Before looking, so that what comes in between is not missed.
+        let mut rung = std::pin::pin!(inner.inquiries.answered.notified());
+        rung.as_mut().enable();
+        let before = given.len();
+        let found: Vec<Option<String>> = inner
+            .link
+            .call(|mut live| {
+                let mut read = redis::cmd("HMGET");
+                read.arg(answers).arg(&silent);
+                async move { read.query_async(&mut live.connection).await }
+            })
+            .await?;
+        let mut found = found.into_iter();
+        silent.retain(|proxy| match found.next().flatten() {
+            Some(answer) => {
+                given.push((proxy.clone(), answer));
+                false
+            }
+            None => true,
+        });
+        if given[before..].iter().any(|(_, answer)| enough(answer)) {
+            break;
+        }
+        if !silent.is_empty() && timeout_at(deadline, rung).await.is_err() {
+            break;
+        }
+    }
+    Ok(Answers { given, silent })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_may_hold_anything_and_nonsense_is_none() {
+        let asked = Word::Asked(Question {
+            inquiry: "1f".into(),
+            by: "a".into(),
+            text: "{\"kill\": \"0 1\"}".into(),
+        });
+        assert_eq!(word("? 1f a {\"kill\": \"0 1\"}"), Some(asked));
+        assert_eq!(word("! 1f"), Some(Word::Answered));
+        for message in ["", "?", "? 1f", "? 1f a", "c 1 2 3 chromium:a", "!"] {
+            assert_eq!(word(message), None, "{message}");
+        }
+    }
+}
