@@ -204,7 +204,7 @@ impl Fleet {
     }
 
     /// Writes what is known of a worker into the index, and wakes those who may now have a seat.
-    fn publish(&self, key: &WorkerKey) {
+    pub(super) fn publish(&self, key: &WorkerKey) {
         // Known before index, here and nowhere the other way round: two changes of one worker
         // reach the index in the order in which they were made.
         let known = self.known();

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use pingora::prelude::{Error, ErrorType};
 use pingora_load_balancing::Backend;
 use pingora_load_balancing::health_check::HealthCheck;
+use std::net::SocketAddr;
 use std::sync::Weak;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -21,39 +22,46 @@ const SUCCESSES_TO_HEALTHY: usize = 1;
 
 /// Asks the worker's Playwright server for `GET /json`, which it answers itself, without touching
 /// the browser. Behind TLS only the connection is tried: the certificate is the dial's business.
+///
+/// One address that answers is enough: a dial tries all of them too.
 pub async fn probe(target: &Target) -> Result<(), String> {
-    let work = async {
-        let addresses = target.addresses();
-        let address = addresses.first().ok_or("its name has no address")?;
-        let mut stream = TcpStream::connect(address)
-            .await
-            .map_err(|error| format!("cannot connect to {}: {error}", target.authority))?;
-        if target.endpoint.tls {
-            return Ok(());
+    let mut last = format!("{} has no address", target.authority);
+    for (address, share) in target.attempts(PROBE_TIMEOUT) {
+        let answer = tokio::time::timeout(share, probe_at(address, target)).await;
+        match answer {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(why)) => last = why,
+            Err(_) => last = format!("{} does not answer in time", target.authority),
         }
-        let request = format!(
-            "GET /json HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
-            target.authority
-        );
-        let said = async {
-            stream.write_all(request.as_bytes()).await?;
-            let mut start = [0; 12];
-            stream.read_exact(&mut start).await?;
-            std::io::Result::Ok(start)
-        };
-        let start = said
-            .await
-            .map_err(|error| format!("{} does not answer: {error}", target.authority))?;
-        if &start == b"HTTP/1.1 200" {
-            Ok(())
-        } else {
-            let start = String::from_utf8_lossy(&start);
-            Err(format!("{} answers {start:?}", target.authority))
-        }
-    };
-    tokio::time::timeout(PROBE_TIMEOUT, work)
+    }
+    Err(last)
+}
+
+async fn probe_at(address: SocketAddr, target: &Target) -> Result<(), String> {
+    let mut stream = TcpStream::connect(address)
         .await
-        .unwrap_or_else(|_| Err(format!("{} does not answer in time", target.authority)))
+        .map_err(|error| format!("cannot connect to {}: {error}", target.authority))?;
+    if target.endpoint.tls {
+        return Ok(());
+    }
+    let request = format!(
+        "GET /json HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
+        target.authority
+    );
+    let said = async {
+        stream.write_all(request.as_bytes()).await?;
+        let mut start = [0; 12];
+        stream.read_exact(&mut start).await?;
+        std::io::Result::Ok(start)
+    };
+    let start = said
+        .await
+        .map_err(|error| format!("{} does not answer: {error}", target.authority))?;
+    if &start == b"HTTP/1.1 200" {
+        return Ok(());
+    }
+    let start = String::from_utf8_lossy(&start);
+    Err(format!("{} answers {start:?}", target.authority))
 }
 
 /// Pingora's health check of a worker.

@@ -5,6 +5,7 @@ use arc_swap::ArcSwap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// How long a name may take to resolve.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -46,6 +47,17 @@ impl Target {
         self.addresses.load_full()
     }
 
+    /// Those addresses, each with its share of what is left of `patience` when its turn comes: one
+    /// that swallows everything must not use up the time of those behind it.
+    pub fn attempts(&self, patience: Duration) -> impl Iterator<Item = (SocketAddr, Duration)> {
+        let addresses = self.addresses();
+        let deadline = Instant::now() + patience;
+        (0..addresses.len()).map(move |tried| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            (addresses[tried], left / (addresses.len() - tried) as u32)
+        })
+    }
+
     /// Whether the host is a name, whose addresses may change.
     pub fn is_name(&self) -> bool {
         self.endpoint.host.parse::<IpAddr>().is_err()
@@ -60,7 +72,7 @@ impl Target {
             match found {
                 Ok(Ok(addresses)) => {
                     let addresses: Vec<SocketAddr> = addresses.collect();
-                    if !addresses.is_empty() {
+                    if !addresses.is_empty() && !same(&addresses, &self.addresses()) {
                         self.addresses.store(Arc::new(addresses));
                     }
                 }
@@ -75,5 +87,49 @@ impl Target {
             }
         }
         !self.addresses.load().is_empty()
+    }
+}
+
+/// Whether these are the same addresses: many servers of names answer in another order each time,
+/// and that is no change.
+fn same(some: &[SocketAddr], others: &[SocketAddr]) -> bool {
+    some.len() == others.len() && some.iter().all(|address| others.contains(address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Browser, WorkerStatus};
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_swallows_everything_leaves_time_for_the_others() {
+        let target = Target::new(&WorkerRecord {
+            key: WorkerKey::new(Browser::Chromium, "a"),
+            endpoint: "ws://grid.internal:3131/".parse().unwrap(),
+            status: WorkerStatus::Available,
+            version: None,
+            browser_version: None,
+            replaces_itself: false,
+            started_at: 0,
+            last_heartbeat: 0,
+            memory: None,
+        });
+        let patience = Duration::from_secs(6);
+        assert_eq!(target.attempts(patience).count(), 0, "nothing is known");
+        let addresses: Vec<SocketAddr> = ["[fd00::1]:3131", "10.0.0.1:3131", "10.0.0.2:3131"]
+            .map(|text| text.parse().unwrap())
+            .to_vec();
+        target.addresses.store(Arc::new(addresses.clone()));
+        let mut tried = Vec::new();
+        for (address, share) in target.attempts(patience) {
+            // The second one refuses at once.
+            let swallows = tried.len() != 1;
+            tried.push((address, share.as_secs()));
+            if swallows {
+                tokio::time::sleep(share).await;
+            }
+        }
+        let expected: Vec<_> = addresses.into_iter().zip([2, 2, 4]).collect();
+        assert_eq!(tried, expected);
     }
 }

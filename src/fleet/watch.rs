@@ -123,7 +123,11 @@ impl Fleet {
             targets.filter(|target| target.is_name()).collect()
         };
         for target in names {
-            tokio::spawn(async move { target.resolve().await });
+            let fleet = self.clone();
+            tokio::spawn(async move {
+                target.resolve().await;
+                fleet.publish(&target.key);
+            });
         }
     }
 

@@ -48,38 +48,38 @@ pub enum DialError {
 }
 
 /// Dials a worker and shakes hands with it on the client's behalf; `forwarded` are the client's
-/// headers that go on to it. Gives up after `timeout`.
+/// headers that go on to it. Where its name stands for several addresses, the first that accepts
+/// is the one. Gives up after `timeout`.
 pub async fn dial(
     target: &Target,
     forwarded: &[u8],
     timeout: Duration,
 ) -> Result<Dialled, DialError> {
-    let work = async {
-        let mut stream = connect(target).await?;
-        let request = request(target, forwarded);
-        stream.write_all(&request).await?;
-        stream.flush().await?;
-        read_answer(stream).await
-    };
-    tokio::time::timeout(timeout, work)
-        .await
-        .unwrap_or(Err(DialError::Timeout(timeout)))
-}
-
-async fn connect(target: &Target) -> Result<Link, DialError> {
     let mut last = DialError::NoAddress;
-    for address in target.addresses().iter() {
-        let tried = if target.endpoint.tls {
-            connect_tls(*address, &target.endpoint.host).await
-        } else {
-            connect_plain(*address).await
-        };
-        match tried {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
+    for (address, share) in target.attempts(timeout) {
+        match tokio::time::timeout(share, dial_at(address, target, forwarded)).await {
+            Ok(Ok(dialled)) => return Ok(dialled),
+            Ok(Err(error)) => last = error,
+            Err(_) => last = DialError::Timeout(timeout),
         }
     }
     Err(last)
+}
+
+async fn dial_at(
+    address: SocketAddr,
+    target: &Target,
+    forwarded: &[u8],
+) -> Result<Dialled, DialError> {
+    let mut stream = if target.endpoint.tls {
+        connect_tls(address, &target.endpoint.host).await?
+    } else {
+        connect_plain(address).await?
+    };
+    let request = request(target, forwarded);
+    stream.write_all(&request).await?;
+    stream.flush().await?;
+    read_answer(stream).await
 }
 
 async fn connect_plain(address: SocketAddr) -> Result<Link, DialError> {

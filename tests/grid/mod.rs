@@ -15,6 +15,7 @@
 //! * [`missing`]: machines and settings that lack something.
 //! * [`hostile`]: clients that die, stall, or never were clients.
 //! * [`versions`]: Playwright versions and browsers that do not match.
+//! * [`names`]: workers whose names stand for other addresses than before.
 //! * [`operations`]: reloads, upgrades, tenants, TLS, and all that is wrong on purpose.
 //! * [`metrics`]: what curl and Prometheus are told.
 //! * [`health`]: what `playhouse healthcheck` says.
@@ -28,6 +29,7 @@ mod kills;
 mod many_proxies;
 mod metrics;
 mod missing;
+mod names;
 mod operations;
 mod queue;
 mod recycles;

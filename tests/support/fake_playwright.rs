@@ -48,8 +48,13 @@ const PATH: &str = "/fake-path-nobody-guesses";
 
 impl FakePlaywright {
     pub async fn start() -> Self {
+        FakePlaywright::start_at(([127, 0, 0, 1], free_port()).into()).await
+    }
+
+    /// On a port of [`free_port`], at another address.
+    pub async fn start_at(address: SocketAddr) -> Self {
         let mut fake = FakePlaywright {
-            address: ([127, 0, 0, 1], free_port()).into(),
+            address,
             state: Arc::new(State {
                 behaviour: Mutex::new(Behaviour::Serve),
                 upgrades: AtomicUsize::new(0),
@@ -65,7 +70,12 @@ impl FakePlaywright {
     }
 
     pub fn endpoint(&self) -> String {
-        format!("ws://{}{PATH}", self.address)
+        FakePlaywright::endpoint_at(&self.address.to_string())
+    }
+
+    /// What the endpoint is for those who know it by this name.
+    pub fn endpoint_at(authority: &str) -> String {
+        format!("ws://{authority}{PATH}")
     }
 
     pub fn address(&self) -> SocketAddr {
