@@ -15,6 +15,7 @@ use crate::config::{Config, LiveConfig, ReloadStatus, TlsVersion};
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
 use crate::proxy::front_door::{Connections, FrontDoor};
+use crate::proxy::listener::Listener;
 use crate::proxy::{DataPort, Grid};
 use crate::session::registry::Registry;
 use crate::session::seat::Releaser;
@@ -22,7 +23,6 @@ use crate::store::Store;
 use crate::store::handover::HandoverStore;
 use anyhow::Context;
 use pingora::listeners::ListenerConfig;
-use pingora::protocols::l4::stream::L4BufferSettings;
 use pingora::server::configuration::{Opt, ServerConf};
 use pingora::server::{RunArgs, Server, ShutdownSignal};
 use pingora::services::listening::Service;
@@ -198,10 +198,15 @@ fn ports(
     server.bootstrap();
     let http = pingora_proxy::http_proxy(&server.configuration, DataPort(grid.clone()));
     let front_door = FrontDoor::new(grid.clone(), http);
-    let mut data = Service::new("data".into(), front_door);
-    data.threads = Some(threads);
-    data.add_listener(listener(config.listen, certificate)?);
-    server.add_service(data);
+    match certificate {
+        None => server.add_service(Listener::new(config.listen, threads, front_door)),
+        Some(_) => {
+            let mut data = Service::new("data".into(), front_door);
+            data.threads = Some(threads);
+            data.add_listener(listener(config.listen, certificate)?);
+            server.add_service(data)
+        }
+    };
     let mut admin = Service::new("admin".into(), Admin::new(grid.clone(), config_view));
     admin.threads = Some(1);
     admin.add_listener(listener(config.admin.listen, certificate)?);
@@ -223,8 +228,6 @@ fn listener(
     let listener = ListenerConfig::tcp(address.to_string());
     Ok(match certificate {
         Some(certificate) => listener.tls(certificate.settings()?),
-        // Early bytes must not hide in a buffer when the stream is taken over. Under TLS they
-        // cannot: the buffer is below the cipher, and goes along with the stream.
-        None => listener.l4_buffer(L4BufferSettings::unbuffered()),
+        None => listener,
     })
 }

@@ -130,28 +130,16 @@ impl FrontDoor {
         FrontDoor { grid, http }
     }
 
-    async fn refuse(&self, stream: Stream, refusal: Refusal, head: &[u8]) {
-        self.grid.count_refusal(&refusal);
-        // The head is not parsed at this point, or cannot be.
-        let playwright = contains(head, b"\nUser-Agent: Playwright/")
-            || contains(head, b"\nuser-agent: Playwright/");
-        refuse(stream, &refusal.to_http(playwright, &[])).await;
-    }
-}
-
-#[async_trait]
-impl ServerApp for FrontDoor {
-    async fn process_new(
-        self: &Arc<Self>,
+    /// Serves one connection to its end, or until it becomes a session.
+    pub async fn serve(
+        &self,
         mut stream: Stream,
+        from: Option<IpAddr>,
         shutdown: &ShutdownWatch,
-    ) -> Option<Stream> {
-        let address = stream
-            .get_socket_digest()
-            .and_then(|digest| digest.peer_addr()?.as_inet().map(|inet| inet.ip()));
-        let Some(connection) = Connection::enter(&self.grid, address) else {
+    ) {
+        let Some(connection) = Connection::enter(&self.grid, from) else {
             self.refuse(stream, Refusal::TooManyConnections, &[]).await;
-            return None;
+            return;
         };
         let mut settings = None;
         loop {
@@ -164,20 +152,20 @@ impl ServerApp for FrontDoor {
                     let max = limits.max_header_bytes;
                     self.refuse(stream, Refusal::HeadTooLarge { max }, &head)
                         .await;
-                    return None;
+                    return;
                 }
-                Ok(Head::Gone) => return None,
+                Ok(Head::Gone) => return,
                 // Who has said nothing at all gets no answer either: it may be a health check of
                 // a load balancer, or a browser's spare connection.
-                Err(_) if head.is_empty() => return None,
+                Err(_) if head.is_empty() => return,
                 Err(_) => {
                     self.refuse(stream, Refusal::HeaderTimeout, &head).await;
-                    return None;
+                    return;
                 }
             }
             if let Err(what) = understand(&head) {
                 self.refuse(stream, Refusal::BadRequest(what), &head).await;
-                return None;
+                return;
             }
             let mut session = ServerSession::new_http1(stream);
             session.set_keepalive(Some(KEEPALIVE_SECONDS));
@@ -186,13 +174,44 @@ impl ServerApp for FrontDoor {
             }
             session.set_pipelined_prefix(head);
             session.set_connection_user_context(Some(Box::new(connection.clone())));
-            let reusable = self.http.process_new_http(session, shutdown).await?;
+            let Some(reusable) = self.http.process_new_http(session, shutdown).await else {
+                return;
+            };
             (stream, settings) = reusable.consume();
         }
     }
 
-    async fn cleanup(&self) {
+    /// Ends connections that wait for another request.
+    pub async fn close(&self) {
         self.http.http_cleanup().await;
+    }
+
+    async fn refuse(&self, stream: Stream, refusal: Refusal, head: &[u8]) {
+        self.grid.count_refusal(&refusal);
+        // The head is not parsed at this point, or cannot be.
+        let playwright = contains(head, b"\nUser-Agent: Playwright/")
+            || contains(head, b"\nuser-agent: Playwright/");
+        refuse(stream, &refusal.to_http(playwright, &[])).await;
+    }
+}
+
+/// Under TLS, where Pingora accepts.
+#[async_trait]
+impl ServerApp for FrontDoor {
+    async fn process_new(
+        self: &Arc<Self>,
+        stream: Stream,
+        shutdown: &ShutdownWatch,
+    ) -> Option<Stream> {
+        let from = stream
+            .get_socket_digest()
+            .and_then(|digest| digest.peer_addr()?.as_inet().map(|inet| inet.ip()));
+        self.serve(stream, from, shutdown).await;
+        None
+    }
+
+    async fn cleanup(&self) {
+        self.close().await;
     }
 }
 

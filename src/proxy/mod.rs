@@ -8,6 +8,7 @@
 pub mod ask;
 pub mod dial;
 pub mod front_door;
+pub mod listener;
 mod pages;
 pub mod refusal;
 mod session;

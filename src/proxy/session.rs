@@ -172,7 +172,7 @@ async fn open(grid: Arc<Grid>, arrival: Arrival, stream: Stream, early: Vec<u8>)
     };
     let ends = Ends {
         client: Side {
-            stream: Link::unbuffered(client.stream),
+            stream: Link::from(client.stream),
             early: client.early.into(),
         },
         worker: Side {

@@ -1,13 +1,21 @@
 //! One of a session's two connections: a plain socket of our own wherever there is one, else
 //! whatever Pingora made (TLS).
+//!
+//! Pingora's HTTP takes it for a stream of its own, so that a client's connection goes in and comes
+//! out again as what it is.
 
-use pingora::protocols::Stream;
-use pingora::protocols::l4::stream::Stream as PlainStream;
+use async_trait::async_trait;
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::{
+    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream,
+    TimingDigest, UniqueID, UniqueIDType,
+};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
 /// A connection to a client or a worker.
@@ -18,34 +26,6 @@ pub enum Link {
     Boxed(Stream),
 }
 
-impl Link {
-    /// Takes the socket out of a plain connection that Pingora has accepted; anything else stays
-    /// as it is.
-    ///
-    /// What the stream has in buffers of its own would be lost, so it has to be one of a listener
-    /// without any, with nothing read ahead. Has to be called on the runtime that relays: the
-    /// socket is registered there, wherever it was before.
-    pub fn unbuffered(stream: Stream) -> Link {
-        let plain: Option<&PlainStream> = stream.as_any().downcast_ref();
-        match plain.and_then(|plain| socket_of(plain).ok()) {
-            Some(socket) => Link::Plain(socket),
-            None => Link::Boxed(stream),
-        }
-    }
-}
-
-/// A second descriptor of the stream's socket. Pingora's stream owns its first and keeps it.
-fn socket_of(stream: &PlainStream) -> io::Result<TcpStream> {
-    let descriptor = stream.as_raw_fd();
-    if descriptor < 0 {
-        // Pingora's virtual sockets have none.
-        return Err(io::ErrorKind::Unsupported.into());
-    }
-    // SAFETY: the descriptor is the stream's own, open as long as the stream is borrowed.
-    let socket = unsafe { BorrowedFd::borrow_raw(descriptor) }.try_clone_to_owned()?;
-    TcpStream::from_std(socket.into())
-}
-
 impl From<TcpStream> for Link {
     fn from(stream: TcpStream) -> Link {
         Link::Plain(stream)
@@ -53,8 +33,13 @@ impl From<TcpStream> for Link {
 }
 
 impl From<Stream> for Link {
+    /// What went to Pingora as a link is one again.
     fn from(stream: Stream) -> Link {
-        Link::Boxed(stream)
+        if !stream.as_any().is::<Link>() {
+            return Link::Boxed(stream);
+        }
+        let link = stream.into_any().downcast();
+        *link.expect("it was looked at just now")
     }
 }
 
@@ -95,5 +80,44 @@ impl AsyncWrite for Link {
             Link::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Link::Boxed(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+#[async_trait]
+impl Shutdown for Link {
+    async fn shutdown(&mut self) {
+        // Who ends a connection that is broken has what it wants.
+        AsyncWriteExt::shutdown(self).await.ok();
+    }
+}
+
+impl UniqueID for Link {
+    fn id(&self) -> UniqueIDType {
+        match self {
+            Link::Plain(stream) => stream.as_raw_fd(),
+            Link::Boxed(stream) => stream.id(),
+        }
+    }
+}
+
+// Pingora asks for these to tell others of them. Nobody here asks Pingora.
+impl Ssl for Link {}
+impl Peek for Link {}
+
+impl GetTimingDigest for Link {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        Vec::new()
+    }
+}
+
+impl GetProxyDigest for Link {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        None
+    }
+}
+
+impl GetSocketDigest for Link {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        None
     }
 }

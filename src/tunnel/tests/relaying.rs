@@ -3,6 +3,7 @@
 use super::rig::*;
 use crate::tunnel::{Link, Party, Why};
 use bytes::Bytes;
+use pingora::protocols::Stream;
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -255,10 +256,10 @@ async fn an_open_session_is_small() {
 }
 
 #[tokio::test]
-async fn a_connection_of_pingoras_gives_its_socket() {
+async fn a_link_comes_out_of_pingora_as_it_went_in() {
     let (mut far, near) = tcp_pair(None).await;
-    let near = Box::new(pingora::protocols::l4::stream::Stream::from(near));
-    let mut link = Link::unbuffered(near);
+    let went_in: Stream = Box::new(Link::from(near));
+    let mut link = Link::from(went_in);
     assert!(matches!(link, Link::Plain(_)));
     far.write_all(b"over").await.unwrap();
     assert_eq!(read_exactly(&mut link, 4).await, b"over");
