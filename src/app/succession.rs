@@ -20,6 +20,9 @@ use tokio::time::timeout;
 
 /// How long the new process may take to count the seats in.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// Pause when the kernel cannot give a connection, most likely for want of descriptors: it would
+/// say so again at once.
+const BREATH: Duration = Duration::from_millis(200);
 /// Between two looks whether the fleet is known.
 const VIEW_POLL: Duration = Duration::from_millis(10);
 
@@ -55,8 +58,13 @@ async fn inherit(listener: UnixListener, grid: Arc<Grid>) {
         tokio::time::sleep(VIEW_POLL).await;
     }
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            continue;
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                log::warn!(error:% = error; "cannot accept the process that is replaced");
+                tokio::time::sleep(BREATH).await;
+                continue;
+            }
         };
         // Others may have connected before the file was protected.
         if !is_ours(&stream) {
