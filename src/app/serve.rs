@@ -21,8 +21,9 @@ use crate::session::registry::Registry;
 use crate::session::seat::Releaser;
 use crate::store::Store;
 use crate::store::handover::HandoverStore;
+use crate::tunnel::keepalive;
 use anyhow::Context;
-use pingora::listeners::ListenerConfig;
+use pingora::listeners::{ListenerConfig, TcpSocketOptions};
 use pingora::server::configuration::{Opt, ServerConf};
 use pingora::server::{RunArgs, Server, ShutdownSignal};
 use pingora::services::listening::Service;
@@ -225,7 +226,9 @@ fn listener(
     address: SocketAddr,
     certificate: Option<&Arc<Certificate>>,
 ) -> anyhow::Result<ListenerConfig> {
-    let listener = ListenerConfig::tcp(address.to_string());
+    let mut options = TcpSocketOptions::default();
+    options.tcp_keepalive = Some(keepalive());
+    let listener = ListenerConfig::tcp(address.to_string()).tcp_socket_options(options);
     Ok(match certificate {
         Some(certificate) => listener.tls(certificate.settings()?),
         None => listener,

@@ -8,6 +8,8 @@ use crate::tunnel::Link;
 use bytes::{Bytes, BytesMut};
 use pingora::connectors::TransportConnector;
 use pingora::upstreams::peer::HttpPeer;
+use socket2::{Domain, Socket, Type};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -36,7 +38,7 @@ pub enum DialError {
     #[error("cannot connect: {0}")]
     Connect(String),
     #[error("the connection broke during the handshake: {0}")]
-    Broken(#[from] std::io::Error),
+    Broken(#[from] io::Error),
     #[error("it closed the connection instead of answering")]
     Closed,
     #[error("it did not answer within {0:?}")]
@@ -71,35 +73,52 @@ async fn dial_at(
     target: &Target,
     forwarded: &[u8],
 ) -> Result<Dialled, DialError> {
-    let mut stream = if target.endpoint.tls {
-        connect_tls(address, &target.endpoint.host).await?
-    } else {
-        connect_plain(address).await?
-    };
     let request = request(target, forwarded);
-    stream.write_all(&request).await?;
-    stream.flush().await?;
+    let stream = if target.endpoint.tls {
+        greet_tls(address, &target.endpoint.host, &request).await?
+    } else {
+        let stream = greet_plain(address, &request).await;
+        stream
+            .map_err(|error| DialError::Connect(error.to_string()))?
+            .into()
+    };
     read_answer(stream).await
 }
 
-async fn connect_plain(address: SocketAddr) -> Result<Link, DialError> {
-    let stream = TcpStream::connect(address)
-        .await
-        .map_err(|error| DialError::Connect(error.to_string()))?;
-    crate::tunnel::tune(&stream)?;
-    Ok(stream.into())
+/// Connects and sends the request.
+async fn greet_plain(address: SocketAddr, request: &[u8]) -> io::Result<TcpStream> {
+    let kind = Type::STREAM.nonblocking();
+    let socket = Socket::new(Domain::for_address(address), kind, None)?;
+    socket.set_tcp_nodelay(true)?;
+    // The last segment of TCP's handshake waits for the request and leaves with it.
+    socket.set_tcp_quickack(false)?;
+    match socket.connect(&address.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+        _ => {}
+    }
+    // On this machine the worker's side of the handshake is over already: no need to be woken.
+    let sent = match socket.send(request) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+        sent => sent?,
+    };
+    let mut stream = TcpStream::from_std(socket.into())?;
+    // Waits for the handshake, and fails if that does.
+    stream.write_all(&request[sent..]).await?;
+    Ok(stream)
 }
 
-async fn connect_tls(address: SocketAddr, host: &str) -> Result<Link, DialError> {
+async fn greet_tls(address: SocketAddr, host: &str, request: &[u8]) -> Result<Link, DialError> {
     static CONNECTOR: OnceLock<TransportConnector> = OnceLock::new();
     let connector = CONNECTOR.get_or_init(|| TransportConnector::new(None));
     let mut peer = HttpPeer::new(address, true, host.to_owned());
     peer.options.tcp_keepalive = Some(crate::tunnel::keepalive());
-    connector
+    let mut stream = connector
         .new_stream(&peer)
         .await
-        .map(Link::from)
-        .map_err(|error| DialError::Connect(error.to_string()))
+        .map_err(|error| DialError::Connect(error.to_string()))?;
+    stream.write_all(request).await?;
+    stream.flush().await?;
+    Ok(stream.into())
 }
 
 fn request(target: &Target, forwarded: &[u8]) -> Vec<u8> {

@@ -131,12 +131,7 @@ impl FrontDoor {
     }
 
     /// Serves one connection to its end, or until it becomes a session.
-    pub async fn serve(
-        &self,
-        mut stream: Stream,
-        from: Option<IpAddr>,
-        shutdown: &ShutdownWatch,
-    ) {
+    pub async fn serve(&self, mut stream: Stream, from: Option<IpAddr>, shutdown: &ShutdownWatch) {
         let Some(connection) = Connection::enter(&self.grid, from) else {
             self.refuse(stream, Refusal::TooManyConnections, &[]).await;
             return;

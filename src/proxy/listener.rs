@@ -47,7 +47,9 @@ impl Listener {
     fn listen(&self, handed_over: Option<&ListenFds>) -> io::Result<TcpListener> {
         let address = self.address.to_string();
         let mut table = handed_over.map(|table| table.lock());
-        let inherited = table.as_ref().and_then(|table| table.get(&address).copied());
+        let inherited = table
+            .as_ref()
+            .and_then(|table| table.get(&address).copied());
         if let Some(descriptor) = inherited {
             // SAFETY: Pingora received this descriptor for this address, and nobody else takes it:
             // the table only names it to the next process.
@@ -119,9 +121,6 @@ async fn accept(listener: Arc<TcpListener>, door: Arc<FrontDoor>, shutdown: Shut
     loop {
         match listener.accept().await {
             Ok((socket, from)) => {
-                // Elsewhere than on Linux a socket has no options of its listener's.
-                #[cfg(not(target_os = "linux"))]
-                tune(&socket).ok();
                 let (door, shutdown) = (door.clone(), shutdown.clone());
                 tokio::spawn(async move {
                     let stream = Box::new(Link::from(socket));

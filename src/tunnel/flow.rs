@@ -107,6 +107,11 @@ impl Flow {
         self.tracker.closed()
     }
 
+    /// Whether the sender's Close frame has gone on to the receiver.
+    pub(super) fn has_passed_goodbye(&self) -> bool {
+        self.closed().is_some() && !self.is_blocked()
+    }
+
     /// Nothing more will come from the sender.
     pub(super) fn source_ended(&self) -> bool {
         self.source != End::Open

@@ -4,6 +4,7 @@
 //! Pingora's HTTP takes it for a stream of its own, so that a client's connection goes in and comes
 //! out again as what it is.
 
+use super::tune::keep_alive;
 use async_trait::async_trait;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{
@@ -24,6 +25,24 @@ pub enum Link {
     /// Costs a session some 450 bytes less than Pingora's stream around it, and can be spliced.
     Plain(TcpStream),
     Boxed(Stream),
+}
+
+impl Link {
+    /// Ends it as far as that goes at once; dropping it has to follow. A plain socket says all there
+    /// is to say by being closed, but TLS has a farewell of its own.
+    pub(super) fn hang_up(&mut self, cx: &mut Context<'_>) {
+        if let Link::Boxed(stream) = self {
+            let _ = Pin::new(stream).poll_shutdown(cx);
+        }
+    }
+
+    /// Makes the kernel find out whether the other end is still there.
+    pub(super) fn watch_by_kernel(&self) {
+        if let Link::Plain(stream) = self {
+            // A connection that is broken already needs no watching.
+            let _ = keep_alive(stream);
+        }
+    }
 }
 
 impl From<TcpStream> for Link {

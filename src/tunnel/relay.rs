@@ -87,6 +87,9 @@ impl Relay {
             until: None,
             alarm: now,
         };
+        if limits.ping_interval.is_none() {
+            relay.worker.watch_by_kernel();
+        }
         relay.look_at_clock(now);
         let up = relay.up.take_early(&ends.client.early);
         let down = relay.down.take_early(&ends.worker.early);
@@ -111,6 +114,11 @@ impl Relay {
                 self.pump(cx);
             }
             if is_over(&self.up) && is_over(&self.down) {
+                return Poll::Ready(self.verdict());
+            }
+            if self.has_parted() {
+                self.client.hang_up(cx);
+                self.worker.hang_up(cx);
                 return Poll::Ready(self.verdict());
             }
             if timer.deadline() != self.alarm {
@@ -213,7 +221,9 @@ impl Relay {
             self.up.shut();
             self.end(Close::worker_lost(self.id));
         }
-        let (shut_up, shut_down) = if self.close.is_some() {
+        let (shut_up, shut_down) = if self.has_parted() {
+            (false, false)
+        } else if self.close.is_some() {
             // A side that is told the end early might not send the rest of the frame it is in.
             let told = !self.up.is_finishing() && !self.down.is_finishing();
             (told, told)
@@ -263,6 +273,10 @@ impl Relay {
         if self.ended.is_some() {
             return;
         }
+        if self.up.ping_due() {
+            // The client has stopped within a frame, so that the worker cannot be asked.
+            self.worker.watch_by_kernel();
+        }
         let due = self.watch().due(&self.limits, now);
         if let Some(next) = due.next {
             self.wake_by(next);
@@ -291,6 +305,14 @@ impl Relay {
             up: way(&self.up, self.up_stalled),
             down: way(&self.down, self.down_stalled),
         }
+    }
+
+    /// Whether both sides have said goodbye and got the other's, and one of them has ended its
+    /// connection. Nobody may say anything any more (RFC 6455, section 5.5.1): what is left to do
+    /// needs nobody's answer.
+    fn has_parted(&self) -> bool {
+        let one_ended = self.up.source_ended() || self.down.source_ended();
+        one_ended && self.up.has_passed_goodbye() && self.down.has_passed_goodbye()
     }
 
     fn verdict(&self) -> Ended {

@@ -1,4 +1,8 @@
 //! Socket options of a session's connections.
+//!
+//! A client's connection has them all, from its listening socket. A worker's lives only as long as
+//! the tunnel, whose pings and write timeout notice more and sooner; it gets those that make the
+//! kernel watch it only when there are no pings.
 
 use nix::sys::socket::{setsockopt, sockopt};
 use pingora::protocols::TcpKeepalive;
@@ -7,7 +11,8 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 /// Silence before the kernel probes the other end, seconds. The tunnel's pings come sooner; this
-/// is for connections that wait for a seat, and for sessions in the middle of a frame.
+/// is for connections that wait for a seat, for sessions in the middle of a frame, and for those
+/// without pings.
 const KEEPALIVE_IDLE: u32 = 30;
 
 /// Time between two such probes, seconds.
@@ -17,12 +22,15 @@ const KEEPALIVE_INTERVAL: u32 = 10;
 /// other program: one that does not read is the write timeout's business.
 const USER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Makes a TCP connection send at once, and notice a peer that has gone without a word.
-///
-/// Linux hands these options down from a listening socket to those it accepts, so on a listener
-/// they cost nothing per connection.
+/// Makes the connections that a listening socket will accept send at once, and notice a peer that
+/// has gone without a word. Linux hands these options down, so that they cost nothing there.
 pub fn tune(socket: impl AsFd) -> io::Result<()> {
     setsockopt(&socket, sockopt::TcpNoDelay, &true)?;
+    keep_alive(socket)
+}
+
+/// Makes a TCP connection notice a peer that has gone without a word.
+pub(super) fn keep_alive(socket: impl AsFd) -> io::Result<()> {
     setsockopt(&socket, sockopt::KeepAlive, &true)?;
     #[cfg(target_os = "linux")]
     {
@@ -34,7 +42,7 @@ pub fn tune(socket: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// The same for a connection that Pingora makes. It sends at once by itself.
+/// The same for a connection that Pingora makes or accepts. It sends at once by itself.
 pub fn keepalive() -> TcpKeepalive {
     TcpKeepalive {
         idle: Duration::from_secs(KEEPALIVE_IDLE.into()),

@@ -2,7 +2,9 @@
 
 use super::rig::*;
 use crate::tunnel::{Close, Ended, Party, Why};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
 
 #[tokio::test]
 async fn a_goodbye_passes_and_is_reported_with_its_code() {
@@ -204,4 +206,43 @@ async fn a_side_that_does_not_follow_is_left_behind() {
     // The worker keeps its side open: the tunnel ends all the same.
     assert_eq!(read_to_end(&mut rig.client).await, b"");
     assert_eq!(rig.task.await.unwrap().why, Why::ClientGone);
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_both_have_said_goodbye_nobody_is_waited_for() {
+    let mut rig = Rig::memory(NO_LIMITS, 4096);
+    let begun = Instant::now();
+    let goodbye = frame(8, true, true, &1000u16.to_be_bytes());
+    rig.client.write_all(&goodbye).await.unwrap();
+    assert_eq!(read_frame(&mut rig.worker).await.unwrap().close().0, 1000);
+    let answer = frame(8, true, false, &1000u16.to_be_bytes());
+    rig.worker.write_all(&answer).await.unwrap();
+    rig.worker.shutdown().await.unwrap();
+    // The client keeps its side open, and yet the tunnel ends before any time has passed.
+    let ended = rig.task.await.unwrap();
+    assert_eq!((ended.by, ended.why), (Party::Client, Why::Closed));
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    assert_eq!(read_to_end(&mut rig.client).await, answer);
+    assert_eq!(read_to_end(&mut rig.worker).await, b"");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_goodbye_without_an_answer_is_waited_for() {
+    let mut rig = Rig::memory(NO_LIMITS, 4096);
+    let begun = Instant::now();
+    let goodbye = frame(8, true, true, &1000u16.to_be_bytes());
+    rig.client.write_all(&goodbye).await.unwrap();
+    assert_eq!(read_frame(&mut rig.worker).await.unwrap().close().0, 1000);
+    // The worker still has something to say after the client has gone.
+    rig.client.shutdown().await.unwrap();
+    assert_eq!(read_frame(&mut rig.worker).await, None);
+    let last = message(false, b"last words");
+    rig.worker.write_all(&last).await.unwrap();
+    assert_eq!(
+        read_frame(&mut rig.client).await.unwrap().payload,
+        b"last words"
+    );
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    drop(rig.worker);
+    assert_eq!(rig.task.await.unwrap().why, Why::Closed);
 }

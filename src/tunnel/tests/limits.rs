@@ -1,9 +1,15 @@
 //! Pings and time limits, in paused time over in-memory streams: nothing here waits.
 
 use super::rig::*;
-use crate::tunnel::{Limits, Party, Why};
+use crate::model::SessionId;
+use crate::tunnel::{Ends, Limits, Link, Party, Side, Traffic, Why, run};
+use bytes::Bytes;
+use nix::sys::socket::{getsockopt, sockopt};
+use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, advance, sleep, timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -214,4 +220,42 @@ async fn a_client_that_reads_slowly_is_not_ended() {
     tokio::join!(reading, async { writer.write_all(&all).await.unwrap() });
     assert!(read == all);
     assert!(!rig.task.is_finished());
+}
+
+/// Whether the kernel watches the worker's connection at the end of a session in which the client
+/// said so much and then, like the worker, nothing any more.
+async fn kernel_watches(limits: Limits, said: &[u8]) -> bool {
+    let (mut client, near_client) = tcp_pair(None).await;
+    let (mut worker, near_worker) = tcp_pair(None).await;
+    let socket = near_worker.as_fd().try_clone_to_owned().unwrap();
+    let near = |stream| Side {
+        stream: Link::from(stream),
+        early: Bytes::new(),
+    };
+    let ends = Ends {
+        client: near(near_client),
+        worker: near(near_worker),
+    };
+    let (_stop, stopped) = oneshot::channel();
+    let traffic = Arc::new(Traffic::new());
+    let task = tokio::spawn(run(SessionId::random(), ends, limits, traffic, stopped));
+    client.write_all(said).await.unwrap();
+    read_exactly(&mut worker, said.len()).await;
+    tokio::time::pause();
+    task.await.unwrap();
+    tokio::time::resume();
+    getsockopt(&socket, sockopt::KeepAlive).unwrap()
+}
+
+#[tokio::test]
+async fn the_kernel_watches_a_worker_that_cannot_be_pinged() {
+    let whole = message(true, b"hello");
+    let half = &whole[..8];
+    let without_pings = Limits {
+        max_duration: Some(60 * SECOND),
+        ..NO_LIMITS
+    };
+    assert!(kernel_watches(without_pings, &whole).await);
+    assert!(kernel_watches(pinging(), half).await);
+    assert!(!kernel_watches(pinging(), &whole).await);
 }
