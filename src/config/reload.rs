@@ -168,7 +168,7 @@ impl Reloader {
     }
 
     async fn reload(&mut self) {
-        let (loaded, read) = loop {
+        let (loaded, mut read, settled) = loop {
             let settled = self.settled().await;
             let sources = self.sources.clone();
             let Ok((loaded, read)) = spawn_blocking(move || sources.load_fingerprinted()).await
@@ -177,9 +177,16 @@ impl Reloader {
             };
             let as_settled = |(file, print)| settled.get(file).is_none_or(|seen| seen == print);
             if read.iter().all(as_settled) {
-                break (loaded, read);
+                break (loaded, read, settled);
             }
         };
+        // The file may name another certificate by now. The one that is served stays watched.
+        let served = self.in_force.config.tls.iter();
+        for file in served.flat_map(|tls| [&tls.cert, &tls.key]) {
+            if let Some(print) = settled.get(file) {
+                read.entry(file.clone()).or_insert(*print);
+            }
+        }
         self.read = read;
         let merged = loaded.and_then(|loaded| merge(&self.in_force, loaded, &self.sources));
         let outcome = match merged {

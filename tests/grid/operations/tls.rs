@@ -140,6 +140,63 @@ async fn a_wrong_certificate_is_told_at_check_and_changes_nothing_at_a_reload() 
     grid.idle().await;
 }
 
+/// Keys that wait for a restart, once they are these; the configuration is valid all the while.
+async fn pending(grid: &Grid, keys: &[&str]) {
+    eventually_equal("keys that wait", serde_json::json!(keys), async || {
+        let status = reload_status(grid).await;
+        assert_ne!(status["outcome"], "invalid", "{status}");
+        status["pendingRestart"].clone()
+    })
+    .await;
+}
+
+/// Another certificate, or none, waits for a restart; the one that is served can be renewed as ever.
+#[tokio::test]
+async fn another_certificate_waits_for_a_restart() {
+    let authority = Authority::new();
+    let (certificate, other) = (authority.issue("served", 30), authority.issue("other", 30));
+    let fake = FakePlaywright::start().await;
+    let grid = Grid::new().fakes(&[&fake]).tls(&authority, &certificate);
+    let grid = grid.start().await;
+    let served = std::fs::read_to_string(grid.config_file()).unwrap();
+    let shows = async |certificate: &Certificate| {
+        let der = CertificateDer::from_pem_file(&certificate.cert).unwrap();
+        eventually("the certificate is shown", async || {
+            (grid.dial().certificate().await == der).then_some(())
+        })
+        .await;
+        grid.connect().await.close().await;
+    };
+
+    let newer = other.yaml().replace(" }", ", min_version: \"1.3\" }");
+    grid.configure(&served.replace(&certificate.yaml(), &newer));
+    pending(&grid, &["tls.cert", "tls.key", "tls.min_version"]).await;
+    let log = grid.log();
+    let line = log.lines().find(|it| it.contains("at the next start only"));
+    assert!(line.expect("the log says so").contains("tls.cert, tls.key"));
+    shows(&certificate).await;
+    authority.issue("renewed", 30).replace(&certificate);
+    shows(&certificate).await;
+
+    grid.configure(&served.replace(&certificate.yaml(), ""));
+    pending(&grid, &["tls.cert", "tls.key"]).await;
+    authority.issue("renewed again", 30).replace(&certificate);
+    shows(&certificate).await;
+
+    grid.configure(&served);
+    pending(&grid, &[]).await;
+    shows(&certificate).await;
+    grid.idle().await;
+    drop(grid);
+
+    let grid = Grid::new().fakes(&[&fake]).start().await;
+    let plain = std::fs::read_to_string(grid.config_file()).unwrap();
+    grid.configure(&format!("{}{plain}", certificate.yaml()));
+    pending(&grid, &["tls.cert", "tls.key"]).await;
+    grid.connect().await.close().await;
+    grid.idle().await;
+}
+
 #[tokio::test]
 async fn operators_reach_an_admin_port_with_tls() {
     let authority = Authority::new();

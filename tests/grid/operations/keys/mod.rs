@@ -308,7 +308,7 @@ const OTHER: &[(&str, &str)] = &[
     ("server.upgrade_socket", "/tmp/other.sock"),
 ];
 
-/// These mean something together only, with files that are there: [`tls`] shows what a reload does.
+/// These mean something together only, with files that are there: [`tls`] shows that they wait.
 const OF_TLS: &[&str] = &["tls.cert", "tls.key", "tls.min_version"];
 
 #[tokio::test]
