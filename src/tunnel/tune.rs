@@ -52,3 +52,25 @@ pub fn keepalive() -> TcpKeepalive {
         user_timeout: USER_TIMEOUT,
     }
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use nix::sys::socket::getsockopt;
+    use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn a_connection_has_the_options_of_its_listener() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        tune(&listener).unwrap();
+        let _far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (near, _) = listener.accept().unwrap();
+        assert!(getsockopt(&near, sockopt::TcpNoDelay).unwrap());
+        assert!(getsockopt(&near, sockopt::KeepAlive).unwrap());
+        let idle = getsockopt(&near, sockopt::TcpKeepIdle).unwrap();
+        let interval = getsockopt(&near, sockopt::TcpKeepInterval).unwrap();
+        assert_eq!((idle, interval), (KEEPALIVE_IDLE, KEEPALIVE_INTERVAL));
+        let timeout = getsockopt(&near, sockopt::TcpUserTimeout).unwrap();
+        assert_eq!(u128::from(timeout), USER_TIMEOUT.as_millis());
+    }
+}
