@@ -87,10 +87,12 @@ async fn dial_at(
 
 /// Connects and sends the request.
 async fn greet_plain(address: SocketAddr, request: &[u8]) -> io::Result<TcpStream> {
+    use io::ErrorKind::{NotConnected, WouldBlock};
     let kind = Type::STREAM.nonblocking();
     let socket = Socket::new(Domain::for_address(address), kind, None)?;
     socket.set_tcp_nodelay(true)?;
     // The last segment of TCP's handshake waits for the request and leaves with it.
+    #[cfg(target_os = "linux")]
     socket.set_tcp_quickack(false)?;
     match socket.connect(&address.into()) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
@@ -98,7 +100,8 @@ async fn greet_plain(address: SocketAddr, request: &[u8]) -> io::Result<TcpStrea
     }
     // On this machine the worker's side of the handshake is over already: no need to be woken.
     let sent = match socket.send(request) {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+        // What Linux, and what others say of a handshake that is not over.
+        Err(error) if [WouldBlock, NotConnected].contains(&error.kind()) => 0,
         sent => sent?,
     };
     let mut stream = TcpStream::from_std(socket.into())?;
