@@ -10,9 +10,9 @@
 //! * [`operate`]: the commands that talk to a running grid's admin port.
 //! * [`health`]: `playhouse healthcheck`.
 
-pub mod descriptors;
 pub mod ending;
 pub mod health;
+pub mod limits;
 pub mod notify;
 pub mod operate;
 pub mod serve;
@@ -110,7 +110,8 @@ fn begin(loaded: &Loaded) {
     for warning in &loaded.warnings {
         log::warn!("{warning}");
     }
-    descriptors::raise_limit();
+    limits::raise_descriptors();
+    limits::leave_no_core();
 }
 
 fn control_plane() -> anyhow::Result<tokio::runtime::Runtime> {

@@ -84,12 +84,18 @@ impl Grid {
 
     /// Waits until a process such as `worker 0` has ended, cleanly.
     pub async fn ended(&mut self, name: &str) {
+        let status = self.died(name).await;
+        assert!(status.success(), "{name}");
+    }
+
+    /// Waits until this process is gone, and tells how it went.
+    pub async fn died(&mut self, name: &str) -> ExitStatus {
         let position = self.position(name);
         let child = &mut self.processes[position].child;
-        let status = eventually("the process ends", async || {
+        eventually("the process ends", async || {
             child.try_wait().expect("it is ours")
-        });
-        assert!(status.await.success(), "{name}");
+        })
+        .await
     }
 
     /// Tells a worker process to end, and starts another like it at once. The old one is left to

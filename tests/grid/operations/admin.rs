@@ -2,9 +2,12 @@
 
 use super::tenants::{token, with_token};
 use crate::support::{FakePlaywright, Grid, eventually};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -113,6 +116,25 @@ async fn no_secret_is_shown_anywhere() {
         let line = said.lines().find(|line| line.contains(secret));
         assert_eq!(line, None, "{secret} is shown");
     }
+}
+
+/// A proxy that dies leaves no file with what was in its memory, even where others would.
+#[tokio::test]
+async fn no_core_file_is_left() {
+    let (_, hard) = getrlimit(Resource::RLIMIT_CORE).unwrap();
+    setrlimit(Resource::RLIMIT_CORE, hard, hard).unwrap();
+    let fake = FakePlaywright::start().await;
+    let mut grid = Grid::new().fakes(&[&fake]).start().await;
+    let pid = grid.process("proxy 0").processes[0].pid;
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let core = limits
+        .lines()
+        .find(|it| it.starts_with("Max core file size"));
+    let soft = core.unwrap().split_whitespace().nth(4);
+    assert_eq!(soft, Some("0"), "{limits}");
+    grid.signal(Signal::SIGABRT);
+    let status = grid.died("proxy 0").await;
+    assert_eq!((status.signal(), status.core_dumped()), (Some(6), false));
 }
 
 #[tokio::test]

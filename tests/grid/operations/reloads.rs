@@ -4,6 +4,7 @@ use super::load::{Load, all_work};
 use crate::support::{Driver, FakePlaywright, Grid, Language, Proxy, eventually_equal};
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 /// `PLAYHOUSE_RELOADS=200` and `PLAYHOUSE_RELOAD_SECONDS=60` for the long version.
@@ -116,6 +117,10 @@ async fn reloads_under_load_end_no_session_and_fail_no_connect() {
 
     all_work(&mut open).await;
     let served = load.finish().await;
+    println!(
+        "{reloads} reloads in {:?}, {served} sessions served",
+        begun.elapsed()
+    );
     assert!(served > 100, "{served} sessions are no load");
     for session in open {
         session.close().await;
@@ -133,21 +138,38 @@ async fn reloads_are_nothing_to_real_clients() {
         driver.open("stays").await.unwrap();
         drivers.push(driver);
     }
-    for n in 0..12 {
-        let text = match n % 3 {
-            0 => format!("queue: {{ timeout: {}s }}\n", 100 + n),
-            1 => "queue: { timeout: soon }\n".to_owned(),
-            _ => "queue: { timeout: 1".to_owned(),
-        };
-        grid.configure(&text);
-        grid.signal(Signal::SIGHUP);
-        for driver in &mut drivers {
-            driver.works("stays").await.unwrap();
-            let name = format!("guest {n}").replace(' ', "-");
-            driver.open(&name).await.unwrap();
-            driver.close(&name).await.unwrap();
+    let reloads = number("PLAYHOUSE_RELOADS", 12);
+    let pause = Duration::from_secs(number("PLAYHOUSE_RELOAD_SECONDS", 3).into()) / reloads;
+    let done = Cell::new(false);
+    let reloading = async {
+        for n in 0..reloads {
+            let text = match n % 3 {
+                0 => format!("queue: {{ timeout: {}s }}\n", 100 + n),
+                1 => "queue: { timeout: soon }\n".to_owned(),
+                _ => "queue: { timeout: 1".to_owned(),
+            };
+            grid.configure(&text);
+            grid.signal(Signal::SIGHUP);
+            // The pace of the changes, not a wait for something to happen.
+            tokio::time::sleep(pause).await;
         }
-    }
+        done.set(true);
+    };
+    let visiting = async {
+        let mut visits = 0;
+        while !done.get() {
+            for driver in &mut drivers {
+                driver.works("stays").await.unwrap();
+                let name = format!("guest-{visits}");
+                driver.open(&name).await.unwrap();
+                driver.close(&name).await.unwrap();
+                visits += 1;
+            }
+        }
+        visits
+    };
+    let ((), visits) = tokio::join!(reloading, visiting);
+    println!("{reloads} reloads, {visits} sessions of real clients came and went");
     for mut driver in drivers {
         driver.works("stays").await.unwrap();
         assert!(!driver.lost("stays"));

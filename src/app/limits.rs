@@ -1,10 +1,10 @@
-//! The process's descriptor limit: raised as far as it goes, and told.
+//! The process's limits: descriptors as far as they go, and no core file.
 
 use crate::proxy::front_door::max_by_descriptors;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Raises the soft limit of open files to the hard one, and says how many sessions that allows.
-pub fn raise_limit() {
+pub fn raise_descriptors() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
         if soft < hard {
             setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
@@ -20,5 +20,16 @@ pub fn raise_limit() {
             log::warn!(error:% = error, sessions = max_by_descriptors();
                 "the descriptor limit could not be raised");
         }
+    }
+}
+
+/// Leaves no core file, of this process or of the browsers it starts: tokens pass through the
+/// memory of the one, pages are in that of the others. Only the soft limit: whoever needs a core
+/// file of a running process can raise it with prlimit(1).
+pub fn leave_no_core() {
+    let lowered = getrlimit(Resource::RLIMIT_CORE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_CORE, 0, hard));
+    if let Err(error) = lowered {
+        log::warn!(error:% = error; "core files could not be turned off");
     }
 }
