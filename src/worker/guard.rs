@@ -3,9 +3,10 @@
 //! The parent-death signal ends Node when this process is killed, but not everything that Node
 //! started: Chromium ends with Node, Firefox does not. So the same program, under another name,
 //! waits at a pipe that the kernel closes however this process ends. Then it kills what names this
-//! process's folder and removes the folder. After an orderly end it finds nothing to do.
+//! process's folder and removes the folder, and the turn to warm up if it had one. After an orderly
+//! end it finds nothing to do.
 
-use super::tree;
+use super::{tree, warming};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use std::ffi::OsStr;
 use std::io;
@@ -29,6 +30,7 @@ impl Guard {
         let mut child = Command::new("/proc/self/exe")
             .arg0(NAME)
             .arg(folder)
+            .arg(std::process::id().to_string())
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -46,15 +48,28 @@ impl Guard {
     }
 }
 
-/// The folder to guard, when this process was started as a guard.
-pub fn duty() -> Option<PathBuf> {
-    let mut arguments = std::env::args_os();
-    let is_guard = arguments.next().as_deref() == Some(OsStr::new(NAME));
-    arguments.next().filter(|_| is_guard).map(PathBuf::from)
+/// What a guard is there for.
+pub struct Duty {
+    /// The folder of the process that posted it, and that process.
+    folder: PathBuf,
+    process: u32,
 }
 
-/// Waits for the end of the process that posted this guard, and clears its folder.
-pub fn stand(folder: &Path) -> io::Result<()> {
+/// What to guard, when this process was started as a guard.
+pub fn duty() -> Option<Duty> {
+    let mut arguments = std::env::args_os();
+    let is_guard = arguments.next().as_deref() == Some(OsStr::new(NAME));
+    let folder = arguments.next().filter(|_| is_guard)?;
+    let process = arguments.next()?.to_str()?.parse().ok()?;
+    Some(Duty {
+        folder: folder.into(),
+        process,
+    })
+}
+
+/// Waits for the end of the process that posted this guard, and clears what it left.
+pub fn stand(duty: &Duty) -> io::Result<()> {
+    let folder = &duty.folder;
     // Whoever ends a whole group of processes wants the guard's work done, not the guard gone.
     for ignored in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         // SAFETY: no handler is installed, and this process has one thread.
@@ -65,6 +80,9 @@ pub fn stand(folder: &Path) -> io::Result<()> {
         .enable_time()
         .build()?
         .block_on(tree::kill_all(folder, None));
+    if let Some(root) = folder.parent() {
+        warming::clear(root, duty.process);
+    }
     match std::fs::remove_dir_all(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

@@ -1,7 +1,8 @@
-//! What the agents of one process share on their machine: permits to warm a browser up, ports, and
+//! What the agents of one process share on their machine: turns to warm a browser up, ports, and
 //! the folder that holds the browsers' temporary files.
 
 use super::tree;
+use super::warming::{self, Turn};
 use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
 use std::io;
@@ -9,8 +10,8 @@ use std::net::{IpAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tempfile::TempDir;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Start of the names of our folders among the machine's temporary files.
 const PREFIX: &str = "playhouse-";
@@ -22,10 +23,9 @@ const PORT_RANGE: u16 = 200;
 
 /// Shared by all [`Agent`](super::Agent)s of a process. Dropping it removes its folder.
 pub struct MachineShared {
-    warming: Arc<Semaphore>,
-    /// How many permits `warming` has in all, lent ones included.
-    permits: Mutex<usize>,
     ports: Arc<Mutex<BTreeSet<u16>>>,
+    /// The machine's folder for temporary files, and ours in it.
+    root: PathBuf,
     folder: TempDir,
     next_folder: AtomicU64,
     _lock: File,
@@ -51,34 +51,19 @@ impl MachineShared {
         std::fs::rename(&unnamed, folder.path().join(LOCK))?;
         tree::adopt_orphans();
         Ok(Arc::new(MachineShared {
-            warming: Arc::new(Semaphore::new(0)),
-            permits: Mutex::new(0),
             ports: Arc::default(),
+            root: root.to_owned(),
             folder,
             next_folder: AtomicU64::new(1),
             _lock: lock,
         }))
     }
 
-    /// Waits until fewer than `max_parallel` browsers of this process are warming up, first come
-    /// first served. The permit counts until it is dropped.
-    pub async fn warm_up_permit(&self, max_parallel: usize) -> OwnedSemaphorePermit {
-        self.resize(max_parallel.max(1));
-        Arc::clone(&self.warming)
-            .acquire_owned()
-            .await
-            .expect("nobody closes this semaphore")
-    }
-
-    fn resize(&self, wanted: usize) {
-        let mut permits = self.permits.lock().unwrap_or_else(PoisonError::into_inner);
-        if wanted > *permits {
-            self.warming.add_permits(wanted - *permits);
-            *permits = wanted;
-        } else {
-            // Lent permits cannot be taken back now; a later call gets those that are left.
-            *permits -= self.warming.forget_permits(*permits - wanted);
-        }
+    /// A turn to warm a browser up, unless `max_parallel` browsers of this machine do: those of
+    /// other processes count too, if they have the same user and folder for temporary files. One
+    /// that takes longer than `patience` counts no more.
+    pub fn try_turn(&self, max_parallel: usize, patience: Duration) -> Option<Turn> {
+        warming::try_turn(&self.root, max_parallel, patience)
     }
 
     /// A port for a server on `host`: the first one free from `first` on, or 0 (the kernel's
@@ -160,6 +145,7 @@ impl Drop for ServerFolder {
 
 /// Ends the browsers and removes the folders of processes that are dead.
 fn sweep(root: &Path) {
+    warming::sweep(root);
     for path in folders(root, Holder::Dead) {
         let killed = tree::kill_once(&path, None);
         match std::fs::remove_dir_all(&path) {
@@ -208,7 +194,6 @@ fn holder(folder: &Path) -> Option<Holder> {
 mod tests {
     use super::*;
     use std::net::Ipv4Addr;
-    use std::time::Duration;
 
     #[test]
     fn a_living_process_keeps_its_folder_and_a_dead_ones_is_removed() {
@@ -245,20 +230,5 @@ mod tests {
         drop(one);
         assert_eq!(machine.lease_port(host, taken).port(), number);
         assert_eq!(machine.lease_port(host, 0).port(), 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn permits_follow_the_configuration() {
-        let root = tempfile::tempdir().unwrap();
-        let machine = MachineShared::below(root.path()).unwrap();
-        let waits = Duration::from_secs(1);
-        let one = machine.warm_up_permit(1).await;
-        let second = tokio::time::timeout(waits, machine.warm_up_permit(1)).await;
-        assert!(second.is_err(), "only one at a time");
-        let two = machine.warm_up_permit(2).await;
-        drop((one, two));
-        let _one = machine.warm_up_permit(1).await;
-        let second = tokio::time::timeout(waits, machine.warm_up_permit(1)).await;
-        assert!(second.is_err(), "shrunk again");
     }
 }

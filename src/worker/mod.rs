@@ -6,7 +6,8 @@
 //! * `agent`: tells it what happens. `shell` carries out what it decides, with the help of
 //!   `process` (one server), `supervision` (its task) and `registration` (its entry in the
 //!   store).
-//! * `machine`: what the agents of one process share.
+//! * `machine`: what the agents of one process share. `warming`: what all processes of the machine
+//!   do, turns to warm a browser up.
 //! * `presence`: how another process of this machine finds the servers.
 //! * [`guard`]: the process that cleans up after a killed one.
 //!
@@ -29,6 +30,7 @@ mod spawn;
 mod supervision;
 mod toolchain;
 mod tree;
+mod warming;
 
 pub use agent::{Agent, Shutdown};
 pub use guard::Guard;

@@ -6,6 +6,7 @@ use super::probe::ProbeError;
 use super::process::{Launch, Server};
 use super::progress::Progress;
 use super::toolchain::Toolchain;
+use super::warming::Turn;
 use crate::model::{Endpoint, WorkerKey};
 use crate::store::Store;
 use std::sync::Arc;
@@ -17,6 +18,10 @@ use tokio::time::Instant;
 /// default): 30 ms of work each time.
 const HEARTBEATS_PER_CHECK: u32 = 3;
 
+/// Between two looks whether this machine has a turn free.
+const TURN_RETRY: Duration = Duration::from_millis(50);
+/// How long the end of a server that did not come up may take, with a margin.
+const END_OF_FAILED_START: Duration = Duration::from_secs(15);
 /// Between two questions whether the grid has a permit left.
 const PERMIT_RETRY: Duration = Duration::from_millis(500);
 
@@ -82,12 +87,9 @@ impl Supervision {
 
     async fn start(&self) -> Result<Server, String> {
         let shared = &self.shared;
+        let turn = self.turn().await;
+        let permit_of_grid = self.permit_of_grid(&turn).await;
         let config = shared.config.load_full();
-        let permit = shared
-            .machine
-            .warm_up_permit(config.recycle.max_parallel)
-            .await;
-        let permit_of_grid = self.permit_of_grid().await;
         let began = Instant::now();
         let toolchain = shared.toolchain.as_of_now();
         let launch = Launch {
@@ -108,7 +110,7 @@ impl Supervision {
             }
             Err(error) => return Err(error.to_string()),
         };
-        drop((permit, permit_of_grid));
+        drop((turn, permit_of_grid));
         let door = server.door();
         let up = Up {
             generation: self.generation,
@@ -128,9 +130,29 @@ impl Supervision {
         Ok(server)
     }
 
-    /// Waits until few enough browsers of the whole grid are warming up. Without a store this worker
-    /// goes on by itself.
-    async fn permit_of_grid(&self) -> Option<PermitOfGrid> {
+    /// Waits until few enough browsers of this machine are warming up.
+    async fn turn(&self) -> Turn {
+        let mut waits = false;
+        loop {
+            let config = self.shared.config.load_full();
+            let most = config.recycle.max_parallel;
+            // It starts, and is warmed up, and may fail at the end of either.
+            let patience = config.worker.start_timeout * 2 + END_OF_FAILED_START;
+            if let Some(turn) = self.shared.machine.try_turn(most, patience) {
+                return turn;
+            }
+            if !waits {
+                waits = true;
+                log::debug!(worker:% = self.key.id, max_parallel = most;
+                    "waiting for its turn to warm up on this machine");
+            }
+            tokio::time::sleep(TURN_RETRY).await;
+        }
+    }
+
+    /// Waits until few enough browsers of the whole grid are warming up, with the `turn` of this
+    /// machine. Without a store this worker goes on by itself.
+    async fn permit_of_grid(&self, turn: &Turn) -> Option<PermitOfGrid> {
         loop {
             let config = self.shared.config.load_full();
             let most = config.recycle.max_parallel_grid;
@@ -147,7 +169,10 @@ impl Supervision {
                         worker: self.key.clone(),
                     });
                 }
-                Ok(false) => tokio::time::sleep(PERMIT_RETRY).await,
+                Ok(false) => {
+                    turn.renew();
+                    tokio::time::sleep(PERMIT_RETRY).await;
+                }
                 Err(error) => {
                     log::debug!(worker:% = self.key, error:% = error; "warming up unasked");
                     return None;

@@ -41,7 +41,7 @@ fn recycle() -> Vec<Key> {
         Key::new(field!(recycle.mode), choice(MODES), "How a browser at its lifetime limit is replaced: the replacement is warm before the old one drains, or the process drains, exits 0 and is started anew by its orchestrator."),
         Key::new(field!(recycle.strict), boolean(), "Makes the lifetime limit hard, even when that costs a seat."),
         Key::new(field!(recycle.ceiling), decimal(1.0..=1000.0), "How far beyond its limit a worker goes while its replacement is not ready, as a multiple of the limit."),
-        Key::new(field!(recycle.max_parallel), number(1..=1000), "Browsers warming up at once in one process."),
+        Key::new(field!(recycle.max_parallel), number(1..=1000), "Browsers warming up at once on one machine, the first ones of its workers too: in all processes of one user with one folder for temporary files (TMPDIR). Containers, and units with `PrivateTmp`, have their own. Where processes differ, the largest number holds."),
         Key::new(field!(recycle.max_parallel_grid), number(0..=1_000_000), "Browsers warming up at once in the whole grid; 0 = no limit. Small numbers make large grids lose seats: with 1, simulated, 1,000 busy workers refuse more than half of their sessions."),
         Key::new(field!(recycle.max_unavailable), number(1..=1_000_000), "With `mode: exit`: workers of one browser out of service at once in the whole grid."),
         Key::new(field!(recycle.max_memory), memory(), "Recycles a browser whose process tree uses more than this."),

@@ -110,7 +110,7 @@ const SHOWN: &[(&str, fn())] = &[
     ),
     (
         "recycle.max_parallel",
-        recycling::browsers_are_replaced_for_every_reason,
+        recycling::a_machine_warms_up_as_many_as_told,
     ),
     (
         "recycle.max_parallel_grid",

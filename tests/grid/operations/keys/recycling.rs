@@ -159,7 +159,7 @@ impl Gate {
     }
 }
 
-/// Drains two workers at once. `first` replacements come to the closed gate, and no more, until the
+/// Drains two workers at once. One replacement comes to the closed gate, and no more, until the
 /// file says something else; then both do.
 async fn replacements_at_once(changing: &Changing, gate: &Gate, now: &str) {
     let grid = &changing.grid;
@@ -260,6 +260,57 @@ pub async fn browsers_are_replaced_for_every_reason() {
     recycled("age").await;
 }
 
+/// Of two `playhouse worker` on one machine, too, and whichever of them dies.
+#[tokio::test]
+pub async fn a_machine_warms_up_as_many_as_told() {
+    let redis = RedisServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let gate = Gate::new(folder.path());
+    let builder = Grid::new()
+        .redis(&redis)
+        .worker_process(&[])
+        .worker_process(&[])
+        .env("LOG_LEVEL", "debug")
+        .env("PLAYHOUSE_BROWSER_PATH", gate.program.to_str().unwrap());
+    let mut changing = Changing::start(builder, &[], QUICK).await;
+    let now = format!("{QUICK}recycle: {{ max_parallel: 2 }}");
+    replacements_at_once(&changing, &gate, &now).await;
+
+    changing.now(QUICK).await;
+    let grid = &mut changing.grid;
+    eventually_equal("processes that follow the file", true, async || {
+        grid.log().matches("configuration changed").count() >= 2 * grid.processes()
+    })
+    .await;
+    let names = ["worker 0", "worker 1"];
+    let waits = |grid: &Grid| {
+        let times = |name| grid.log_of(name).matches("waiting for its turn").count();
+        names.map(times)
+    };
+    let before = waits(grid);
+    gate.closes();
+    for worker in grid.workers().await {
+        let path = format!("/v1/workers/{}/drain", worker.id);
+        grid.admin("POST", &path).await;
+    }
+    eventually_equal("browsers at the gate", 1, async || gate.came()).await;
+    let waiting = eventually("the other one waits", async || {
+        let now = waits(grid);
+        (0..2).find(|n| now[*n] > before[*n])
+    })
+    .await;
+    assert_eq!(gate.came(), 1);
+    grid.kill(names[1 - waiting]);
+    eventually_equal("browsers at the gate", 2, async || gate.came()).await;
+    gate.opens();
+    eventually_equal("turns that are taken", 0, async || {
+        let left = grid.leftovers();
+        let is_turn = |it: &&PathBuf| it.to_string_lossy().contains(".playhouse-warming-");
+        left.iter().filter(is_turn).count()
+    })
+    .await;
+}
+
 #[tokio::test]
 pub async fn the_whole_grid_warms_up_as_many_as_told() {
     let redis = RedisServer::start().await;
@@ -270,7 +321,8 @@ pub async fn the_whole_grid_warms_up_as_many_as_told() {
         .worker_process(&[])
         .worker_process(&[])
         .env("PLAYHOUSE_BROWSER_PATH", gate.program.to_str().unwrap());
-    let first = format!("{QUICK}recycle: {{ max_parallel_grid: 1 }}");
+    let recycle = |more: &str| format!("{QUICK}recycle: {{ max_parallel: 2{more} }}");
+    let first = recycle(", max_parallel_grid: 1");
     let changing = Changing::start(builder, &[], &first).await;
-    replacements_at_once(&changing, &gate, QUICK).await;
+    replacements_at_once(&changing, &gate, &recycle("")).await;
 }
