@@ -13,6 +13,8 @@ use std::time::SystemTime;
 
 /// Our own modules' targets begin so.
 const OURS: &str = "playhouse";
+/// Warns of each worker that becomes unhealthy. The fleet does, too, and says what it comes from.
+const BALANCER: &str = "pingora_load_balancing";
 
 /// What is behind `log` at the moment; `None` before [`init`].
 static CURRENT: ArcSwapOption<Logger> = ArcSwapOption::const_empty();
@@ -52,6 +54,7 @@ pub fn init(log: &Log) {
     builder
         .filter_level(others(log.level))
         .filter_module(OURS, log.level)
+        .filter_module(BALANCER, log.level.min(LevelFilter::Error))
         .target(Target::Stderr)
         .format(move |out, record| {
             let line = if json {

@@ -28,6 +28,9 @@ pub struct Worker {
     pub started_at: u64,
     pub last_heartbeat: u64,
     pub healthy: bool,
+    /// Why this proxy does not reach it, and what that usually comes from.
+    #[serde(default)]
+    pub unreachable: Option<String>,
     /// Bytes of the browser's process tree, when the worker measures it.
     pub memory: Option<u64>,
 }
@@ -115,7 +118,8 @@ pub(super) fn workers(grid: &Grid) -> Workers {
             lifetime_sessions: worker.counts.lifetime,
             started_at: record.started_at,
             last_heartbeat: record.last_heartbeat,
-            healthy: worker.healthy,
+            healthy: worker.unreachable.is_none(),
+            unreachable: worker.unreachable,
             memory: record.memory,
         }
     });

@@ -120,7 +120,12 @@ impl AdminClient {
             "LIFETIME",
             "MEMORY",
         ]);
+        let mut unreachable = String::new();
         for worker in workers.workers {
+            if let Some(why) = &worker.unreachable {
+                let (id, endpoint) = (&worker.id, &worker.endpoint);
+                unreachable += &format!("\n{id} at {endpoint} is not reached: {why}\n");
+            }
             let status = if worker.healthy {
                 worker.status
             } else {
@@ -156,7 +161,7 @@ impl AdminClient {
         }
         let missing = missing(&sessions.others);
         Ok(format!(
-            "{summary}\n\n{of_workers}\n\n{of_sessions}\n{missing}"
+            "{summary}\n\n{of_workers}\n{unreachable}\n{of_sessions}\n{missing}"
         ))
     }
 

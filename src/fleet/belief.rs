@@ -1,13 +1,14 @@
 //! Changing what is believed: every fact that comes in goes through here, into the map of known
 //! workers and into the selection's index, and wakes those who wait for a seat.
 
+use super::unreachable::{Obstacles, Unreachable};
 use super::{Fleet, Known, Target, health};
-use crate::model::{Counts, WorkerKey, WorkerRecord, WorkerStatus};
+use crate::model::{Counts, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
 use crate::store::{Event, WorkerView};
 use crate::tunnel::Close;
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// Pause before a worker that could not be dialled is probed; doubles up to [`PROBATION_MAX`].
@@ -77,8 +78,7 @@ impl Fleet {
                         record: view.record,
                         counts: view.counts,
                         target: target.clone(),
-                        answering: true,
-                        on_probation: false,
+                        obstacles: Obstacles::default(),
                         fixed,
                     };
                     known.insert(key.clone(), worker);
@@ -93,11 +93,7 @@ impl Fleet {
         match resolve {
             // A name may take its time; the worker opens when it has an address.
             Some(target) => {
-                let fleet = self.clone();
-                tokio::spawn(async move {
-                    target.resolve().await;
-                    fleet.publish(&target.key);
-                });
+                tokio::spawn(self.clone().resolve(target));
             }
             None => self.publish(&key),
         }
@@ -138,57 +134,58 @@ impl Fleet {
         self.publish(key);
     }
 
-    /// A health check changed its mind about a worker.
+    /// A health check failed; whether that is more than a hiccup comes with [`Fleet::set_answering`].
+    pub(super) fn note_failed_check(&self, target: &Arc<Target>, why: Unreachable) {
+        self.change(target, |obstacles| obstacles.last_check = Some(why));
+    }
+
+    /// The health checks changed their mind about a worker.
     pub(super) fn set_answering(&self, key: &WorkerKey, answering: bool) {
-        if let Some(worker) = self.known().get_mut(key) {
-            worker.answering = answering;
+        if let Some(target) = self.target(key) {
+            self.change(&target, |obstacles| obstacles.unhealthy = !answering);
         }
-        self.publish(key);
+    }
+
+    /// Looks a worker's name up again.
+    pub(super) async fn resolve(self: Arc<Self>, target: Arc<Target>) {
+        let found = target.resolve().await;
+        self.change(&target, |obstacles| obstacles.name = found.err());
     }
 
     /// A worker could not be dialled: it is out of selection until a probe goes well.
-    pub fn dial_failed(self: &Arc<Self>, target: &Arc<Target>, error: &dyn std::fmt::Display) {
+    pub fn dial_failed(self: &Arc<Self>, target: &Arc<Target>, why: Unreachable) {
         self.metrics.dial_failures.inc();
-        log::warn!(worker:% = target.key, address = target.authority, error:% = error;
-            "worker cannot be dialled; it heartbeats, so look at the network between, \
-             at its PRIVATE_HOSTNAME and port");
-        let started = {
-            let mut known = self.known();
-            let worker = known.get_mut(&target.key);
-            worker.is_some_and(|worker| !std::mem::replace(&mut worker.on_probation, true))
-        };
-        self.publish(&target.key);
-        if started {
-            let (fleet, target) = (Arc::downgrade(self), target.clone());
-            tokio::spawn(async move {
-                let mut pause = PROBATION_MIN;
-                loop {
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(PROBATION_MAX);
-                    let probed = health::probe(&target).await;
-                    let Some(fleet) = fleet.upgrade() else { return };
-                    let still_known = fleet
-                        .known()
-                        .get(&target.key)
-                        .is_some_and(|worker| Arc::ptr_eq(&worker.target, &target));
-                    if !still_known {
-                        return;
-                    }
-                    if probed.is_ok() {
-                        fleet.off_probation(&target.key);
-                        return;
-                    }
-                }
-            });
+        let mut begins = false;
+        self.change(target, |obstacles| {
+            begins = obstacles.dial.is_none();
+            obstacles.dial.get_or_insert(why);
+        });
+        if begins {
+            tokio::spawn(probation(Arc::downgrade(self), target.clone()));
         }
     }
 
-    fn off_probation(&self, key: &WorkerKey) {
-        if let Some(worker) = self.known().get_mut(key) {
-            worker.on_probation = false;
-            log::info!(worker:% = key; "worker answers again");
+    /// Changes what is in the way of a worker, and tells when it is not reached any more, or is
+    /// again. Of one that has another address by now nothing is learnt.
+    fn change(&self, target: &Arc<Target>, change: impl FnOnce(&mut Obstacles)) {
+        {
+            let mut known = self.known();
+            let worker = known.get_mut(&target.key);
+            let Some(worker) = worker.filter(|worker| Arc::ptr_eq(&worker.target, target)) else {
+                return;
+            };
+            let was_reached = worker.obstacles.first().is_none();
+            change(&mut worker.obstacles);
+            match worker.obstacles.first() {
+                Some(why) if was_reached => log_unreachable(worker, why),
+                None if !was_reached => {
+                    log::info!(worker:% = target.key, address = target.authority;
+                        "worker is reached again");
+                }
+                _ => {}
+            }
         }
-        self.publish(key);
+        self.publish(&target.key);
     }
 
     pub(super) fn note_store(&self, up: bool) {
@@ -229,6 +226,39 @@ impl Fleet {
         } else if opens {
             self.queue.wake(key.browser);
         }
+    }
+}
+
+/// Probes a worker that could not be dialled until that goes well, or it is gone.
+async fn probation(fleet: Weak<Fleet>, target: Arc<Target>) {
+    let mut pause = PROBATION_MIN;
+    loop {
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PROBATION_MAX);
+        let probed = health::probe(&target).await;
+        let Some(fleet) = fleet.upgrade() else { return };
+        let current = fleet.target(&target.key);
+        if !current.is_some_and(|current| Arc::ptr_eq(&current, &target)) {
+            return;
+        }
+        if probed.is_ok() {
+            fleet.change(&target, |obstacles| obstacles.dial = None);
+            return;
+        }
+    }
+}
+
+fn log_unreachable(worker: &Known, why: &Unreachable) {
+    let target = &worker.target;
+    let likely = why.likely_cause(worker.fixed);
+    if worker.fixed {
+        log::warn!(worker:% = target.key, address = target.authority, error:% = why, likely;
+            "worker is not reached from here");
+    } else {
+        let silent_ms = unix_millis().saturating_sub(worker.record.last_heartbeat);
+        log::warn!(worker:% = target.key, address = target.authority, error:% = why, likely,
+            last_heartbeat_ms_ago = silent_ms;
+            "worker is not reached from here, although it heartbeats");
     }
 }
 

@@ -1,7 +1,7 @@
 //! Whether a worker's Playwright server answers: the question Pingora's health checks ask, and the
 //! one that lets a worker back in after a dial failed.
 
-use super::{Fleet, Target};
+use super::{Fleet, Obstacle, Target, Unreachable};
 use crate::selection::worker_key;
 use async_trait::async_trait;
 use pingora::prelude::{Error, ErrorType};
@@ -12,6 +12,7 @@ use std::sync::Weak;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
 
 /// How long a server may take to say that it is there.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -24,23 +25,25 @@ const SUCCESSES_TO_HEALTHY: usize = 1;
 /// the browser. Behind TLS only the connection is tried: the certificate is the dial's business.
 ///
 /// One address that answers is enough: a dial tries all of them too.
-pub async fn probe(target: &Target) -> Result<(), String> {
-    let mut last = format!("{} has no address", target.authority);
+pub(super) async fn probe(target: &Target) -> Result<(), Unreachable> {
+    let mut last = Unreachable::new(Obstacle::Nameless, "its name has no address");
     for (address, share) in target.attempts(PROBE_TIMEOUT) {
-        let answer = tokio::time::timeout(share, probe_at(address, target)).await;
-        match answer {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(why)) => last = why,
-            Err(_) => last = format!("{} does not answer in time", target.authority),
+        match probe_at(address, target, Instant::now() + share).await {
+            Ok(()) => return Ok(()),
+            Err(why) => last = why,
         }
     }
     Err(last)
 }
 
-async fn probe_at(address: SocketAddr, target: &Target) -> Result<(), String> {
-    let mut stream = TcpStream::connect(address)
+async fn probe_at(address: SocketAddr, target: &Target, until: Instant) -> Result<(), Unreachable> {
+    let mut stream = timeout_at(until, TcpStream::connect(address))
         .await
-        .map_err(|error| format!("cannot connect to {}: {error}", target.authority))?;
+        .map_err(|_| Unreachable::new(Obstacle::NoWay, "cannot connect in time"))?
+        .map_err(|error| {
+            let obstacle = Obstacle::of_connecting(&error);
+            Unreachable::new(obstacle, format_args!("cannot connect: {error}"))
+        })?;
     if target.endpoint.tls {
         return Ok(());
     }
@@ -54,14 +57,22 @@ async fn probe_at(address: SocketAddr, target: &Target) -> Result<(), String> {
         stream.read_exact(&mut start).await?;
         std::io::Result::Ok(start)
     };
-    let start = said
+    let start = timeout_at(until, said)
         .await
-        .map_err(|error| format!("{} does not answer: {error}", target.authority))?;
+        .map_err(|_| Unreachable::new(Obstacle::Silent, "it does not answer in time"))?
+        .map_err(|error| {
+            Unreachable::new(
+                Obstacle::Stranger,
+                format_args!("it does not answer: {error}"),
+            )
+        })?;
     if &start == b"HTTP/1.1 200" {
-        return Ok(());
+        Ok(())
+    } else {
+        let start = String::from_utf8_lossy(&start);
+        let error = format!("it answers {start:?}");
+        Err(Unreachable::new(Obstacle::Stranger, error))
     }
-    let start = String::from_utf8_lossy(&start);
-    Err(format!("{} answers {start:?}", target.authority))
 }
 
 /// Pingora's health check of a worker.
@@ -80,9 +91,14 @@ impl HealthCheck for PlaywrightAnswers {
         let Some(target) = target else {
             return Ok(());
         };
-        probe(&target)
-            .await
-            .map_err(|why| Error::explain(ErrorType::ConnectError, why))
+        let Err(why) = probe(&target).await else {
+            return Ok(());
+        };
+        let error = Error::explain(ErrorType::ConnectError, why.to_string());
+        if let Some(fleet) = self.fleet.upgrade() {
+            fleet.note_failed_check(&target, why);
+        }
+        Err(error)
     }
 
     async fn health_status_change(&self, backend: &Backend, healthy: bool) {

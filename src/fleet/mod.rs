@@ -11,11 +11,12 @@ mod health;
 mod outage;
 mod seating;
 mod target;
+mod unreachable;
 mod watch;
 
-pub use health::probe;
 pub use seating::NoGrant;
 pub use target::Target;
+pub use unreachable::{Obstacle, Unreachable};
 
 use crate::admission::queue::Queue;
 use crate::config::LiveConfig;
@@ -32,6 +33,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::Notify;
+use unreachable::Obstacles;
 
 /// The workers as this proxy sees them.
 pub struct Fleet {
@@ -61,10 +63,7 @@ struct Known {
     record: WorkerRecord,
     counts: Counts,
     target: Arc<Target>,
-    /// Its last health check went well.
-    answering: bool,
-    /// A dial failed and no probe has gone well since.
-    on_probation: bool,
+    obstacles: Obstacles,
     /// It stands in this proxy's configuration: nobody recycles it.
     fixed: bool,
 }
@@ -74,7 +73,8 @@ struct Known {
 pub struct WorkerState {
     pub record: WorkerRecord,
     pub counts: Counts,
-    pub healthy: bool,
+    /// Why this proxy does not reach it, and what that usually comes from; `None` when it does.
+    pub unreachable: Option<String>,
     /// Seats it offers now.
     pub free: u32,
 }
@@ -113,8 +113,7 @@ impl Known {
 
     fn open(&self) -> bool {
         self.record.status == WorkerStatus::Available
-            && self.answering
-            && !self.on_probation
+            && self.obstacles.first().is_none()
             && !self.target.addresses().is_empty()
     }
 }
@@ -175,7 +174,10 @@ impl Fleet {
             .map(|known| WorkerState {
                 record: known.record.clone(),
                 counts: known.counts,
-                healthy: known.answering && !known.on_probation,
+                unreachable: known.obstacles.first().map(|why| {
+                    let likely = why.likely_cause(known.fixed);
+                    format!("{why}; likely {likely}")
+                }),
                 free: known.free(&policy),
             })
             .collect();

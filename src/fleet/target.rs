@@ -1,5 +1,6 @@
 //! Where a worker is dialled: its endpoint and the addresses its name stands for right now.
 
+use super::{Obstacle, Unreachable};
 use crate::model::{Endpoint, Version, WorkerKey, WorkerRecord};
 use arc_swap::ArcSwap;
 use std::net::{IpAddr, SocketAddr};
@@ -63,30 +64,29 @@ impl Target {
         self.endpoint.host.parse::<IpAddr>().is_err()
     }
 
-    /// Looks the name up again. What was known stays when that fails. Returns whether there is an
-    /// address now.
-    pub async fn resolve(&self) -> bool {
-        if self.is_name() {
-            let host = (self.endpoint.host.as_str(), self.endpoint.port);
-            let found = tokio::time::timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host(host)).await;
-            match found {
-                Ok(Ok(addresses)) => {
-                    let addresses: Vec<SocketAddr> = addresses.collect();
-                    if !addresses.is_empty() && !same(&addresses, &self.addresses()) {
-                        self.addresses.store(Arc::new(addresses));
-                    }
-                }
-                Ok(Err(error)) => {
-                    log::warn!(worker:% = self.key, host = self.endpoint.host, error:% = error;
-                        "the worker's name does not resolve");
-                }
-                Err(_) => {
-                    log::warn!(worker:% = self.key, host = self.endpoint.host;
-                        "the worker's name took too long to resolve");
-                }
-            }
+    /// Looks the name up again. What was known stays when that fails: it is an error only while
+    /// there is no address at all.
+    pub(super) async fn resolve(&self) -> Result<(), Unreachable> {
+        if !self.is_name() {
+            return Ok(());
         }
-        !self.addresses.load().is_empty()
+        let host = (self.endpoint.host.as_str(), self.endpoint.port);
+        let found = tokio::time::timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host(host)).await;
+        let error = match found {
+            Ok(Ok(addresses)) => {
+                let addresses: Vec<SocketAddr> = addresses.collect();
+                if !addresses.is_empty() && !same(&addresses, &self.addresses()) {
+                    self.addresses.store(Arc::new(addresses));
+                }
+                "its name has no address".to_owned()
+            }
+            Ok(Err(error)) => format!("its name does not resolve: {error}"),
+            Err(_) => "its name takes too long to resolve".to_owned(),
+        };
+        if self.addresses.load().is_empty() {
+            return Err(Unreachable::new(Obstacle::Nameless, error));
+        }
+        Ok(())
     }
 }
 

@@ -123,11 +123,7 @@ impl Fleet {
             targets.filter(|target| target.is_name()).collect()
         };
         for target in names {
-            let fleet = self.clone();
-            tokio::spawn(async move {
-                target.resolve().await;
-                fleet.publish(&target.key);
-            });
+            tokio::spawn(self.clone().resolve(target));
         }
     }
 

@@ -3,7 +3,7 @@
 //! All of it happens before the client hears anything, so that a worker that cannot be reached
 //! costs the client a moment and not its session.
 
-use crate::fleet::Target;
+use crate::fleet::{Obstacle, Target, Unreachable};
 use crate::tunnel::Link;
 use bytes::{Bytes, BytesMut};
 use pingora::connectors::TransportConnector;
@@ -36,7 +36,9 @@ pub enum DialError {
     #[error("its name has no address")]
     NoAddress,
     #[error("cannot connect: {0}")]
-    Connect(String),
+    Connect(io::Error),
+    #[error("cannot connect by TLS: {0}")]
+    Tls(String),
     #[error("the connection broke during the handshake: {0}")]
     Broken(#[from] io::Error),
     #[error("it closed the connection instead of answering")]
@@ -47,6 +49,22 @@ pub enum DialError {
     Refused(u16),
     #[error("it answered something that is not HTTP")]
     Garbage,
+}
+
+impl From<DialError> for Unreachable {
+    fn from(error: DialError) -> Unreachable {
+        let obstacle = match &error {
+            DialError::NoAddress => Obstacle::Nameless,
+            DialError::Connect(error) => Obstacle::of_connecting(error),
+            // It may not even have connected.
+            DialError::Tls(_) | DialError::Timeout(_) => Obstacle::Other,
+            DialError::Broken(_)
+            | DialError::Closed
+            | DialError::Refused(_)
+            | DialError::Garbage => Obstacle::Stranger,
+        };
+        Unreachable::new(obstacle, error)
+    }
 }
 
 /// Dials a worker and shakes hands with it on the client's behalf; `forwarded` are the client's
@@ -79,7 +97,7 @@ async fn dial_at(
     } else {
         let stream = greet_plain(address, &request).await;
         stream
-            .map_err(|error| DialError::Connect(error.to_string()))?
+            .map_err(DialError::Connect)?
             .into()
     };
     read_answer(stream).await
@@ -118,7 +136,7 @@ async fn greet_tls(address: SocketAddr, host: &str, request: &[u8]) -> Result<Li
     let mut stream = connector
         .new_stream(&peer)
         .await
-        .map_err(|error| DialError::Connect(error.to_string()))?;
+        .map_err(|error| DialError::Tls(error.to_string()))?;
     stream.write_all(request).await?;
     stream.flush().await?;
     Ok(stream.into())

@@ -234,7 +234,7 @@ async fn find_seat(
                 }
                 Err(error) => {
                     tried += 1;
-                    grid.fleet.dial_failed(&target, &error);
+                    grid.fleet.dial_failed(&target, error.into());
                 }
             }
         }

@@ -12,6 +12,7 @@
 //! * [`goodbyes`]: every end that is ours, as its user reads it.
 //! * [`silence`]: sessions that say nothing, through what cuts silent connections.
 //! * [`answers`]: what the data port says to each kind of request.
+//! * [`unreachable`]: workers that a proxy does not reach, and how it says so.
 //! * [`missing`]: machines and settings that lack something.
 //! * [`hostile`]: clients that die, stall, or never were clients.
 //! * [`versions`]: Playwright versions and browsers that do not match.
@@ -38,4 +39,5 @@ mod silence;
 mod stages;
 mod staircase;
 mod tutorial;
+mod unreachable;
 mod versions;

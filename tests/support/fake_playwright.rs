@@ -20,6 +20,8 @@ pub enum Behaviour {
     Serve,
     /// Takes connections and never says a word.
     Hang,
+    /// Answers everything with 404, as another server would.
+    NotFound,
     /// Answers upgrades with this status; plain requests are served.
     Refuse(u16),
     /// Closes the connection of an upgrade without an answer; plain requests are served.
@@ -186,6 +188,7 @@ async fn connection(mut stream: TcpStream, state: Arc<State>) {
     let answer = match (behaviour, upgrade, key) {
         (Behaviour::Hang, ..) => return std::future::pending().await,
         (Behaviour::HangUp, true, _) => return,
+        (Behaviour::NotFound, ..) => plain(404, "not found"),
         (Behaviour::Refuse(status), true, _) => plain(status, "refused"),
         (_, true, Some(key)) if path == PATH => {
             let accept = derive_accept_key(key.as_bytes());

@@ -31,6 +31,7 @@ pub struct WorkerView {
     pub active_sessions: u32,
     pub lifetime_sessions: u32,
     pub healthy: bool,
+    pub unreachable: Option<String>,
 }
 
 impl WorkerView {

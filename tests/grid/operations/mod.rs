@@ -12,7 +12,7 @@
 
 mod admin;
 mod bad_inputs;
-mod keys;
+pub mod keys;
 mod load;
 pub mod reloads;
 mod service;

@@ -1,0 +1,144 @@
+//! Why this proxy does not reach a worker, and what that usually comes from. Pure: who finds out,
+//! and what follows, is elsewhere.
+
+use std::fmt;
+use std::io;
+
+/// What was met on the way to a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// Its name has no address here.
+    Nameless,
+    /// Nothing listens at its address.
+    Refused,
+    /// Nothing came back from its address, or there is no way to it.
+    NoWay,
+    /// It takes connections and says nothing.
+    Silent,
+    /// What listens there does not answer as it does.
+    Stranger,
+    Other,
+}
+
+impl Obstacle {
+    /// What a failed attempt to connect means.
+    pub fn of_connecting(error: &io::Error) -> Obstacle {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => Obstacle::Refused,
+            io::ErrorKind::TimedOut
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable => Obstacle::NoWay,
+            _ => Obstacle::Other,
+        }
+    }
+}
+
+/// A worker that is not reached from here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreachable {
+    pub obstacle: Obstacle,
+    /// What the attempt ended with.
+    pub error: String,
+}
+
+impl Unreachable {
+    pub fn new(obstacle: Obstacle, error: impl fmt::Display) -> Unreachable {
+        Unreachable {
+            obstacle,
+            error: error.to_string(),
+        }
+    }
+
+    /// What it usually comes from, for whoever can do something about it. A `fixed` worker stands
+    /// in the configuration; any other one told its address itself.
+    pub fn likely_cause(&self, fixed: bool) -> String {
+        let told = if fixed {
+            "its endpoint under `workers:`"
+        } else {
+            "its PRIVATE_HOSTNAME"
+        };
+        match self.obstacle {
+            Obstacle::Nameless => format!("{told} is a name that is not known here"),
+            Obstacle::Refused => format!(
+                "{told} leads to another machine, its port is not published, or it is ending"
+            ),
+            Obstacle::NoWay => {
+                format!(
+                    "a firewall, or {told} is an address of a network that this proxy is not in"
+                )
+            }
+            Obstacle::Silent => "its server hangs, or its machine is overloaded".to_owned(),
+            Obstacle::Stranger => format!("{told} and port lead to another server"),
+            Obstacle::Other => format!("the network between, or {told}"),
+        }
+    }
+}
+
+impl fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.error)
+    }
+}
+
+/// What is in the way of one worker now, by how it was found.
+#[derive(Debug, Default)]
+pub(super) struct Obstacles {
+    /// Its name was looked up in vain.
+    pub name: Option<Unreachable>,
+    /// How the last health check that failed ended. One may be a hiccup.
+    pub last_check: Option<Unreachable>,
+    /// So many failed in a row that it counts.
+    pub unhealthy: bool,
+    /// A dial failed and no probe has gone well since.
+    pub dial: Option<Unreachable>,
+}
+
+impl Obstacles {
+    /// Why it is not reached, if it is not.
+    pub fn first(&self) -> Option<&Unreachable> {
+        let check = self.last_check.as_ref().filter(|_| self.unhealthy);
+        self.name.as_ref().or(check).or(self.dial.as_ref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_is_reached_when_nothing_is_in_the_way_any_more() {
+        let why = |obstacle| Unreachable::new(obstacle, "because");
+        let mut obstacles = Obstacles {
+            last_check: Some(why(Obstacle::Silent)),
+            ..Obstacles::default()
+        };
+        assert_eq!(obstacles.first(), None, "one failed check is no reason");
+        obstacles.unhealthy = true;
+        obstacles.dial = Some(why(Obstacle::Refused));
+        assert_eq!(obstacles.first(), Some(&why(Obstacle::Silent)));
+        obstacles.unhealthy = false;
+        assert_eq!(obstacles.first(), Some(&why(Obstacle::Refused)));
+        obstacles.dial = None;
+        assert_eq!(obstacles.first(), None);
+    }
+
+    #[test]
+    fn what_the_kernel_says_is_told_apart() {
+        for (kind, obstacle) in [
+            (io::ErrorKind::ConnectionRefused, Obstacle::Refused),
+            (io::ErrorKind::HostUnreachable, Obstacle::NoWay),
+            (io::ErrorKind::TimedOut, Obstacle::NoWay),
+            (io::ErrorKind::PermissionDenied, Obstacle::Other),
+        ] {
+            assert_eq!(Obstacle::of_connecting(&kind.into()), obstacle);
+        }
+    }
+
+    #[test]
+    fn the_cause_names_the_setting_that_this_worker_has() {
+        let refused = Unreachable::new(Obstacle::Refused, "no");
+        assert!(refused.likely_cause(false).contains("PRIVATE_HOSTNAME"));
+        let fixed = refused.likely_cause(true);
+        assert!(fixed.contains("`workers:`") && !fixed.contains("PRIVATE_HOSTNAME"));
+    }
+}
