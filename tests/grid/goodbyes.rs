@@ -2,7 +2,9 @@
 //! next. Which Close frame says so is tested where it is made, in `src/tunnel`.
 
 use super::operations::reloads::in_force;
-use crate::support::{Driver, Grid, Kind, Language, Middlebox, eventually, eventually_equal};
+use crate::support::{
+    Driver, Grid, Kind, Language, Middlebox, RedisServer, eventually, eventually_equal,
+};
 use nix::sys::signal::Signal;
 use std::time::Duration;
 
@@ -106,6 +108,37 @@ async fn who_outlasts_the_drain_reads_why() {
         let error = reads(user, "drained").await;
         let expected = "playhouse: the grid is draining and the drain timeout is over";
         assert!(error.contains(expected), "{error:?}");
+    }
+}
+
+/// By default either of them would wait five minutes for the session.
+#[tokio::test]
+async fn a_second_sigterm_ends_a_worker_and_a_proxy_at_once() {
+    let redis = RedisServer::start().await;
+    let mut grid = Grid::new().redis(&redis).worker_process(&[]).start().await;
+    for name in ["worker 0", "proxy 0"] {
+        let mut session = grid.connect().await;
+        let tree = grid.process(name);
+        let process = tree.of_kind(Kind::Playhouse)[0].clone();
+        process.signal(Signal::SIGTERM);
+        eventually("it has heard", async || {
+            grid.log_of(name).contains("asked to end").then_some(())
+        })
+        .await;
+        assert!(session.answers_a_ping().await, "it goes on");
+        process.signal(Signal::SIGTERM);
+        grid.ended(name).await;
+        tree.gone().await;
+        // Whether there was time to tell why is of no matter.
+        session.closed().await;
+        if name == "worker 0" {
+            grid.start_again(name);
+            eventually_equal("workers that serve", 1, async || {
+                let workers = grid.workers().await;
+                workers.iter().filter(|it| it.serves()).count()
+            })
+            .await;
+        }
     }
 }
 

@@ -47,8 +47,15 @@ impl Grid {
     }
 
     /// Starts the process that would take over from the first one, if that were told to hand over.
-    pub fn start_successor(&self) -> Successor {
-        Successor(self.spawn_successor(0))
+    pub fn start_successor(&self) -> Aside {
+        Aside(self.spawn_successor(0))
+    }
+
+    /// Starts one more process, in the surroundings of the grid, that is not counted as its own.
+    pub fn start_aside(&self, role: &str, environment: &[(&str, &str)]) -> Aside {
+        let mut command = self.program(role);
+        command.envs(environment.iter().copied());
+        Aside(self.spawn(command, format!("{role} aside")))
     }
 
     fn spawn_successor(&self, position: usize) -> Spawned {
@@ -178,20 +185,29 @@ impl Grid {
     }
 }
 
-/// A process that waits to take over. Killed when it is dropped.
-pub struct Successor(Spawned);
+/// A process beside those of the grid. Killed when it is dropped.
+pub struct Aside(Spawned);
 
-impl Successor {
-    /// Waits until it gives up.
+impl Aside {
+    /// Waits until it ends by itself.
     pub async fn ends(mut self) -> ExitStatus {
-        eventually("the successor gives up", async || {
+        eventually("the process ends", async || {
             self.0.child.try_wait().expect("it is ours")
         })
         .await
     }
+
+    /// What it logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.0.log).expect("it was made")
+    }
+
+    pub fn signal(&self, wanted: Signal) {
+        signal(&self.0, wanted);
+    }
 }
 
-impl Drop for Successor {
+impl Drop for Aside {
     fn drop(&mut self) {
         // Both fail only when it is gone already.
         self.0.child.kill().ok();

@@ -7,7 +7,6 @@ use playhouse::config::{Config, Role};
 use playhouse::worker::{Toolchain, locate};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 fn script(folder: &Path, name: &str, text: &str) -> PathBuf {
     let path = folder.join(name);
@@ -108,23 +107,10 @@ pub async fn a_browser_starts_with_what_is_told() {
             "worker: {{ port: 0, browser_path: {}, {more} }}",
             browser.display()
         ));
-        let log = folder.path().join("log");
-        let mut worker = grid
-            .program("worker")
-            .env("REDIS_URL", redis.url())
-            .stderr(Stdio::from(std::fs::File::create(&log).unwrap()))
-            .spawn()
-            .unwrap();
-        let found = eventually("it tried", async || {
-            found(&std::fs::read_to_string(&log).unwrap())
-        })
-        .await;
-        nix::sys::signal::kill(
-            nix::unistd::Pid::from_raw(worker.id() as i32),
-            Signal::SIGINT,
-        )
-        .unwrap();
-        worker.wait().unwrap();
+        let worker = grid.start_aside("worker", &[("REDIS_URL", &redis.url())]);
+        let found = eventually("it tried", async || found(&worker.log())).await;
+        worker.signal(Signal::SIGINT);
+        assert!(worker.ends().await.success());
         found
     };
     let arguments = |_: &str| std::fs::read_to_string(&seen).ok();
