@@ -133,12 +133,18 @@ impl Welcome {
                     self.invite();
                 }
             }
-            Progress::Crashed { id, why, retry_in } => {
+            Progress::Crashed {
+                id,
+                was_up,
+                why,
+                retry_in,
+            } => {
                 state.ready.remove(id.as_str());
                 let again = retry_in.map_or(String::new(), |pause| {
                     format!(" (again in {:.1} s)", pause.as_secs_f64())
                 });
-                say(&format!("  a worker did not start: {why}{again}"));
+                let what = if *was_up { "died" } else { "did not start" };
+                say(&format!("  a worker {what}: {why}{again}"));
             }
             _ => {}
         }

@@ -2,6 +2,8 @@
 //! processes wrote; knows nothing of how they are run.
 
 use std::collections::VecDeque;
+use std::io;
+use std::path::Path;
 
 /// Lines of a server's output that are kept.
 const KEPT_LINES: usize = 40;
@@ -54,6 +56,19 @@ impl Tail {
     }
 }
 
+/// Why a server's temporary files could not be had in `folder`.
+pub fn cause_of_files(folder: &Path, error: &io::Error) -> String {
+    let folder = folder.display();
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            format!("{DISK_FULL} ({folder}): {error}")
+        }
+        _ => format!("cannot write its temporary files in {folder}: {error}"),
+    }
+}
+
+const DISK_FULL: &str = "the disk with the temporary files is full. Make room, or set TMPDIR to a folder on another one";
+
 /// The causes that people meet, by the words that browsers, Node and Playwright use for them.
 fn known_cause(line: &str) -> Option<String> {
     let says = |words: &str| line.contains(words);
@@ -63,9 +78,13 @@ fn known_cause(line: &str) -> Option<String> {
             .nth(1)
             .and_then(|rest| rest.split(':').next())
             .unwrap_or("one");
+        // Who misses it stands before; it may be Node.
+        let program = line.split(": error while").next().unwrap_or_default();
+        let program = program.rsplit(' ').next().filter(|it| !it.is_empty());
+        let program = program.unwrap_or("the browser");
         Some(format!(
-            "a library that the browser needs is missing: {library}. Install the browser from the \
-             distribution's packages, or run `npx playwright install-deps`"
+            "a library that {program} needs is missing or broken: {library}. Install the browser from \
+             the distribution's packages, or run `npx playwright install-deps`"
         ))
     } else if says("No usable sandbox") || says("without --no-sandbox is not supported") {
         Some(
@@ -81,7 +100,7 @@ fn known_cause(line: &str) -> Option<String> {
     } else if says("EADDRNOTAVAIL") {
         Some("the address to listen on is not one of this machine's".to_owned())
     } else if says("ENOSPC") || says("No space left on device") {
-        Some("the disk with the temporary files is full".to_owned())
+        Some(DISK_FULL.to_owned())
     } else if says("EMFILE") || says("Too many open files") {
         Some("too many open files. Raise the limit (ulimit -n)".to_owned())
     } else if says("Executable doesn't exist at") {
@@ -110,7 +129,11 @@ mod tests {
         for (output, expected) in [
             (
                 "[pid=1][err] /x/chrome: error while loading shared libraries: libnss3.so: cannot open",
-                "libnss3.so",
+                "/x/chrome needs is missing or broken: libnss3.so.",
+            ),
+            (
+                "node: error while loading shared libraries: libz.so.1: cannot open",
+                "node needs is missing or broken: libz.so.1.",
             ),
             (
                 "FATAL: No usable sandbox! Update your kernel",
@@ -128,6 +151,21 @@ mod tests {
                 cause(output)
             );
         }
+    }
+
+    #[test]
+    fn a_full_disk_is_told_with_its_folder() {
+        let told = |kind: io::ErrorKind| cause_of_files(Path::new("/tmp/x"), &kind.into());
+        let full = told(io::ErrorKind::StorageFull);
+        assert!(
+            full.contains("disk") && full.contains("TMPDIR") && full.contains("/tmp/x"),
+            "{full}"
+        );
+        let forbidden = told(io::ErrorKind::PermissionDenied);
+        assert!(
+            forbidden.contains("/tmp/x") && !forbidden.contains("full"),
+            "{forbidden}"
+        );
     }
 
     #[test]

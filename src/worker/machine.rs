@@ -75,6 +75,9 @@ impl MachineShared {
             .filter(|_| first != 0)
             .find(|port| !ports.contains(port) && TcpListener::bind((host, *port)).is_ok())
             .unwrap_or(0);
+        if port != first && !ports.contains(&first) {
+            log::info!(port = first; "the port is taken by another program, taking another one");
+        }
         if port != 0 {
             ports.insert(port);
         }

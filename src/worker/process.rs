@@ -1,7 +1,7 @@
 //! One browser server: Node running `playwright-core launch-server`, and the browser below it.
 //! From its start until nothing of it is left. When to start and stop is not decided here.
 
-use super::diagnosis::Tail;
+use super::diagnosis::{Tail, cause_of_files};
 use super::machine::{MachineShared, PortLease, ServerFolder};
 use super::probe::{self, Door, ProbeError};
 use super::toolchain::Toolchain;
@@ -60,8 +60,8 @@ const PASSED_ON: [&str; 22] = [
 /// Why there is no server.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("cannot prepare its temporary files: {0}")]
-    Files(io::Error),
+    #[error("{}", cause_of_files(folder, error))]
+    Files { folder: PathBuf, error: io::Error },
     #[error("cannot run {}: {error}", node.display())]
     Node { node: PathBuf, error: io::Error },
     #[error("{0}")]
@@ -117,11 +117,15 @@ impl Server {
     async fn begin(launch: &Launch<'_>) -> Result<(Server, ChildStdout), StartError> {
         let host = listening_host(launch.advertise);
         let port = launch.machine.lease_port(host, launch.settings.port);
-        let folder = launch.machine.server_folder().map_err(StartError::Files)?;
+        let files = |error| StartError::Files {
+            folder: launch.machine.folder().to_owned(),
+            error,
+        };
+        let folder = launch.machine.server_folder().map_err(files)?;
         let path = format!("/{:032x}", rand::random::<u128>());
         let plan = plan(launch, host, port.port(), &path, folder.path());
         let file = folder.path().join("launch.json");
-        write_private(&file, &plan).map_err(StartError::Files)?;
+        write_private(&file, &plan).map_err(files)?;
         let node = &launch.toolchain.node;
         let mut child = spawn::spawn(command(launch, &file, folder.path()))
             .await
@@ -161,13 +165,17 @@ impl Server {
             }
         };
         self.door.address.set_port(port);
+        let files = |error| StartError::Files {
+            folder: self.folder.path().to_owned(),
+            error,
+        };
         // Read by now; the path in it is the key to the browser.
-        std::fs::remove_file(self.folder.path().join("launch.json")).map_err(StartError::Files)?;
+        std::fs::remove_file(self.folder.path().join("launch.json")).map_err(files)?;
         tokio::spawn(keep_tail(stdout, Arc::clone(&self.tail)));
         probe::answers(&self.door)
             .await
             .map_err(|error| StartError::Ended(error.to_string()))?;
-        presence::announce(self.folder.path(), self.door.address).map_err(StartError::Files)
+        presence::announce(self.folder.path(), self.door.address).map_err(files)
     }
 
     /// Opens and closes a page, so that the first client does not wait for what a browser does

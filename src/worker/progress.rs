@@ -29,6 +29,8 @@ pub enum Progress {
     /// It died, or did not start.
     Crashed {
         id: WorkerId,
+        /// Whether it was up before.
+        was_up: bool,
         why: String,
         /// When the next one is started, if one is needed.
         retry_in: Option<Duration>,
@@ -62,9 +64,19 @@ impl Progress {
             Progress::Recycling { id, reason } => {
                 log::info!(worker:% = id, reason:% = reason; "worker recycling");
             }
-            Progress::Crashed { id, why, retry_in } => {
+            Progress::Crashed {
+                id,
+                was_up,
+                why,
+                retry_in,
+            } => {
                 let pause = retry_in.map(|pause| pause.as_millis() as u64);
-                log::warn!(worker:% = id, why = why, retry_in_ms = pause; "browser died");
+                let what = if *was_up {
+                    "browser died"
+                } else {
+                    "browser did not start"
+                };
+                log::warn!(worker:% = id, why = why, retry_in_ms = pause; "{what}");
             }
             Progress::Draining { id } => log::info!(worker:% = id; "worker draining"),
             Progress::Drained { id, evicted: 0 } => log::info!(worker:% = id; "worker drained"),

@@ -156,7 +156,16 @@ impl Shell {
                 generation,
                 why,
                 retry_in,
-            } => self.observe(generation, |id| Progress::Crashed { id, why, retry_in }),
+            } => {
+                let life = self.lives.get(&generation);
+                let was_up = life.is_some_and(|life| life.up.is_some());
+                self.observe(generation, |id| Progress::Crashed {
+                    id,
+                    was_up,
+                    why,
+                    retry_in,
+                });
+            }
             Output::Drained {
                 generation,
                 evicted,
