@@ -88,7 +88,7 @@ impl Fleet {
         };
         if evicted {
             // Its drain timeout is over. It gives us a moment to tell the clients why.
-            self.registry.end_on(&key, Close::draining);
+            self.registry.end_on(&key, Close::worker_draining);
         }
         match resolve {
             // A name may take its time; the worker opens when it has an address.

@@ -53,7 +53,7 @@ pub enum Why {
     TooLong,
     /// An operator killed it.
     Killed,
-    /// The proxy was told to drain and the drain timeout is over.
+    /// The proxy or the worker drains and the drain timeout is over.
     Draining,
     /// The proxy is going down at once.
     ShuttingDown,
@@ -161,6 +161,12 @@ impl Close {
         Close::new(id, Why::Draining, None)
     }
 
+    /// The same for one worker, of a grid that goes on.
+    pub fn worker_draining(id: SessionId) -> Close {
+        let sentence = "the worker is draining and the drain timeout is over";
+        Close::saying(id, Why::Draining, sentence)
+    }
+
     /// An operator killed the session.
     pub fn killed(id: SessionId) -> Close {
         Close::new(id, Why::Killed, None)
@@ -176,10 +182,15 @@ impl Close {
     }
 
     fn new(id: SessionId, why: Why, limit: Option<Duration>) -> Close {
-        let mut reason = format!("playhouse: {}", why.sentence());
+        let mut sentence = why.sentence().to_owned();
         if let Some(limit) = limit {
-            let _ = write!(reason, " {}", humantime::format_duration(limit));
+            let _ = write!(sentence, " {}", humantime::format_duration(limit));
         }
+        Close::saying(id, why, &sentence)
+    }
+
+    fn saying(id: SessionId, why: Why, sentence: &str) -> Close {
+        let mut reason = format!("playhouse: {sentence}");
         let suffix = format!(" (session {id})");
         reason.truncate(reason.floor_char_boundary(frame::MAX_REASON - suffix.len()));
         reason.push_str(&suffix);

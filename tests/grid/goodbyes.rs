@@ -1,12 +1,18 @@
 //! Every end that is ours: its user reads why, in Python and in Node, as the error of what they do
 //! next. Which Close frame says so is tested where it is made, in `src/tunnel`.
 
+use super::operations::keys::register;
 use super::operations::reloads::in_force;
 use crate::support::{
-    Driver, Grid, Kind, Language, Middlebox, RedisServer, eventually, eventually_equal,
+    Driver, FakePlaywright, Grid, Kind, Language, Middlebox, RedisServer, eventually,
+    eventually_equal,
 };
 use nix::sys::signal::Signal;
 use std::time::Duration;
+use tokio::net::TcpStream;
+
+/// Far more than what happens at once takes, and far less than the default of any timeout.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One user in each language.
 fn users(grid: &str) -> [Driver; 2] {
@@ -109,6 +115,56 @@ async fn who_outlasts_the_drain_reads_why() {
         let expected = "playhouse: the grid is draining and the drain timeout is over";
         assert!(error.contains(expected), "{error:?}");
     }
+}
+
+/// A worker says so before it ends: here one that is only on the books.
+#[tokio::test]
+async fn who_outlasts_the_drain_of_a_worker_reads_why() {
+    let redis = RedisServer::start().await;
+    let fake = FakePlaywright::start().await;
+    register(&redis, "one", &fake, true);
+    let grid = Grid::new()
+        .redis(&redis)
+        .foreign_workers(1)
+        .config("store: { poll_interval: 200ms }")
+        .start()
+        .await;
+    let mut session = grid.connect().await;
+    let status = |status| redis.cli(&["HSET", "worker:chromium:one", "status", status]);
+    status("draining");
+    eventually_equal("status", "draining".to_owned(), async || {
+        grid.workers().await.remove(0).status
+    })
+    .await;
+    session.echo("it goes on").await;
+    status("shutting-down");
+    let close = tokio::time::timeout(PATIENCE, session.closed()).await;
+    let close = close.expect("it is ended").expect("and told why");
+    let expected = "playhouse: the worker is draining and the drain timeout is over (session ";
+    assert!(close.reason.starts_with(expected), "{close:?}");
+}
+
+/// By default it may take five minutes. The process waits for no more than it.
+#[tokio::test]
+async fn a_proxy_that_is_told_to_end_waits_for_its_last_session_only() {
+    let fake = FakePlaywright::start().await;
+    let mut grid = Grid::new().fakes(&[&fake]).start().await;
+    let mut sessions = [grid.connect().await, grid.connect().await];
+    grid.signal(Signal::SIGTERM);
+    eventually("its listener is closed", async || {
+        let tried = TcpStream::connect(grid.address()).await;
+        tried.is_err().then_some(())
+    })
+    .await;
+    for session in &mut sessions {
+        session.echo("it goes on").await;
+    }
+    let [first, mut last] = sessions;
+    first.close().await;
+    eventually_equal("open sessions", 1, async || fake.open()).await;
+    last.echo("and on").await;
+    last.close().await;
+    grid.ended("proxy 0").await;
 }
 
 /// By default either of them would wait five minutes for the session.
