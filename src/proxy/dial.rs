@@ -96,9 +96,7 @@ async fn dial_at(
         greet_tls(address, &target.endpoint.host, &request).await?
     } else {
         let stream = greet_plain(address, &request).await;
-        stream
-            .map_err(DialError::Connect)?
-            .into()
+        stream.map_err(DialError::Connect)?.into()
     };
     read_answer(stream).await
 }

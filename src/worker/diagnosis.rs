@@ -61,13 +61,18 @@ pub fn cause_of_files(folder: &Path, error: &io::Error) -> String {
     let folder = folder.display();
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            format!("{DISK_FULL} ({folder}): {error}")
+            disk_full(&format!(" ({folder}: {error})"))
         }
         _ => format!("cannot write its temporary files in {folder}: {error}"),
     }
 }
 
-const DISK_FULL: &str = "the disk with the temporary files is full. Make room, or set TMPDIR to a folder on another one";
+fn disk_full(place: &str) -> String {
+    format!(
+        "the disk with the temporary files is full{place}. Make room, or set TMPDIR to a folder on \
+         another one"
+    )
+}
 
 /// The causes that people meet, by the words that browsers, Node and Playwright use for them.
 fn known_cause(line: &str) -> Option<String> {
@@ -100,7 +105,7 @@ fn known_cause(line: &str) -> Option<String> {
     } else if says("EADDRNOTAVAIL") {
         Some("the address to listen on is not one of this machine's".to_owned())
     } else if says("ENOSPC") || says("No space left on device") {
-        Some(DISK_FULL.to_owned())
+        Some(disk_full(""))
     } else if says("EMFILE") || says("Too many open files") {
         Some("too many open files. Raise the limit (ulimit -n)".to_owned())
     } else if says("Executable doesn't exist at") {
