@@ -29,6 +29,7 @@ use pingora::server::{RunArgs, Server, ShutdownSignal};
 use pingora::services::listening::Service;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, mpsc, watch};
@@ -84,6 +85,7 @@ impl Plane {
             registry,
             connections: Connections::default(),
             draining: watch::Sender::new(false),
+            serving: AtomicBool::new(false),
         });
         Ok(Plane {
             grid,
@@ -130,6 +132,7 @@ impl Plane {
             let opened = timeout(LISTEN_TIMEOUT, listens(reachable(port))).await;
             opened.with_context(|| format!("{port} was not opened in time"))?;
         }
+        self.grid.serving.store(true, Ordering::Relaxed);
         log::info!(listen:% = config.listen, admin:% = config.admin.listen; "serving");
         notify::ready();
         run_until_ended(&self.grid, &mut self.signals, &to_pingora, seats.as_deref()).await;

@@ -34,6 +34,7 @@ use pingora_proxy::{ProxyHttp, Session};
 use refusal::Refusal;
 use std::any::Any;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use tokio::sync::watch;
 
 /// Everything that a session meets on its way, shared by all of them.
@@ -49,6 +50,8 @@ pub struct Grid {
     pub connections: Connections,
     /// True from the moment on that no new session is taken.
     pub draining: watch::Sender<bool>,
+    /// True from the moment on that both ports are open: the admin port may be the first.
+    pub serving: AtomicBool,
 }
 
 /// A client that wants a session, with everything it brought.

@@ -9,6 +9,7 @@ use http::header::ACCEPT;
 use http::{HeaderMap, Method, StatusCode};
 use pingora::http::ResponseHeader;
 use pingora_proxy::Session;
+use std::sync::atomic::Ordering;
 
 /// What Playwright's `connect("http://…")` asks `/json` for.
 const ENDPOINT: &str = r#"{"wsEndpointPath":"/"}"#;
@@ -127,6 +128,8 @@ impl Grid {
             Some("draining: no new sessions are taken")
         } else if !self.fleet.has_view() {
             Some("no view of the fleet yet: the store has not answered")
+        } else if !self.serving.load(Ordering::Relaxed) {
+            Some("starting: the ports are not all open yet")
         } else {
             None
         }
