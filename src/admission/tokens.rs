@@ -6,9 +6,10 @@
 use super::turns::Tenant;
 use crate::config;
 use sha2::{Digest, Sha256};
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard};
 use subtle::ConstantTimeEq;
+use tokio::sync::Notify;
 
 /// SHA-256 of a token, as the configuration holds it.
 pub fn hash(token: &str) -> [u8; 32] {
@@ -63,10 +64,29 @@ pub fn identify(auth: &config::Auth, token: Option<&str>) -> Result<Identity, Un
     })
 }
 
-/// Sessions that each tenant has open or waiting at this proxy.
+/// Sessions that each tenant with a quota has open or waiting at this proxy.
 #[derive(Default)]
 pub struct Quotas {
-    used: Mutex<HashMap<Tenant, u32>>,
+    usage: Mutex<Usage>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Usage {
+    sessions: HashMap<Tenant, u32>,
+    /// Tenants that have fewer sessions than others may have been told.
+    untold: HashSet<Tenant>,
+    /// Rises with every change, so that of two counts the newer one is known.
+    version: u64,
+}
+
+/// What a tenant used at this proxy at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Used {
+    pub tenant: Tenant,
+    pub sessions: u32,
+    /// The higher, the newer.
+    pub version: u64,
 }
 
 /// The tenant has as many sessions as it may have.
@@ -79,42 +99,98 @@ impl Quotas {
         Arc::default()
     }
 
-    /// Takes one session of the tenant's quota. Tenants without a quota are not counted.
+    /// Takes one session of the tenant's quota, as far as this proxy knows. Tenants without a quota
+    /// are not counted.
     pub fn take(self: &Arc<Self>, who: &Identity) -> Result<QuotaShare, QuotaUsedUp> {
         let Some(max) = who.max_sessions else {
             return Ok(QuotaShare(None));
         };
-        let mut used = self.used();
-        let mine = used.entry(who.tenant.clone()).or_default();
+        let mut usage = self.usage();
+        let mine = usage.sessions.entry(who.tenant.clone()).or_default();
         if *mine >= max {
             return Err(QuotaUsedUp(max));
         }
         *mine += 1;
-        Ok(QuotaShare(Some((self.clone(), who.tenant.clone()))))
+        usage.version += 1;
+        Ok(QuotaShare(Some(Box::new(Share {
+            quotas: self.clone(),
+            tenant: who.tenant.clone(),
+            max,
+        }))))
     }
 
-    fn used(&self) -> std::sync::MutexGuard<'_, HashMap<Tenant, u32>> {
-        self.used
+    /// Waits until a tenant has given something back.
+    pub async fn given_back(&self) {
+        self.changed.notified().await;
+    }
+
+    /// What others have to be told: of those who have given something back, or of all who have
+    /// anything too. Counts as told.
+    pub fn news(&self, all: bool) -> Vec<Used> {
+        let mut usage = self.usage();
+        let mut tenants = std::mem::take(&mut usage.untold);
+        if all {
+            tenants.extend(usage.sessions.keys().cloned());
+        }
+        let used = tenants.into_iter().map(|tenant| usage.used(tenant));
+        used.collect()
+    }
+
+    /// Others could not be told after all.
+    pub fn not_told(&self, tenant: Tenant) {
+        self.usage().untold.insert(tenant);
+    }
+
+    fn usage(&self) -> MutexGuard<'_, Usage> {
+        self.usage
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
-/// One session of a tenant's quota; dropping it gives it back.
-#[must_use = "dropping the share gives it back"]
-pub struct QuotaShare(Option<(Arc<Quotas>, Tenant)>);
+impl Usage {
+    fn used(&self, tenant: Tenant) -> Used {
+        Used {
+            sessions: self.sessions.get(&tenant).copied().unwrap_or_default(),
+            version: self.version,
+            tenant,
+        }
+    }
+}
 
-impl Drop for QuotaShare {
+/// One session of a tenant's quota, or nothing where there is none; dropping it gives it back.
+#[must_use = "dropping the share gives it back"]
+pub struct QuotaShare(Option<Box<Share>>);
+
+struct Share {
+    quotas: Arc<Quotas>,
+    tenant: Tenant,
+    max: u32,
+}
+
+impl QuotaShare {
+    /// What the tenant uses now at this proxy, this session included, and how many it may have.
+    /// `None` without a quota.
+    pub fn used(&self) -> Option<(Used, u32)> {
+        let share = self.0.as_ref()?;
+        let usage = share.quotas.usage();
+        Some((usage.used(share.tenant.clone()), share.max))
+    }
+}
+
+impl Drop for Share {
     fn drop(&mut self) {
-        if let Some((quotas, tenant)) = &self.0 {
-            let mut used = quotas.used();
-            if let Some(mine) = used.get_mut(tenant) {
-                *mine -= 1;
-                if *mine == 0 {
-                    used.remove(tenant);
-                }
+        let mut usage = self.quotas.usage();
+        usage.version += 1;
+        if let Some(mine) = usage.sessions.get_mut(&self.tenant) {
+            *mine -= 1;
+            if *mine == 0 {
+                usage.sessions.remove(&self.tenant);
             }
         }
+        usage.untold.insert(self.tenant.clone());
+        drop(usage);
+        self.quotas.changed.notify_one();
     }
 }
 
@@ -159,5 +235,24 @@ mod tests {
         assert_eq!(quotas.take(&ci).err(), Some(QuotaUsedUp(2)));
         drop(first);
         assert!(quotas.take(&ci).is_ok());
+    }
+
+    #[test]
+    fn what_is_given_back_is_news_until_it_is_told() {
+        let (auth, quotas) = (auth(&["ci"]), Quotas::new());
+        let ci = identify(&auth, Some("secret of ci")).unwrap();
+        let share = quotas.take(&ci).unwrap();
+        let (taken, max) = share.used().unwrap();
+        assert_eq!((taken.sessions, max), (1, 2));
+        assert_eq!(quotas.news(false), [], "who takes tells it himself");
+        assert_eq!(quotas.news(true), std::slice::from_ref(&taken));
+        drop(share);
+        let news = quotas.news(false);
+        assert_eq!(news.len(), 1);
+        assert_eq!(news[0].sessions, 0);
+        assert!(news[0].version > taken.version);
+        assert_eq!(quotas.news(true), []);
+        quotas.not_told(ci.tenant);
+        assert_eq!(quotas.news(false), news);
     }
 }

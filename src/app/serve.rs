@@ -17,6 +17,7 @@ use crate::metrics::Metrics;
 use crate::proxy::front_door::{Connections, FrontDoor};
 use crate::proxy::listener::Listener;
 use crate::proxy::{DataPort, Grid};
+use crate::session::quota;
 use crate::session::registry::Registry;
 use crate::session::seat::Releaser;
 use crate::store::Store;
@@ -64,6 +65,10 @@ impl Plane {
         let (releaser, releases) = Releaser::new(store.clone(), move |browser| wake.wake(browser));
         tokio::spawn(releases);
         let registry = Registry::new();
+        let quotas = Quotas::new();
+        if store.is_shared() {
+            tokio::spawn(quota::tell(store.clone(), quotas.clone()));
+        }
         answer_others(&*store, registry.clone());
         let fleet = Fleet::new(
             config.clone(),
@@ -80,7 +85,7 @@ impl Plane {
             store,
             fleet,
             queue,
-            quotas: Quotas::new(),
+            quotas,
             releaser,
             registry,
             connections: Connections::default(),

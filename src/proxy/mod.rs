@@ -96,10 +96,7 @@ impl Grid {
         connection: Option<Arc<Connection>>,
     ) -> pingora::Result<()> {
         let admitted = self.admit(request).and_then(|(ask, who)| {
-            let share = self.quotas.take(&who);
-            let share = share.map_err(|used_up| Refusal::QuotaUsedUp {
-                max_sessions: used_up.0,
-            })?;
+            let share = self.quotas.take(&who)?;
             Ok(Arrival {
                 ask,
                 who,

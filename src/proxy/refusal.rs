@@ -4,6 +4,7 @@
 //! unshortened, so a Playwright client gets one to four short lines of text, the cause first, then
 //! what to do; everybody else gets JSON.
 
+use crate::admission::tokens::QuotaUsedUp;
 use crate::model::{Browser, Version};
 use bytes::Bytes;
 use http::StatusCode;
@@ -65,6 +66,12 @@ pub enum NoSeat {
     AllTaken,
     NoWorker,
     AllDraining,
+}
+
+impl From<QuotaUsedUp> for Refusal {
+    fn from(QuotaUsedUp(max_sessions): QuotaUsedUp) -> Refusal {
+        Refusal::QuotaUsedUp { max_sessions }
+    }
 }
 
 impl Refusal {

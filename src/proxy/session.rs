@@ -13,6 +13,7 @@ use crate::fleet::{NoGrant, Target};
 use crate::metrics::ObserveTime;
 use crate::model::{SessionId, unix_millis};
 use crate::selection::Wanted;
+use crate::session::quota;
 use crate::session::registry::{Client as InOurHands, Entry, Info};
 use crate::session::seat::Seat;
 use crate::tunnel::{self, Ended, Ends, Limits, Link, Side, Traffic};
@@ -103,8 +104,14 @@ async fn open(grid: Arc<Grid>, arrival: Arrival, stream: Stream, early: Vec<u8>)
         connection,
         client: in_our_hands,
     } = arrival;
+    let admitted = async {
+        quota::within(&*grid.store, &share)
+            .await
+            .map_err(Refusal::from)?;
+        find_seat(&grid, &ask.wanted, &who, &ask.forwarded).await
+    };
     let seated = tokio::select! {
-        seated = find_seat(&grid, &ask.wanted, &who, &ask.forwarded) => seated,
+        seated = admitted => seated,
         () = client.gone() => Err(NoSession::ClientGone),
     };
     let seated = match seated {

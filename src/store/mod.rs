@@ -250,6 +250,21 @@ pub trait Store: Send + Sync + 'static {
         None
     }
 
+    /// Writes down that this proxy has `sessions` of a tenant, unless something newer was written
+    /// down: the higher `version`, the newer. With `max` only if all proxies together then have no
+    /// more than that; returns whether it is so. What a dead proxy had does not count.
+    ///
+    /// In a store of one process that process's own count is all there is.
+    async fn use_quota(
+        &self,
+        _tenant: &str,
+        _sessions: u32,
+        _version: u64,
+        _max: Option<u32>,
+    ) -> Result<bool, StoreError> {
+        Ok(true)
+    }
+
     /// Asks all other proxies that share this store, and waits until they have answered, one of the
     /// answers is `enough`, or `patience` is over. A store of one process knows no others.
     async fn ask(

@@ -42,6 +42,7 @@ on_every_store!(
     a_worker_that_leaves_takes_its_seats_along,
     proxies_hear_of_each_other,
     a_question_reaches_all_other_proxies,
+    a_tenants_sessions_are_counted_at_all_proxies,
     revisions_rise,
 );
 
@@ -523,4 +524,44 @@ async fn a_question_reaches_all_other_proxies(grid: impl Grid) {
         .await;
     let answers = answers.unwrap();
     assert_eq!((answers.given.len(), answers.silent.len()), (1, 1));
+}
+
+async fn a_tenants_sessions_are_counted_at_all_proxies(grid: impl Grid) {
+    let (one, other) = (grid.proxy().await, grid.proxy().await);
+    let Some(redis) = grid.redis() else {
+        assert!(one.use_quota("ci", 9, 1, Some(2)).await.unwrap());
+        return;
+    };
+    let within = async |store: &dyn Store, sessions, version| {
+        let within = store.use_quota("ci", sessions, version, Some(2)).await;
+        within.unwrap()
+    };
+    assert!(within(&*one, 1, 1).await && within(&*other, 1, 1).await);
+    assert!(!within(&*one, 2, 2).await && !within(&*other, 2, 2).await);
+    assert!(one.use_quota("crawler", 2, 3, Some(2)).await.unwrap());
+
+    // A word that comes late changes nothing.
+    assert!(one.use_quota("ci", 0, 5, None).await.unwrap());
+    assert!(one.use_quota("ci", 1, 4, None).await.unwrap());
+    assert!(within(&*other, 2, 3).await);
+    let mut version = 6;
+    assert!(!within(&*one, 1, version).await);
+
+    drop(other);
+    eventually_equal("what the dead had is free", true, async || {
+        version += 1;
+        within(&*one, 2, version).await
+    })
+    .await;
+    query::<()>(redis, &["FLUSHALL"]);
+    assert!(within(&*one, 2, version + 1).await);
+    let told: String = query(
+        redis,
+        &[
+            "EVAL",
+            "return redis.call('HVALS', 'playhouse:quota:ci')[1]",
+            "0",
+        ],
+    );
+    assert_eq!(told, format!("{} 2", version + 1));
 }

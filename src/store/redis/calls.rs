@@ -18,6 +18,9 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
+/// How long what proxies have of a tenant is kept without a word from any of them.
+const QUOTA_TTL: Duration = Duration::from_secs(60);
+
 /// Makes good for a reservation whose future is dropped: what it may have taken is given back.
 struct Asking<'a> {
     inner: &'a Inner,
@@ -314,6 +317,27 @@ impl Store for RedisStore {
             .await
             .ok()?;
         wire::client_address(&info)
+    }
+
+    async fn use_quota(
+        &self,
+        tenant: &str,
+        sessions: u32,
+        version: u64,
+        max: Option<u32>,
+    ) -> Result<bool, StoreError> {
+        self.inner
+            .link
+            .script(|_| {
+                let mut call = SCRIPTS.use_quota.key(keys::quota(tenant));
+                call.arg(&self.inner.proxy)
+                    .arg(version)
+                    .arg(sessions)
+                    .arg(max.map_or(-1, i64::from))
+                    .arg(millis(QUOTA_TTL));
+                call
+            })
+            .await
     }
 
     async fn ask(

@@ -50,6 +50,9 @@ pub const SCAN: &str = "playhouse:scan";
 /// Prefix of the answers to one proxy's question: `playhouse:answers:{inquiry}`, a hash proxy -> its
 /// answer.
 pub const ANSWERS: &str = "playhouse:answers:";
+/// Prefix of what proxies have of a tenant's quota: `playhouse:quota:{token's name}`, a hash proxy ->
+/// version and sessions.
+pub const QUOTA: &str = "playhouse:quota:";
 /// Channel of changes, for proxies, and of what they ask each other.
 pub const EVENTS: &str = "playhouse:events";
 /// Channel that tells everybody to write down again what is theirs.
@@ -119,6 +122,11 @@ pub fn identity(proxy: &str) -> String {
 /// The hash of what this proxy holds.
 pub fn leases(proxy: &str) -> String {
     format!("{LEASES}{proxy}")
+}
+
+/// The hash of what proxies have of this tenant's quota.
+pub fn quota(tenant: &str) -> String {
+    format!("{QUOTA}{tenant}")
 }
 
 /// The hash of the answers to this inquiry.

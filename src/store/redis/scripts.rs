@@ -50,7 +50,8 @@ scripts!(
     reserve,
     restore,
     sweep,
-    take_warm_up
+    take_warm_up,
+    use_quota
 );
 
 fn source(body: &str) -> String {

@@ -5,6 +5,7 @@
 //! * [`line`]: clients wait at all of them, and are served as they came.
 //! * [`outage`]: Redis dies, freezes, forgets, refuses; the grid goes on.
 //! * [`operator`]: what one of them is asked is asked of all.
+//! * [`quota`]: a tenant has no more sessions than it may have, wherever they go.
 //! * [`original`]: a worker that somebody registers by hand.
 //!
 //! Workers are fakes where only counts matter, registered as the original's are.
@@ -15,6 +16,7 @@ mod line;
 mod operator;
 mod original;
 mod outage;
+mod quota;
 
 use crate::support::{Books, Connected, Grid, GridBuilder, OriginalWorker, RedisServer};
 use std::time::Duration;

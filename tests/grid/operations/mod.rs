@@ -16,6 +16,6 @@ pub mod keys;
 mod load;
 pub mod reloads;
 mod service;
-mod tenants;
+pub mod tenants;
 mod tls;
 mod upgrades;
