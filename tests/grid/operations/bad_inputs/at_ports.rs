@@ -4,6 +4,7 @@ use super::super::tenants::{token, with_token};
 use super::Row;
 use crate::support::{Answer, Dial, FakePlaywright, Grid, raw};
 use std::time::Duration;
+use tokio::net::TcpStream;
 
 const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
@@ -243,19 +244,14 @@ pub async fn websocket() -> Vec<Row> {
     let full = refusals.iter().find(|refusal| refusal.status == 429);
     let full = full.expect("one waits, the other may not");
     let full = refused(full);
-    let idle: Vec<_> = [
-        tokio::net::TcpStream::connect(grid.address())
-            .await
-            .unwrap(),
-        tokio::net::TcpStream::connect(grid.address())
-            .await
-            .unwrap(),
-    ]
-    .into();
-    // Connections are counted when they are accepted and until they are closed, each of which may
-    // be a moment from now: until then a fifth waits for a seat like anybody else.
-    let fifth = tokio::time::timeout(Duration::from_secs(30), async {
+    // Connections are counted from the moment they are accepted until they are closed, and which of
+    // several is the fifth nobody can say: until it is the one that asks, it waits for a seat.
+    let mut idle = Vec::new();
+    let fifth = tokio::time::timeout(Duration::from_secs(60), async {
         loop {
+            for _ in 0..2 {
+                idle.push(TcpStream::connect(grid.address()).await.unwrap());
+            }
             let answer = refused(&dial().connect().await.err().unwrap());
             if !answer.contains("seats are taken") {
                 break answer;
