@@ -95,9 +95,9 @@ async fn any_proxy_shows_and_ends_sessions_of_all() {
     assert_eq!(confirmed(here, killed.session()).await, 200);
     let close = killed.closed().await.expect("a reason");
     assert!(close.reason.contains("operator"), "{close:?}");
+    all_are_listed(here, &sessions).await;
     assert_eq!(confirmed(here, killed.session()).await, 404);
     assert_eq!(confirmed(here, UNKNOWN).await, 404);
-    all_are_listed(here, &sessions).await;
     all_live(&mut sessions).await;
 
     let other = Pid::from_raw(grid.process("proxy 1").processes[0].pid as i32);

@@ -121,10 +121,11 @@ async fn no_secret_is_shown_anywhere() {
 /// A proxy that dies leaves no file with what was in its memory, even where others would.
 #[tokio::test]
 async fn no_core_file_is_left() {
-    let (_, hard) = getrlimit(Resource::RLIMIT_CORE).unwrap();
-    setrlimit(Resource::RLIMIT_CORE, hard, hard).unwrap();
     let fake = FakePlaywright::start().await;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_CORE).unwrap();
+    setrlimit(Resource::RLIMIT_CORE, hard, hard).unwrap();
     let mut grid = Grid::new().fakes(&[&fake]).start().await;
+    setrlimit(Resource::RLIMIT_CORE, soft, hard).unwrap();
     let pid = grid.process("proxy 0").processes[0].pid;
     let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
     let core = limits
