@@ -35,7 +35,7 @@ const POLICIES: [(&str, &str); 3] = [
     // A hard limit; every worker leaves when it likes.
     (
         "the original's policy",
-        "recycle: { mode: exit, strict: true, max_unavailable: 1000000 }",
+        "recycle: { mode: exit, ceiling: 1, max_unavailable: 1000000 }",
     ),
 ];
 

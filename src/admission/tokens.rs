@@ -206,6 +206,7 @@ mod tests {
             priority: 1,
         };
         config::Auth {
+            allowed_hosts: Vec::new(),
             tokens: names.iter().map(token).collect(),
             allowed_origins: Vec::new(),
         }

@@ -152,7 +152,6 @@ impl Config {
             },
             recycle: Recycle {
                 mode: RecycleMode::MakeBeforeBreak,
-                strict: false,
                 ceiling: RECYCLE_CEILING,
                 max_parallel: RECYCLE_MAX_PARALLEL,
                 max_parallel_grid: RECYCLE_MAX_PARALLEL_GRID,
@@ -187,6 +186,8 @@ impl Config {
             server: Server {
                 threads: 0,
                 shutdown_grace: SHUTDOWN_GRACE,
+                trusted_proxies: Vec::new(),
+                base_path: None,
                 upgrade_socket: UPGRADE_SOCKET.into(),
             },
         }

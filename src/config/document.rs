@@ -198,8 +198,18 @@ fn names_under(path: &str) -> Vec<&'static str> {
     names
 }
 
+/// Keys of earlier versions, and what says the same.
+const REMOVED: &[(&str, &str)] = &[("recycle.strict", "`ceiling: 1` says the same")];
+
 /// What was probably meant by an unknown name.
 fn unknown(name: &str, parent: &str) -> String {
+    let removed = REMOVED.iter().find(|(path, _)| {
+        let place = path.strip_suffix(name).and_then(|it| it.strip_suffix('.'));
+        place == Some(parent)
+    });
+    if let Some((_, instead)) = removed {
+        return format!("{instead}; it was removed");
+    }
     let here = names_under(parent);
     if let Some(meant) = nearest(name, here.iter().copied()) {
         return format!("did you mean {meant}?");

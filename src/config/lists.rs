@@ -8,6 +8,8 @@ use super::model::{StaticWorker, Token};
 use super::problems::nearest;
 use super::yaml::{Node, Value};
 use crate::model::{Browser, Endpoint, Version};
+use ipnet::IpNet;
+use std::net::IpAddr;
 use std::path::Path;
 
 /// A tenant that does not say gets one turn in the queue for each turn of the others.
@@ -178,6 +180,37 @@ pub fn origins() -> Form<Vec<String>> {
                 (tuple && url.username().is_empty()).then(|| origin.ascii_serialization())
             },
             |origin: &String, _| yaml_text(origin),
+        ),
+    )
+}
+
+/// `auth.allowed_hosts`.
+pub fn hosts() -> Form<Vec<String>> {
+    list(
+        "host names",
+        scalar(
+            "a host name such as grid.example.com, without a port",
+            |text, _| {
+                let name = text.to_ascii_lowercase();
+                let known = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+                (!name.is_empty() && name.chars().all(known)).then_some(name)
+            },
+            |name: &String, _| yaml_text(name),
+        ),
+    )
+}
+
+/// `server.trusted_proxies`.
+pub fn networks() -> Form<Vec<IpNet>> {
+    list(
+        "networks",
+        scalar(
+            "a network such as 10.0.0.0/8, or an address",
+            |text, _| {
+                let address = || text.parse::<IpAddr>().map(IpNet::from);
+                text.parse().or_else(|_| address()).ok()
+            },
+            |network: &IpNet, _| yaml_text(&network.to_string()),
         ),
     )
 }

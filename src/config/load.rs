@@ -11,9 +11,13 @@ use super::yaml::MAX_BYTES;
 use super::{certificate, document, relations, store_url};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 /// Where a configuration comes from. Enough to load it again, which is what a reload does.
@@ -37,6 +41,29 @@ pub struct Loaded {
     pub(super) file_is_empty: bool,
     /// The files it was made from, as they were read.
     pub(super) read: Fingerprints,
+    /// The file's text, when it can be read only once: a pipe.
+    pub(super) piped: Option<Arc<Piped>>,
+    /// Why the certificate cannot be served, at a [reload](Purpose::Reload).
+    pub(super) certificate_refused: Option<ConfigErrors>,
+}
+
+/// A configuration that came through a pipe, secrets included.
+pub(super) struct Piped(io::Result<String>);
+
+impl fmt::Debug for Piped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Piped(…)")
+    }
+}
+
+/// What a configuration is loaded for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A process is about to start, or somebody asks whether it could.
+    Start,
+    /// A process runs, and serves the certificate that it has: another one that cannot be served
+    /// is refused for itself, and holds nothing else back.
+    Reload,
 }
 
 /// Files by their content: the YAML, those with secrets, the certificate and its key. `None` for
@@ -61,7 +88,18 @@ impl Sources {
     /// # Errors
     /// All mistakes in the file, the environment and the flags.
     pub fn load(&self) -> Result<Loaded, ConfigErrors> {
-        self.load_with(&read_small_file)
+        let piped = self.read_pipe().map(Arc::new);
+        let (loaded, _) = self.load_again(piped.as_ref(), Purpose::Start);
+        loaded.map(|loaded| Loaded { piped, ..loaded })
+    }
+
+    /// The text of a file that is a pipe, such as `/dev/stdin` or a shell's `<(…)`: a second reader
+    /// would find it empty.
+    fn read_pipe(&self) -> Option<Piped> {
+        let path = self.file.as_ref()?;
+        let kind = fs::metadata(path).ok()?.file_type();
+        let once = kind.is_fifo() || kind.is_char_device() || kind.is_socket();
+        once.then(|| Piped(read_small_file(path)))
     }
 
     /// Like [`Sources::load`], with files as a parameter.
@@ -69,17 +107,40 @@ impl Sources {
     /// # Errors
     /// All mistakes in the file, the environment and the flags.
     pub fn load_with(&self, read_file: ReadFile<'_>) -> Result<Loaded, ConfigErrors> {
-        self.fingerprinted(read_file).0
+        self.fingerprinted(read_file, Purpose::Start).0
     }
 
-    /// Like [`Sources::load`]; the files are told even when it fails.
-    pub(super) fn load_fingerprinted(&self) -> (Result<Loaded, ConfigErrors>, Fingerprints) {
-        self.fingerprinted(&read_small_file)
+    /// Like [`Sources::load`], with what a pipe held; the files are told even when it fails.
+    pub(super) fn load_again(
+        &self,
+        piped: Option<&Arc<Piped>>,
+        purpose: Purpose,
+    ) -> (Result<Loaded, ConfigErrors>, Fingerprints) {
+        let Some(Piped(text)) = piped.map(|piped| &**piped) else {
+            return self.fingerprinted(&read_small_file, purpose);
+        };
+        let read_file = |path: &Path| match text {
+            _ if self.file.as_deref() != Some(path) => read_small_file(path),
+            Ok(text) => Ok(text.clone()),
+            Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+        };
+        let (loaded, mut read) = self.fingerprinted(&read_file, purpose);
+        // Nobody looks into a pipe again.
+        if let Some(file) = &self.file {
+            read.remove(file);
+        }
+        let loaded = loaded.map(|loaded| Loaded {
+            read: read.clone(),
+            piped: piped.cloned(),
+            ..loaded
+        });
+        (loaded, read)
     }
 
     fn fingerprinted(
         &self,
         read_file: ReadFile<'_>,
+        purpose: Purpose,
     ) -> (Result<Loaded, ConfigErrors>, Fingerprints) {
         let read = RefCell::new(Fingerprints::new());
         let read_file = |path: &Path| {
@@ -88,7 +149,7 @@ impl Sources {
             read.borrow_mut().insert(path.to_owned(), print);
             content
         };
-        let loaded = self.resolve(&read_file);
+        let loaded = self.resolve(&read_file, purpose);
         let read = read.into_inner();
         let loaded = loaded.map(|loaded| Loaded {
             read: read.clone(),
@@ -97,7 +158,7 @@ impl Sources {
         (loaded, read)
     }
 
-    fn resolve(&self, read_file: ReadFile<'_>) -> Result<Loaded, ConfigErrors> {
+    fn resolve(&self, read_file: ReadFile<'_>, purpose: Purpose) -> Result<Loaded, ConfigErrors> {
         let mut problems = Problems::default();
         let mut config = Config::defaults(self.role);
         let mut origins = vec![Origin::Default; KEYS.len()];
@@ -107,7 +168,12 @@ impl Sources {
         self.read_flags(&mut config, &mut origins, read_file, &mut problems);
         relations::settle(&mut config);
         relations::check(&config, self.role, &origins, &mut problems);
-        self.check_certificate(&config, &origins, read_file, &mut problems);
+        let mut of_certificate = Problems::default();
+        let apart = match purpose {
+            Purpose::Start => &mut problems,
+            Purpose::Reload => &mut of_certificate,
+        };
+        self.check_certificate(&config, &origins, read_file, apart);
         problems.into_result()?;
 
         let suspects = self.environment.suspects();
@@ -120,6 +186,8 @@ impl Sources {
             warnings: warnings.collect(),
             file_is_empty,
             read: Fingerprints::new(),
+            piped: None,
+            certificate_refused: of_certificate.into_result().err(),
         })
     }
 
@@ -241,7 +309,7 @@ impl Loaded {
 pub(super) fn read_small_file(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     let limit = MAX_BYTES as u64 + 1;
-    std::fs::File::open(path)?
+    fs::File::open(path)?
         .take(limit)
         .read_to_string(&mut text)?;
     Ok(text)

@@ -21,6 +21,7 @@ mod relations;
 mod reload;
 mod show;
 mod store_url;
+mod writers;
 mod yaml;
 
 pub use defaults::Role;

@@ -2,6 +2,7 @@
 //! how they are written, named and checked is in `config::keys`.
 
 use crate::model::{Browser, Endpoint, Version};
+use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -154,10 +155,8 @@ pub struct Session {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Recycle {
     pub mode: RecycleMode,
-    /// Makes the lifetime limit hard, even when that costs a seat.
-    pub strict: bool,
     /// How far beyond its limit a worker goes while its replacement is not ready, as a multiple
-    /// of the limit.
+    /// of the limit; at 1 the limit is hard, even when that costs a seat.
     pub ceiling: f64,
     /// Browsers warming up at once in one process.
     pub max_parallel: usize,
@@ -179,9 +178,6 @@ impl Recycle {
     /// Sessions that a worker which replaces itself takes at most while its replacement is not
     /// there, if `limit` are a life.
     pub fn ceiling_of(&self, limit: u32) -> u32 {
-        if self.strict {
-            return limit;
-        }
         // Rounded down; the cast saturates.
         limit.max((f64::from(limit) * self.ceiling) as u32)
     }
@@ -201,6 +197,8 @@ pub struct Auth {
     pub tokens: Vec<Token>,
     /// Origins of web pages that may open sessions; all others are refused.
     pub allowed_origins: Vec<String>,
+    /// Names, in lower case, that `Host` may have where it matters.
+    pub allowed_hosts: Vec<String>,
 }
 
 /// One tenant.
@@ -293,6 +291,10 @@ pub struct Server {
     pub threads: usize,
     /// How long the listener stays open, answering 503, after SIGTERM.
     pub shutdown_grace: Duration,
+    /// Whose word on a client's address is taken: PROXY protocol and `X-Forwarded-For`.
+    pub trusted_proxies: Vec<IpNet>,
+    /// A path, without a slash at its end, below which the data port answers as well.
+    pub base_path: Option<String>,
     /// Socket over which `proxy --upgrade` takes the listeners over.
     pub upgrade_socket: PathBuf,
 }

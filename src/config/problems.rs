@@ -142,7 +142,7 @@ impl Problems {
 
 /// A wrong value for a message: quoted, without control characters, not longer than a line.
 pub fn quoted(value: &str) -> String {
-    let value = &without_userinfo(value);
+    let value = &without_password(value);
     if value.chars().count() <= MAX_QUOTED {
         return format!("{value:?}");
     }
@@ -150,13 +150,17 @@ pub fn quoted(value: &str) -> String {
     format!("{:?}…", start)
 }
 
-/// A URL in the wrong place may carry a password.
-fn without_userinfo(value: &str) -> Cow<'_, str> {
-    match (value.find("://"), value.rfind('@')) {
-        (Some(start), Some(end)) if start < end => {
-            format!("{}***{}", &value[..start + 3], &value[end..]).into()
-        }
+/// A URL in the wrong place, or a part of one, may carry a password: before its host or in its
+/// query.
+fn without_password(value: &str) -> Cow<'_, str> {
+    let start = value.find("://").map_or(0, |scheme| scheme + 3);
+    let value: Cow<'_, str> = match value.rfind('@') {
+        Some(end) if start < end => format!("{}***{}", &value[..start], &value[end..]).into(),
         _ => value.into(),
+    };
+    match value.split_once('?') {
+        Some((before, _)) if start > 0 => format!("{before}?***").into(),
+        _ => value,
     }
 }
 

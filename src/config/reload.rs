@@ -3,27 +3,41 @@
 //!
 //! The files are looked at, not watched: that works with editors that replace a file, with
 //! Kubernetes' swapped links and on every file system. No open session is touched from here.
+//!
+//! A file that is still being written is not taken for finished, for its beginning may be valid by
+//! itself. Nobody must have it open for writing, as far as the kernel tells ([`writers`]), and it
+//! must have been still for a moment. Where the kernel does not tell, or a generator opens a file
+//! more than once, a beginning could still be taken; so the one change that lets everybody in, no
+//! tokens where there were some, has to stand for longer, unless it came with a new file in the old
+//! one's place, which is written to its end, or somebody asked for it.
 
 use super::LiveConfig;
 use super::form::Masking;
 use super::keys::KEYS;
-use super::load::{Fingerprints, Loaded, Setting, Sources, fingerprints};
+use super::load::{Fingerprints, Loaded, Purpose, Setting, Sources, fingerprints};
 use super::problems::{ConfigErrors, Origin, Problems};
-use super::relations;
+use super::{relations, writers};
 use crate::logging;
 use crate::model::unix_millis;
 use arc_swap::ArcSwap;
 use serde::Serialize;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::task::spawn_blocking;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 /// How often the files are looked at: with [`SETTLE`] well within the promised second.
 const POLL: Duration = Duration::from_millis(300);
 /// A file that has not changed for this long is written to its end.
 const SETTLE: Duration = Duration::from_millis(200);
+/// A file that was written in place and lets everybody in is taken when it has not changed for this
+/// long: much longer than between two parts of a generator, and short enough to wait for.
+const SETTLE_OPEN: Duration = Duration::from_secs(5);
+/// When a file that stays open for writing is worth a line.
+const TELL_WRITER: Duration = Duration::from_secs(5);
 /// Longest text of a changed value in the log, in characters.
 const MAX_SHOWN: usize = 200;
 
@@ -37,7 +51,7 @@ pub struct Change {
 
 /// What the last load came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// The one at start; no reload so far.
     Started,
@@ -47,9 +61,19 @@ pub enum Outcome {
     Unchanged,
     /// It has mistakes; what was in force still is.
     Invalid,
+    /// All of it is in force but the certificate, which cannot be served; the old one still is.
+    CertificateRefused,
 }
 
 impl Outcome {
+    /// What a reload can come to.
+    pub const OF_RELOADS: [Outcome; 4] = [
+        Outcome::Applied,
+        Outcome::Unchanged,
+        Outcome::Invalid,
+        Outcome::CertificateRefused,
+    ];
+
     /// The value of the metric's `result` label.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -57,6 +81,7 @@ impl Outcome {
             Outcome::Applied => "applied",
             Outcome::Unchanged => "unchanged",
             Outcome::Invalid => "invalid",
+            Outcome::CertificateRefused => "certificate_refused",
         }
     }
 }
@@ -70,7 +95,7 @@ pub struct ReloadStatus {
     /// When the last load ended, in milliseconds since the epoch.
     pub at: u64,
     pub outcome: Outcome,
-    /// The mistakes of the last load, one each; empty unless it was invalid.
+    /// The mistakes of the last load, one each; empty unless something was refused.
     pub errors: Vec<String>,
     /// Restart-only keys whose value in the file is not the one in force.
     pub pending_restart: Vec<&'static str>,
@@ -88,6 +113,8 @@ pub struct Reloader {
     in_force: Loaded,
     /// The files as the last load read them.
     read: Fingerprints,
+    /// Which file it was.
+    file_id: Option<(u64, u64)>,
     status: watch::Sender<ReloadStatus>,
     on_reload: OnReload,
 }
@@ -104,9 +131,10 @@ impl Reloader {
             settings: loaded.settings().into(),
         };
         Reloader {
-            sources,
             live: Arc::new(ArcSwap::from_pointee(loaded.config.clone())),
             read: loaded.read.clone(),
+            file_id: file_id(&sources),
+            sources,
             in_force: loaded,
             status: watch::Sender::new(status),
             on_reload,
@@ -137,7 +165,7 @@ impl Reloader {
                 } else if self.look().await == self.read {
                     continue;
                 }
-                self.reload().await;
+                self.reload(by_request, &asked).await;
             }
         };
         tokio::select! {
@@ -146,18 +174,54 @@ impl Reloader {
         }
     }
 
-    /// Looks until two looks agree: what somebody is writing may by chance be valid, without its
-    /// tokens for example.
+    /// Looks until two looks agree and nobody writes any more.
     async fn settled(&self) -> Fingerprints {
         let mut before = self.look().await;
+        let begun = Instant::now();
+        let mut told = false;
         loop {
             sleep(SETTLE).await;
             let now = self.look().await;
             if now == before {
-                return now;
+                match self.written().await {
+                    None => return now,
+                    Some(file) if !told && begun.elapsed() >= TELL_WRITER => {
+                        told = true;
+                        log::warn!(file:% = file.display();
+                            "still open for writing; its content is taken when it is closed");
+                    }
+                    Some(_) => {}
+                }
             }
             before = now;
         }
+    }
+
+    /// A file that somebody is writing.
+    async fn written(&self) -> Option<PathBuf> {
+        let files: Vec<_> = self.read.keys().cloned().collect();
+        let look = move || {
+            files
+                .into_iter()
+                .find(|file| writers::is_being_written(file))
+        };
+        spawn_blocking(look).await.ok().flatten()
+    }
+
+    /// Whether the files stay as they are for long enough to let everybody in. Somebody who asks
+    /// for it says that they do.
+    async fn stays(&self, settled: &Fingerprints, asked: &Notify) -> bool {
+        let until = Instant::now() + SETTLE_OPEN;
+        while Instant::now() < until {
+            let by_request = tokio::time::timeout(SETTLE, asked.notified()).await.is_ok();
+            if by_request {
+                return true;
+            }
+            if self.look().await != *settled {
+                return false;
+            }
+        }
+        true
     }
 
     async fn look(&self) -> Fingerprints {
@@ -167,17 +231,29 @@ impl Reloader {
         looked.unwrap_or_else(|_| self.read.clone())
     }
 
-    async fn reload(&mut self) {
-        let (loaded, mut read, settled) = loop {
+    async fn reload(&mut self, by_request: bool, asked: &Notify) {
+        let (merged, certificate, mut read, settled) = loop {
             let settled = self.settled().await;
-            let sources = self.sources.clone();
-            let Ok((loaded, read)) = spawn_blocking(move || sources.load_fingerprinted()).await
-            else {
+            let (sources, piped) = (self.sources.clone(), self.in_force.piped.clone());
+            let load = move || sources.load_again(piped.as_ref(), Purpose::Reload);
+            let Ok((loaded, read)) = spawn_blocking(load).await else {
                 return;
             };
             let as_settled = |(file, print)| settled.get(file).is_none_or(|seen| seen == print);
-            if read.iter().all(as_settled) {
-                break (loaded, read, settled);
+            if !read.iter().all(as_settled) {
+                continue;
+            }
+            let certificate = loaded
+                .as_ref()
+                .ok()
+                .and_then(|it| it.certificate_refused.clone());
+            let merged = loaded.and_then(|loaded| merge(&self.in_force, loaded, &self.sources));
+            let lets_everybody_in = merged
+                .as_ref()
+                .is_ok_and(|merged| self.opens(&merged.loaded));
+            let at_once = by_request || !lets_everybody_in || self.file_is_another();
+            if at_once || self.stays(&settled, asked).await {
+                break (merged, certificate, read, settled);
             }
         };
         // The file may name another certificate by now. The one that is served stays watched.
@@ -188,15 +264,25 @@ impl Reloader {
             }
         }
         self.read = read;
-        let merged = loaded.and_then(|loaded| merge(&self.in_force, loaded, &self.sources));
+        self.file_id = file_id(&self.sources);
         let outcome = match merged {
-            Ok(merged) => self.apply(merged),
+            Ok(merged) => self.apply(merged, certificate.as_ref()),
             Err(errors) => self.refuse(&errors),
         };
         (self.on_reload)(outcome);
     }
 
-    fn apply(&mut self, merged: Merged) -> Outcome {
+    /// Whether a configuration gives sessions to everybody, unlike the one in force.
+    fn opens(&self, loaded: &Loaded) -> bool {
+        !self.in_force.config.auth.tokens.is_empty() && loaded.config.auth.tokens.is_empty()
+    }
+
+    /// Whether another file stands in the place of the one that was read last.
+    fn file_is_another(&self) -> bool {
+        file_id(&self.sources) != self.file_id
+    }
+
+    fn apply(&mut self, merged: Merged, certificate: Option<&ConfigErrors>) -> Outcome {
         let Merged {
             loaded,
             changes,
@@ -209,12 +295,18 @@ impl Reloader {
             let keys = pending_restart.join(", ");
             log::warn!(keys = keys.as_str(); "these keys changed and take effect at the next start only");
         }
-        let outcome = if changes.is_empty() {
+        if changes.is_empty() {
             log::info!("the configuration was read again; nothing hot is new");
-            Outcome::Unchanged
-        } else {
-            Outcome::Applied
+        }
+        let outcome = match certificate {
+            Some(_) => Outcome::CertificateRefused,
+            None if changes.is_empty() => Outcome::Unchanged,
+            None => Outcome::Applied,
         };
+        let errors = certificate.map_or_else(Vec::new, lines);
+        for error in &errors {
+            log::error!("{error}; the old certificate stays in force");
+        }
         if loaded.config.log != self.in_force.config.log {
             logging::init(&loaded.config.log);
         }
@@ -226,7 +318,7 @@ impl Reloader {
                 generation: status.generation + 1,
                 at: unix_millis(),
                 outcome,
-                errors: Vec::new(),
+                errors,
                 pending_restart,
                 settings,
             };
@@ -235,7 +327,7 @@ impl Reloader {
     }
 
     fn refuse(&mut self, errors: &ConfigErrors) -> Outcome {
-        let errors: Vec<_> = errors.to_string().lines().map(str::to_owned).collect();
+        let errors = lines(errors);
         log::error!(mistakes = errors.len(); "the configuration has mistakes and changes nothing");
         for error in &errors {
             log::error!("{error}");
@@ -299,6 +391,16 @@ fn merge(in_force: &Loaded, mut loaded: Loaded, sources: &Sources) -> Result<Mer
         changes,
         pending_restart,
     })
+}
+
+fn lines(errors: &ConfigErrors) -> Vec<String> {
+    errors.to_string().lines().map(str::to_owned).collect()
+}
+
+/// Device and inode of the file; `None` while there is none.
+fn file_id(sources: &Sources) -> Option<(u64, u64)> {
+    let about = std::fs::metadata(sources.file.as_ref()?).ok()?;
+    Some((about.dev(), about.ino()))
 }
 
 /// A value for one line of the log.

@@ -1,15 +1,55 @@
-//! The store's address from the original system's variables: `REDIS_HOST`, `REDIS_PORT`,
-//! `REDIS_PASSWORD` and `REDIS_TLS` instead of one URL.
+//! The store's address: which URLs are taken, how one is shown, and how it is made of the original
+//! system's variables: `REDIS_HOST`, `REDIS_PORT`, `REDIS_PASSWORD` and `REDIS_TLS`.
 
 use super::environment::{Environment, secret_file};
 use super::form::ReadFile;
 use super::problems::{Origin, Problems, quoted};
+use crate::store::redis::accepts_url;
 use std::path::Path;
 use url::Url;
 
 /// Redis's own port.
 const REDIS_PORT: u16 = 6379;
 const KEY: &str = "store.url";
+
+/// Whether a URL means what its author meant, and is one that the store takes.
+///
+/// A password with `/` or `#` in it ends the address for whoever reads the URL: what comes behind
+/// is then no secret, and a part of the password is a host's name. What is beyond the last `@` is
+/// the address; a second one is the mark of a password that was not encoded.
+pub fn is_understood(text: &str) -> bool {
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return false;
+    };
+    if scheme == "redis+unix" {
+        let socket = rest.split(['?', '#']).next().unwrap_or_default();
+        return socket.starts_with('/') && socket.len() > 1 && accepts_url(text);
+    }
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let whole = rest.matches('@').count() <= 1 && rest.contains('@') == authority.contains('@');
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    matches!(scheme, "redis" | "rediss") && whole && !host.is_empty() && accepts_url(text)
+}
+
+/// A URL for people: without its password, without its query, where one of a socket has it, and
+/// without a user that stands alone, which may be a password whose colon was forgotten.
+pub fn masked(text: &str) -> String {
+    let mask = |mut url: Url| {
+        if url.password().is_some() {
+            url.set_password(Some("***")).ok()?;
+        } else if !url.username().is_empty() {
+            url.set_username("***").ok()?;
+        }
+        if url.query().is_some() {
+            url.set_query(Some("***"));
+        }
+        Some(url.to_string())
+    };
+    Url::parse(text)
+        .ok()
+        .and_then(mask)
+        .unwrap_or_else(|| "***".to_owned())
+}
 
 /// Makes a URL of `REDIS_HOST` and its companions unless a variable gave a whole one, and puts
 /// `REDIS_PASSWORD` into a URL that has none. Where the URL now comes from, if it changed.
@@ -85,4 +125,66 @@ fn password(
     let path = environment.value("REDIS_PASSWORD_FILE")?;
     let origin = Origin::Environment("REDIS_PASSWORD_FILE".into());
     secret_file(Path::new(path), KEY, &origin, read_file, problems)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_password_that_was_not_encoded_is_no_address() {
+        for url in [
+            "redis://redis",
+            "redis://redis:6379/0",
+            "rediss://user:p%40ss%2Fw%23rd@redis:6379/15",
+            "redis://:p!$&*()_+-=,.;~ss@[::1]:6379",
+            "redis+unix:///run/redis.sock?db=1&pass=p@ss",
+        ] {
+            assert!(is_understood(url), "{url}");
+        }
+        for url in [
+            "redis://:first@second/x@127.0.0.1:6379",
+            "redis://:p@ss@redis",
+            "redis://:p/ss@redis:6379",
+            "redis://:12/34@redis:6379",
+            "redis://user:12#34@redis",
+            "redis://user:12?34@redis",
+            "redis://redis/abc",
+            "redis://redis/1/2",
+            "redis://:6379",
+            "redis://user@",
+            "http://redis",
+            "redis:redis",
+            "redis+unix://run/redis.sock",
+            "redis+unix:///run/redis.sock?db=abc",
+        ] {
+            assert!(!is_understood(url), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_masked_wherever_it_stands() {
+        for (url, shown) in [
+            ("redis://user:secret@redis/1", "redis://user:***@redis/1"),
+            ("redis://:secret@redis", "redis://:***@redis"),
+            ("redis://secret@redis", "redis://***@redis"),
+            (
+                "redis+unix:///r.sock?pass=secret",
+                "redis+unix:///r.sock?***",
+            ),
+            ("redis://redis?protocol=resp3", "redis://redis?***"),
+        ] {
+            assert_eq!(masked(url), shown);
+        }
+    }
+
+    proptest! {
+        /// Whatever is in a password: the URL is refused, or the password is not shown.
+        #[test]
+        fn no_password_is_shown(before in "[!-~]{0,6}", after in "[!-~]{0,6}", database in 0..20u8) {
+            let url = format!("redis://:{before}SECRET{after}@redis:6379/{database}");
+            prop_assert!(!is_understood(&url) || !masked(&url).contains("SECRET"), "{}", url);
+        }
+    }
 }

@@ -1,11 +1,11 @@
 //! YAML text to a tree in which everything knows its line and column. Knows nothing of our keys.
 //!
 //! A scalar stays the text that was written: whether `1.70` is a version or a number is for the
-//! key to say. Input is bounded in size, depth and number of nodes, aliases counted as often as
-//! they are used, so that no document costs more than its limits.
+//! key to say. Input is bounded in size, depth and number of nodes. Anchors and aliases are refused:
+//! what stands in one place must not change with another, and each value is where a mistake in it
+//! is told.
 
 use granit_parser::{Event, Options, Parser, ScalarStyle, Span};
-use std::collections::HashMap;
 use std::rc::Rc;
 
 /// Far beyond any real file; a bound for what a wrong path such as a disk image would cost.
@@ -14,6 +14,9 @@ pub const MAX_BYTES: usize = 1024 * 1024;
 const MAX_NODES: usize = 100_000;
 /// The deepest key is three levels down; anything much deeper is a mistake.
 const MAX_DEPTH: usize = 16;
+
+const NO_ALIASES: &str =
+    "anchors (&name) and aliases (*name) are not taken here; write the value where it is meant";
 
 /// Where something is written; both count from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,8 +29,6 @@ pub struct Position {
 pub struct Node {
     pub position: Position,
     pub value: Value,
-    /// Nodes in this tree, this one included.
-    size: usize,
 }
 
 #[derive(Debug)]
@@ -65,7 +66,6 @@ impl Node {
         Node {
             position,
             value: Value::Scalar(text.into()),
-            size: 1,
         }
     }
 }
@@ -73,10 +73,7 @@ impl Node {
 /// A list or map whose end has not been seen.
 struct Open {
     position: Position,
-    anchor: usize,
-    /// 0 while there is none; from the parser.
     content: Content,
-    size: usize,
 }
 
 enum Content {
@@ -87,8 +84,8 @@ enum Content {
 /// Reads one document; `None` when it is empty.
 ///
 /// # Errors
-/// The first thing that is not YAML, or is YAML that we do not take: tags, several documents,
-/// names that are not plain text, anything beyond the limits.
+/// The first thing that is not YAML, or is YAML that we do not take: tags, anchors and aliases,
+/// several documents, names that are not plain text, anything beyond the limits.
 pub fn parse(text: &str) -> Result<Option<Rc<Node>>, YamlError> {
     if text.len() > MAX_BYTES {
         let message = format!("larger than {} KiB", MAX_BYTES / 1024);
@@ -115,9 +112,9 @@ pub fn parse(text: &str) -> Result<Option<Rc<Node>>, YamlError> {
 #[derive(Default)]
 struct Tree {
     open: Vec<Open>,
-    anchors: HashMap<usize, Rc<Node>>,
     root: Option<Rc<Node>>,
     documents: usize,
+    nodes: usize,
 }
 
 impl Tree {
@@ -140,7 +137,15 @@ impl Tree {
                 }
                 Ok(())
             }
-            Event::Scalar(text, style, anchor, _) => {
+            Event::Alias(_) => Err(error(position, NO_ALIASES)),
+            Event::Scalar(_, _, anchor, _)
+            | Event::SequenceStart(_, anchor, _)
+            | Event::MappingStart(_, anchor, _)
+                if anchor != 0 =>
+            {
+                Err(error(position, NO_ALIASES))
+            }
+            Event::Scalar(text, style, ..) => {
                 let null = style == ScalarStyle::Plain
                     && matches!(&*text, "" | "~" | "null" | "Null" | "NULL");
                 let value = if null {
@@ -148,77 +153,45 @@ impl Tree {
                 } else {
                     Value::Scalar(text.into_owned())
                 };
-                self.close(position, anchor, value, 1)
+                self.place(Node { position, value })
             }
-            Event::Alias(anchor) => {
-                let node = self.anchors.get(&anchor).cloned();
-                let node = node.ok_or_else(|| error(position, "refers to what it is part of"))?;
-                self.place(position, node)
-            }
-            Event::SequenceStart(_, anchor, _) => {
-                self.begin(position, anchor, Content::List(Vec::new()))
-            }
-            Event::MappingStart(_, anchor, _) => {
-                self.begin(position, anchor, Content::Map(Vec::new(), None))
-            }
+            Event::SequenceStart(..) => self.begin(position, Content::List(Vec::new())),
+            Event::MappingStart(..) => self.begin(position, Content::Map(Vec::new(), None)),
             Event::SequenceEnd | Event::MappingEnd => {
                 let open = self.open.pop().expect("the parser balances its events");
                 let value = match open.content {
                     Content::List(items) => Value::List(items),
                     Content::Map(entries, _) => Value::Map(entries),
                 };
-                self.close(open.position, open.anchor, value, open.size)
+                self.place(Node {
+                    position: open.position,
+                    value,
+                })
             }
             _ => Ok(()),
         }
     }
 
-    fn begin(
-        &mut self,
-        position: Position,
-        anchor: usize,
-        content: Content,
-    ) -> Result<(), YamlError> {
+    fn begin(&mut self, position: Position, content: Content) -> Result<(), YamlError> {
         if self.open.len() >= MAX_DEPTH {
             return Err(error(position, "nested too deeply"));
         }
-        self.open.push(Open {
-            position,
-            anchor,
-            content,
-            size: 1,
-        });
+        self.open.push(Open { position, content });
         Ok(())
     }
 
-    fn close(
-        &mut self,
-        position: Position,
-        anchor: usize,
-        value: Value,
-        size: usize,
-    ) -> Result<(), YamlError> {
-        let node = Rc::new(Node {
-            position,
-            value,
-            size,
-        });
-        if anchor != 0 {
-            self.anchors.insert(anchor, Rc::clone(&node));
-        }
-        self.place(position, node)
-    }
-
     /// Puts a finished node where it belongs: into the innermost open list or map.
-    fn place(&mut self, position: Position, node: Rc<Node>) -> Result<(), YamlError> {
+    fn place(&mut self, node: Node) -> Result<(), YamlError> {
+        let position = node.position;
+        self.nodes += 1;
+        if self.nodes > MAX_NODES {
+            return Err(error(position, "too many values"));
+        }
+        let node = Rc::new(node);
         let Some(parent) = self.open.last_mut() else {
             self.root = Some(node);
             return Ok(());
         };
-        parent.size = parent.size.saturating_add(node.size);
-        if parent.size > MAX_NODES {
-            return Err(error(position, "too many values, aliases included"));
-        }
         match &mut parent.content {
             Content::List(items) => items.push(node),
             Content::Map(_, name @ None) => match &node.value {

@@ -6,6 +6,7 @@
 //! kept up to date but read when somebody scrapes: see [`Metrics::set_fleet`] and
 //! [`Metrics::set_recycles`].
 
+use crate::config::Outcome;
 use crate::model::{Browser, Reason, WorkerStatus};
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
@@ -199,8 +200,8 @@ impl Metrics {
         for reason in Reason::ALL {
             self.recycles.with_label_values(&[reason.as_str()]);
         }
-        for result in ["applied", "unchanged", "invalid"] {
-            self.config_reloads.with_label_values(&[result]);
+        for outcome in Outcome::OF_RELOADS {
+            self.config_reloads.with_label_values(&[outcome.as_str()]);
         }
     }
 

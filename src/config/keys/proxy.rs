@@ -5,8 +5,9 @@ use crate::config::defaults::TLS_MIN_VERSION;
 use crate::config::form::{
     Form, Masking, boolean, choice, duration, mapped, number, optional, scalar, size, yaml_text,
 };
-use crate::config::lists::{digest, origins, static_workers, tokens};
+use crate::config::lists::{digest, hosts, origins, static_workers, tokens};
 use crate::config::model::{Config, Strategy, Tls, TlsVersion};
+use crate::config::store_url;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -152,6 +153,7 @@ pub fn doors() -> Vec<Key> {
         Key::new(field!(auth.tokens), tokens(), "Who may connect; with none, everybody. `playhouse token` makes one. `sha256_file` names a file that holds the hash; `max_sessions` is a quota, `priority` the turns in the queue for each turn of the others.\ntokens: [ { name: ci, sha256: \"…\", max_sessions: 20, priority: 1 } ]")
             .secret(),
         Key::new(field!(auth.allowed_origins), origins(), "Web pages that may open sessions; all others are refused.\nallowed_origins: [ \"https://trace.example.com\" ]"),
+        Key::new(field!(auth.allowed_hosts), hosts(), "Names under which clients reach a port that is on loopback, or pages either port; addresses and localhost need no mention. Keeps out pages that let their own name stand for this machine (DNS rebinding).\nallowed_hosts: [ grid.example.com ]"),
         Key::new(field!(workers), static_workers(), "Playwright servers that run somewhere without a playhouse worker.\nworkers: [ { endpoint: \"ws://10.0.0.5:3131/path\", browser: chromium, version: \"1.65\" } ]")
             .secret(),
     ]
@@ -200,35 +202,13 @@ pub fn never() -> Form<Option<Duration>> {
 
 fn redis_url() -> Form<String> {
     scalar(
-        "a URL such as redis://redis:6379, rediss://… for TLS, or redis+unix:///run/redis.sock",
-        |text, _| {
-            let url = url::Url::parse(text).ok()?;
-            let right = match url.scheme() {
-                "redis" | "rediss" => url.host_str().is_some_and(|host| !host.is_empty()),
-                "redis+unix" => url.path().len() > 1,
-                _ => false,
-            };
-            right.then(|| text.to_owned())
-        },
+        "a URL such as redis://redis:6379/0, rediss://… for TLS, or redis+unix:///run/redis.sock; in a user or password, @ is written %40, / is %2F, # is %23",
+        |text, _| store_url::is_understood(text).then(|| text.to_owned()),
         |url, masking| match masking {
             Masking::Whole => yaml_text(url),
-            Masking::Masked => yaml_text(&masked_url(url)),
+            Masking::Masked => yaml_text(&store_url::masked(url)),
         },
     )
-}
-
-/// The URL without its password. The query goes as a whole: with a socket it holds the password.
-fn masked_url(text: &str) -> String {
-    let Ok(mut url) = url::Url::parse(text) else {
-        return "***".to_owned();
-    };
-    if url.password().is_some() && url.set_password(Some("***")).is_err() {
-        return "***".to_owned();
-    }
-    if url.query().is_some() {
-        url.set_query(Some("***"));
-    }
-    url.to_string()
 }
 
 /// While a file is read, one of the two paths may be missing; `relations` then refuses it.

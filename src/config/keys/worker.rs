@@ -2,7 +2,10 @@
 
 use super::proxy::{DAY, SHORTEST, YEAR, doors, existing_or_not, never};
 use super::{BROWSERS, Key, field};
-use crate::config::form::{boolean, choice, decimal, duration, list, number, optional, size, text};
+use crate::config::form::{
+    Form, boolean, choice, decimal, duration, list, number, optional, scalar, size, text, yaml_text,
+};
+use crate::config::lists::networks;
 use crate::config::model::{LogFormat, RecycleMode};
 use log::LevelFilter;
 use std::time::Duration;
@@ -39,8 +42,7 @@ fn recycle() -> Vec<Key> {
     let memory = || optional("none", size(64 << 20..=1 << 44));
     vec![
         Key::new(field!(recycle.mode), choice(MODES), "How a browser at its lifetime limit is replaced: the replacement is warm before the old one drains, or the process drains, exits 0 and is started anew by its orchestrator."),
-        Key::new(field!(recycle.strict), boolean(), "Makes the lifetime limit hard, even when that costs a seat."),
-        Key::new(field!(recycle.ceiling), decimal(1.0..=1000.0), "How far beyond its limit a worker goes while its replacement is not ready, as a multiple of the limit."),
+        Key::new(field!(recycle.ceiling), decimal(1.0..=1000.0), "How far beyond its limit a worker goes while its replacement is not ready, as a multiple of the limit; 1 makes the limit hard, even when that costs a seat."),
         Key::new(field!(recycle.max_parallel), number(1..=1000), "Browsers warming up at once on one machine, the first ones of its workers too: in all processes of one user with one folder for temporary files (TMPDIR). Containers, and units with `PrivateTmp`, have their own. Where processes differ, the largest number holds."),
         Key::new(field!(recycle.max_parallel_grid), number(0..=1_000_000), "Browsers warming up at once in the whole grid; 0 = no limit. Small numbers make large grids lose seats: with 1, simulated, 1,000 busy workers refuse more than half of their sessions."),
         Key::new(field!(recycle.max_unavailable), number(1..=1_000_000), "With `mode: exit`: workers of one browser out of service at once in the whole grid."),
@@ -106,9 +108,36 @@ fn process() -> Vec<Key> {
             "How long the listener stays open, answering 503, after SIGTERM. Some seconds in Kubernetes.",
         ),
         Key::new(
+            field!(server.trusted_proxies),
+            networks(),
+            "Balancers and proxies in front, whose PROXY protocol (v1, v2) and X-Forwarded-For tell a client's address. Whoever can write from one of these addresses can take any address for its own.\ntrusted_proxies: [ 10.0.0.0/8, \"fd00::/8\" ]",
+        ),
+        Key::new(
+            field!(server.base_path),
+            optional("none", base_path()),
+            "Everything the data port has is below this path as well, for a proxy in front that does not rewrite paths.",
+        ),
+        Key::new(
             field!(server.upgrade_socket),
             existing_or_not("the path of a socket"),
             "Socket over which `proxy --upgrade` takes the listeners over.",
         ),
     ]
+}
+
+/// A path, kept without the slash at its end.
+fn base_path() -> Form<String> {
+    scalar(
+        "a path such as /grid",
+        |text, _| {
+            let text = text.strip_suffix('/').unwrap_or(text);
+            let mut parts = text.strip_prefix('/')?.split('/');
+            let plain = |part: &str| {
+                let known = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c);
+                !part.is_empty() && part.chars().all(known) && part != "." && part != ".."
+            };
+            parts.all(plain).then(|| text.to_owned())
+        },
+        |path, _| yaml_text(path),
+    )
 }

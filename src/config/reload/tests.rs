@@ -240,6 +240,135 @@ async fn a_half_written_file_is_not_taken() {
     scribbler.await.unwrap();
 }
 
+/// Tokens first in force, and how the file begins without them.
+const OPEN: &str = "limits: { max_concurrent_sessions: 7 }\n";
+const TOKENS: &str = "auth: { tokens: [ { name: ci, sha256: \"abababababababababababababababababababababababababababababababab\" } ] }\n";
+
+impl Running {
+    fn tokens(&self) -> usize {
+        self.config().auth.tokens.len()
+    }
+
+    fn loads(&self) -> usize {
+        self.outcomes.lock().unwrap().len()
+    }
+}
+
+/// However long whoever writes it takes for a pause in the middle.
+#[cfg(target_os = "linux")]
+#[tokio::test(start_paused = true)]
+async fn a_file_that_is_open_for_writing_waits_until_it_is_closed() {
+    use std::io::Write;
+    let mut running = Running::start(TOKENS);
+    let mut generator = fs::File::create(&running.file).unwrap();
+    generator.write_all(OPEN.as_bytes()).unwrap();
+    sleep(Duration::from_secs(3600)).await;
+    // Somebody who asks for a reload does not know better.
+    running.asked.notify_one();
+    sleep(Duration::from_secs(3600)).await;
+    assert_eq!((running.tokens(), running.loads()), (1, 0));
+    generator.write_all(TOKENS.as_bytes()).unwrap();
+    drop(generator);
+    running.when(|s| s.generation == 1).await;
+    assert_eq!(running.tokens(), 1);
+    assert_eq!(running.config().limits.max_concurrent_sessions, 7);
+}
+
+/// A generator that opens the file twice, which no kernel can tell from one that is done.
+#[tokio::test(start_paused = true)]
+async fn a_file_written_in_place_that_lets_everybody_in_has_to_stand_for_longer() {
+    let mut running = Running::start(TOKENS);
+    running.write(OPEN);
+    sleep(SETTLE_OPEN - SETTLE).await;
+    assert_eq!((running.tokens(), running.loads()), (1, 0));
+    running.write(&format!("{OPEN}{TOKENS}"));
+    running.when(|s| s.generation == 1).await;
+    assert_eq!(running.config().limits.max_concurrent_sessions, 7);
+    assert_eq!(running.tokens(), 1);
+    // It may be meant: then it holds after a while, or at once for whoever says so.
+    running.write(OPEN);
+    running.when(|s| s.generation == 2).await;
+    assert_eq!(running.tokens(), 0);
+    running.write(TOKENS);
+    running.when(|s| s.generation == 3).await;
+    running.write(OPEN);
+    running.asked.notify_one();
+    let begun = Instant::now();
+    running.when(|s| s.generation == 4).await;
+    assert_eq!(running.tokens(), 0);
+    assert!(begun.elapsed() < SETTLE_OPEN);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_file_in_its_place_is_written_to_its_end() {
+    let mut running = Running::start(TOKENS);
+    let beside = running.folder.path().join("new");
+    fs::write(&beside, OPEN).unwrap();
+    fs::rename(&beside, &running.file).unwrap();
+    let begun = Instant::now();
+    running.when(|s| s.generation == 1).await;
+    assert_eq!(running.tokens(), 0);
+    assert!(begun.elapsed() < SETTLE_OPEN);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pipe_is_read_once_and_what_it_names_is_followed() {
+    use std::io::Write;
+    let folder = tempfile::tempdir().unwrap();
+    let hash = folder.path().join("hash");
+    fs::write(&hash, "ab".repeat(32)).unwrap();
+    let hash_file = hash.display().to_string();
+    let mut running = Running::with("", Environment::default(), move |folder, _| {
+        let pipe = folder.join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let writer = pipe.clone();
+        std::thread::spawn(move || {
+            let mut writer = fs::OpenOptions::new().write(true).open(writer).unwrap();
+            let tokens = format!("tokens: [ {{ name: ci, sha256_file: {hash_file} }} ]");
+            writeln!(writer, "{OPEN}auth: {{ {tokens} }}").unwrap();
+        });
+        pipe
+    });
+    sleep(Duration::from_secs(3600)).await;
+    assert_eq!(running.loads(), 0);
+    running.asked.notify_one();
+    running.when(|s| s.outcome == Outcome::Unchanged).await;
+    fs::write(&hash, "cd".repeat(32)).unwrap();
+    running.when(|s| s.outcome == Outcome::Applied).await;
+    assert_eq!(running.config().auth.tokens[0].sha256, [0xcd; 32]);
+    assert_eq!(running.config().limits.max_concurrent_sessions, 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_that_cannot_be_served_holds_nothing_else_back() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tls");
+    let folder = tempfile::tempdir().unwrap();
+    let [cert, key] = ["cert.pem", "key.pem"].map(|name| {
+        fs::copy(fixtures.join(name), folder.path().join(name)).unwrap();
+        folder.path().join(name)
+    });
+    let tls = format!(
+        "tls: {{ cert: {}, key: {} }}\n",
+        cert.display(),
+        key.display()
+    );
+    let mut running = Running::start(&format!("{tls}{TOKENS}"));
+    // As it is in the middle of a renewal, or for good.
+    fs::copy(fixtures.join("other-key.pem"), &key).unwrap();
+    running
+        .when(|s| s.outcome == Outcome::CertificateRefused)
+        .await;
+    let renamed = TOKENS.replace("ab", "cd");
+    running.write(&format!("{tls}{OPEN}{renamed}"));
+    let status = running.when(|s| s.generation == 2).await;
+    assert_eq!(running.config().auth.tokens[0].sha256, [0xcd; 32]);
+    assert_eq!(status.outcome, Outcome::CertificateRefused);
+    assert!(status.errors[0].contains("does not belong to the certificate"));
+    fs::copy(fixtures.join("key.pem"), &key).unwrap();
+    let status = running.when(|s| s.outcome == Outcome::Unchanged).await;
+    assert!(status.errors.is_empty());
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_empty_file_is_no_configuration_of_a_running_grid() {
     let mut running = Running::start(&seats(5));

@@ -96,7 +96,6 @@ prop_compose! {
         config.recycle.max_parallel_grid = recycle.2;
         config.recycle.max_memory = recycle.3;
         config.recycle.max_age = maybe[0];
-        config.recycle.strict = bools[0];
         config.worker.heartbeat_interval = times[1] / 4 + Duration::from_millis(50);
         config.worker.key_ttl = config.worker.heartbeat_interval * 3;
         config.recycle.command_ttl = config.worker.heartbeat_interval + times[2] / 2;

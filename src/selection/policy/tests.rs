@@ -173,7 +173,7 @@ fn restarts_are_staggered() {
 }
 
 #[test]
-fn a_cap_is_the_limit_when_strict_the_ceiling_or_none_before_its_turn() {
+fn a_cap_is_the_limit_when_it_is_hard_the_ceiling_or_none_before_its_turn() {
     let caps = |limit, ceiling| {
         let policy = policy(Strategy::LifetimeFirst, limit, ceiling);
         [false, true].map(|replaces_itself| policy.lifetime_cap(replaces_itself))
@@ -182,14 +182,17 @@ fn a_cap_is_the_limit_when_strict_the_ceiling_or_none_before_its_turn() {
     assert_eq!(caps(50, Some(25)), [Some(u32::MAX), Some(50)]);
     assert_eq!(caps(50, None), [Some(50), Some(50)]);
     assert_eq!(caps(0, Some(75)), [None, None]);
-    let recycle = |ceiling, strict| Recycle {
+    let recycle = |ceiling| Recycle {
         ceiling,
-        strict,
         ..Config::defaults(Role::Proxy).recycle
     };
-    assert_eq!(recycle(1.5, false).ceiling_of(50), 75);
-    assert_eq!(recycle(2.0, false).ceiling_of(u32::MAX), u32::MAX);
-    assert_eq!(recycle(2.0, true).ceiling_of(50), 50);
+    assert_eq!(recycle(1.5).ceiling_of(50), 75);
+    assert_eq!(recycle(2.0).ceiling_of(u32::MAX), u32::MAX);
+    let Config {
+        limits, selection, ..
+    } = Config::defaults(Role::Proxy);
+    let of = |ceiling| Policy::new(&limits, &selection, &recycle(ceiling)).ceiling;
+    assert_eq!((of(1.0), of(1.5)), (None, Some(75)));
 }
 
 #[test]

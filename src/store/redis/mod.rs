@@ -155,6 +155,11 @@ async fn serve(
     }
 }
 
+/// Whether [`RedisStore::connect`] can make something of a URL.
+pub fn accepts_url(url: &str) -> bool {
+    url.into_connection_info().is_ok()
+}
+
 impl Inner {
     fn new(config: &StoreConfig, role: Role, inquiries: Inquiries) -> Result<Inner, StoreError> {
         // rediss:// needs a process-wide provider; ring is the one that Pingora uses.

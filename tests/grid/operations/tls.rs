@@ -119,7 +119,7 @@ async fn a_wrong_certificate_is_told_at_check_and_changes_nothing_at_a_reload() 
             errors.contains(told).then_some(status)
         })
         .await;
-        assert_eq!(reloaded["outcome"], "invalid");
+        assert_eq!(reloaded["outcome"], "certificate_refused");
         grid.connect().await.close().await;
     }
     grid.configure(&served);

@@ -101,10 +101,6 @@ const SHOWN: &[(&str, fn())] = &[
         recycling::a_process_may_end_to_be_started_anew,
     ),
     (
-        "recycle.strict",
-        recycling::a_ceiling_is_where_it_is_told_to_be,
-    ),
-    (
         "recycle.ceiling",
         recycling::a_ceiling_is_where_it_is_told_to_be,
     ),
