@@ -52,19 +52,21 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Runs a command to its end.
 pub fn run(cli: Cli) -> Exit {
-    match try_run(&cli.command) {
+    let exit = match try_run(&cli.command) {
         Ok(()) => Exit::Clean,
         Err(error) => match error.downcast_ref::<ConfigErrors>() {
             Some(errors) => {
-                eprintln!("{errors}");
+                logging::last_words(&errors.to_string());
                 Exit::Config
             }
             None => {
-                eprintln!("playhouse: {error:#}");
+                logging::last_words(&format!("playhouse: {error:#}"));
                 Exit::Failure
             }
         },
-    }
+    };
+    logging::flush();
+    exit
 }
 
 fn try_run(command: &Command) -> anyhow::Result<()> {

@@ -1,11 +1,11 @@
 //! `playhouse up`: the whole grid in one process tree, and what its user sees of it.
 
 use crate::config::LiveConfig;
+use crate::logging;
 use crate::store::Store;
 use crate::worker::{Agent, Guard, MachineShared, Observer, Progress, Shutdown, Toolchain};
 use anyhow::Context;
 use std::collections::HashSet;
-use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -163,6 +163,5 @@ impl Welcome {
 
 /// To standard output, where logs do not go. Who does not read it misses nothing.
 fn say(text: &str) {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{text}").and_then(|()| out.flush()).ok();
+    logging::print(format!("{text}\n"));
 }

@@ -308,7 +308,7 @@ impl Reloader {
             log::error!("{error}; the old certificate stays in force");
         }
         if loaded.config.log != self.in_force.config.log {
-            logging::init(&loaded.config.log);
+            logging::change(&loaded.config.log);
         }
         self.live.store(Arc::new(loaded.config.clone()));
         let settings = loaded.settings().into();

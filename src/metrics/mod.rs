@@ -7,13 +7,16 @@
 //! [`Metrics::set_recycles`].
 
 use crate::config::Outcome;
+use crate::logging;
 use crate::model::{Browser, Reason, WorkerStatus};
+use crate::proxy::refusal::Refusal;
+use crate::tunnel::Why;
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Buckets for what should be quick, in seconds: 0.1 ms to 10 s.
@@ -51,7 +54,9 @@ pub struct Metrics {
     pub config_reloads: IntCounterVec,
     /// Connections open on the data port, sessions included.
     pub connections: IntGauge,
+    log_dropped: IntCounter,
     start_time: Gauge,
+    scraping: Mutex<()>,
 }
 
 /// The time of each phase on the way to a session. Looked up here and not by each session.
@@ -167,7 +172,12 @@ impl Metrics {
                 &["result"],
             ),
             connections: put.gauge("connections", "Open connections on the data port."),
+            log_dropped: put.counter(
+                "log_lines_dropped_total",
+                "Lines of the log that nobody read in time.",
+            ),
             start_time: put.float("start_time_seconds", "When the process started, Unix time."),
+            scraping: Mutex::new(()),
             registry,
         };
         metrics.fill();
@@ -196,6 +206,15 @@ impl Metrics {
             for state in ["used", "free"] {
                 self.slots.with_label_values(&[browser.as_str(), state]);
             }
+        }
+        for browser in Browser::ALL {
+            for why in Why::ALL {
+                self.sessions_total
+                    .with_label_values(&[browser.as_str(), why.as_str()]);
+            }
+        }
+        for code in Refusal::CODES {
+            self.rejections.with_label_values(&[code]);
         }
         for reason in Reason::ALL {
             self.recycles.with_label_values(&[reason.as_str()]);
@@ -250,7 +269,18 @@ impl Metrics {
     }
 
     /// Everything in Prometheus' text format, version 0.0.4.
-    pub fn text(&self) -> Vec<u8> {
+    ///
+    /// `mirror` sets the gauges that mirror a state. One scrape at a time does so and reads them:
+    /// another one in between would see workers that are not there yet.
+    pub fn text(&self, mirror: impl FnOnce(&Metrics)) -> Vec<u8> {
+        let _one_at_a_time = self
+            .scraping
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        mirror(self);
+        let dropped = logging::dropped_lines();
+        self.log_dropped
+            .inc_by(dropped.saturating_sub(self.log_dropped.get()));
         let mut text = Vec::with_capacity(8 * 1024);
         // Writing to memory fails only for an inconsistent family, which `Register` rules out.
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
@@ -326,15 +356,16 @@ mod tests {
             metrics.set_recycles(&HashMap::from([(Reason::Memory, count)]));
         }
         metrics.store_reserve.observe(0.1);
-        metrics.set_fleet(&[WorkerGauges {
+        let worker = [WorkerGauges {
             id: "w".into(),
             browser: Browser::Chromium,
             status: WorkerStatus::Available,
             active: 2,
             lifetime: 7,
             free: 3,
-        }]);
-        let text = String::from_utf8(metrics.text()).unwrap();
+        }];
+        let text = metrics.text(|metrics| metrics.set_fleet(&worker));
+        let text = String::from_utf8(text).unwrap();
         for line in [
             "playhouse_sessions_active{browser=\"chromium\"} 0",
             "playhouse_slots{browser=\"chromium\",state=\"free\"} 3",
@@ -343,13 +374,40 @@ mod tests {
             "playhouse_rejections_total{reason=\"queue_full\"} 1",
             "playhouse_worker_recycles_total{reason=\"memory\"} 2",
             "playhouse_worker_recycles_total{reason=\"operator\"} 0",
+            "playhouse_rejections_total{reason=\"client_gone\"} 0",
+            "playhouse_sessions_total{browser=\"webkit\",outcome=\"killed\"} 0",
+            "playhouse_log_lines_dropped_total ",
             "playhouse_store_up 0",
             "playhouse_build_info{version=",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }
-        metrics.set_fleet(&[]);
-        let text = String::from_utf8(metrics.text()).unwrap();
+        let text = String::from_utf8(metrics.text(|metrics| metrics.set_fleet(&[]))).unwrap();
         assert!(!text.contains("worker=\"w\""), "gone workers are forgotten");
+    }
+
+    #[test]
+    fn all_scrapers_at_once_see_the_same_series() {
+        let metrics = Metrics::new();
+        let workers: Vec<_> = (0..200)
+            .map(|n| WorkerGauges {
+                id: format!("w{n}"),
+                browser: Browser::Chromium,
+                status: WorkerStatus::Available,
+                active: 1,
+                lifetime: 1,
+                free: 1,
+            })
+            .collect();
+        let series = || {
+            let text = metrics.text(|metrics| metrics.set_fleet(&workers));
+            text.iter().filter(|byte| **byte == b'\n').count()
+        };
+        let whole = series();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..50).for_each(|_| assert_eq!(series(), whole)));
+            }
+        });
     }
 }

@@ -9,6 +9,7 @@ use http::header::ACCEPT;
 use http::{HeaderMap, Method, StatusCode};
 use pingora::http::ResponseHeader;
 use pingora_proxy::Session;
+use prometheus::IntGaugeVec;
 use std::sync::atomic::Ordering;
 
 /// What Playwright's `connect("http://…")` asks `/json` for.
@@ -152,26 +153,24 @@ impl Grid {
                 free: worker.free,
             })
             .collect();
-        self.metrics.set_fleet(&workers);
         // While the store is away, what it said last stands.
-        if let Ok(recycles) = self.store.recycles().await {
-            self.metrics.set_recycles(&recycles);
-        }
+        let recycles = self.store.recycles().await.ok();
         let open = self.registry.list();
-        for browser in Browser::ALL {
-            let active = open.iter().filter(|info| info.browser == browser).count();
-            let label = [browser.as_str()];
-            self.metrics
-                .sessions_active
-                .with_label_values(&label)
-                .set(active as i64);
-            let depth = self.queue.depth(browser);
-            self.metrics
-                .queue_depth
-                .with_label_values(&label)
-                .set(depth as i64);
-        }
-        self.metrics.store_up.set(i64::from(self.fleet.store_up()));
-        self.metrics.text()
+        self.metrics.text(|metrics| {
+            metrics.set_fleet(&workers);
+            if let Some(recycles) = &recycles {
+                metrics.set_recycles(recycles);
+            }
+            for browser in Browser::ALL {
+                let active = open.iter().filter(|info| info.browser == browser).count();
+                let gauge = |gauges: &IntGaugeVec, value: usize| {
+                    let gauge = gauges.with_label_values(&[browser.as_str()]);
+                    gauge.set(value as i64);
+                };
+                gauge(&metrics.sessions_active, active);
+                gauge(&metrics.queue_depth, self.queue.depth(browser));
+            }
+            metrics.store_up.set(i64::from(self.fleet.store_up()));
+        })
     }
 }

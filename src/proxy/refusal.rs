@@ -11,6 +11,9 @@ use http::StatusCode;
 use std::fmt::Write;
 use std::time::Duration;
 
+/// The `reason` of a client that hung up before it had a session or a refusal.
+pub const CLIENT_GONE: &str = "client_gone";
+
 /// A refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -21,6 +24,10 @@ pub enum Refusal {
     WrongToken,
     /// A web page of another origin wants a session.
     ForeignOrigin,
+    /// The grid is asked for by a name that is not known to be its own.
+    ForeignHost,
+    /// Plain text at a port that speaks TLS.
+    TlsExpected,
     NotFound,
     MethodNotAllowed,
     /// A plain GET where only a WebSocket makes sense.
@@ -77,9 +84,11 @@ impl From<QuotaUsedUp> for Refusal {
 impl Refusal {
     pub fn status(&self) -> StatusCode {
         match self {
-            Refusal::BadRequest(_) | Refusal::UnknownBrowser => StatusCode::BAD_REQUEST,
+            Refusal::BadRequest(_) | Refusal::UnknownBrowser | Refusal::TlsExpected => {
+                StatusCode::BAD_REQUEST
+            }
             Refusal::NoToken | Refusal::WrongToken => StatusCode::UNAUTHORIZED,
-            Refusal::ForeignOrigin => StatusCode::FORBIDDEN,
+            Refusal::ForeignOrigin | Refusal::ForeignHost => StatusCode::FORBIDDEN,
             Refusal::NotFound => StatusCode::NOT_FOUND,
             Refusal::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Refusal::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
@@ -105,6 +114,8 @@ impl Refusal {
             Refusal::NoToken => "no_token",
             Refusal::WrongToken => "wrong_token",
             Refusal::ForeignOrigin => "foreign_origin",
+            Refusal::ForeignHost => "foreign_host",
+            Refusal::TlsExpected => "tls_expected",
             Refusal::NotFound => "not_found",
             Refusal::MethodNotAllowed => "method_not_allowed",
             Refusal::UpgradeRequired => "upgrade_required",
@@ -125,6 +136,33 @@ impl Refusal {
         }
     }
 
+    /// Every [code](Refusal::code), and how a client is counted that left without an answer.
+    pub const CODES: [&'static str; 23] = [
+        "bad_request",
+        "unknown_browser",
+        "no_token",
+        "wrong_token",
+        "foreign_origin",
+        "foreign_host",
+        "not_found",
+        "method_not_allowed",
+        "upgrade_required",
+        "header_timeout",
+        "no_such_version",
+        "queue_full",
+        "quota_used_up",
+        "headers_too_large",
+        "no_worker_reachable",
+        "all_seats_taken",
+        "no_worker",
+        "all_workers_draining",
+        "draining",
+        "store_away",
+        "too_many_connections",
+        "tls_expected",
+        CLIENT_GONE,
+    ];
+
     /// The cause, then what to do: short lines.
     pub fn lines(&self) -> Vec<String> {
         let line = |text: &str| vec![text.to_owned()];
@@ -142,6 +180,14 @@ impl Refusal {
             Refusal::ForeignOrigin => vec![
                 "A web page of another origin may not open sessions on this grid.".into(),
                 "List its origin under auth.allowed_origins if it should.".into(),
+            ],
+            Refusal::ForeignHost => vec![
+                "The grid does not know the name in the Host header for its own.".into(),
+                "Use its address or localhost, or list the name under auth.allowed_hosts.".into(),
+            ],
+            Refusal::TlsExpected => vec![
+                "This port speaks TLS, and plain text arrived.".into(),
+                "Connect with wss:// or https:// instead of ws:// or http://.".into(),
             ],
             Refusal::NotFound => vec![
                 "There is nothing at this path.".into(),
@@ -294,6 +340,8 @@ mod tests {
             Refusal::NoToken,
             Refusal::WrongToken,
             Refusal::ForeignOrigin,
+            Refusal::ForeignHost,
+            Refusal::TlsExpected,
             Refusal::NotFound,
             Refusal::MethodNotAllowed,
             Refusal::UpgradeRequired,
@@ -323,6 +371,16 @@ mod tests {
             assert!((1..=4).contains(&lines.len()), "{refusal:?}");
             assert!(lines.iter().all(|l| l.len() <= 100), "{refusal:?}");
         }
+    }
+
+    #[test]
+    fn every_code_is_listed() {
+        let mut codes: Vec<_> = some_of_each().iter().map(Refusal::code).collect();
+        codes.push(CLIENT_GONE);
+        let mut listed = Refusal::CODES.to_vec();
+        codes.sort();
+        listed.sort();
+        assert_eq!(codes, listed);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use super::dial::{Dialled, dial};
 use super::front_door::{Connection, refuse};
-use super::refusal::{NoSeat, Refusal};
+use super::refusal::{CLIENT_GONE, NoSeat, Refusal};
 use super::{Arrival, Grid};
 use crate::admission::queue::Ticket;
 use crate::admission::tokens::{Identity, QuotaShare};
@@ -97,6 +97,7 @@ type Opened = (Running, Ends, tokio::sync::oneshot::Receiver<tunnel::Close>);
 /// Queue, reservation, dial, 101. `None` when the client was refused or has gone.
 async fn open(grid: Arc<Grid>, arrival: Arrival, stream: Stream, early: Vec<u8>) -> Option<Opened> {
     let mut client = Client { stream, early };
+    let arrived = Instant::now();
     let Arrival {
         ask,
         who,
@@ -117,7 +118,11 @@ async fn open(grid: Arc<Grid>, arrival: Arrival, stream: Stream, early: Vec<u8>)
     let seated = match seated {
         Ok(seated) => seated,
         Err(NoSession::ClientGone) => {
-            log::debug!("client hung up before it had a session");
+            let rejections = &grid.metrics.rejections;
+            rejections.with_label_values(&[CLIENT_GONE]).inc();
+            log::info!(browser:% = ask.wanted.browser, token = &*who.tenant,
+                waited_ms = arrived.elapsed().as_millis() as u64;
+                "client left before it had a session");
             return None;
         }
         Err(NoSession::Refused(refusal)) => {

@@ -1,73 +1,136 @@
 //! The process's log: JSON or text, one line an event, on standard error. Level and format change
-//! while it runs. What is logged is up to everybody else.
+//! while it runs. Whoever logs never waits for whoever reads: see [`outlet`]. What is logged is up
+//! to everybody else.
+
+mod outlet;
 
 use crate::config::{Log, LogFormat};
 use arc_swap::ArcSwapOption;
-use env_logger::{Builder, Logger, Target};
 use log::kv::{Key, Value, VisitSource};
-use log::{LevelFilter, Metadata, Record};
+use log::{Level, LevelFilter, Metadata, Record};
+use outlet::Outlet;
 use std::fmt::Write as _;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// Our own modules' targets begin so.
 const OURS: &str = "playhouse";
 /// Warns of each worker that becomes unhealthy. The fleet does, too, and says what it comes from.
 const BALANCER: &str = "pingora_load_balancing";
+/// How long the end of a process may wait for the last lines to be read.
+const LAST_LINES: Duration = Duration::from_millis(500);
 
-/// What is behind `log` at the moment; `None` before [`init`].
-static CURRENT: ArcSwapOption<Logger> = ArcSwapOption::const_empty();
-static SWAPPED: Swapped = Swapped;
+/// What is in force; `None` before [`init`].
+static CURRENT: ArcSwapOption<Current> = ArcSwapOption::const_empty();
+static LOGGER: Logger = Logger;
+static STDOUT: Outlet = Outlet::new(libc::STDOUT_FILENO, |lines| format!("({lines} missing)\n"));
+static STDERR: Outlet = Outlet::new(libc::STDERR_FILENO, dropped_line);
 
-/// `log` takes one logger for ever; this one passes on to [`CURRENT`].
-struct Swapped;
+struct Current {
+    level: LevelFilter,
+    json: bool,
+}
 
-impl log::Log for Swapped {
+/// `log` takes one logger for ever; this one asks [`CURRENT`].
+struct Logger;
+
+impl log::Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         let current = CURRENT.load();
-        current.as_ref().is_some_and(|to| to.enabled(metadata))
+        let level = current.as_ref().map(|it| it.level_of(metadata.target()));
+        level.is_some_and(|level| metadata.level() <= level)
     }
 
     fn log(&self, record: &Record<'_>) {
-        if let Some(to) = &*CURRENT.load() {
-            to.log(record);
+        if self.enabled(record.metadata()) {
+            STDERR.send(line(record));
         }
     }
 
     fn flush(&self) {
-        if let Some(to) = &*CURRENT.load() {
-            to.flush();
+        STDERR.flush(LAST_LINES);
+    }
+}
+
+impl Current {
+    fn level_of(&self, target: &str) -> LevelFilter {
+        let is = |module: &str| {
+            let rest = target.strip_prefix(module);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+        };
+        if is(OURS) {
+            self.level
+        } else if is(BALANCER) {
+            self.level.min(LevelFilter::Error)
+        } else {
+            others(self.level)
         }
     }
 }
 
-/// Starts logging, or changes level and format of the log that runs. Takes effect with the next
-/// line of any thread.
+/// Starts logging, panics included: their own way out waits for whoever reads.
 pub fn init(log: &Log) {
+    change(log);
+    std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
+}
+
+/// Changes level and format of the log. Takes effect with the next line of any thread.
+pub fn change(log: &Log) {
     let json = match log.format {
         LogFormat::Json => true,
         LogFormat::Text => false,
         LogFormat::Auto => !io::stderr().is_terminal(),
     };
-    let mut builder = Builder::new();
-    builder
-        .filter_level(others(log.level))
-        .filter_module(OURS, log.level)
-        .filter_module(BALANCER, log.level.min(LevelFilter::Error))
-        .target(Target::Stderr)
-        .format(move |out, record| {
-            let line = if json {
-                json_line(SystemTime::now(), record)
-            } else {
-                text_line(SystemTime::now(), record)
-            };
-            writeln!(out, "{line}")
-        });
-    CURRENT.store(Some(Arc::new(builder.build())));
+    let level = log.level;
+    CURRENT.store(Some(Arc::new(Current { level, json })));
     // Fails when it is already set, by an earlier call: then the swap above is all there is to do.
-    let _already_ours = log::set_logger(&SWAPPED);
+    let _already_ours = log::set_logger(&LOGGER);
     log::set_max_level(log.level);
+}
+
+/// Lines that nobody read in time, since the process started.
+pub fn dropped_lines() -> u64 {
+    STDERR.dropped()
+}
+
+/// A text for standard output, of a process that serves: it does not wait for whoever reads.
+pub fn print(text: String) {
+    STDOUT.send(text);
+}
+
+/// The last thing that a process says, on standard error, whether it logs or not.
+pub fn last_words(text: &str) {
+    STDERR.send(format!("{text}\n"));
+    flush();
+}
+
+/// Gives what was logged and printed a moment to be read. Before every end of the process.
+pub fn flush() {
+    STDOUT.flush(LAST_LINES);
+    STDERR.flush(LAST_LINES);
+}
+
+fn line(record: &Record<'_>) -> String {
+    let json = CURRENT.load().as_ref().is_none_or(|current| current.json);
+    let mut line = if json {
+        json_line(SystemTime::now(), record)
+    } else {
+        text_line(SystemTime::now(), record)
+    };
+    line.push('\n');
+    line
+}
+
+fn dropped_line(lines: u64) -> String {
+    line(
+        &Record::builder()
+            .level(Level::Warn)
+            .target(OURS)
+            .key_values(&[("lines", lines)])
+            .args(format_args!("nobody read the log: lines are missing"))
+            .build(),
+    )
 }
 
 /// How much the libraries below us may say: they tell at `info` what we tell ourselves, and below
