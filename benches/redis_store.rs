@@ -150,6 +150,7 @@ impl Contender {
                 started_at: unix_millis(),
                 last_heartbeat: unix_millis(),
                 memory: None,
+                end_reason: None,
             };
             store.register(&record, HOUR).await.unwrap();
         }

@@ -76,9 +76,11 @@ pub const RECYCLE_CEILING: f64 = 2.0;
 pub const RECYCLE_MAX_PARALLEL: usize = 1;
 /// No limit: machines do not slow each other down.
 pub const RECYCLE_MAX_PARALLEL_GRID: usize = 0;
+/// One that has long sessions, and the next one with the same fate; each costs some 200 MB.
+pub const RECYCLE_MAX_DRAINING: usize = 2;
 /// Capacity never dips by more than one worker.
 pub const RECYCLE_MAX_UNAVAILABLE: usize = 1;
-/// One failed session may be its client's doing, three in a row are the browser's.
+/// One failed check may be a busy moment, three in a row are the browser's doing.
 pub const RECYCLE_MAX_FAILURES: u32 = 3;
 /// The original's `SHUTDOWN_COMMAND_TTL`.
 pub const RECYCLE_COMMAND_TTL: Duration = seconds(60);
@@ -156,6 +158,8 @@ impl Config {
                 max_parallel: RECYCLE_MAX_PARALLEL,
                 max_parallel_grid: RECYCLE_MAX_PARALLEL_GRID,
                 max_unavailable: RECYCLE_MAX_UNAVAILABLE,
+                max_draining: RECYCLE_MAX_DRAINING,
+                drain_timeout: None,
                 max_memory: None,
                 max_age: None,
                 max_failures: RECYCLE_MAX_FAILURES,

@@ -152,6 +152,14 @@ pub struct Session {
     pub write_timeout: Duration,
 }
 
+impl Limits {
+    /// Whether each session is to have a browser process of its own: one at a time, and one in a
+    /// life. Nothing may stretch that, because no session is to meet what another one left.
+    pub fn isolate(&self) -> bool {
+        self.max_concurrent_sessions == 1 && self.max_lifetime_sessions == 1
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Recycle {
     pub mode: RecycleMode,
@@ -164,11 +172,15 @@ pub struct Recycle {
     pub max_parallel_grid: usize,
     /// With `mode: exit`: workers of one browser out of service at once in the whole grid.
     pub max_unavailable: usize,
-    /// Recycles a browser whose process tree uses more bytes than this.
+    /// Browsers of one worker that drain at once; while there are so many, none is replaced.
+    pub max_draining: usize,
+    /// How long the sessions of a browser that was replaced may go on; `None` = to their end.
+    pub drain_timeout: Option<Duration>,
+    /// Recycles a browser when a worker's process trees use more bytes than this.
     pub max_memory: Option<u64>,
     /// Recycles a browser older than this.
     pub max_age: Option<Duration>,
-    /// Recycles a browser after this many session failures in a row; 0 = never.
+    /// Recycles a browser after this many checks in a row that failed at first; 0 = never.
     pub max_failures: u32,
     /// How long the request to recycle stands (`SHUTDOWN_COMMAND_TTL`).
     pub command_ttl: Duration,
@@ -177,7 +189,11 @@ pub struct Recycle {
 impl Recycle {
     /// Sessions that a worker which replaces itself takes at most while its replacement is not
     /// there, if `limit` are a life.
-    pub fn ceiling_of(&self, limit: u32) -> u32 {
+    pub fn ceiling_of(&self, limits: &Limits) -> u32 {
+        let limit = limits.max_lifetime_sessions;
+        if limits.isolate() {
+            return limit;
+        }
         // Rounded down; the cast saturates.
         limit.max((f64::from(limit) * self.ceiling) as u32)
     }
@@ -255,7 +271,7 @@ pub struct Worker {
     pub heartbeat_interval: Duration,
     /// A worker without a heartbeat for this long is gone.
     pub key_ttl: Duration,
-    /// How long the sessions of a draining browser may go on.
+    /// How long sessions may go on once the worker is told to end.
     pub drain_timeout: Duration,
     /// Browser executable; `None`: looked for in the usual places.
     pub browser_path: Option<PathBuf>,

@@ -24,7 +24,7 @@ impl Fleet {
             Event::Counts(key, counts) => self.count(&key, counts),
             Event::Reachable(up) => self.note_store(up),
             // The worker's own business, and the watch loop's.
-            Event::Recycle(_) | Event::Resync => {}
+            Event::Recycle(_) | Event::Suspect(_) | Event::Resync => {}
         }
     }
 
@@ -57,6 +57,7 @@ impl Fleet {
     pub(super) fn learn(self: &Arc<Self>, view: WorkerView) {
         let key = view.record.key.clone();
         let mut evicted = false;
+        let mut end_reason = None;
         let resolve = {
             let mut known = self.known();
             match known.get_mut(&key) {
@@ -64,6 +65,7 @@ impl Fleet {
                     log_status(&worker.record, &view.record);
                     evicted = view.record.status == WorkerStatus::ShuttingDown
                         && worker.record.status != WorkerStatus::ShuttingDown;
+                    end_reason = view.record.end_reason.clone();
                     worker.record = view.record;
                     if view.counts.revision >= worker.counts.revision {
                         worker.counts = view.counts;
@@ -87,8 +89,11 @@ impl Fleet {
             }
         };
         if evicted {
-            // Its drain timeout is over. It gives us a moment to tell the clients why.
-            self.registry.end_on(&key, Close::worker_draining);
+            // It gives us a moment to tell the clients why.
+            self.registry.end_on(&key, |id| match &end_reason {
+                Some(why) => Close::worker_condemned(id, why),
+                None => Close::worker_draining(id),
+            });
         }
         match resolve {
             // A name may take its time; the worker opens when it has an address.

@@ -10,6 +10,7 @@ mod belief;
 mod health;
 mod outage;
 mod seating;
+mod suspicion;
 mod target;
 mod unreachable;
 mod watch;

@@ -3,7 +3,8 @@
 //! Nobody can ask how full a worker is then, so each proxy keeps to a share that was settled when
 //! the store went: the seats it held on the worker, and its part of those that were free, rounded
 //! up. With `P` proxies a worker gets at most `P - 1` sessions beyond its concurrent limit, if all
-//! of them round up; with one proxy, none. The store hears of these sessions when it is back.
+//! of them round up; with one proxy, none. Where each session is to have a browser of its own, they
+//! round down. The store hears of these sessions when it is back.
 
 use super::seating::NoGrant;
 use super::{Fleet, Target, policy};
@@ -27,16 +28,19 @@ impl Fleet {
     /// Settles the shares, as the store goes away.
     pub(super) fn settle_shares(&self) {
         let policy = policy(&self.config);
+        let isolate = self.config.load().limits.isolate();
         let proxies = u32::try_from(self.store.proxies().max(1)).unwrap_or(u32::MAX);
         let most = self
             .known()
             .iter()
             .map(|(key, worker)| {
                 let free = policy.max_active.saturating_sub(worker.counts.active);
-                (
-                    key.clone(),
-                    self.releaser.held(key) + free.div_ceil(proxies),
-                )
+                let part = if isolate {
+                    free / proxies
+                } else {
+                    free.div_ceil(proxies)
+                };
+                (key.clone(), self.releaser.held(key) + part)
             })
             .collect();
         let given = HashMap::new();

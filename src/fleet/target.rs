@@ -113,6 +113,7 @@ mod tests {
             started_at: 0,
             last_heartbeat: 0,
             memory: None,
+            end_reason: None,
         });
         let patience = Duration::from_secs(6);
         assert_eq!(target.attempts(patience).count(), 0, "nothing is known");

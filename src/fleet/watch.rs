@@ -25,12 +25,14 @@ impl Fleet {
     pub async fn run(self: Arc<Self>, mut shutdown: watch::Receiver<bool>) {
         let checks = tokio::spawn(self.clone().run_health_checks());
         let discovery = tokio::spawn(self.clone().run_discovery());
+        let suspicion = tokio::spawn(self.clone().watch_first_answers());
         tokio::select! {
             () = self.clone().listen() => {}
             _ = shutdown.wait_for(|stop| *stop) => {}
         }
         checks.abort();
         discovery.abort();
+        suspicion.abort();
     }
 
     async fn listen(self: Arc<Self>) {
@@ -159,6 +161,7 @@ impl Fleet {
                 started_at,
                 last_heartbeat: now,
                 memory: None,
+                end_reason: None,
             };
             if self.store.register(&record, ttl).await.is_err() {
                 return;

@@ -43,6 +43,7 @@ pub struct Metrics {
     pub worker_active: IntGaugeVec,
     pub worker_lifetime: IntGaugeVec,
     recycles: IntCounterVec,
+    oom_kills: IntCounter,
     pub dial_failures: IntCounter,
     /// From clients to workers.
     pub bytes_in: IntCounter,
@@ -153,6 +154,10 @@ impl Metrics {
                 "Sessions ever given to the worker.",
                 &["worker"],
             ),
+            oom_kills: put.counter(
+                "worker_oom_kills_total",
+                "Pages and browsers of the whole grid that a kernel ended for want of memory.",
+            ),
             recycles: put.counters(
                 "worker_recycles_total",
                 "Recycled workers of the whole grid, the same at every proxy.",
@@ -261,11 +266,13 @@ impl Metrics {
         for reason in Reason::ALL {
             let counter = self.recycles.with_label_values(&[reason.as_str()]);
             let count = recycles.get(&reason).copied().unwrap_or(0);
-            if count < counter.get() {
-                counter.reset();
-            }
-            counter.inc_by(count - counter.get());
+            catch_up(&counter, count);
         }
+    }
+
+    /// The same for processes that were ended for want of memory.
+    pub fn set_oom_kills(&self, kills: u64) {
+        catch_up(&self.oom_kills, kills);
     }
 
     /// Everything in Prometheus' text format, version 0.0.4.
@@ -338,6 +345,14 @@ impl Register<'_> {
         let opts = HistogramOpts::new(name, help).buckets(LATENCY_BUCKETS.to_vec());
         self.add(HistogramVec::new(opts, labels))
     }
+}
+
+/// Brings a counter to what was counted elsewhere.
+fn catch_up(counter: &IntCounter, count: u64) {
+    if count < counter.get() {
+        counter.reset();
+    }
+    counter.inc_by(count - counter.get());
 }
 
 #[cfg(test)]

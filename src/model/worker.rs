@@ -124,6 +124,9 @@ pub struct WorkerRecord {
     pub last_heartbeat: u64,
     /// Memory of the browser's process tree in bytes, when the worker measures it.
     pub memory: Option<u64>,
+    /// Of one that is [shutting down](WorkerStatus::ShuttingDown): why its sessions have to end, if
+    /// it is not that their time is up.
+    pub end_reason: Option<String>,
 }
 
 /// A worker's two counters, as the store has them.

@@ -155,11 +155,15 @@ impl Grid {
             .collect();
         // While the store is away, what it said last stands.
         let recycles = self.store.recycles().await.ok();
+        let oom_kills = self.store.oom_kills().await.ok();
         let open = self.registry.list();
         self.metrics.text(|metrics| {
             metrics.set_fleet(&workers);
             if let Some(recycles) = &recycles {
                 metrics.set_recycles(recycles);
+            }
+            if let Some(kills) = oom_kills {
+                metrics.set_oom_kills(kills);
             }
             for browser in Browser::ALL {
                 let active = open.iter().filter(|info| info.browser == browser).count();

@@ -52,7 +52,8 @@ impl Policy {
             strategy: selection.strategy,
             max_active: limits.max_concurrent_sessions,
             max_lifetime: (limit > 0).then_some(limit),
-            ceiling: (recycle.ceiling > 1.0).then(|| recycle.ceiling_of(limit)),
+            ceiling: (recycle.ceiling > 1.0 && !limits.isolate())
+                .then(|| recycle.ceiling_of(limits)),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::model::{Browser, SessionId, WorkerKey};
 use crate::tunnel::{Close, Traffic};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
@@ -91,6 +91,16 @@ impl Registry {
         let mut list: Vec<_> = self.open().values().map(|open| open.info.clone()).collect();
         list.sort_by_key(|info| (info.since, info.id));
         list
+    }
+
+    /// The workers of the sessions of which this is true.
+    pub fn workers_where(&self, is_so: impl Fn(&Info) -> bool) -> HashSet<WorkerKey> {
+        let open = self.open();
+        let infos = open.values().map(|open| &open.info);
+        infos
+            .filter(|info| is_so(info))
+            .map(|info| info.worker.clone())
+            .collect()
     }
 
     /// Ends one session; `false` when it is not open, or ends already.

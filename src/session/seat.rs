@@ -205,6 +205,7 @@ mod tests {
             started_at: 0,
             last_heartbeat: 0,
             memory: None,
+            end_reason: None,
         };
         store
             .register(&record, Duration::from_secs(60))

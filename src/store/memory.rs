@@ -31,6 +31,7 @@ struct State {
     /// Browsers that are warming up, and until when they count as such.
     warming: HashMap<WorkerKey, Instant>,
     recycles: HashMap<Reason, u64>,
+    oom_kills: u64,
     revision: u64,
 }
 
@@ -293,6 +294,20 @@ impl Store for MemoryStore {
 
     async fn recycles(&self) -> Result<HashMap<Reason, u64>, StoreError> {
         Ok(self.state().recycles.clone())
+    }
+
+    async fn suspect(&self, worker: &WorkerKey) -> Result<(), StoreError> {
+        self.tell(Event::Suspect(worker.clone()));
+        Ok(())
+    }
+
+    async fn count_oom_kills(&self, kills: u64) -> Result<(), StoreError> {
+        self.state().oom_kills += kills;
+        Ok(())
+    }
+
+    async fn oom_kills(&self) -> Result<u64, StoreError> {
+        Ok(self.state().oom_kills)
     }
 
     async fn register(&self, record: &WorkerRecord, ttl: Duration) -> Result<(), StoreError> {

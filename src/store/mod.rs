@@ -82,6 +82,8 @@ pub enum Event {
     Counts(WorkerKey, Counts),
     /// The worker of this key is asked to recycle itself.
     Recycle(WorkerKey),
+    /// The worker of this key is to look at its browser.
+    Suspect(WorkerKey),
     /// Something may have been missed: read [`Store::fleet`] again.
     Resync,
     /// The store went away (`false`) or came back (`true`).
@@ -187,6 +189,16 @@ pub trait Store: Send + Sync + 'static {
     /// How many workers of the whole grid were recycled for each reason, as long as the store
     /// remembers. Those of the original do not tell.
     async fn recycles(&self) -> Result<HashMap<Reason, u64>, StoreError>;
+
+    /// Has a worker look at its browser at once: it does not answer a session. A hint that may be
+    /// lost; a worker looks by itself now and then.
+    async fn suspect(&self, worker: &WorkerKey) -> Result<(), StoreError>;
+
+    /// Counts processes of workers that a kernel ended for want of memory.
+    async fn count_oom_kills(&self, kills: u64) -> Result<(), StoreError>;
+
+    /// How many there were in the whole grid, as long as the store remembers.
+    async fn oom_kills(&self) -> Result<u64, StoreError>;
 
     /// Takes one of `most` permits of the whole grid to warm a browser up, for at most `ttl`;
     /// `false` when none is left. Whoever has one already keeps it.

@@ -167,6 +167,11 @@ impl Close {
         Close::saying(id, Why::Draining, sentence)
     }
 
+    /// The worker ends its browser, for the reason that it gives.
+    pub fn worker_condemned(id: SessionId, why: &str) -> Close {
+        Close::saying(id, Why::WorkerLost, &format!("worker lost, {why}"))
+    }
+
     /// An operator killed the session.
     pub fn killed(id: SessionId) -> Close {
         Close::new(id, Why::Killed, None)

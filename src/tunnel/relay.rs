@@ -163,7 +163,7 @@ impl Relay {
         self.traffic.count_in(up.bytes, up.messages);
         self.traffic.count_out(down.bytes, down.messages);
         if up.in_message || down.in_message {
-            self.traffic.message_at(now);
+            self.traffic.message_at(now, !down.in_message);
         }
         // A side that was not read, because the other was slow, has not been silent.
         if up.bytes > 0 || self.up_stalled.is_some() {

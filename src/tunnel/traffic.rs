@@ -1,7 +1,7 @@
 //! What has passed through one session. Written by its tunnel, read by the admin API and the
 //! metrics while it runs; no lock, so the numbers of one moment may be a message apart.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -15,6 +15,8 @@ pub struct Traffic {
     messages_out: AtomicU64,
     /// Milliseconds from `started` to the last bytes of a message.
     last_message: AtomicU64,
+    /// They were the client's.
+    client_spoke_last: AtomicBool,
 }
 
 impl Traffic {
@@ -27,6 +29,7 @@ impl Traffic {
             messages_in: AtomicU64::new(0),
             messages_out: AtomicU64::new(0),
             last_message: AtomicU64::new(0),
+            client_spoke_last: AtomicBool::new(false),
         }
     }
 
@@ -61,6 +64,12 @@ impl Traffic {
         self.age().saturating_sub(last)
     }
 
+    /// How long the client's last message has had no answer; `None` when the worker spoke last.
+    pub fn unanswered(&self) -> Option<Duration> {
+        let waits = self.client_spoke_last.load(Relaxed);
+        waits.then(|| self.idle())
+    }
+
     pub(super) fn started(&self) -> Instant {
         self.started
     }
@@ -75,7 +84,9 @@ impl Traffic {
         self.messages_out.fetch_add(messages, Relaxed);
     }
 
-    pub(super) fn message_at(&self, now: Instant) {
+    /// Bytes of a message passed, of the client's alone or not.
+    pub(super) fn message_at(&self, now: Instant, of_client_alone: bool) {
+        self.client_spoke_last.store(of_client_alone, Relaxed);
         let since = now.saturating_duration_since(self.started);
         self.last_message.store(since.as_millis() as u64, Relaxed);
     }

@@ -120,6 +120,7 @@ impl Agent {
                 event = next_event(&mut events) => shell.event(event),
                 _ = tick.tick() => {
                     tree::bury_adopted();
+                    shell.look_for_oom_kills();
                     shell.take_in(Input::Tick);
                 }
             }

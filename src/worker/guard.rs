@@ -3,10 +3,9 @@
 //! The parent-death signal ends Node when this process is killed, but not everything that Node
 //! started: Chromium ends with Node, Firefox does not. So the same program, under another name,
 //! waits at a pipe that the kernel closes however this process ends. Then it kills what names this
-//! process's folder and removes the folder, and the turn to warm up if it had one. After an orderly
-//! end it finds nothing to do.
+//! process's folder and removes the folder. After an orderly end it finds nothing to do.
 
-use super::{tree, warming};
+use super::tree;
 use nix::sys::signal::{SigHandler, Signal, signal};
 use std::ffi::OsStr;
 use std::io;
@@ -30,7 +29,6 @@ impl Guard {
         let mut child = Command::new("/proc/self/exe")
             .arg0(NAME)
             .arg(folder)
-            .arg(std::process::id().to_string())
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -50,9 +48,8 @@ impl Guard {
 
 /// What a guard is there for.
 pub struct Duty {
-    /// The folder of the process that posted it, and that process.
+    /// The folder of the process that posted it.
     folder: PathBuf,
-    process: u32,
 }
 
 /// What to guard, when this process was started as a guard.
@@ -60,10 +57,8 @@ pub fn duty() -> Option<Duty> {
     let mut arguments = std::env::args_os();
     let is_guard = arguments.next().as_deref() == Some(OsStr::new(NAME));
     let folder = arguments.next().filter(|_| is_guard)?;
-    let process = arguments.next()?.to_str()?.parse().ok()?;
     Some(Duty {
         folder: folder.into(),
-        process,
     })
 }
 
@@ -80,9 +75,6 @@ pub fn stand(duty: &Duty) -> io::Result<()> {
         .enable_time()
         .build()?
         .block_on(tree::kill_all(folder, None));
-    if let Some(root) = folder.parent() {
-        warming::clear(root, duty.process);
-    }
     match std::fs::remove_dir_all(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

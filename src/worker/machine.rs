@@ -1,16 +1,17 @@
-//! What the agents of one process share on their machine: turns to warm a browser up, ports, and
-//! the folder that holds the browsers' temporary files.
+//! What the agents of one process share on their machine: turns to warm a browser up, memory, ports,
+//! and the folder that holds the browsers' temporary files.
 
+use super::lifecycle::Room;
+use super::memory::Memory;
 use super::tree;
-use super::warming::{self, Turn};
 use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::net::{IpAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// Start of the names of our folders among the machine's temporary files.
@@ -20,12 +21,15 @@ const PREFIX: &str = "playhouse-";
 const LOCK: &str = "lock";
 /// Ports tried from the configured one on before a free one of the kernel's choice is used.
 const PORT_RANGE: u16 = 200;
+/// How old a look at the memory may be.
+const MEMORY_IS_FRESH: Duration = Duration::from_secs(1);
 
 /// Shared by all [`Agent`](super::Agent)s of a process. Dropping it removes its folder.
 pub struct MachineShared {
     ports: Arc<Mutex<BTreeSet<u16>>>,
-    /// The machine's folder for temporary files, and ours in it.
-    root: PathBuf,
+    /// Browsers that warm up in their turn.
+    warming: Arc<Mutex<usize>>,
+    budget: Arc<Mutex<Budget>>,
     folder: TempDir,
     next_folder: AtomicU64,
     _lock: File,
@@ -52,24 +56,42 @@ impl MachineShared {
         tree::adopt_orphans();
         Ok(Arc::new(MachineShared {
             ports: Arc::default(),
-            root: root.to_owned(),
+            warming: Arc::default(),
+            budget: Arc::new(Mutex::new(Budget::new())),
             folder,
             next_folder: AtomicU64::new(1),
             _lock: lock,
         }))
     }
 
-    /// A turn to warm a browser up, unless `max_parallel` browsers of this machine do: those of
-    /// other processes count too, if they have the same user and folder for temporary files. One
-    /// that takes longer than `patience` counts no more.
-    pub fn try_turn(&self, max_parallel: usize, patience: Duration) -> Option<Turn> {
-        warming::try_turn(&self.root, max_parallel, patience)
+    /// A turn to warm a browser up, unless `most` others of this process have one.
+    pub fn try_turn(&self, most: usize) -> Option<Turn> {
+        let mut warming = locked(&self.warming);
+        (*warming < most).then(|| {
+            *warming += 1;
+            Turn(Arc::clone(&self.warming))
+        })
+    }
+
+    /// The memory that this process and its browsers share. Nobody else plans with it while this is
+    /// held; not to be held across an await.
+    pub fn budget(&self) -> MutexGuard<'_, Budget> {
+        locked(&self.budget)
+    }
+
+    /// Memory for a browser that is to come, until this is dropped.
+    pub fn claim(&self, budget: &mut Budget, bytes: u64) -> Claim {
+        budget.claimed += bytes;
+        Claim {
+            bytes,
+            budget: Arc::clone(&self.budget),
+        }
     }
 
     /// A port for a server on `host`: the first one free from `first` on, or 0 (the kernel's
     /// choice) when `first` is 0 or there is none. Ours until the lease is dropped.
     pub fn lease_port(&self, host: IpAddr, first: u16) -> PortLease {
-        let mut ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ports = locked(&self.ports);
         let last = first.saturating_add(PORT_RANGE);
         let port = (first..=last)
             .filter(|_| first != 0)
@@ -101,6 +123,106 @@ impl MachineShared {
     }
 }
 
+/// A turn to warm a browser up. It is over when this is dropped.
+#[derive(Debug)]
+#[must_use]
+pub struct Turn(Arc<Mutex<usize>>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *locked(&self.0) -= 1;
+    }
+}
+
+/// What memory there is, what of it is promised to browsers that are to come, and whom the kernel
+/// ended for want of it.
+#[derive(Debug)]
+pub struct Budget {
+    memory: Memory,
+    claimed: u64,
+    seen: Option<(Instant, Room)>,
+    /// As the kernel has counted them.
+    oom_kills: Option<u64>,
+    uncounted: u64,
+    last_kill: Option<Instant>,
+}
+
+impl Budget {
+    fn new() -> Budget {
+        let memory = Memory::of_this_process();
+        Budget {
+            oom_kills: memory.oom_kills(),
+            memory,
+            claimed: 0,
+            seen: None,
+            uncounted: 0,
+            last_kill: None,
+        }
+    }
+
+    /// What there is, at most a second old, less what is promised.
+    pub fn room(&mut self) -> Room {
+        let now = Instant::now();
+        let seen = self
+            .seen
+            .filter(|(at, _)| now.duration_since(*at) < MEMORY_IS_FRESH);
+        let (_, room) = *self
+            .seen
+            .insert(seen.unwrap_or_else(|| (now, self.memory.room())));
+        Room {
+            free: room.free.saturating_sub(self.claimed),
+            ..room
+        }
+    }
+
+    /// How many processes of ours the kernel has ended for want of memory since this was last asked.
+    pub fn take_oom_kills(&mut self) -> u64 {
+        self.look_for_oom_kills();
+        std::mem::take(&mut self.uncounted)
+    }
+
+    /// Whether it has ended one within this time.
+    pub fn oom_killed_within(&mut self, time: Duration) -> bool {
+        self.look_for_oom_kills();
+        self.last_kill.is_some_and(|at| at.elapsed() < time)
+    }
+
+    fn look_for_oom_kills(&mut self) {
+        let kills = self.memory.oom_kills();
+        let before = std::mem::replace(&mut self.oom_kills, kills);
+        let new = before
+            .zip(kills)
+            .map_or(0, |(before, kills)| kills.saturating_sub(before));
+        if new > 0 {
+            self.uncounted += new;
+            self.last_kill = Some(Instant::now());
+        }
+    }
+
+    /// What such an end comes from, for people.
+    pub fn oom_cause(&self) -> String {
+        self.memory.cause()
+    }
+}
+
+/// Memory that is promised to one browser.
+#[derive(Debug)]
+#[must_use]
+pub struct Claim {
+    bytes: u64,
+    budget: Arc<Mutex<Budget>>,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        locked(&self.budget).claimed -= self.bytes;
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A port that no other server of this process is given.
 #[derive(Debug)]
 #[must_use]
@@ -118,10 +240,7 @@ impl PortLease {
 
 impl Drop for PortLease {
     fn drop(&mut self) {
-        self.ports
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.port);
+        locked(&self.ports).remove(&self.port);
     }
 }
 
@@ -148,7 +267,6 @@ impl Drop for ServerFolder {
 
 /// Ends the browsers and removes the folders of processes that are dead.
 fn sweep(root: &Path) {
-    warming::sweep(root);
     for path in folders(root, Holder::Dead) {
         let killed = tree::kill_once(&path, None);
         match std::fs::remove_dir_all(&path) {

@@ -6,8 +6,7 @@
 //! * `agent`: tells it what happens. `shell` carries out what it decides, with the help of
 //!   `process` (one server), `supervision` (its task) and `registration` (its entry in the
 //!   store).
-//! * `machine`: what the agents of one process share. `warming`: what all processes of the machine
-//!   do, turns to warm a browser up.
+//! * `machine`: what the agents of one process share. `memory`: how much of that there is.
 //! * `presence`: how another process of this machine finds the servers.
 //! * [`guard`]: the process that cleans up after a killed one.
 //!
@@ -19,6 +18,7 @@ mod fill;
 pub mod guard;
 pub mod lifecycle;
 mod machine;
+mod memory;
 mod presence;
 mod probe;
 mod process;
@@ -30,7 +30,6 @@ mod spawn;
 mod supervision;
 mod toolchain;
 mod tree;
-mod warming;
 
 pub use agent::{Agent, Shutdown};
 pub use guard::Guard;

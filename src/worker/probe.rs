@@ -2,10 +2,16 @@
 //!
 //! The second one speaks Playwright's wire format, which is internal to Playwright and may change
 //! with any version. It is kept to four messages (all of them unchanged from 1.62 to 1.65), and a
-//! server that does not understand them is told apart from a browser that does not answer.
+//! server that does not understand them is told apart from a browser that does not work.
+//!
+//! One connection serves all checks of a browser, and it is made before there is a client:
+//! `initialize` sets the language of the error texts of everybody on that browser, and the last one
+//! who says it wins (playwright-core, `remote/playwrightConnection.ts`).
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -13,22 +19,23 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{WebSocketStream, client_async};
 
-/// How long opening and closing a page may take in a browser that did it before: 30 ms, more on a
-/// busy machine.
-const PAGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest answer to `GET /json` that is read.
 const MAX_ANSWER: u64 = 4096;
+/// Longest part of a browser's own words that is passed on, in bytes.
+const MAX_WORDS: usize = 200;
 
-/// Why a server or its browser is not well.
-#[derive(Debug, thiserror::Error)]
-pub enum ProbeError {
-    #[error("the server does not answer: {0}")]
-    Server(String),
-    #[error("the browser does not answer within {0:?}")]
-    Hung(Duration),
+/// Why a check did not go well.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unwell {
+    /// No answer in time. It may be slow, or hung.
+    #[error("the browser does not answer, for {0:?}")]
+    Suspect(Duration),
+    /// It answered that it cannot, or its server is gone.
+    #[error("the browser is broken: {0}")]
+    Broken(String),
     /// The wire format is not the one known here. Says nothing about the browser.
     #[error("the server does not speak as expected: {0}")]
-    Strange(String),
+    NotUnderstood(String),
 }
 
 /// Where a server of ours is asked: its address on this machine, and its secret path.
@@ -38,11 +45,18 @@ pub struct Door {
     pub path: String,
 }
 
+type Stream = TcpStream;
+
+async fn connect(door: &Door) -> io::Result<Stream> {
+    TcpStream::connect(door.address).await
+}
+
 /// Asks for `GET /json`, which the server answers without its browser: in a millisecond, or in
 /// many seconds where everything is read from disk for the first time. The caller sets the limit.
-pub async fn answers(door: &Door) -> Result<(), ProbeError> {
+/// The error says why there is no such answer.
+pub async fn answers(door: &Door) -> Result<(), String> {
     let exchange = async {
-        let mut stream = TcpStream::connect(door.address).await?;
+        let mut stream = connect(door).await?;
         let request = format!(
             "GET /json HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
             door.address
@@ -50,81 +64,84 @@ pub async fn answers(door: &Door) -> Result<(), ProbeError> {
         stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
         stream.take(MAX_ANSWER).read_to_string(&mut answer).await?;
-        std::io::Result::Ok(answer)
+        io::Result::Ok(answer)
     };
     let answer = exchange
         .await
-        .map_err(|error| ProbeError::Server(error.to_string()))?;
+        .map_err(|error| format!("its server does not answer: {error}"))?;
     // Another server on the port would answer as well, but not with our secret.
     if answer.starts_with("HTTP/1.1 200") && answer.contains(&door.path) {
         Ok(())
+    } else if answer.is_empty() {
+        // It went away over the question: whoever waits for its end knows why.
+        Err("its server ended while it was asked".to_owned())
     } else {
-        Err(ProbeError::Server("another server answers".to_owned()))
+        Err("another server answers on its port".to_owned())
     }
 }
 
-/// Opens a page in a context of its own and closes both, as a client would. Returns the browser's
-/// version, if it says one.
-pub async fn opens_page(door: &Door) -> Result<Option<String>, ProbeError> {
-    opens_page_within(door, PAGE_TIMEOUT).await
-}
-
-/// The same, for a browser that may have a reason to be slow.
-pub async fn opens_page_within(
-    door: &Door,
-    patience: Duration,
-) -> Result<Option<String>, ProbeError> {
-    tokio::time::timeout(patience, open_and_close_page(door))
-        .await
-        .map_err(|_| ProbeError::Hung(patience))?
-}
-
-async fn open_and_close_page(door: &Door) -> Result<Option<String>, ProbeError> {
-    let mut talk = Talk::open(door).await?;
-    talk.ask("", "initialize", json!({"sdkLanguage": "javascript"}))
-        .await?;
-    let browser = talk
-        .browser
-        .take()
-        .ok_or_else(|| ProbeError::Strange("no browser was introduced".to_owned()))?;
-    let answer = talk.ask(&browser, "newContext", json!({})).await?;
-    let context = answer["context"]["guid"]
-        .as_str()
-        .ok_or_else(|| ProbeError::Strange("no context in the answer".to_owned()))?
-        .to_owned();
-    talk.ask(&context, "newPage", json!({})).await?;
-    talk.ask(&context, "close", json!({})).await?;
-    // The server drops what is left when the connection ends, with or without a goodbye.
-    talk.socket.close(None).await.ok();
-    Ok(talk.browser_version)
-}
-
-/// One conversation in Playwright's wire format: requests with an id, answers with the same id, and
-/// messages without one in between.
-struct Talk {
-    socket: WebSocketStream<TcpStream>,
+/// Checks one browser, over a connection of its own that lives as long as the browser does.
+pub struct Prober {
+    socket: WebSocketStream<Stream>,
     asked: u64,
-    /// The browser that the server introduced.
-    browser: Option<String>,
+    /// The browser that the server introduced, by its name in the wire format.
+    browser: String,
     browser_version: Option<String>,
+    /// Contexts of checks that did not come to their end.
+    contexts: BTreeSet<String>,
 }
 
-impl Talk {
-    async fn open(door: &Door) -> Result<Talk, ProbeError> {
-        let server = |error: String| ProbeError::Server(error);
-        let stream = TcpStream::connect(door.address)
+impl Prober {
+    /// Connects, which is to be done before any client does. `patience` is for the connection and
+    /// the first answer.
+    pub async fn connect(door: &Door, patience: Duration) -> Result<Prober, Unwell> {
+        let connecting = async {
+            let stream = connect(door).await.map_err(gone)?;
+            let url = format!("ws://{}{}", door.address, door.path);
+            let (socket, _) = client_async(url, stream).await.map_err(gone)?;
+            Ok(socket)
+        };
+        let socket = tokio::time::timeout(patience, connecting)
             .await
-            .map_err(|error| server(error.to_string()))?;
-        let url = format!("ws://{}{}", door.address, door.path);
-        let (socket, _) = client_async(url, stream)
-            .await
-            .map_err(|error| server(error.to_string()))?;
-        Ok(Talk {
+            .map_err(|_| Unwell::Suspect(patience))??;
+        let mut prober = Prober {
             socket,
             asked: 0,
-            browser: None,
+            browser: String::new(),
             browser_version: None,
-        })
+            contexts: BTreeSet::new(),
+        };
+        let language = json!({"sdkLanguage": "javascript"});
+        prober.ask("", "initialize", language, patience).await?;
+        if prober.browser.is_empty() {
+            let missing = "no browser was introduced".to_owned();
+            return Err(Unwell::NotUnderstood(missing));
+        }
+        Ok(prober)
+    }
+
+    /// The browser's own version, if the server told it.
+    pub fn browser_version(&self) -> Option<&str> {
+        self.browser_version.as_deref()
+    }
+
+    /// Opens a page in a context of its own and closes both, as a client would; 30 ms of work.
+    /// `patience` is for each answer: a browser that is slow answers some of them.
+    pub async fn check(&mut self, patience: Duration) -> Result<(), Unwell> {
+        for context in self.contexts.clone() {
+            self.say(&context, "close", json!({})).await?;
+        }
+        let browser = self.browser.clone();
+        let answer = self
+            .ask(&browser, "newContext", json!({}), patience)
+            .await?;
+        let context = answer["context"]["guid"]
+            .as_str()
+            .ok_or_else(|| Unwell::NotUnderstood("no context in the answer".to_owned()))?
+            .to_owned();
+        self.ask(&context, "newPage", json!({}), patience).await?;
+        self.ask(&context, "close", json!({}), patience).await?;
+        Ok(())
     }
 
     async fn ask(
@@ -132,47 +149,136 @@ impl Talk {
         object: &str,
         method: &str,
         params: Value,
-    ) -> Result<Value, ProbeError> {
+        patience: Duration,
+    ) -> Result<Value, Unwell> {
+        let exchange = async {
+            let asked = self.say(object, method, params).await?;
+            loop {
+                let mut message = self.read().await?;
+                self.take_note(&message);
+                if message["id"] == asked {
+                    return match message.get("error") {
+                        Some(error) => Err(of_error(error)),
+                        None => Ok(message["result"].take()),
+                    };
+                }
+            }
+        };
+        tokio::time::timeout(patience, exchange)
+            .await
+            .map_err(|_| Unwell::Suspect(patience))?
+    }
+
+    /// Sends a request; returns its number.
+    async fn say(&mut self, object: &str, method: &str, params: Value) -> Result<u64, Unwell> {
         self.asked += 1;
         let metadata = json!({"wallTime": crate::model::unix_millis(), "internal": true});
         let request = json!({
             "id": self.asked, "guid": object, "method": method,
             "params": params, "metadata": metadata,
         });
-        self.socket
-            .send(Message::text(request.to_string()))
-            .await
-            .map_err(|error| ProbeError::Server(error.to_string()))?;
-        loop {
-            let mut message = self.read().await?;
-            if message["method"] == "__create__" && message["params"]["type"] == "Browser" {
-                let params = &message["params"];
-                let version = &params["initializer"]["version"];
-                self.browser = params["guid"].as_str().map(str::to_owned);
-                self.browser_version = version.as_str().map(str::to_owned);
-            }
-            if message["id"] == self.asked {
-                return match message.get("error") {
-                    Some(error) => Err(ProbeError::Strange(error.to_string())),
-                    None => Ok(message["result"].take()),
-                };
-            }
-        }
+        let message = Message::text(request.to_string());
+        self.socket.send(message).await.map_err(gone)?;
+        Ok(self.asked)
     }
 
-    async fn read(&mut self) -> Result<Value, ProbeError> {
+    async fn read(&mut self) -> Result<Value, Unwell> {
         loop {
             match self.socket.next().await {
                 Some(Ok(Message::Text(text))) => {
                     return serde_json::from_str(&text)
-                        .map_err(|error| ProbeError::Strange(error.to_string()));
+                        .map_err(|error| Unwell::NotUnderstood(error.to_string()));
                 }
                 Some(Ok(Message::Close(_))) | None => {
-                    return Err(ProbeError::Server("it closed the connection".to_owned()));
+                    return Err(gone("it closed the connection"));
                 }
                 Some(Ok(_)) => {}
-                Some(Err(error)) => return Err(ProbeError::Server(error.to_string())),
+                Some(Err(error)) => return Err(gone(error)),
             }
         }
+    }
+
+    /// Remembers which objects there are, from what the server says unasked.
+    fn take_note(&mut self, message: &Value) {
+        let params = &message["params"];
+        match (message["method"].as_str(), params["type"].as_str()) {
+            (Some("__create__"), Some("Browser")) => {
+                let version = &params["initializer"]["version"];
+                self.browser = params["guid"].as_str().unwrap_or_default().to_owned();
+                self.browser_version = version.as_str().map(str::to_owned);
+            }
+            (Some("__create__"), Some("BrowserContext")) => {
+                self.contexts
+                    .extend(params["guid"].as_str().map(str::to_owned));
+            }
+            (Some("__dispose__"), _) => {
+                let object = message["guid"].as_str().unwrap_or_default();
+                self.contexts.remove(object);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn gone(error: impl std::fmt::Display) -> Unwell {
+    Unwell::Broken(format!("its server is gone: {error}"))
+}
+
+/// What an error in an answer means. The browser's own errors come in as many words as there are
+/// faults; those of the wire format have three (playwright-core, `protocol/validatorPrimitives.ts`).
+fn of_error(error: &Value) -> Unwell {
+    let Some(message) = error["error"]["message"].as_str() else {
+        return Unwell::NotUnderstood(shortened(&error.to_string()));
+    };
+    let first = shortened(message.lines().next().unwrap_or_default());
+    let of_the_wire = message.contains(": expected ")
+        || message.starts_with("Unknown scheme for")
+        || message.starts_with("Mismatching dispatcher");
+    if of_the_wire {
+        Unwell::NotUnderstood(first)
+    } else {
+        Unwell::Broken(first)
+    }
+}
+
+fn shortened(words: &str) -> String {
+    words[..words.floor_char_boundary(MAX_WORDS)].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meaning(message: &str) -> Unwell {
+        of_error(&json!({"error": {"name": "Error", "message": message, "stack": ""}}))
+    }
+
+    #[test]
+    fn what_the_browser_cannot_do_is_its_fault_and_what_the_wire_forbids_is_not() {
+        for fault in [
+            "Target crashed",
+            "Target page, context or browser has been closed",
+            "Protocol error (Target.createTarget): Failed to open a new tab",
+            "words of a version to come",
+        ] {
+            assert_eq!(meaning(fault), Unwell::Broken(fault.to_owned()));
+        }
+        for fault in [
+            "sdkLanguage: expected one of (javascript|python|java|csharp)",
+            "Unknown scheme for Params: Browser.newContext",
+            "Mismatching dispatcher: \"Browser\" does not implement \"newContext\"",
+        ] {
+            assert_eq!(meaning(fault), Unwell::NotUnderstood(fault.to_owned()));
+        }
+        let value = of_error(&json!({"value": {"s": "thrown"}}));
+        assert!(matches!(value, Unwell::NotUnderstood(_)), "{value:?}");
+    }
+
+    #[test]
+    fn long_words_are_cut_between_letters() {
+        let Unwell::Broken(words) = meaning(&"ä".repeat(1000)) else {
+            panic!("it is the browser's");
+        };
+        assert_eq!(words, "ä".repeat(MAX_WORDS / 2));
     }
 }

@@ -3,7 +3,7 @@
 
 use super::diagnosis::{Tail, cause_of_files};
 use super::machine::{MachineShared, PortLease, ServerFolder};
-use super::probe::{self, Door, ProbeError};
+use super::probe::{self, Door, Prober, Unwell};
 use super::toolchain::Toolchain;
 use super::{presence, spawn, tree};
 use crate::config;
@@ -25,6 +25,8 @@ const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a dropped server's Node may take to die of SIGKILL, and how often to look.
 const DROP_PATIENCE: Duration = Duration::from_millis(500);
 const DROP_POLL: Duration = Duration::from_millis(2);
+/// How long a server that does not answer may take to end, if it does.
+const LAST_CAUSE: Duration = Duration::from_secs(1);
 /// How long to listen for the last words of a server that ended.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 /// Longest line of output that is read as a whole.
@@ -172,16 +174,25 @@ impl Server {
         // Read by now; the path in it is the key to the browser.
         std::fs::remove_file(self.folder.path().join("launch.json")).map_err(files)?;
         tokio::spawn(keep_tail(stdout, Arc::clone(&self.tail)));
-        probe::answers(&self.door)
-            .await
-            .map_err(|error| StartError::Ended(error.to_string()))?;
+        if let Err(error) = probe::answers(&self.door).await {
+            // If it ended meanwhile, that has a cause.
+            let ended = tokio::time::timeout(LAST_CAUSE, self.exited()).await;
+            return Err(StartError::Ended(ended.unwrap_or(error)));
+        }
         presence::announce(self.folder.path(), self.door.address).map_err(files)
     }
 
-    /// Opens and closes a page, so that the first client does not wait for what a browser does
-    /// only once.
-    pub async fn warm_up(&self, patience: Duration) -> Result<Option<String>, ProbeError> {
-        probe::opens_page_within(&self.door, patience).await
+    /// Opens and closes the browser's first page, so that the first client does not wait for what a
+    /// browser does only once. What comes of it checks the browser from then on.
+    pub async fn first_page(&self, patience: Duration) -> Result<Prober, Unwell> {
+        let first = async {
+            let mut prober = Prober::connect(&self.door, patience).await?;
+            prober.check(patience).await?;
+            Ok(prober)
+        };
+        tokio::time::timeout(patience, first)
+            .await
+            .map_err(|_| Unwell::Suspect(patience))?
     }
 
     /// Where the server is reached on this machine.

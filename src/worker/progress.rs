@@ -26,6 +26,8 @@ pub enum Progress {
     /// It takes no more sessions because it is to be replaced (or, with `recycle.mode: exit`, to
     /// end); those it has run to their end.
     Recycling { id: WorkerId, reason: Reason },
+    /// It is not fit to go on: its sessions are ended, and it is killed.
+    Condemned { id: WorkerId, why: String },
     /// It died, or did not start.
     Crashed {
         id: WorkerId,
@@ -63,6 +65,9 @@ impl Progress {
             ),
             Progress::Recycling { id, reason } => {
                 log::info!(worker:% = id, reason:% = reason; "worker recycling");
+            }
+            Progress::Condemned { id, why } => {
+                log::error!(worker:% = id, why = why; "ending a browser and its sessions");
             }
             Progress::Crashed {
                 id,

@@ -20,6 +20,9 @@ const FAREWELL_PAUSE: Duration = Duration::from_millis(500);
 /// the store says: longer than a proxy takes to dial after it reserved a seat.
 const QUIET: Duration = Duration::from_secs(10);
 
+/// The connection of the checks, which lasts as long as the browser.
+const OURS: usize = 1;
+
 /// What the store is to know of a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
@@ -29,9 +32,13 @@ pub enum Entry {
 }
 
 /// What is wanted of an entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wish {
     pub entry: Entry,
+    /// No session for the time being: the store is told that it drains.
+    pub suspended: bool,
+    /// Why its sessions are to end, if it is not that their time is up.
+    pub end_reason: Option<String>,
     /// Rises when a heartbeat is wanted at once.
     pub asked: u64,
     /// Ask for its turn to be out of service.
@@ -58,6 +65,12 @@ impl Books {
 
     pub fn replaces_itself(&self) -> bool {
         self.config.load().recycle.mode == RecycleMode::MakeBeforeBreak
+    }
+
+    /// Counts processes that the kernel ended for want of memory. A store that is away does not hear
+    /// of them.
+    pub async fn count_oom_kills(&self, kills: u64) {
+        self.note(self.store.count_oom_kills(kills).await);
     }
 
     /// Passes a result on. Who keeps the connection says when the store goes away and comes back;
@@ -112,6 +125,9 @@ impl Registration {
                 if status == WorkerStatus::Available && self.wish.borrow().turn {
                     self.ask_for_turn().await;
                 }
+                if self.record.end_reason != self.wish.borrow().end_reason {
+                    self.tell_end_reason(status).await;
+                }
                 self.beat(status).await;
                 self.tell_reason().await;
             }
@@ -133,8 +149,25 @@ impl Registration {
         }
     }
 
+    /// The status as proxies are to see it.
+    fn shown(&self, status: WorkerStatus) -> WorkerStatus {
+        match status {
+            WorkerStatus::Available if self.wish.borrow().suspended => WorkerStatus::Draining,
+            status => status,
+        }
+    }
+
+    /// Proxies end its sessions when they see the record, and tell the reason that stands in it.
+    async fn tell_end_reason(&mut self, status: WorkerStatus) {
+        let before = self.record.end_reason.take();
+        self.record.end_reason = self.wish.borrow().end_reason.clone();
+        if !self.register(status).await {
+            self.record.end_reason = before;
+        }
+    }
+
     async fn register(&mut self, status: WorkerStatus) -> bool {
-        self.record.status = status;
+        self.record.status = self.shown(status);
         self.record.replaces_itself = self.books.replaces_itself();
         self.record.last_heartbeat = unix_millis();
         let ttl = self.books.config.load().worker.key_ttl;
@@ -146,7 +179,8 @@ impl Registration {
         let memory = self.measure().await;
         let ttl = self.books.config.load().worker.key_ttl;
         let key = &self.record.key;
-        let result = self.books.store.heartbeat(key, status, memory, ttl).await;
+        let shown = self.shown(status);
+        let result = self.books.store.heartbeat(key, shown, memory, ttl).await;
         let Some(beat) = self.books.note(result) else {
             return;
         };
@@ -209,7 +243,7 @@ impl Registration {
     async fn is_quiet(&self) -> bool {
         let port = self.record.endpoint.port;
         let connected = tokio::task::spawn_blocking(move || sockets::connected_to(port));
-        matches!(connected.await, Ok(Some(0)))
+        matches!(connected.await, Ok(Some(connected)) if connected <= OURS)
     }
 
     async fn say_farewell(&self) {

@@ -2,7 +2,8 @@
 //! word to whoever watches.
 
 use super::agent::Shared;
-use super::lifecycle::{Generation, Input, Lifecycle, Output, Policy};
+use super::lifecycle::{Generation, Input, Lifecycle, Output, Policy, Room};
+use super::machine::Claim;
 use super::progress::Progress;
 use super::registration::{Books, Entry, Registration, Wish};
 use super::supervision::{ServerWish, Supervision, Up};
@@ -12,7 +13,7 @@ use crate::store::{Event, Store};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 
 /// A generation as the shell knows it.
@@ -23,6 +24,10 @@ struct Life {
     up: Option<Up>,
     /// Set once it is to be on the books.
     wish: Option<watch::Sender<Wish>>,
+    /// Has its browser looked at now.
+    look: Arc<Notify>,
+    /// The memory that is kept for it until it serves.
+    claim: Option<Claim>,
 }
 
 /// See the module's description. Dropping it ends its tasks, and with them the servers.
@@ -67,9 +72,37 @@ impl Shell {
 
     /// Takes in what happened, and does what follows from it.
     pub fn take_in(&mut self, input: Input) {
-        let policy = policy(&self.shared.config.load(), self.start_over);
-        for output in self.lifecycle.step(Instant::now(), input, &policy) {
-            self.carry_out(output);
+        let config = self.shared.config.load();
+        let machine = Arc::clone(&self.shared.machine);
+        let mut claims = Vec::new();
+        let outputs = {
+            // What is found to be free is still free when it is claimed.
+            let mut budget = machine.budget();
+            let policy = policy(&config, self.start_over, budget.room());
+            let outputs = self.lifecycle.step(Instant::now(), input, &policy);
+            for output in &outputs {
+                if let Output::Spawn { memory, .. } = output {
+                    claims.push(machine.claim(&mut budget, *memory));
+                }
+            }
+            outputs
+        };
+        for output in outputs {
+            self.carry_out(output, &mut claims);
+        }
+    }
+
+    /// Looks whether the kernel has ended processes for want of memory.
+    pub fn look_for_oom_kills(&mut self) {
+        let (kills, cause) = {
+            let mut budget = self.shared.machine.budget();
+            (budget.take_oom_kills(), budget.oom_cause())
+        };
+        if kills > 0 {
+            log::error!(processes = kills; "the kernel ended pages or browsers, {cause}");
+            let books = Arc::clone(&self.books);
+            self.entries
+                .spawn(async move { books.count_oom_kills(kills).await });
         }
     }
 
@@ -110,6 +143,12 @@ impl Shell {
                     self.ask_for_beat(generation);
                 }
             }
+            Some(Event::Suspect(key)) => {
+                let life = self.generation_of(&key).and_then(|it| self.lives.get(&it));
+                if let Some(life) = life {
+                    life.look.notify_one();
+                }
+            }
             Some(Event::Worker(_) | Event::Reachable(false)) => {}
             Some(Event::Resync | Event::Reachable(true)) | None => {
                 let all: Vec<Generation> = self.lives.keys().copied().collect();
@@ -128,17 +167,38 @@ impl Shell {
         self.wish(generation, |wish| wish.asked += 1);
     }
 
-    fn carry_out(&mut self, output: Output) {
+    fn carry_out(&mut self, output: Output, claims: &mut Vec<Claim>) {
         match output {
-            Output::Spawn(generation) => self.spawn(generation),
+            Output::Spawn {
+                generation,
+                at_once,
+                ..
+            } => self.spawn(generation, at_once, claims.pop()),
             Output::Register(generation) => self.register(generation),
             Output::SetStatus(generation, status) => {
                 if status == WorkerStatus::Draining && self.shutting_down() {
                     self.observe(generation, |id| Progress::Draining { id });
                 }
-                self.want(generation, ServerWish::Drain);
                 self.wish(generation, |wish| wish.entry = Entry::Status(status));
             }
+            Output::Suspend(generation, suspended) => {
+                self.wish(generation, |wish| wish.suspended = suspended);
+            }
+            Output::Evict(generation, why) => {
+                if let Some(why) = &why {
+                    let why = why.clone();
+                    self.observe(generation, |id| Progress::Condemned { id, why });
+                }
+                self.wish(generation, |wish| {
+                    wish.entry = Entry::Status(WorkerStatus::ShuttingDown);
+                    wish.end_reason = why;
+                });
+            }
+            Output::NoRoom { needed, room } => log::warn!(
+                needed_mib = needed >> 20, free_mib = room.free >> 20, limit_mib = room.limit >> 20;
+                "a replacement does not fit into memory beside the browsers that are there: waiting \
+                 for sessions to end, and ending the old browser first where that does not help"
+            ),
             Output::Deregister(generation) => {
                 self.wish(generation, |wish| wish.entry = Entry::None);
             }
@@ -147,7 +207,12 @@ impl Shell {
                 self.want(generation, if now { ServerWish::StopNow } else { politely });
             }
             Output::AskForTurn(generation) => self.wish(generation, |wish| wish.turn = true),
-            Output::Ready(generation) => self.tell_ready(generation),
+            Output::Ready(generation) => {
+                if let Some(life) = self.lives.get_mut(&generation) {
+                    life.claim = None;
+                }
+                self.tell_ready(generation);
+            }
             Output::Recycling(generation, reason) => {
                 self.wish(generation, |wish| wish.recycled = Some(reason));
                 self.observe(generation, |id| Progress::Recycling { id, reason });
@@ -174,13 +239,16 @@ impl Shell {
         }
     }
 
-    fn spawn(&mut self, generation: Generation) {
+    fn spawn(&mut self, generation: Generation, at_once: bool, claim: Option<Claim>) {
         let id = format!("{:016x}", rand::random::<u64>());
         let key = WorkerKey::new(self.shared.toolchain.browser, id);
         let (server, wish) = watch::channel(ServerWish::Serve);
+        let look = Arc::new(Notify::new());
         let supervision = Supervision {
             shared: Arc::clone(&self.shared),
             generation,
+            at_once,
+            look: Arc::clone(&look),
             key: key.clone(),
             store: self.books.store.clone(),
             wish,
@@ -193,6 +261,8 @@ impl Shell {
             server,
             up: None,
             wish: None,
+            look,
+            claim,
         };
         self.lives.insert(generation, life);
         self.observe(generation, |id| Progress::Starting { id });
@@ -214,11 +284,14 @@ impl Shell {
             started_at: now,
             last_heartbeat: now,
             memory: None,
+            end_reason: None,
         };
         let (sender, wish) = watch::channel(Wish {
             entry: Entry::Status(WorkerStatus::Available),
             asked: 0,
             turn: false,
+            suspended: false,
+            end_reason: None,
             recycled: None,
         });
         life.wish = Some(sender);
@@ -276,16 +349,19 @@ impl Shell {
 }
 
 /// The rules in force, as the life cycle wants them.
-fn policy(config: &Config, start_over: bool) -> Policy {
+fn policy(config: &Config, start_over: bool, room: Room) -> Policy {
     let limit = config.limits.max_lifetime_sessions;
     Policy {
         mode: config.recycle.mode,
         max_lifetime: (limit > 0).then_some(limit),
-        ceiling: config.recycle.ceiling_of(limit),
+        ceiling: config.recycle.ceiling_of(&config.limits),
         max_memory: config.recycle.max_memory,
         max_age: config.recycle.max_age,
         max_failures: config.recycle.max_failures,
+        recycle_timeout: config.recycle.drain_timeout,
         drain_timeout: config.worker.drain_timeout,
+        max_draining: config.recycle.max_draining,
+        room,
         start_over,
     }
 }

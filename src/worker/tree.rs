@@ -150,6 +150,22 @@ pub fn memory(node: i32) -> Option<u64> {
     total
 }
 
+/// How long the threads of `node` and of its children, the browser's first process among them, have
+/// been ready to run and did not, ever.
+pub fn run_delay(node: i32) -> Duration {
+    let Ok(server) = Process::new(node) else {
+        return Duration::ZERO;
+    };
+    let below = children(&server);
+    let processes = below.into_iter().filter_map(|pid| Process::new(pid).ok());
+    let tasks = processes
+        .chain([server])
+        .filter_map(|process| process.tasks().ok())
+        .flat_map(|tasks| tasks.flatten());
+    let delays = tasks.filter_map(|task| task.schedstat().ok());
+    Duration::from_nanos(delays.map(|stat| stat.run_delay).sum())
+}
+
 fn proportional(process: &Process) -> Option<u64> {
     let rollup = process.smaps_rollup().ok()?;
     let map = rollup.memory_map_rollup.into_iter().next()?;

@@ -18,6 +18,7 @@
 //! * [`versions`]: Playwright versions and browsers that do not match.
 //! * [`names`]: workers whose names stand for other addresses than before.
 //! * [`operations`]: reloads, upgrades, tenants, TLS, and all that is wrong on purpose.
+//! * [`words`]: the language of error texts, which our checks do not touch.
 //! * [`metrics`]: what curl and Prometheus are told.
 //! * [`health`]: what `playhouse healthcheck` says.
 
@@ -41,3 +42,4 @@ mod staircase;
 mod tutorial;
 mod unreachable;
 mod versions;
+mod words;

@@ -113,6 +113,7 @@ pub fn record(worker: &WorkerKey) -> WorkerRecord {
         started_at: unix_millis(),
         last_heartbeat: unix_millis(),
         memory: None,
+        end_reason: None,
     }
 }
 

@@ -35,6 +35,8 @@ on_every_store!(
     a_heartbeat_tells_and_learns,
     an_order_to_recycle_reaches_the_worker,
     an_order_to_recycle_lapses,
+    a_suspicion_reaches_the_worker,
+    what_a_kernel_ended_is_counted,
     workers_are_out_by_turns,
     a_recycle_is_counted_once,
     few_browsers_warm_up_at_a_time,
@@ -314,6 +316,29 @@ async fn an_order_to_recycle_lapses(grid: impl Grid) {
         beat.recycle
     })
     .await;
+}
+
+async fn a_suspicion_reaches_the_worker(grid: impl Grid) {
+    let (store, agent) = (grid.proxy().await, grid.agent().await);
+    let a = key("a");
+    agent.register(&record(&a), TTL).await.unwrap();
+    let mut events = agent.events();
+    store.suspect(&a).await.unwrap();
+    let told = event(&mut events, |event| match event {
+        Event::Suspect(worker) => Some(worker),
+        Event::Recycle(worker) => panic!("{worker} is not asked to recycle"),
+        _ => None,
+    });
+    assert_eq!(told.await, a);
+}
+
+async fn what_a_kernel_ended_is_counted(grid: impl Grid) {
+    let (store, agent) = (grid.proxy().await, grid.agent().await);
+    assert_eq!(store.oom_kills().await.unwrap(), 0);
+    for kills in [1, 2] {
+        agent.count_oom_kills(kills).await.unwrap();
+    }
+    assert_eq!(store.oom_kills().await.unwrap(), 3);
 }
 
 async fn workers_are_out_by_turns(grid: impl Grid) {

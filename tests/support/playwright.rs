@@ -215,6 +215,19 @@ impl Driver {
         Ok(())
     }
 
+    /// What a user reads who looks for something that is not there.
+    pub async fn misses(&mut self, name: &str) -> String {
+        self.say(&format!("miss {name}")).await;
+        let answer: Value = self
+            .answer("miss", name)
+            .await
+            .expect("the session is open");
+        answer["words"]
+            .as_str()
+            .expect("an error's text")
+            .to_owned()
+    }
+
     /// Begins to have the page send `size` bytes at once. Nobody waits for how that ends.
     pub async fn start_fetch(&mut self, name: &str, size: usize) {
         self.say(&format!("fetch {name} {size}")).await;

@@ -28,7 +28,7 @@ pub struct Process {
     pub kind: Kind,
     pub zombie: bool,
     started: u64,
-    command: String,
+    pub command: String,
 }
 
 impl Process {

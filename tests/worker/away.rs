@@ -67,6 +67,18 @@ impl Store for Patchy {
         self.memory.adopt(session, worker);
     }
 
+    async fn suspect(&self, worker: &WorkerKey) -> Result<(), StoreError> {
+        self.memory.suspect(worker).await
+    }
+
+    async fn count_oom_kills(&self, kills: u64) -> Result<(), StoreError> {
+        self.memory.count_oom_kills(kills).await
+    }
+
+    async fn oom_kills(&self) -> Result<u64, StoreError> {
+        self.memory.oom_kills().await
+    }
+
     async fn order_recycle(&self, worker: &WorkerKey, ttl: Duration) -> Result<(), StoreError> {
         self.memory.order_recycle(worker, ttl).await
     }

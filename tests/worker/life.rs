@@ -1,7 +1,7 @@
 //! A worker starts, serves, is recycled without a gap, drains and ends.
 
 use super::bench::{Bench, nothing_runs, processes};
-use super::support::{Kind, eventually, eventually_equal};
+use super::support::{Kind, Process, eventually, eventually_equal};
 use nix::sys::signal::Signal;
 use playhouse::config::RecycleMode;
 use playhouse::model::{Reason, WorkerStatus};
@@ -79,13 +79,91 @@ async fn a_browser_that_eats_memory_is_replaced_once_it_has_served() {
     bench.end(Shutdown::Drain).await;
 }
 
+/// What may be wrong with a browser whose server still answers.
+const HURT: [&str; 3] = ["browser stopped", "zygotes stopped", "zygotes killed"];
+
+fn hurt(how: &str) {
+    let all = processes();
+    let zygotes = || {
+        all.processes
+            .iter()
+            .filter(|it| it.command.contains("--type=zygote"))
+    };
+    match how {
+        "browser stopped" => all.of_kind(Kind::Browser)[0].signal(Signal::SIGSTOP),
+        "zygotes stopped" => zygotes().for_each(|zygote| zygote.signal(Signal::SIGSTOP)),
+        "zygotes killed" => zygotes().for_each(Process::kill),
+        other => panic!("nobody knows how to do this: {other}"),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hung_browser_is_noticed_and_replaced() {
-    let bench = Bench::start(|config| config.recycle.max_failures = 1).await;
+async fn a_browser_that_opens_no_page_gets_no_session_and_its_sessions_learn_why() {
+    for how in HURT {
+        let bench = Bench::start(|_| ()).await;
+        let key = bench.available().await.record.key;
+        let (session, ..) = bench.seat().await.unwrap();
+        let mut events = bench.store.events();
+        hurt(how);
+        let mut story = Vec::new();
+        let reason = eventually(how, async || {
+            let event = timeout(Duration::from_secs(1), events.recv()).await.ok()?;
+            let Event::Worker(worker) = event.expect("few events, all read at once") else {
+                return None;
+            };
+            let record = worker.record;
+            if record.key == key && story.last() != Some(&record.status) {
+                story.push(record.status);
+            }
+            record.end_reason.filter(|_| record.key == key)
+        })
+        .await;
+        assert!(reason.contains("browser"), "{reason}");
+        assert_eq!(story.last(), Some(&WorkerStatus::ShuttingDown), "{how}");
+        assert!(
+            story.contains(&WorkerStatus::Draining),
+            "first it is suspected: {how} {story:?}"
+        );
+        bench.leave(session).await;
+        bench.replaced(&key).await;
+        assert_eq!(bench.recycled(), [Reason::Failures]);
+        bench.end(Shutdown::Drain).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_that_stumbles_serves_again() {
+    let bench = Bench::start(|_| ()).await;
     let key = bench.available().await.record.key;
-    processes().of_kind(Kind::Browser)[0].signal(Signal::SIGSTOP);
-    bench.replaced(&key).await;
-    assert_eq!(bench.recycled(), [Reason::Failures]);
+    let browser = processes().of_kind(Kind::Browser)[0].clone();
+    browser.signal(Signal::SIGSTOP);
+    eventually_equal("it is suspected", vec![key.clone()], async || {
+        bench.in_status(WorkerStatus::Draining).await
+    })
+    .await;
+    browser.signal(Signal::SIGCONT);
+    eventually_equal("it serves again", vec![key], async || {
+        bench.in_status(WorkerStatus::Available).await
+    })
+    .await;
+    assert_eq!(bench.recycled(), []);
+    bench.end(Shutdown::Drain).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_hangs_while_it_drains_is_not_waited_for() {
+    let bench = Bench::start(|_| ()).await;
+    let old = bench.available().await.record.key;
+    let browser = processes().of_kind(Kind::Browser)[0].clone();
+    bench.seat().await.unwrap();
+    let minute = Duration::from_secs(60);
+    bench.store.order_recycle(&old, minute).await.unwrap();
+    eventually_equal("it drains", vec![old.clone()], async || {
+        bench.in_status(WorkerStatus::Draining).await
+    })
+    .await;
+    browser.signal(Signal::SIGSTOP);
+    bench.replaced(&old).await;
     bench.end(Shutdown::Drain).await;
 }
 

@@ -43,12 +43,14 @@ fn recycle() -> Vec<Key> {
     vec![
         Key::new(field!(recycle.mode), choice(MODES), "How a browser at its lifetime limit is replaced: the replacement is warm before the old one drains, or the process drains, exits 0 and is started anew by its orchestrator."),
         Key::new(field!(recycle.ceiling), decimal(1.0..=1000.0), "How far beyond its limit a worker goes while its replacement is not ready, as a multiple of the limit; 1 makes the limit hard, even when that costs a seat."),
-        Key::new(field!(recycle.max_parallel), number(1..=1000), "Browsers warming up at once on one machine, the first ones of its workers too: in all processes of one user with one folder for temporary files (TMPDIR). Containers, and units with `PrivateTmp`, have their own. Where processes differ, the largest number holds."),
-        Key::new(field!(recycle.max_parallel_grid), number(0..=1_000_000), "Browsers warming up at once in the whole grid; 0 = no limit. Small numbers make large grids lose seats: with 1, simulated, 1,000 busy workers refuse more than half of their sessions."),
+        Key::new(field!(recycle.max_parallel), number(1..=1000), "Browsers warming up at once in one process: its first ones, and replacements. A worker that has lost its seats waits for nobody."),
+        Key::new(field!(recycle.max_parallel_grid), number(0..=1_000_000), "Replacements warming up at once in the whole grid; 0 = no limit. Small numbers make large grids lose seats: with 1, simulated, 1,000 busy workers refuse more than half of their sessions."),
         Key::new(field!(recycle.max_unavailable), number(1..=1_000_000), "With `mode: exit`: workers of one browser out of service at once in the whole grid."),
-        Key::new(field!(recycle.max_memory), memory(), "Recycles a browser whose process tree uses more than this."),
+        Key::new(field!(recycle.max_draining), number(1..=1000), "Old browsers of one worker that wait for their last session. While there are so many, the one that serves goes on to its ceiling."),
+        Key::new(field!(recycle.drain_timeout), never(), "How long the sessions of a browser that was replaced may go on; never = to their end."),
+        Key::new(field!(recycle.max_memory), memory(), "Recycles a browser when it and the old ones of its worker use more than this, and ends an old one that then goes on growing."),
         Key::new(field!(recycle.max_age), never(), "Recycles a browser older than this."),
-        Key::new(field!(recycle.max_failures), number(0..=1_000_000), "Recycles a browser after this many session failures in a row; 0 = never."),
+        Key::new(field!(recycle.max_failures), number(0..=1_000_000), "Recycles a browser after this many checks in a row that failed at first; 0 = never. One that fails a second time is ended at once."),
         Key::new(field!(recycle.command_ttl), duration(SHORTEST..=DAY), "How long the request to recycle stands.")
             .env(&["SHUTDOWN_COMMAND_TTL"]),
     ]
@@ -72,7 +74,7 @@ fn worker() -> Vec<Key> {
             .env(&["HEARTBEAT_INTERVAL"]),
         Key::new(field!(worker.key_ttl), duration(SHORTEST..=DAY), "A worker without a heartbeat for this long is gone. At least three heartbeats.")
             .env(&["REDIS_KEY_TTL"]),
-        Key::new(field!(worker.drain_timeout), duration(Duration::ZERO..=YEAR), "How long the sessions of a draining browser may go on.")
+        Key::new(field!(worker.drain_timeout), duration(Duration::ZERO..=YEAR), "How long sessions may go on once the worker is told to end.")
             .env(&["DRAIN_TIMEOUT"]),
         Key::new(field!(worker.browser_path), found("the path of a browser's executable"), "Browser executable; auto = looked for in the usual places.")
             .env(&["PLAYHOUSE_BROWSER_PATH"]),

@@ -186,13 +186,24 @@ fn a_cap_is_the_limit_when_it_is_hard_the_ceiling_or_none_before_its_turn() {
         ceiling,
         ..Config::defaults(Role::Proxy).recycle
     };
-    assert_eq!(recycle(1.5).ceiling_of(50), 75);
-    assert_eq!(recycle(2.0).ceiling_of(u32::MAX), u32::MAX);
     let Config {
-        limits, selection, ..
+        limits: defaults,
+        selection,
+        ..
     } = Config::defaults(Role::Proxy);
-    let of = |ceiling| Policy::new(&limits, &selection, &recycle(ceiling)).ceiling;
-    assert_eq!((of(1.0), of(1.5)), (None, Some(75)));
+    let limits = |max_concurrent_sessions, max_lifetime_sessions| Limits {
+        max_concurrent_sessions,
+        max_lifetime_sessions,
+        ..defaults
+    };
+    assert_eq!(recycle(1.5).ceiling_of(&limits(5, 50)), 75);
+    assert_eq!(recycle(2.0).ceiling_of(&limits(5, u32::MAX)), u32::MAX);
+    let of = |ceiling, limits: &Limits| Policy::new(limits, &selection, &recycle(ceiling)).ceiling;
+    assert_eq!(of(1.0, &limits(5, 50)), None);
+    assert_eq!(of(1.5, &limits(5, 50)), Some(75));
+    assert_eq!(of(3.0, &limits(5, 1)), Some(3));
+    let isolated = of(3.0, &limits(1, 1));
+    assert_eq!(isolated, None, "a process of its own for each session");
 }
 
 #[test]

@@ -191,6 +191,18 @@ impl Store for HandoverStore {
         self.memory.recycles().await
     }
 
+    async fn suspect(&self, worker: &WorkerKey) -> Result<(), StoreError> {
+        self.memory.suspect(worker).await
+    }
+
+    async fn count_oom_kills(&self, kills: u64) -> Result<(), StoreError> {
+        self.memory.count_oom_kills(kills).await
+    }
+
+    async fn oom_kills(&self) -> Result<u64, StoreError> {
+        self.memory.oom_kills().await
+    }
+
     /// Once the seats have moved, the workers that count are those registered there.
     async fn register(&self, record: &WorkerRecord, ttl: Duration) -> Result<(), StoreError> {
         match self.moved() {

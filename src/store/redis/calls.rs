@@ -166,6 +166,47 @@ impl Store for RedisStore {
             .collect())
     }
 
+    async fn suspect(&self, worker: &WorkerKey) -> Result<(), StoreError> {
+        let channel = &keys::command(worker);
+        self.inner
+            .link
+            .call(|mut live| async move {
+                redis::cmd("PUBLISH")
+                    .arg(channel)
+                    .arg(keys::CHECK)
+                    .exec_async(&mut live.connection)
+                    .await
+            })
+            .await
+    }
+
+    async fn count_oom_kills(&self, kills: u64) -> Result<(), StoreError> {
+        self.inner
+            .link
+            .call(|mut live| async move {
+                redis::cmd("INCRBY")
+                    .arg(keys::OOM_KILLS)
+                    .arg(kills)
+                    .exec_async(&mut live.connection)
+                    .await
+            })
+            .await
+    }
+
+    async fn oom_kills(&self) -> Result<u64, StoreError> {
+        let kills: Option<u64> = self
+            .inner
+            .link
+            .call(|mut live| async move {
+                redis::cmd("GET")
+                    .arg(keys::OOM_KILLS)
+                    .query_async(&mut live.connection)
+                    .await
+            })
+            .await?;
+        Ok(kills.unwrap_or(0))
+    }
+
     async fn take_warm_up(
         &self,
         worker: &WorkerKey,

@@ -254,10 +254,13 @@ fn message(inner: &Inner, epoch: u64, channel: &str, payload: &str) {
         }
         _ => {
             let worker = channel.strip_prefix(keys::COMMAND);
-            if payload == keys::SHUTDOWN
-                && let Some(worker) = worker.and_then(|worker| worker.parse().ok())
-            {
-                inner.tell(Event::Recycle(worker));
+            let Some(worker) = worker.and_then(|worker| worker.parse().ok()) else {
+                return;
+            };
+            match payload {
+                keys::SHUTDOWN => inner.tell(Event::Recycle(worker)),
+                keys::CHECK => inner.tell(Event::Suspect(worker)),
+                _ => {}
             }
         }
     }

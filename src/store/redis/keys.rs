@@ -12,6 +12,8 @@ pub const WORKER: &str = "worker:";
 pub const COMMAND: &str = "worker:cmd:";
 /// What the order to recycle says.
 pub const SHUTDOWN: &str = "shutdown";
+/// What is said on the channel of that order to have the worker look at its browser.
+pub const CHECK: &str = "playhouse:check";
 /// Hash `{browser}:{id}` -> open or reserved sessions.
 pub const ACTIVE: &str = "cluster:active_connections";
 /// Hash `{browser}:{id}` -> sessions ever given to that worker.
@@ -32,6 +34,8 @@ pub const LEASES: &str = "playhouse:leases:";
 pub const TURNS: &str = "playhouse:turns:";
 /// Hash reason -> workers of the grid that were recycled for it.
 pub const RECYCLES: &str = "playhouse:recycles";
+/// Number of the grid's processes that kernels ended for want of memory.
+pub const OOM_KILLS: &str = "playhouse:oom_kills";
 /// Prefix of a line of waiting sessions: `playhouse:line:{line}`, a hash proxy -> when the first of
 /// its part of the line came, and until when that is believed.
 pub const LINE: &str = "playhouse:line:";

@@ -27,6 +27,9 @@ pub fn fields(record: &WorkerRecord) -> Vec<(&'static str, String)> {
     if let Some(memory) = record.memory {
         fields.push(("memory", memory.to_string()));
     }
+    if let Some(reason) = &record.end_reason {
+        fields.push(("endReason", reason.clone()));
+    }
     fields
 }
 
@@ -66,6 +69,7 @@ pub fn record(key: WorkerKey, fields: &HashMap<String, String>) -> Option<Worker
         started_at: number("startedAt").unwrap_or(0),
         last_heartbeat: number("lastHeartbeat").unwrap_or(0),
         memory: number("memory"),
+        end_reason: text("endReason").map(str::to_owned),
     })
 }
 
@@ -184,6 +188,7 @@ mod tests {
             started_at: 1,
             last_heartbeat: 2,
             memory: Some(3),
+            end_reason: Some("it hangs".to_owned()),
         };
         let hash = fields(&written)
             .into_iter()

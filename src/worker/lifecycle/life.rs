@@ -13,16 +13,25 @@ pub(super) enum Phase {
     Announcing,
     Available,
     Draining {
-        until: Instant,
+        /// When its sessions are ended, if ever.
+        until: Option<Instant>,
         /// The store knows that it drains: no session is added any more.
         sealed: bool,
+        /// What it used when it began to drain.
+        memory: u64,
     },
-    /// Its drain timeout has passed; proxies end its sessions.
+    /// Proxies end its sessions: its time is up, or it is not fit to go on.
     Evicting {
         until: Instant,
+        /// It is not to be asked to end, but killed.
+        broken: bool,
     },
     Stopping,
 }
+
+/// A draining browser may grow by this part of what it used, and this many bytes: its sessions go on.
+const GROWTH_PART: u64 = 10;
+const GROWTH: u64 = 64 << 20;
 
 #[derive(Debug)]
 pub(super) struct Life {
@@ -35,6 +44,9 @@ pub(super) struct Life {
     /// Nobody is connected to it any more.
     pub quiet: bool,
     pub memory: u64,
+    /// Its last check failed, and the next one has not come to its end.
+    pub suspect: bool,
+    /// Checks in a row that failed at first.
     pub failures: u32,
     pub ordered: bool,
     /// It has asked for its turn to be out of service.
@@ -53,6 +65,7 @@ impl Life {
             miscounted: false,
             quiet: false,
             memory: 0,
+            suspect: false,
             failures: 0,
             ordered: false,
             asked: false,
@@ -86,6 +99,15 @@ impl Life {
         }
     }
 
+    /// Whether it drains although it uses much more than when it began to.
+    pub fn grows_while_draining(&self) -> bool {
+        let Phase::Draining { memory, .. } = self.phase else {
+            return false;
+        };
+        let allowed = memory.saturating_add(memory / GROWTH_PART) + GROWTH;
+        memory > 0 && self.memory > allowed
+    }
+
     /// The store lost it, and knows it again with fresh counters.
     pub fn relisted(&mut self) {
         // What it remembers of its lifetime comes back with it: no new sessions.
@@ -106,11 +128,17 @@ impl Life {
     }
 
     /// Why it should be replaced while it serves, if it should; `expected` sessions are likely to
-    /// come until that is done.
-    pub fn reason_to_leave(&self, now: Instant, expected: u32, policy: &Policy) -> Option<Reason> {
+    /// come until that is done, and the `others` of this worker use so much memory.
+    pub fn reason_to_leave(
+        &self,
+        now: Instant,
+        expected: u32,
+        others: u64,
+        policy: &Policy,
+    ) -> Option<Reason> {
         if self.is_spent(expected, policy) {
             Some(Reason::Lifetime)
-        } else if self.is_bloated(policy) {
+        } else if self.is_bloated(others, policy) {
             Some(Reason::Memory)
         } else if policy.max_failures > 0 && self.failures >= policy.max_failures {
             Some(Reason::Failures)
@@ -136,9 +164,17 @@ impl Life {
         })
     }
 
-    fn is_bloated(&self, policy: &Policy) -> bool {
-        // A fresh browser uses no less than one that has had no session.
-        let used = self.counts.lifetime > 0;
-        used && policy.max_memory.is_some_and(|max| self.memory > max)
+    fn is_bloated(&self, others: u64, policy: &Policy) -> bool {
+        // A fresh browser uses no less than one that has had no session. Those that drain leave by
+        // themselves: this one is to blame only if it uses the most.
+        let to_blame = self.counts.lifetime > 0 && self.memory >= others;
+        let all = self.memory.saturating_add(others);
+        to_blame && policy.max_memory.is_some_and(|max| all > max)
+    }
+
+    /// Whether it has had all sessions that proxies give it.
+    pub fn is_full_for_good(&self, policy: &Policy) -> bool {
+        let limit = policy.max_lifetime;
+        limit.is_some_and(|limit| self.counts.lifetime >= policy.ceiling.max(limit))
     }
 }

@@ -12,15 +12,22 @@
 //!
 //! Up to three kinds live at once: the one that serves, its replacement, and those that drain.
 //! Make before break: the serving one drains only after its replacement is registered, so that the
-//! worker's seats are there at all times. Processes, store and clock are at the edge, in
+//! worker's seats are there at all times. It is broken before it is made only where memory has no
+//! room for two.
+//!
+//! A browser whose check fails gets no session until the next one decides. Whoever is broken does
+//! not drain: its sessions are told, and it is killed.
+//! Processes, store and clock are at the edge, in
 //! [`agent`](super::agent).
 
+mod health;
 mod life;
+mod replacing;
 #[cfg(test)]
 mod tests;
 mod words;
 
-pub use words::{Generation, Input, Output, Policy};
+pub use words::{Generation, Health, Input, Output, Policy, Room};
 
 use crate::config::RecycleMode;
 use crate::model::{Counts, Reason, WorkerStatus};
@@ -33,13 +40,15 @@ use std::time::{Duration, Instant};
 const FIRST_LEAD: Duration = Duration::from_secs(2);
 /// The replacement is started this much earlier than the expected need.
 const LEAD_MARGIN: f64 = 1.5;
+/// A measured memory counts for this part of what is usual, until others are measured.
+const USUAL_FADES: u64 = 8;
 /// A slow start is forgotten by this part with each one that is not.
 const LEAD_FADES: u32 = 8;
 /// A browser that lived this long was sound: what happened before it is forgiven.
 const SOUND_AFTER: Duration = Duration::from_secs(30);
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
-/// What proxies get, after the drain timeout, to tell the clients why their sessions end.
+/// What proxies get to tell the clients why their sessions end.
 const EVICTION_GRACE: Duration = Duration::from_secs(2);
 
 /// See the module's description.
@@ -51,6 +60,11 @@ pub struct Lifecycle {
     /// From the order to start a server until it was warm, as it has to be reckoned with.
     lead: Duration,
     fill: FillRate,
+    /// What a browser of this worker uses, in bytes: an average over the last ones, of the kind that
+    /// forgets; 0 until one has been measured.
+    usual: u64,
+    /// People know that a replacement does not fit.
+    no_room_told: bool,
     /// Starts and young browsers that failed in a row.
     setbacks: u32,
     /// No server is started before this.
@@ -81,6 +95,8 @@ impl Default for Lifecycle {
             born: 0,
             lead: FIRST_LEAD,
             fill: FillRate::default(),
+            usual: 0,
+            no_room_told: false,
             setbacks: 0,
             not_before: None,
             ending: None,
@@ -100,6 +116,7 @@ impl Lifecycle {
         };
         if !self.finished {
             self.take_in(input, &mut turn);
+            self.end_growing(&mut turn);
             self.end_drained(&mut turn);
             if self.ending.is_none() {
                 self.forgive(now);
@@ -146,10 +163,8 @@ impl Lifecycle {
             Input::Counts(generation, counts) => self.count(generation, counts, now),
             Input::Relisted(generation) => self.learn(generation, Life::relisted),
             Input::Quiet(generation) => self.learn(generation, |life| life.quiet = true),
-            Input::Memory(generation, bytes) => self.learn(generation, |life| life.memory = bytes),
-            Input::Checked(generation, passed) => self.learn(generation, |life| {
-                life.failures = if passed { 0 } else { life.failures + 1 };
-            }),
+            Input::Memory(generation, bytes) => self.measured(generation, bytes),
+            Input::Checked(generation, health) => self.checked(generation, health, turn),
         }
     }
 
@@ -164,6 +179,19 @@ impl Lifecycle {
         if let Some(life) = self.lives.get_mut(&generation) {
             let sessions = life.count(counts);
             self.fill.observe(now, sessions);
+        }
+    }
+
+    fn measured(&mut self, generation: Generation, bytes: u64) {
+        let Some(life) = self.lives.get_mut(&generation) else {
+            return;
+        };
+        life.memory = bytes;
+        if life.phase == Phase::Available {
+            self.usual = match self.usual {
+                0 => bytes,
+                usual => usual - usual / USUAL_FADES + bytes / USUAL_FADES,
+            };
         }
     }
 
@@ -213,7 +241,8 @@ impl Lifecycle {
             turn.todo.push(Output::Deregister(generation));
         }
         let served = life.is_coming() || life.phase == Phase::Available;
-        let retry_in = served.then(|| self.set_back(&life, turn.now)).filter(|_| {
+        let sound = life.age(turn.now).is_some_and(|age| age >= SOUND_AFTER);
+        let retry_in = served.then(|| self.set_back(sound, turn.now)).filter(|_| {
             let coming = self.lives.values().any(Life::is_coming);
             self.ending.is_none() && !coming
         });
@@ -224,9 +253,9 @@ impl Lifecycle {
         });
     }
 
-    /// Notes a failure, and how long to wait because of it and those before.
-    fn set_back(&mut self, life: &Life, now: Instant) -> Duration {
-        let sound = life.age(now).is_some_and(|age| age >= SOUND_AFTER);
+    /// Notes the failure of one that was `sound` before or not, and how long to wait because of it
+    /// and those before.
+    fn set_back(&mut self, sound: bool, now: Instant) -> Duration {
         self.setbacks = if sound { 0 } else { self.setbacks + 1 };
         let pause = backoff(self.setbacks);
         self.not_before = Some(now + pause);
@@ -247,12 +276,19 @@ impl Lifecycle {
             return;
         }
         self.ending = Some(Ending::Drain);
+        let over = turn.now + turn.policy.drain_timeout;
         for generation in self.generations() {
-            match self.lives[&generation].phase {
+            let life = self.lives.get_mut(&generation).expect("just listed");
+            match &mut life.phase {
                 Phase::Starting => self.end(generation, true, turn),
                 // The former may be on the books already, with a session on it.
-                Phase::Announcing | Phase::Available => self.set_draining(generation, turn),
-                Phase::Draining { .. } | Phase::Evicting { .. } | Phase::Stopping => {}
+                Phase::Announcing | Phase::Available => {
+                    self.set_draining(generation, Some(over), turn);
+                }
+                Phase::Draining { until, .. } => {
+                    *until = Some(until.map_or(over, |until| until.min(over)));
+                }
+                Phase::Evicting { .. } | Phase::Stopping => {}
             }
         }
     }
@@ -270,18 +306,18 @@ impl Lifecycle {
     fn end_drained(&mut self, turn: &mut Turn<'_>) {
         for generation in self.generations() {
             let life = self.lives.get_mut(&generation).expect("just listed");
-            let over = match life.phase {
-                Phase::Draining { .. } if life.is_empty() => true,
-                Phase::Draining { until, .. } if turn.now >= until => {
+            let (over, broken) = match life.phase {
+                Phase::Draining { .. } if life.is_empty() => (true, false),
+                Phase::Draining { until, .. } if until.is_some_and(|until| turn.now >= until) => {
                     life.phase = Phase::Evicting {
                         until: turn.now + EVICTION_GRACE,
+                        broken: false,
                     };
-                    let status = WorkerStatus::ShuttingDown;
-                    turn.todo.push(Output::SetStatus(generation, status));
-                    false
+                    turn.todo.push(Output::Evict(generation, None));
+                    (false, false)
                 }
-                Phase::Evicting { until } => turn.now >= until || life.is_empty(),
-                _ => false,
+                Phase::Evicting { until, broken } => (turn.now >= until || life.is_empty(), broken),
+                _ => (false, false),
             };
             if over {
                 let evicted = if life.is_empty() {
@@ -293,7 +329,7 @@ impl Lifecycle {
                     generation,
                     evicted,
                 });
-                self.end(generation, false, turn);
+                self.end(generation, broken, turn);
             }
         }
     }
@@ -301,11 +337,12 @@ impl Lifecycle {
     fn decide_who_leaves(&mut self, turn: &mut Turn<'_>) {
         let lead = self.lead.mul_f64(LEAD_MARGIN);
         let expected = self.fill.expected(turn.now, lead);
+        let all: u64 = self.lives.values().map(|life| life.memory).sum();
         for (generation, life) in &mut self.lives {
             if life.phase != Phase::Available || life.leaving.is_some() {
                 continue;
             }
-            let reason = life.reason_to_leave(turn.now, expected, turn.policy);
+            let reason = life.reason_to_leave(turn.now, expected, all - life.memory, turn.policy);
             match turn.policy.mode {
                 // Being out of service costs seats: it takes its turn, which comes as an order.
                 RecycleMode::Exit if reason.is_some() && !life.ordered => {
@@ -316,15 +353,6 @@ impl Lifecycle {
                 }
                 _ => life.leaving = reason,
             }
-        }
-    }
-
-    fn make_before_break(&mut self, turn: &mut Turn<'_>) {
-        self.recycled = false;
-        let stays = |life: &Life| life.phase == Phase::Available && life.leaving.is_none();
-        let provided = |life: &Life| life.is_coming() || stays(life);
-        if !self.lives.values().any(provided) {
-            self.spawn(turn);
         }
     }
 
@@ -352,8 +380,14 @@ impl Lifecycle {
             self.not_before = None;
             self.born += 1;
             let generation = Generation(self.born);
+            // The first ones of a process all start together, and take turns.
+            let at_once = self.born > 1 && self.available().is_empty();
             self.lives.insert(generation, Life::new(turn.now));
-            turn.todo.push(Output::Spawn(generation));
+            turn.todo.push(Output::Spawn {
+                generation,
+                at_once,
+                memory: self.usual,
+            });
         }
     }
 
@@ -361,14 +395,22 @@ impl Lifecycle {
     fn retire(&mut self, generation: Generation, turn: &mut Turn<'_>) {
         let reason = self.lives[&generation].leaving.unwrap_or(Reason::Operator);
         turn.todo.push(Output::Recycling(generation, reason));
-        self.set_draining(generation, turn);
+        let until = turn.policy.recycle_timeout.map(|time| turn.now + time);
+        self.set_draining(generation, until, turn);
     }
 
-    fn set_draining(&mut self, generation: Generation, turn: &mut Turn<'_>) {
-        let until = turn.now + turn.policy.drain_timeout;
-        let sealed = false;
+    fn set_draining(
+        &mut self,
+        generation: Generation,
+        until: Option<Instant>,
+        turn: &mut Turn<'_>,
+    ) {
         self.learn(generation, |life| {
-            life.phase = Phase::Draining { until, sealed };
+            life.phase = Phase::Draining {
+                until,
+                sealed: false,
+                memory: life.memory,
+            };
         });
         let status = WorkerStatus::Draining;
         turn.todo.push(Output::SetStatus(generation, status));

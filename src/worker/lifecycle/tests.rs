@@ -15,7 +15,10 @@ fn policy(mode: RecycleMode) -> Policy {
         max_memory: Some(1000),
         max_age: Some(Duration::from_secs(600)),
         max_failures: 3,
+        recycle_timeout: None,
         drain_timeout: Duration::from_secs(60),
+        max_draining: 2,
+        room: Room::UNLIMITED,
         start_over: true,
     }
 }
@@ -27,7 +30,10 @@ struct Server {
     told_to_register: bool,
     status: Option<WorkerStatus>,
     deregistered: bool,
+    suspended: bool,
+    evicted: Option<String>,
     stopping: bool,
+    killed: bool,
     gone: bool,
     counts: Counts,
 }
@@ -43,6 +49,9 @@ struct World {
     asked: Vec<Generation>,
     recycled: Vec<(Generation, Reason)>,
     crashes: Vec<Option<Duration>>,
+    /// Which were started without a turn.
+    at_once: Vec<Generation>,
+    no_room: u32,
     /// How long a server takes to start.
     took: Duration,
 }
@@ -59,6 +68,8 @@ impl World {
             asked: Vec::new(),
             recycled: Vec::new(),
             crashes: Vec::new(),
+            at_once: Vec::new(),
+            no_room: 0,
             took: Duration::from_secs(1),
         }
     }
@@ -78,8 +89,14 @@ impl World {
     }
 
     fn carry_out(&mut self, output: Output) {
-        if let Output::Spawn(generation) = output {
+        if let Output::Spawn {
+            generation,
+            at_once,
+            ..
+        } = output
+        {
             assert!(!self.cycle.is_ending());
+            self.at_once.extend(at_once.then_some(generation));
             let before = self.servers.insert(generation, Server::default());
             assert!(before.is_none(), "every generation is a new one");
             return;
@@ -101,9 +118,22 @@ impl World {
                 assert!(server.told_to_register && !server.deregistered);
                 server.deregistered = true;
             }
-            Output::Stop { generation, .. } => {
+            Output::Suspend(generation, suspended) => {
+                let server = self.server(generation);
+                assert_ne!(server.suspended, suspended);
+                server.suspended = suspended;
+            }
+            Output::Evict(generation, why) => {
+                let server = self.server(generation);
+                assert!(server.told_to_register && !server.deregistered);
+                server.status = Some(WorkerStatus::ShuttingDown);
+                server.evicted = why;
+            }
+            Output::NoRoom { .. } => self.no_room += 1,
+            Output::Stop { generation, now } => {
                 let server = self.server(generation);
                 assert!(!server.gone);
+                server.killed |= now;
                 assert!(server.deregistered || !server.told_to_register);
                 server.stopping = true;
             }
@@ -127,7 +157,7 @@ impl World {
                 assert!(self.servers.values().all(|server| server.gone));
                 self.finished = true;
             }
-            Output::Spawn(_) => unreachable!("handled above"),
+            Output::Spawn { .. } => unreachable!("handled above"),
         }
     }
 
@@ -145,7 +175,8 @@ impl World {
         self.servers
             .iter()
             .filter(|(_, s)| {
-                s.status == Some(WorkerStatus::Available) && !s.deregistered && !s.gone
+                let open = s.status == Some(WorkerStatus::Available) && !s.suspended;
+                open && !s.deregistered && !s.gone
             })
             .map(|(generation, _)| *generation)
     }
@@ -229,6 +260,7 @@ impl World {
                 if self.server(generation).status.is_none() {
                     self.register(generation);
                 }
+                self.feed(Input::Checked(generation, Health::Well));
                 self.empty(generation);
             }
         }
@@ -265,14 +297,15 @@ enum Happening {
     Beat,
     Order,
     Memory(u64),
-    Checked(bool),
+    Checked(Health),
     Drain,
     Stop,
 }
 
 impl Happening {
     fn takes_away(&self) -> bool {
-        matches!(self, Happening::Crash | Happening::Drain | Happening::Stop)
+        let unwell = matches!(self, Happening::Checked(health) if *health != Health::Well);
+        unwell || matches!(self, Happening::Crash | Happening::Drain | Happening::Stop)
     }
 }
 
@@ -288,7 +321,7 @@ fn recycling() -> impl Strategy<Value = Happening> {
         3 => Just(Happening::Beat),
         1 => Just(Happening::Order),
         1 => (0u64..1500).prop_map(Happening::Memory),
-        1 => any::<bool>().prop_map(Happening::Checked),
+        1 => prop_oneof![Just(Health::Well), Just(Health::Suspect)].prop_map(Happening::Checked),
     ]
 }
 
@@ -296,6 +329,7 @@ fn anything() -> impl Strategy<Value = Happening> {
     prop_oneof![
         30 => recycling(),
         3 => Just(Happening::Crash),
+        1 => Just(Happening::Checked(Health::Broken("it is".to_owned()))),
         1 => prop_oneof![Just(Happening::Drain), Just(Happening::Stop)],
     ]
 }
@@ -325,7 +359,9 @@ fn happen(world: &mut World, happening: &Happening, which: usize) {
         Happening::Beat => world.beat(generation, false),
         Happening::Order => world.beat(generation, true),
         Happening::Memory(bytes) => world.feed(Input::Memory(generation, *bytes)),
-        Happening::Checked(passed) => world.feed(Input::Checked(generation, *passed)),
+        Happening::Checked(health) if world.server(generation).told_to_register => {
+            world.feed(Input::Checked(generation, health.clone()));
+        }
         _ => {}
     }
 }
@@ -617,11 +653,267 @@ fn each_reason_is_told_and_in_mode_exit_takes_its_turn() {
         Reason::Age
     );
     assert_eq!(
-        reasons(|world, old| (0..3).for_each(|_| world.feed(Input::Checked(old, false)))),
+        reasons(|world, old| (0..3).for_each(|_| {
+            world.feed(Input::Checked(old, Health::Suspect));
+            world.feed(Input::Checked(old, Health::Well));
+        })),
         Reason::Failures
     );
     assert_eq!(
         reasons(|world, old| world.beat(old, true)),
         Reason::Operator
     );
+}
+
+#[test]
+fn a_suspect_gets_no_session_until_it_is_found_well() {
+    let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+    let only = world.first_is_up();
+    world.feed(Input::Checked(only, Health::Suspect));
+    assert_eq!(world.available().count(), 0);
+    world.feed(Input::Checked(only, Health::Well));
+    assert_eq!(world.available().collect::<Vec<_>>(), [only]);
+    assert_eq!(
+        world.alive(),
+        [only],
+        "nothing was started for a moment's doubt"
+    );
+}
+
+#[test]
+fn the_sessions_of_a_broken_one_learn_why_and_it_is_killed_whether_it_serves_or_drains() {
+    for drains in [false, true] {
+        let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+        let old = world.first_is_up();
+        world.seat(old);
+        world.tell_counts(old);
+        world.pass(SOUND_AFTER);
+        if drains {
+            world.beat(old, true);
+            let new = world.alive()[1];
+            world.answer(new);
+            world.register(new);
+        }
+        world.feed(Input::Checked(old, Health::Broken("it hangs".to_owned())));
+        let server = world.server(old).clone();
+        assert_eq!(server.status, Some(WorkerStatus::ShuttingDown));
+        assert_eq!(server.evicted.as_deref(), Some("it hangs"));
+        assert!(!server.stopping, "its sessions are told first");
+        assert_eq!(
+            world.alive().len(),
+            2,
+            "another one serves or comes at once"
+        );
+        world.pass(EVICTION_GRACE);
+        assert!(world.server(old).killed);
+        let told = if drains {
+            Reason::Operator
+        } else {
+            Reason::Failures
+        };
+        assert_eq!(world.recycled, [(old, told)]);
+    }
+}
+
+#[test]
+fn what_breaks_young_again_and_again_is_started_less_and_less_often() {
+    let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+    world.first_is_up();
+    for _ in 0..20 {
+        for generation in world.alive() {
+            world.answer(generation);
+            world.register(generation);
+            world.feed(Input::Checked(
+                generation,
+                Health::Broken("again".to_owned()),
+            ));
+        }
+        world.pass(EVICTION_GRACE);
+        for generation in world.alive() {
+            if world.server(generation).stopping {
+                world.exit(generation);
+            }
+        }
+    }
+    let started = world.servers.len();
+    assert!((2..8).contains(&started), "{started} in 40 s");
+}
+
+#[test]
+fn a_recycle_ends_no_session_however_long_it_takes() {
+    let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+    let old = world.first_is_up();
+    world.seat(old);
+    world.tell_counts(old);
+    world.beat(old, true);
+    let new = world.alive()[1];
+    world.answer(new);
+    world.register(new);
+    world.pass(Duration::from_secs(500));
+    assert_eq!(world.server(old).status, Some(WorkerStatus::Draining));
+    // Once the worker is to end, its time counts for all.
+    world.feed(Input::Drain);
+    world.pass(Duration::from_secs(60));
+    assert_eq!(world.server(old).status, Some(WorkerStatus::ShuttingDown));
+    assert_eq!(
+        world.server(old).evicted,
+        None,
+        "that is no fault of its browser"
+    );
+}
+
+#[test]
+fn who_wants_it_gets_a_bound_for_recycles() {
+    let mut rules = policy(RecycleMode::MakeBeforeBreak);
+    rules.recycle_timeout = Some(Duration::from_secs(20));
+    let mut world = World::new(rules);
+    let old = world.first_is_up();
+    world.seat(old);
+    world.tell_counts(old);
+    world.beat(old, true);
+    let new = world.alive()[1];
+    world.answer(new);
+    world.register(new);
+    world.pass(Duration::from_secs(19));
+    assert_eq!(world.server(old).status, Some(WorkerStatus::Draining));
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.server(old).status, Some(WorkerStatus::ShuttingDown));
+}
+
+/// Recycles the one that serves while a session of it goes on.
+fn leave_a_long_session(world: &mut World) -> Generation {
+    let old = world.available().next().expect("one serves");
+    world.seat(old);
+    world.tell_counts(old);
+    world.beat(old, true);
+    if let Some(new) = world.alive().into_iter().find(|it| !world.servers[it].up) {
+        world.answer(new);
+        world.register(new);
+    }
+    old
+}
+
+#[test]
+fn only_so_many_drain_and_then_the_one_that_serves_goes_on() {
+    let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+    world.first_is_up();
+    let first = leave_a_long_session(&mut world);
+    let second = leave_a_long_session(&mut world);
+    let third = leave_a_long_session(&mut world);
+    assert_eq!(world.alive(), [first, second, third]);
+    assert_eq!(world.available().collect::<Vec<_>>(), [third]);
+    world.leave(first);
+    world.beat(first, false);
+    world.exit(first);
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.alive().len(), 3, "there is a place to drain in again");
+}
+
+#[test]
+fn a_replacement_that_does_not_fit_waits_for_the_last_session_and_then_breaks_before_it_makes() {
+    let mut rules = policy(RecycleMode::MakeBeforeBreak);
+    rules.max_memory = None;
+    rules.room = Room {
+        limit: 1000,
+        free: 100,
+    };
+    let mut world = World::new(rules);
+    let old = world.first_is_up();
+    world.feed(Input::Memory(old, 500));
+    for _ in 0..LIMIT {
+        world.pass(Duration::from_secs(10));
+        world.seat(old);
+        world.tell_counts(old);
+    }
+    assert_eq!(world.alive(), [old]);
+    assert_eq!(
+        world.available().count(),
+        1,
+        "it goes on: {:?}",
+        world.servers
+    );
+    assert_eq!(world.no_room, 1, "said once");
+    world.empty(old);
+    world.beat(old, false);
+    assert!(
+        world.server(old).deregistered,
+        "empty, it costs nobody a session"
+    );
+    world.exit(old);
+    assert_eq!(world.alive().len(), 1);
+    assert_eq!(
+        world.at_once,
+        world.alive(),
+        "without a seat it waits for nobody"
+    );
+    assert_eq!(world.no_room, 1);
+}
+
+#[test]
+fn a_replacement_that_does_not_fit_waits_no_longer_than_there_are_seats() {
+    let mut rules = policy(RecycleMode::MakeBeforeBreak);
+    rules.max_memory = None;
+    rules.room = Room {
+        limit: 1000,
+        free: 100,
+    };
+    let mut world = World::new(rules);
+    let old = world.first_is_up();
+    world.feed(Input::Memory(old, 500));
+    for _ in 0..2 * LIMIT {
+        world.seat(old);
+        world.tell_counts(old);
+    }
+    assert_eq!(world.server(old).status, Some(WorkerStatus::Draining));
+    world.policy.room.free = 600;
+    world.pass(Duration::from_secs(1));
+    assert_eq!(
+        world.alive().len(),
+        2,
+        "as soon as there is room: {:?}",
+        world.servers
+    );
+}
+
+#[test]
+fn one_that_goes_on_growing_while_it_drains_is_ended_when_memory_is_short() {
+    const MIB: u64 = 1 << 20;
+    let mut rules = policy(RecycleMode::MakeBeforeBreak);
+    rules.max_memory = Some(1000 * MIB);
+    let mut world = World::new(rules);
+    let old = world.first_is_up();
+    world.seat(old);
+    world.tell_counts(old);
+    world.feed(Input::Memory(old, 1001 * MIB));
+    let new = world.alive()[1];
+    world.answer(new);
+    world.register(new);
+    assert_eq!(world.recycled, [(old, Reason::Memory)]);
+    world.feed(Input::Memory(old, 1100 * MIB));
+    assert_eq!(
+        world.server(old).evicted,
+        None,
+        "its sessions go on, and so may it, a little"
+    );
+    world.feed(Input::Memory(old, 1300 * MIB));
+    let why = world.server(old).evicted.clone().unwrap();
+    assert!(why.contains("1300 MiB of 1000 MiB"), "{why}");
+    world.pass(EVICTION_GRACE);
+    assert!(world.server(old).killed);
+    assert_eq!(world.available().collect::<Vec<_>>(), [new]);
+}
+
+#[test]
+fn a_bound_on_memory_holds_for_all_browsers_of_a_worker_together() {
+    let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+    world.first_is_up();
+    let old = leave_a_long_session(&mut world);
+    world.feed(Input::Memory(old, 300));
+    let serving = world.available().next().unwrap();
+    world.seat(serving);
+    world.tell_counts(serving);
+    world.feed(Input::Memory(serving, 690));
+    assert_eq!(world.alive(), [old, serving]);
+    world.feed(Input::Memory(serving, 701));
+    assert_eq!(world.alive().len(), 3);
 }

@@ -19,11 +19,52 @@ pub struct Policy {
     /// Bytes.
     pub max_memory: Option<u64>,
     pub max_age: Option<Duration>,
-    /// Failed checks in a row; 0 = any number.
+    /// Checks in a row that failed at first; 0 = any number.
     pub max_failures: u32,
+    /// How long the sessions of a browser that was replaced may go on; `None` = to their end.
+    pub recycle_timeout: Option<Duration>,
+    /// How long sessions may go on once the worker is to end.
     pub drain_timeout: Duration,
+    /// Browsers that drain at once; while there are so many, none is replaced.
+    pub max_draining: usize,
+    /// What memory there is for one more browser.
+    pub room: Room,
     /// With [`RecycleMode::Exit`]: start over instead of ending when the browser has drained.
     pub start_over: bool,
+}
+
+/// Memory as it is at this moment, in bytes. Without a limit there is any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Of this worker's container, or of the machine.
+    pub limit: u64,
+    /// What is left of it, less what browsers that are starting will need.
+    pub free: u64,
+}
+
+impl Room {
+    pub const UNLIMITED: Room = Room {
+        limit: u64::MAX,
+        free: u64::MAX,
+    };
+
+    /// Whether so little is left that the kernel may soon end processes.
+    pub fn is_short(&self) -> bool {
+        self.free < self.limit / SHORT_PART
+    }
+}
+
+/// Memory is short when less than this part of it is free: 5 %.
+const SHORT_PART: u64 = 20;
+
+/// What a check of a browser came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    Well,
+    /// The check failed; another one decides in a moment.
+    Suspect,
+    /// It failed twice, and why.
+    Broken(String),
 }
 
 /// What happened.
@@ -57,8 +98,8 @@ pub enum Input {
     Quiet(Generation),
     /// Memory of the process tree, in bytes.
     Memory(Generation, u64),
-    /// A check of the browser passed or failed.
-    Checked(Generation, bool),
+    /// A check of the browser came to its end.
+    Checked(Generation, Health),
     /// Take no more sessions, end with the last one.
     Drain,
     /// End at once.
@@ -68,18 +109,27 @@ pub enum Input {
 /// What to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
-    Spawn(Generation),
+    /// Start a server; without waiting for a turn to warm up if `at_once`, and with this much memory
+    /// in mind.
+    Spawn {
+        generation: Generation,
+        at_once: bool,
+        memory: u64,
+    },
     /// Put it on the store's books as available, however long it takes.
     Register(Generation),
     /// Tell the store at once.
     SetStatus(Generation, WorkerStatus),
+    /// Give it no session for the time being, or again.
+    Suspend(Generation, bool),
+    /// Have its sessions ended, for this reason if it is not that their time is up.
+    Evict(Generation, Option<String>),
+    /// For people, once in a worker's life: a replacement needs more memory than is left.
+    NoRoom { needed: u64, room: Room },
     /// Take it off the books, and tell the store nothing more of it.
     Deregister(Generation),
     /// End the server, politely unless `now`.
-    Stop {
-        generation: Generation,
-        now: bool,
-    },
+    Stop { generation: Generation, now: bool },
     /// Ask the store for its turn to be out of service, again and again; it comes as an order to
     /// recycle.
     AskForTurn(Generation),

@@ -68,6 +68,11 @@ const commands = {
   async use(name) {
     return { value: await sessions.get(name).page.evaluate(() => 6 * 7) };
   },
+  async miss(name) {
+    const { page } = sessions.get(name);
+    const button = page.getByRole("button", { name: "nowhere" });
+    return button.click({ timeout: 1 }).catch((error) => ({ words: error.message }));
+  },
   async fetch(name, size) {
     const { page } = sessions.get(name);
     return { length: (await page.evaluate(noise, Number(size))).length };

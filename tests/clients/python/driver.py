@@ -6,6 +6,7 @@ Reads commands from standard input, one a line, and runs them side by side:
 
     open NAME PAGE      connects, opens the page, reads its title
     use NAME            evaluates something in the page
+    miss NAME           looks for what is not there, and tells the text of the error
     fetch NAME BYTES    has the page send so much at once
     picture NAME FILE   takes a screenshot and lets the browser itself look at it
     close NAME          ends the session
@@ -87,6 +88,13 @@ class Driver:
     async def use(self, name):
         _, page = self.sessions[name]
         return {"value": await page.evaluate("() => 6 * 7")}
+
+    async def miss(self, name):
+        _, page = self.sessions[name]
+        try:
+            await page.get_by_role("button", name="nowhere").click(timeout=1)
+        except Error as error:
+            return {"words": error.message}
 
     async def fetch(self, name, size):
         _, page = self.sessions[name]

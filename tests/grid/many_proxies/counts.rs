@@ -21,7 +21,7 @@ async fn two_thousand_sessions_through_three_proxies_exceed_no_limit_at_any_mome
         .capacity(CONCURRENT as u32)
         .lifetime(LIFETIME as u32)
         // A limit that nobody may go beyond, not even for want of a seat.
-        .config("recycle: { strict: true, max_unavailable: 2 }")
+        .config("recycle: { ceiling: 1.0, max_unavailable: 2 }")
         .env("HEARTBEAT_INTERVAL", "1")
         .start()
         .await;

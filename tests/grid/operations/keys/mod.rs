@@ -106,7 +106,7 @@ const SHOWN: &[(&str, fn())] = &[
     ),
     (
         "recycle.max_parallel",
-        recycling::a_machine_warms_up_as_many_as_told,
+        recycling::browsers_are_replaced_for_every_reason,
     ),
     (
         "recycle.max_parallel_grid",
@@ -115,6 +115,14 @@ const SHOWN: &[(&str, fn())] = &[
     (
         "recycle.max_unavailable",
         recycling::orders_follow_the_limits,
+    ),
+    (
+        "recycle.max_draining",
+        recycling::old_browsers_drain_as_told,
+    ),
+    (
+        "recycle.drain_timeout",
+        recycling::old_browsers_drain_as_told,
     ),
     (
         "recycle.max_memory",

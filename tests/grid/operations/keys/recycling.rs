@@ -260,55 +260,53 @@ pub async fn browsers_are_replaced_for_every_reason() {
     recycled("age").await;
 }
 
-/// Of two `playhouse worker` on one machine, too, and whichever of them dies.
 #[tokio::test]
-pub async fn a_machine_warms_up_as_many_as_told() {
-    let redis = RedisServer::start().await;
-    let folder = tempfile::tempdir().unwrap();
-    let gate = Gate::new(folder.path());
-    let builder = Grid::new()
-        .redis(&redis)
-        .worker_process(&[])
-        .worker_process(&[])
-        .env("LOG_LEVEL", "debug")
-        .env("PLAYHOUSE_BROWSER_PATH", gate.program.to_str().unwrap());
-    let mut changing = Changing::start(builder, &[], QUICK).await;
-    let now = format!("{QUICK}recycle: {{ max_parallel: 2 }}");
-    replacements_at_once(&changing, &gate, &now).await;
-
-    changing.now(QUICK).await;
-    let grid = &mut changing.grid;
-    eventually_equal("processes that follow the file", true, async || {
-        grid.log().matches("configuration changed").count() >= 2 * grid.processes()
-    })
-    .await;
-    let names = ["worker 0", "worker 1"];
-    let waits = |grid: &Grid| {
-        let times = |name| grid.log_of(name).matches("waiting for its turn").count();
-        names.map(times)
+pub async fn old_browsers_drain_as_told() {
+    let first = format!("{QUICK}recycle: {{ max_draining: 1 }}");
+    let changing = Changing::start(Grid::new().workers(1), &[], &first).await;
+    let grid = &changing.grid;
+    let in_status = async |status: &str| {
+        let workers = grid.workers().await.into_iter();
+        workers
+            .filter(|it| it.status == status)
+            .map(|it| it.id)
+            .collect::<Vec<_>>()
     };
-    let before = waits(grid);
-    gate.closes();
-    for worker in grid.workers().await {
-        let path = format!("/v1/workers/{}/drain", worker.id);
-        grid.admin("POST", &path).await;
+    let serving = async || in_status("available").await.first().cloned();
+    let recycle = async |id: &str| {
+        let path = format!("/v1/workers/{id}/drain");
+        assert_eq!(grid.admin("POST", &path).await.status, 202);
+    };
+    let mut oldest = grid.connect().await;
+    let old = serving().await.expect("the grid is up");
+    recycle(&old).await;
+    eventually("it is replaced", async || {
+        serving().await.filter(|id| *id != old)
+    })
+    .await;
+    let mut newer = grid.connect().await;
+    let full = serving().await.expect("it never costs the seats");
+    recycle(&full).await;
+    // The order was taken long ago by the time a session has come and gone ten times.
+    for _ in 0..10 {
+        grid.connect().await.close().await;
+        assert_eq!(
+            serving().await,
+            Some(full.clone()),
+            "the old one drains alone"
+        );
     }
-    eventually_equal("browsers at the gate", 1, async || gate.came()).await;
-    let waiting = eventually("the other one waits", async || {
-        let now = waits(grid);
-        (0..2).find(|n| now[*n] > before[*n])
-    })
-    .await;
-    assert_eq!(gate.came(), 1);
-    grid.kill(names[1 - waiting]);
-    eventually_equal("browsers at the gate", 2, async || gate.came()).await;
-    gate.opens();
-    eventually_equal("turns that are taken", 0, async || {
-        let left = grid.leftovers();
-        let is_turn = |it: &&PathBuf| it.to_string_lossy().contains(".playhouse-warming-");
-        left.iter().filter(is_turn).count()
-    })
-    .await;
+    changing
+        .now(&format!(
+            "{QUICK}recycle: {{ max_draining: 2, drain_timeout: 100ms }}"
+        ))
+        .await;
+    let close = newer.closed().await.expect("it is told why");
+    assert!(close.reason.contains("drain timeout is over"), "{close:?}");
+    assert!(
+        oldest.answers_a_ping().await,
+        "what drains already has the time it was given"
+    );
 }
 
 #[tokio::test]

@@ -1,0 +1,71 @@
+//! What a worker does about browsers that are not fit to go on: suspicion, and the end of those that
+//! are broken or take too much.
+
+use super::life::Phase;
+use super::{EVICTION_GRACE, Generation, Health, Lifecycle, Output, SOUND_AFTER, Turn};
+use crate::model::Reason;
+
+impl Lifecycle {
+    pub(super) fn checked(&mut self, generation: Generation, health: Health, turn: &mut Turn<'_>) {
+        let Some(life) = self.lives.get_mut(&generation) else {
+            return;
+        };
+        match health {
+            Health::Broken(why) => return self.condemn(generation, Reason::Failures, why, turn),
+            Health::Suspect => life.failures += 1,
+            Health::Well if !life.suspect => life.failures = 0,
+            Health::Well => {}
+        }
+        let suspect = health == Health::Suspect;
+        if std::mem::replace(&mut life.suspect, suspect) != suspect {
+            turn.todo.push(Output::Suspend(generation, suspect));
+        }
+    }
+
+    /// Has the sessions of one ended that is not fit to go on, and then kills it.
+    fn condemn(
+        &mut self,
+        generation: Generation,
+        reason: Reason,
+        why: String,
+        turn: &mut Turn<'_>,
+    ) {
+        let life = self.lives.get_mut(&generation).expect("just looked up");
+        let served = match life.phase {
+            Phase::Announcing | Phase::Available => true,
+            Phase::Draining { .. } => false,
+            Phase::Starting | Phase::Evicting { .. } | Phase::Stopping => return,
+        };
+        let sound = life.age(turn.now).is_some_and(|age| age >= SOUND_AFTER);
+        life.phase = Phase::Evicting {
+            until: turn.now + EVICTION_GRACE,
+            broken: true,
+        };
+        if served {
+            self.set_back(sound, turn.now);
+            turn.todo.push(Output::Recycling(generation, reason));
+        }
+        turn.todo.push(Output::Evict(generation, Some(why)));
+    }
+
+    /// Ends those that go on growing while they drain, when memory is short: nothing else would.
+    pub(super) fn end_growing(&mut self, turn: &mut Turn<'_>) {
+        let all: u64 = self.lives.values().map(|life| life.memory).sum();
+        let max = turn.policy.max_memory;
+        if max.is_none_or(|max| all <= max) && !turn.policy.room.is_short() {
+            return;
+        }
+        let limit = max.unwrap_or(turn.policy.room.limit);
+        for generation in self.generations() {
+            let life = &self.lives[&generation];
+            if life.grows_while_draining() {
+                let why = format!(
+                    "its browser went on growing while it drained, to {} MiB of {} MiB",
+                    life.memory >> 20,
+                    limit >> 20
+                );
+                self.condemn(generation, Reason::Memory, why, turn);
+            }
+        }
+    }
+}
