@@ -3,6 +3,7 @@
 //! [`tokens`] tells tenants apart and keeps their quotas; [`queue`] is the line in front of full
 //! workers, on top of the pure [`turns`]. Nothing here knows of HTTP, sockets or the store.
 
+pub mod line;
 pub mod queue;
 pub mod tokens;
-mod turns;
+pub mod turns;

@@ -1,286 +1,442 @@
-//! The line in front of full workers: clients wait here for a seat, woken by the release of one.
+//! The line at work: clients wait here for their grant, and whoever looks for seats finds here whom
+//! they are for. The rules are the pure [`line`](super::line)'s; this adds a clock, a lock and ways
+//! to wake.
 //!
-//! There is a line for each thing that can be wanted (browser and version), so that a client whose
-//! worker is full never blocks one whose worker is free. Only the first of a line tries to get a
-//! seat; it is woken when one may have come free, and when it has got one it wakes the next.
-//! The queue does not know whether there *is* a seat: that is the store's to say.
+//! A client's [`Ticket`] is its place from its question to its end: dropping it leaves the line,
+//! whatever was under way for it. Nobody looks for a seat by himself: the line is served by the
+//! fleet (`fleet/seating.rs`), when a seat may have come free or somebody comes. The queue does not
+//! know whether there *is* a seat: that is the store's to say.
+//!
+//! `C` is a client's claim: what it holds at a store that keeps the line for several proxies, by the
+//! name of a session. `G` is a grant. Both give back what they stand for when they are dropped.
 
-use super::turns::{Place, Tenant, Turns};
-use crate::model::Browser;
+use super::line::{Line, Need, Patience, Refused, Wish};
+use super::turns::Place;
+use crate::model::{Browser, SessionId, Waiter, WorkerKey};
 use crate::selection::Wanted;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use tokio::sync::Notify;
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, oneshot};
 
-/// All lines of one proxy.
-#[derive(Default)]
-pub struct Queue {
-    state: Mutex<State>,
+/// All who want a session at one proxy and have none yet.
+pub struct Queue<C, G> {
+    state: Mutex<State<C, G>>,
+    /// By browser: how many wait, readable without the lock.
+    waiting: [AtomicUsize; Browser::ALL.len()],
+    /// By browser: somebody has to look for seats.
+    seats: [Notify; Browser::ALL.len()],
 }
 
-#[derive(Default)]
-struct State {
-    lines: HashMap<Wanted, Line>,
-    waiting: usize,
-    next_place: Place,
+struct State<C, G> {
+    line: Line,
+    waiting: HashMap<Place, Waiting<C, G>>,
+    /// By browser: those of whom a store that keeps the line has not been told.
+    unentered: [BTreeSet<Place>; Browser::ALL.len()],
+    /// Whose claim goes by the name of a session.
+    sessions: HashMap<SessionId, Place>,
 }
 
-#[derive(Default)]
-struct Line {
-    turns: Turns,
-    bells: HashMap<Place, Arc<Notify>>,
-    /// A seat may have come free since the first of the line last looked.
-    seat_rumoured: bool,
+/// What is there for a client that waits.
+struct Waiting<C, G> {
+    answer: oneshot::Sender<Result<G, Refused>>,
+    claim: Option<Claim<C>>,
+    browser: Browser,
 }
 
-/// As many clients wait as are allowed to.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the queue is full")]
-pub struct QueueFull;
+struct Claim<C> {
+    session: SessionId,
+    held: C,
+}
 
-impl Queue {
-    pub fn new() -> Arc<Queue> {
-        Arc::default()
+/// A client that a seat is wanted for.
+#[derive(Clone, Debug)]
+pub struct Wanting {
+    pub place: Place,
+    pub wanted: Wanted,
+    /// Workers that it was offered already.
+    pub offered: Vec<WorkerKey>,
+    /// Since it came.
+    pub waited: Duration,
+}
+
+impl<C, G> Queue<C, G> {
+    pub fn new() -> Arc<Queue<C, G>> {
+        Arc::new(Queue {
+            state: Mutex::new(State {
+                line: Line::default(),
+                waiting: HashMap::new(),
+                unentered: Default::default(),
+                sessions: HashMap::new(),
+            }),
+            waiting: Default::default(),
+            seats: Default::default(),
+        })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    /// A client has come, at `came`. It stands in line from [`Ticket::enter`] on.
+    pub fn ask(self: &Arc<Self>, wish: Wish, patience: Patience, came: Instant) -> Ticket<C, G> {
+        let browser = wish.wanted.browser;
+        let place = self.state().line.ask(wish, patience, came);
+        Ticket {
+            queue: self.clone(),
+            browser,
+            place,
+            answer: None,
+        }
+    }
+
+    /// A seat of this browser may be free, or whether there is one may have changed: whoever serves
+    /// its line takes a look, if anybody waits.
+    pub fn wake(&self, browser: Browser) {
+        if self.depth(browser) > 0 {
+            self.seats[browser as usize].notify_one();
+        }
+    }
+
+    /// The same for every browser: limits or the fleet changed.
+    pub fn wake_all(&self) {
+        Browser::ALL.into_iter().for_each(|of| self.wake(of));
+    }
+
+    /// Waits until somebody should look for seats of this browser.
+    pub async fn woken(&self, browser: Browser) {
+        self.seats[browser as usize].notified().await;
+    }
+
+    /// How many wait for this browser.
+    pub fn depth(&self, browser: Browser) -> usize {
+        self.waiting[browser as usize].load(Ordering::SeqCst)
+    }
+
+    /// How many wait at this proxy for each thing that is wanted.
+    pub fn waiting(&self) -> Vec<(Wanted, usize)> {
+        let state = self.state();
+        let of_browser = |browser: Browser| {
+            let versions = state.line.versions(browser).into_iter();
+            versions.map(move |(version, waiting)| (Wanted { browser, version }, waiting))
+        };
+        Browser::ALL.into_iter().flat_map(of_browser).collect()
+    }
+
+    /// The first in turn whom a free seat of this browser `fits`. Nobody else asks for it until the
+    /// answer, [`Question::grant`], or until the question is dropped.
+    pub fn next(
+        self: &Arc<Self>,
+        browser: Browser,
+        fits: impl FnMut(Need<'_>) -> bool,
+    ) -> Option<Question<C, G>> {
+        let mut state = self.state();
+        let place = state.line.next(browser, Instant::now(), fits)?;
+        let (wish, offered, came) = state.line.client(place)?;
+        let wanting = Wanting {
+            place,
+            wanted: wish.wanted,
+            offered: offered.to_vec(),
+            waited: came.elapsed(),
+        };
+        drop(state);
+        Some(Question {
+            queue: self.clone(),
+            wanting,
+        })
+    }
+
+    /// Gives a waiting client a seat on this worker. When it cannot take it, because it has gone or
+    /// its time is over, the grant is dropped.
+    pub fn grant(&self, place: Place, worker: WorkerKey, grant: G) {
+        let mut state = self.state();
+        let taken = state.line.grant(place, worker, Instant::now());
+        let waiting = if taken { state.forget(place) } else { None };
+        self.count(&state);
+        drop(state);
+        // Outside of the lock: what is dropped gives back, and that may take other locks.
+        if let Some(waiting) = waiting {
+            waiting.answer.send(Ok(grant)).ok();
+        }
+    }
+
+    /// Those for whom nobody is left who could serve them are refused.
+    pub fn refuse(&self, wanted: &Wanted, why: Refused) {
+        let places = self.state().line.places_of(wanted);
+        for place in places {
+            self.end(place, why);
+        }
+    }
+
+    fn end(&self, place: Place, why: Refused) {
+        let mut state = self.state();
+        state.line.leave(place);
+        let waiting = state.forget(place);
+        self.count(&state);
+        drop(state);
+        if let Some(waiting) = waiting {
+            waiting.answer.send(Err(why)).ok();
+        }
+    }
+
+    fn count(&self, state: &State<C, G>) {
+        for (browser, waiting) in Browser::ALL.into_iter().zip(&self.waiting) {
+            waiting.store(state.line.len(browser), Ordering::SeqCst);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<C, G>> {
+        // Nothing panics while holding it; were it to, the line is whole between calls.
         self.state
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
+}
 
-    /// Whether nobody waits for `wanted`: a newcomer may try for a seat without standing in line.
-    pub fn is_empty(&self, wanted: &Wanted) -> bool {
-        !self.state().lines.contains_key(wanted)
-    }
-
-    /// Takes a place at the end of the line, unless `max_waiting` wait already.
-    pub fn join(
-        self: &Arc<Self>,
-        wanted: Wanted,
-        tenant: &Tenant,
-        priority: u32,
-        max_waiting: usize,
-    ) -> Result<Ticket, QueueFull> {
+/// What a store that keeps the line of all proxies is told, and tells.
+impl<C, G> Queue<C, G> {
+    /// Up to `most` clients that the store has not been told of, those who came first; they count as
+    /// told from here on. `claim` makes the claim of one that has none.
+    pub fn entering(
+        &self,
+        browser: Browser,
+        most: usize,
+        claim: impl Fn() -> (SessionId, C),
+    ) -> Vec<Waiter> {
         let mut state = self.state();
-        if state.waiting >= max_waiting {
-            return Err(QueueFull);
+        let State {
+            line,
+            waiting,
+            unentered,
+            sessions,
+        } = &mut *state;
+        let now = Instant::now();
+        let mut enter = |place: Place| {
+            let (wish, offered, came) = line.client(place)?;
+            let claim = waiting.get_mut(&place)?.claim.get_or_insert_with(|| {
+                let (session, held) = claim();
+                sessions.insert(session, place);
+                Claim { session, held }
+            });
+            Some(Waiter {
+                session: claim.session,
+                version: wish.wanted.version,
+                tenant: wish.tenant.clone(),
+                priority: wish.priority,
+                offered: offered.to_vec(),
+                waited: now.saturating_duration_since(came),
+                left: line.waits_until(place)?.saturating_duration_since(now),
+                place: line.shared_place(place),
+            })
+        };
+        let unentered = &mut unentered[browser as usize];
+        let mut entering = Vec::new();
+        while entering.len() < most
+            && let Some(place) = unentered.pop_first()
+        {
+            entering.extend(enter(place));
         }
-        state.waiting += 1;
-        let place = state.next_place;
-        state.next_place += 1;
-        let bell = Arc::new(Notify::new());
-        let line = state.lines.entry(wanted).or_default();
-        line.turns.join(tenant, priority, place);
-        line.bells.insert(place, bell.clone());
-        // A seat may have come free between the caller's last look and its place in line.
-        if line.turns.first() == Some(place) {
-            line.seat_rumoured = true;
-        }
-        Ok(Ticket {
-            queue: self.clone(),
-            wanted,
-            tenant: tenant.clone(),
-            place,
-            bell,
-            served: false,
-        })
+        entering
     }
 
-    /// A seat of this browser may be free: the first of each of its lines takes a look.
-    pub fn wake(&self, browser: Browser) {
+    /// The store has given a client its place in the line of all proxies.
+    pub fn placed(&self, session: SessionId, shared_place: u64) {
         let mut state = self.state();
-        for (wanted, line) in &mut state.lines {
-            if wanted.browser == browser {
-                line.rumour();
-            }
+        if let Some(place) = state.sessions.get(&session).copied() {
+            state.line.set_shared_place(place, shared_place);
         }
     }
 
-    /// Everybody who is first looks again: limits or the fleet changed.
-    pub fn wake_all(&self) {
-        self.state().lines.values_mut().for_each(Line::rumour);
+    /// The store knows none of this browser's clients any more: it has to be told of them anew.
+    pub fn unentered(&self, browser: Browser) {
+        let mut state = self.state();
+        let places = state.line.places(browser);
+        state.unentered[browser as usize].extend(places);
     }
 
-    /// How many wait for each browser.
-    pub fn depth(&self, browser: Browser) -> usize {
-        let state = self.state();
-        let lines = state
-            .lines
-            .iter()
-            .filter(|(wanted, _)| wanted.browser == browser);
-        lines.map(|(_, line)| line.bells.len()).sum()
+    /// Takes the claim that goes by the name of this session, and says whose it was.
+    pub fn take_claim(&self, session: SessionId) -> Option<(Place, C)> {
+        let mut state = self.state();
+        let place = state.sessions.remove(&session)?;
+        let claim = state.waiting.get_mut(&place)?.claim.take()?;
+        Some((place, claim.held))
+    }
+
+    /// A seat that the store gave a client on this worker is of no use to it: it waits on.
+    pub fn decline(&self, place: Place, worker: WorkerKey) {
+        let mut state = self.state();
+        state.line.decline(place, worker);
+        if let Some(browser) = state.waiting.get(&place).map(|it| it.browser) {
+            state.unentered[browser as usize].insert(place);
+        }
+    }
+
+    /// Nobody knows what the store made of this browser's claims: all are dropped. The clients
+    /// wait on without.
+    pub fn drop_claims(&self, browser: Browser) {
+        let mut state = self.state();
+        let places = state.line.places(browser);
+        let mut claims = Vec::new();
+        for place in places {
+            let known = state.waiting.get_mut(&place);
+            claims.extend(known.and_then(|known| known.claim.take()));
+        }
+        for claim in &claims {
+            state.sessions.remove(&claim.session);
+        }
+        let places = state.line.places(browser);
+        state.unentered[browser as usize].extend(places);
+        drop(state);
+        // What is dropped here gives back, outside of the lock.
+        drop(claims);
     }
 }
 
-impl Line {
-    fn rumour(&mut self) {
-        self.seat_rumoured = true;
-        if let Some(bell) = self.turns.first().and_then(|place| self.bells.get(&place)) {
-            bell.notify_one();
+impl<C, G> State<C, G> {
+    /// Where the answer to a client arrives that stands in line from here on.
+    fn stand(&mut self, browser: Browser, place: Place) -> oneshot::Receiver<Result<G, Refused>> {
+        let (answer, receiver) = oneshot::channel();
+        let waiting = Waiting {
+            answer,
+            claim: None,
+            browser,
+        };
+        self.waiting.insert(place, waiting);
+        self.unentered[browser as usize].insert(place);
+        receiver
+    }
+
+    fn forget(&mut self, place: Place) -> Option<Waiting<C, G>> {
+        let waiting = self.waiting.remove(&place)?;
+        self.unentered[waiting.browser as usize].remove(&place);
+        if let Some(claim) = &waiting.claim {
+            self.sessions.remove(&claim.session);
         }
+        Some(waiting)
     }
 }
 
-/// A place in line. Dropping it leaves the line, and lets the next one look.
+/// A client for whom somebody asks for a seat. Dropped, it waits on.
+#[must_use = "dropping the question leaves the client waiting"]
+pub struct Question<C, G> {
+    queue: Arc<Queue<C, G>>,
+    pub wanting: Wanting,
+}
+
+impl<C, G> Question<C, G> {
+    /// There is a seat for it, on this worker.
+    pub fn grant(self, worker: WorkerKey, grant: G) {
+        self.queue.grant(self.wanting.place, worker, grant);
+    }
+}
+
+impl<C, G> Drop for Question<C, G> {
+    fn drop(&mut self) {
+        self.queue.state().line.no_seat(self.wanting.place);
+    }
+}
+
+/// A client's place, from its question to its end. Dropping it leaves the line.
 #[must_use = "dropping a ticket leaves the line"]
-pub struct Ticket {
-    queue: Arc<Queue>,
-    wanted: Wanted,
-    tenant: Tenant,
+pub struct Ticket<C, G> {
+    queue: Arc<Queue<C, G>>,
+    browser: Browser,
     place: Place,
-    bell: Arc<Notify>,
-    served: bool,
+    answer: Option<oneshot::Receiver<Result<G, Refused>>>,
 }
 
-impl Ticket {
-    /// Whether nobody of its line comes before this place.
-    pub fn is_first(&self) -> bool {
-        let state = self.queue.state();
-        let line = state.lines.get(&self.wanted);
-        line.is_some_and(|line| line.turns.first() == Some(self.place))
-    }
-
-    /// Waits until nobody of its line comes before this place.
-    pub async fn first(&self) {
-        // Whoever becomes first is rung for, because there may be a seat.
-        while !self.is_first() {
-            self.bell.notified().await;
+impl<C, G> Ticket<C, G> {
+    /// Takes the place in line. Somebody has to look for a seat then.
+    ///
+    /// # Errors
+    /// [`Refused::Full`] when so many wait that this client has to go.
+    pub fn enter(&mut self, max_waiting: usize) -> Result<(), Refused> {
+        let mut state = self.queue.state();
+        let displaced = state.line.enter(self.place, max_waiting)?;
+        self.answer = Some(state.stand(self.browser, self.place));
+        self.queue.count(&state);
+        drop(state);
+        if let Some(displaced) = displaced {
+            self.queue.end(displaced, Refused::Full);
         }
+        Ok(())
     }
 
-    /// Waits until this place is first and a seat may be free. The caller then tries to get one,
-    /// and calls [`Ticket::served`] or waits for its next turn.
-    pub async fn turn(&self) {
+    /// The answer, if it is there.
+    pub fn answered(&mut self) -> Option<Result<G, Refused>> {
+        self.answer.as_mut()?.try_recv().ok()
+    }
+
+    /// Waits for the grant, for as long as the client waits.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn granted(&mut self) -> Result<G, Refused> {
         loop {
-            {
-                let mut state = self.queue.state();
-                let line = state
-                    .lines
-                    .get_mut(&self.wanted)
-                    .expect("a ticket is in its line");
-                if line.turns.first() == Some(self.place) && line.seat_rumoured {
-                    line.seat_rumoured = false;
-                    return;
-                }
+            let Some(until) = self.waits_until() else {
+                // Granted or refused meanwhile: the answer is there.
+                return self.answered().unwrap_or(Err(Refused::TimedOut));
+            };
+            let Some(answer) = self.answer.as_mut() else {
+                return Err(Refused::TimedOut);
+            };
+            if let Ok(answer) = tokio::time::timeout_at(until.into(), answer).await {
+                return answer.unwrap_or(Err(Refused::TimedOut));
             }
-            self.bell.notified().await;
+            if self.time_out() {
+                return Err(Refused::TimedOut);
+            }
         }
     }
 
-    /// The place got its seat.
-    pub fn served(mut self) {
-        self.served = true;
+    /// Whether the client has waited for as long as it may. It has left then.
+    fn time_out(&self) -> bool {
+        let mut state = self.queue.state();
+        let over = state.line.time_out(self.place, Instant::now());
+        let waiting = if over { state.forget(self.place) } else { None };
+        self.queue.count(&state);
+        drop(state);
+        drop(waiting);
+        over
+    }
+
+    /// Until when the client waits; `None` when it is not known any more.
+    pub fn waits_until(&self) -> Option<Instant> {
+        self.queue.state().line.waits_until(self.place)
+    }
+
+    /// The worker of the grant is dialled: for how long it may be.
+    pub fn dial(&self) -> Duration {
+        self.queue.state().line.dial(self.place, Instant::now())
+    }
+
+    /// How many dials have begun.
+    pub fn dials(&self) -> usize {
+        self.queue.state().line.dials(self.place)
+    }
+
+    /// The dial failed through the worker's fault: the client stands at its old place again.
+    ///
+    /// # Errors
+    /// [`Refused::NotDialled`] when it was the last one that it had.
+    pub fn dial_failed(&mut self) -> Result<(), Refused> {
+        let mut state = self.queue.state();
+        state.line.failed(self.place, Instant::now())?;
+        self.answer = Some(state.stand(self.browser, self.place));
+        self.queue.count(&state);
+        Ok(())
+    }
+
+    pub fn browser(&self) -> Browser {
+        self.browser
     }
 }
 
-impl Drop for Ticket {
+impl<C, G> Drop for Ticket<C, G> {
     fn drop(&mut self) {
         let mut state = self.queue.state();
-        state.waiting -= 1;
-        let Some(line) = state.lines.get_mut(&self.wanted) else {
-            return;
-        };
-        line.bells.remove(&self.place);
-        let was_first = line.turns.first() == Some(self.place);
-        if self.served {
-            line.turns.served(&self.tenant, self.place);
-        } else {
-            line.turns.leave(&self.tenant, self.place);
-        }
-        if line.turns.is_empty() {
-            state.lines.remove(&self.wanted);
-        } else if was_first {
-            // Where one seat was, there may be two; and a rumour that the leaver took must not
-            // be lost with it.
-            line.rumour();
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::future::Future;
-    use std::pin::pin;
-    use std::task::{Context, Poll, Waker};
-
-    const WANTED: Wanted = Wanted {
-        browser: Browser::Chromium,
-        version: None,
-    };
-
-    fn ready(ticket: &Ticket) -> bool {
-        let mut context = Context::from_waker(Waker::noop());
-        matches!(pin!(ticket.turn()).poll(&mut context), Poll::Ready(()))
-    }
-
-    fn join(queue: &Arc<Queue>) -> Ticket {
-        queue.join(WANTED, &Arc::from(""), 1, 10).unwrap()
-    }
-
-    #[test]
-    fn the_first_looks_at_once_and_then_waits_for_a_seat() {
-        let queue = Queue::new();
-        let first = join(&queue);
-        assert!(ready(&first), "a seat may have come free before it joined");
-        assert!(!ready(&first));
-        queue.wake(Browser::Firefox);
-        assert!(
-            !ready(&first),
-            "a seat of another browser is none of its business"
-        );
-        queue.wake(Browser::Chromium);
-        assert!(ready(&first));
-    }
-
-    #[test]
-    fn one_seat_serves_one_and_in_order() {
-        let queue = Queue::new();
-        let (first, second) = (join(&queue), join(&queue));
-        assert!(ready(&first));
-        queue.wake(Browser::Chromium);
-        assert!(!ready(&second), "it is not the second's turn");
-        assert!(ready(&first));
-        first.served();
-        assert!(ready(&second), "there may be a second seat");
-        assert!(!ready(&second), "and it looks once");
-    }
-
-    #[test]
-    fn who_hangs_up_on_its_turn_passes_it_on() {
-        let queue = Queue::new();
-        let (first, second) = (join(&queue), join(&queue));
-        assert!(ready(&first));
-        drop(first);
-        assert!(ready(&second));
-        drop(second);
-        assert!(queue.is_empty(&WANTED));
-        assert_eq!(queue.depth(Browser::Chromium), 0);
-    }
-
-    #[test]
-    fn the_queue_is_bounded() {
-        let queue = Queue::new();
-        let tickets: Vec<_> = (0..10).map(|_| join(&queue)).collect();
-        assert_eq!(
-            queue.join(WANTED, &Arc::from(""), 1, 10).err(),
-            Some(QueueFull)
-        );
-        drop(tickets);
-        let _again = join(&queue);
-    }
-
-    #[tokio::test]
-    async fn a_waiting_task_is_woken() {
-        let queue = Queue::new();
-        let ticket = join(&queue);
-        ticket.turn().await;
-        let waiting = tokio::spawn(async move { ticket.turn().await });
-        while !waiting.is_finished() {
-            queue.wake_all();
-            tokio::task::yield_now().await;
-        }
-        waiting.await.unwrap();
+        state.line.leave(self.place);
+        let waiting = state.forget(self.place);
+        self.queue.count(&state);
+        drop(state);
+        // Its claim gives back, outside of the lock; a grant that it has not taken out does so too.
+        drop(waiting);
     }
 }

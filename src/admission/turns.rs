@@ -1,193 +1,288 @@
-//! Whose turn it is: first come first served within a tenant, weighted round robin between
-//! tenants. Pure; it neither waits nor wakes anybody.
+//! Whose turn it is in the line of one browser: first come first served within a tenant, turns
+//! between tenants. Pure; it neither waits nor wakes anybody.
 //!
-//! The discipline is weighted round robin over tenants that have somebody waiting: a tenant of
-//! priority `p` gets up to `p` seats, then the next tenant has its turn. So between two seats of a
-//! tenant with somebody waiting lie at most the sum of the other tenants' priorities, however many
-//! clients those have waiting. With one tenant (no tokens) it is plain first come first served.
+//! The turns are those of stride scheduling. Each tenant has a time at which its next turn is due,
+//! and the tenant that is due first has the turn. A seat moves its tenant's next turn on by one
+//! stride, which is the shorter the higher the priority. A tenant that nobody waited for comes back
+//! no earlier than the turn that was served last: it neither saves turns up nor loses its place
+//! among the others by going away. So of two tenants that both have somebody waiting whom the free
+//! seats fit, neither is more than one turn ahead of the other, however many clients each has.
 
-use std::collections::{HashMap, VecDeque};
+use crate::model::Version;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-/// Number of a place in line; rises with every place taken.
+/// Number of a client's place in line; rises with every client that comes, and is kept when the
+/// client comes back from a dial that failed.
 pub type Place = u64;
 
 /// Name of the tenant who waits; empty for clients without a token.
 pub type Tenant = Arc<str>;
 
-/// One line.
+/// A turn of a tenant of priority 1, in the unit of [`Turns::due`]. The same number as in
+/// `line.lua`, which has the same turns for all proxies of a grid.
+const STRIDE: u64 = 1_000_000;
+
+/// Whether a free seat fits a client that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fit {
+    Yes,
+    /// Not this client, but maybe the next one that wants the same version.
+    NotThis,
+    /// Nobody who wants this version.
+    NoneOfVersion,
+}
+
+/// The line of one browser.
 #[derive(Debug, Default)]
 pub struct Turns {
-    lanes: HashMap<Tenant, Lane>,
-    /// Tenants with somebody waiting; the first one has the turn.
-    rotation: VecDeque<Tenant>,
-    /// Seats the first tenant may still take before the next one's turn.
-    credit: u32,
+    tenants: HashMap<Tenant, OfTenant>,
+    /// When the turn that was served last was due.
+    served: u64,
+    /// Seats that were given so far.
+    seats: u64,
 }
 
 #[derive(Debug)]
-struct Lane {
-    waiting: VecDeque<Place>,
+struct OfTenant {
+    /// By the version that the clients want. Versions that nobody waits for are dropped.
+    waiting: BTreeMap<Option<Version>, BTreeSet<Place>>,
     priority: u32,
+    /// When its next turn is due.
+    due: u64,
+    /// Which seat was its last one: of two that are due at once, who was served longer ago is first.
+    last: u64,
+}
+
+impl OfTenant {
+    fn len(&self) -> usize {
+        self.waiting.values().map(BTreeSet::len).sum()
+    }
+
+    fn stride(&self) -> u64 {
+        STRIDE / u64::from(self.priority)
+    }
+
+    fn oldest(&self) -> Option<Place> {
+        let firsts = self.waiting.values().filter_map(BTreeSet::first);
+        firsts.min().copied()
+    }
+
+    /// The first of its clients whom a seat fits.
+    fn first(&self, fits: &mut impl FnMut(Option<Version>, Place) -> Fit) -> Option<Place> {
+        let first_of = |(version, places): (&Option<Version>, &BTreeSet<Place>)| {
+            for place in places {
+                match fits(*version, *place) {
+                    Fit::Yes => return Some(*place),
+                    Fit::NotThis => {}
+                    Fit::NoneOfVersion => return None,
+                }
+            }
+            None
+        };
+        self.waiting.iter().filter_map(first_of).min()
+    }
 }
 
 impl Turns {
-    /// Puts `place` at the end of its tenant's lane.
-    pub fn join(&mut self, tenant: &Tenant, priority: u32, place: Place) {
-        match self.lanes.get_mut(tenant) {
-            Some(lane) => {
-                lane.priority = priority.max(1);
-                lane.waiting.push_back(place);
-            }
-            None => {
-                let lane = Lane {
-                    waiting: VecDeque::from([place]),
-                    priority: priority.max(1),
-                };
-                self.lanes.insert(tenant.clone(), lane);
-                self.rotation.push_back(tenant.clone());
-                if self.rotation.len() == 1 {
-                    self.credit = priority.max(1);
-                }
-            }
+    /// Puts a client where its place is among those of its tenant.
+    pub fn join(&mut self, tenant: &Tenant, priority: u32, version: Option<Version>, place: Place) {
+        let (served, priority) = (self.served, priority.max(1));
+        let of = self.tenants.entry(tenant.clone());
+        let of = of.or_insert_with(|| OfTenant {
+            waiting: BTreeMap::new(),
+            priority,
+            due: served,
+            last: 0,
+        });
+        of.priority = priority;
+        of.waiting.entry(version).or_default().insert(place);
+    }
+
+    /// The client who is first among those whom a free seat fits. Stays the same until somebody
+    /// comes, leaves or is served.
+    pub fn first(&self, mut fits: impl FnMut(Option<Version>, Place) -> Fit) -> Option<Place> {
+        let waiting = self.tenants.values().filter(|of| !of.waiting.is_empty());
+        let mut in_turn: Vec<&OfTenant> = waiting.collect();
+        in_turn.sort_by_key(|of| (of.due.max(self.served), of.last, of.oldest()));
+        in_turn.into_iter().find_map(|of| of.first(&mut fits))
+    }
+
+    /// A client got a seat: it leaves the line, and its tenant has had a turn.
+    pub fn serve(&mut self, tenant: &Tenant, version: Option<Version>, place: Place) {
+        self.seats += 1;
+        let (served, seats) = (self.served, self.seats);
+        if let Some(of) = self.tenants.get_mut(tenant) {
+            let due = of.due.max(served);
+            of.due = due + of.stride();
+            of.last = seats;
+            self.served = due;
+        }
+        self.leave(tenant, version, place);
+    }
+
+    /// The seat that a tenant had a turn for was of no use: it has the turn back.
+    pub fn refund(&mut self, tenant: &Tenant) {
+        if let Some(of) = self.tenants.get_mut(tenant) {
+            of.due = of.due.saturating_sub(of.stride());
         }
     }
 
-    /// Whose turn it is. Stays the same until that place is served or leaves.
-    pub fn first(&self) -> Option<Place> {
-        let tenant = self.rotation.front()?;
-        self.lanes.get(tenant)?.waiting.front().copied()
-    }
-
-    /// The first place got its seat.
-    pub fn served(&mut self, tenant: &Tenant, place: Place) {
-        self.leave(tenant, place);
-        if self.rotation.front() == Some(tenant) {
-            self.credit = self.credit.saturating_sub(1);
-            if self.credit == 0 {
-                self.rotation.rotate_left(1);
-                self.refill();
-            }
-        }
-    }
-
-    /// A place leaves without a seat. Nothing happens if it is not in line.
-    pub fn leave(&mut self, tenant: &Tenant, place: Place) {
-        let Some(lane) = self.lanes.get_mut(tenant) else {
+    /// A client leaves without a seat. Nothing happens if it is not in line.
+    pub fn leave(&mut self, tenant: &Tenant, version: Option<Version>, place: Place) {
+        let Some(of) = self.tenants.get_mut(tenant) else {
             return;
         };
-        if let Ok(at) = lane.waiting.binary_search(&place) {
-            lane.waiting.remove(at);
-        }
-        if lane.waiting.is_empty() {
-            self.lanes.remove(tenant);
-            let had_turn = self.rotation.front() == Some(tenant);
-            self.rotation.retain(|other| other != tenant);
-            if had_turn {
-                self.refill();
+        if let Some(places) = of.waiting.get_mut(&version) {
+            places.remove(&place);
+            if places.is_empty() {
+                of.waiting.remove(&version);
             }
         }
+        // A tenant whose next turn is due later than others' has to be remembered until then.
+        let served = self.served;
+        self.tenants
+            .retain(|_, of| !of.waiting.is_empty() || of.due > served);
     }
 
-    /// Whether nobody waits.
-    pub fn is_empty(&self) -> bool {
-        self.rotation.is_empty()
+    /// The tenants with somebody waiting: how many clients, and the priority.
+    pub fn waiting(&self) -> impl Iterator<Item = (&Tenant, usize, u32)> {
+        let waiting = self.tenants.iter();
+        let waiting = waiting.map(|(tenant, of)| (tenant, of.len(), of.priority));
+        waiting.filter(|(_, clients, _)| *clients > 0)
     }
 
-    fn refill(&mut self) {
-        self.credit = self
-            .rotation
-            .front()
-            .and_then(|tenant| self.lanes.get(tenant))
-            .map_or(0, |lane| lane.priority);
+    /// The versions that clients wait for, with how many want each.
+    pub fn versions(&self) -> BTreeMap<Option<Version>, usize> {
+        let mut versions = BTreeMap::new();
+        for of in self.tenants.values() {
+            for (version, places) in &of.waiting {
+                *versions.entry(*version).or_default() += places.len();
+            }
+        }
+        versions
+    }
+
+    /// Those who want this version.
+    pub fn places_of(&self, version: Option<Version>) -> Vec<Place> {
+        let all = self.tenants.values();
+        let of_version = all.filter_map(|of| of.waiting.get(&version));
+        of_version.flatten().copied().collect()
+    }
+
+    /// Of a tenant's clients the one who came last.
+    pub fn newest_of(&self, tenant: &Tenant) -> Option<Place> {
+        let versions = self.tenants.get(tenant)?.waiting.values();
+        versions.filter_map(BTreeSet::last).max().copied()
+    }
+
+    /// How many of a tenant's clients wait.
+    pub fn len_of(&self, tenant: &Tenant) -> usize {
+        self.tenants.get(tenant).map_or(0, OfTenant::len)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     fn tenant(name: &str) -> Tenant {
         Arc::from(name)
     }
 
-    fn serve_all(turns: &mut Turns, of: &HashMap<Place, Tenant>) -> Vec<Place> {
+    fn version(minor: u16) -> Option<Version> {
+        Some(Version { major: 1, minor })
+    }
+
+    /// Serves everybody in turn.
+    fn serve_all(turns: &mut Turns, of: &[(&str, Place)]) -> Vec<Place> {
         let mut order = Vec::new();
-        while let Some(place) = turns.first() {
-            turns.served(&of[&place], place);
+        while let Some(place) = turns.first(|_, _| Fit::Yes) {
+            let (name, _) = of.iter().find(|(_, p)| *p == place).unwrap();
+            turns.serve(&tenant(name), None, place);
             order.push(place);
         }
         order
     }
 
+    fn line(clients: &[(&str, u32)]) -> (Turns, Vec<(&'static str, Place)>) {
+        let mut turns = Turns::default();
+        let mut of = Vec::new();
+        for (place, (name, priority)) in clients.iter().enumerate() {
+            turns.join(&tenant(name), *priority, None, place as Place);
+            let name: &'static str = ["large", "small", "a", "b"]
+                .into_iter()
+                .find(|known| known == name)
+                .unwrap();
+            of.push((name, place as Place));
+        }
+        (turns, of)
+    }
+
     #[test]
     fn one_tenant_is_first_come_first_served() {
-        let (mut turns, nobody) = (Turns::default(), tenant(""));
-        let of: HashMap<_, _> = (0..5).map(|place| (place, nobody.clone())).collect();
-        (0..5).for_each(|place| turns.join(&nobody, 1, place));
+        let (mut turns, of) = line(&[("a", 1); 5]);
         assert_eq!(serve_all(&mut turns, &of), [0, 1, 2, 3, 4]);
-        assert!(turns.is_empty());
+        assert_eq!(turns.waiting().count(), 0);
     }
 
     #[test]
     fn a_small_tenant_waits_for_one_seat_of_a_large_one() {
-        let mut turns = Turns::default();
-        let mut of = HashMap::new();
-        for place in 0..100 {
-            turns.join(&tenant("large"), 1, place);
-            of.insert(place, tenant("large"));
-        }
-        turns.join(&tenant("small"), 1, 100);
-        of.insert(100, tenant("small"));
-        let order = serve_all(&mut turns, &of);
-        assert_eq!(order[..3], [0, 100, 1]);
+        let mut clients = vec![("large", 1); 100];
+        clients.push(("small", 1));
+        let (mut turns, of) = line(&clients);
+        assert_eq!(serve_all(&mut turns, &of)[..3], [0, 100, 1]);
     }
 
     #[test]
     fn priority_is_seats_per_turn() {
-        let mut turns = Turns::default();
-        let mut of = HashMap::new();
-        for place in 0..6 {
-            let name = if place % 2 == 0 { "a" } else { "b" };
-            turns.join(&tenant(name), if name == "a" { 2 } else { 1 }, place);
-            of.insert(place, tenant(name));
-        }
-        assert_eq!(serve_all(&mut turns, &of), [0, 2, 1, 4, 3, 5]);
+        let (mut turns, of) = line(&[("a", 2), ("b", 1), ("a", 2), ("b", 1), ("a", 2), ("a", 2)]);
+        let order = serve_all(&mut turns, &of);
+        // Two of a for one of b, as long as both wait.
+        assert_eq!(order, [0, 1, 2, 3, 4, 5]);
     }
 
-    proptest! {
-        /// Whoever joins is served or left exactly once, tenants in their own order, and between
-        /// two seats of one waiting tenant the others get at most the sum of their priorities.
-        #[test]
-        fn everybody_is_served_once_and_nobody_starves(
-            joins in prop::collection::vec((0u8..4, 1u32..4), 1..60),
-            leaves in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
-        ) {
-            let priorities: HashMap<u8, u32> = joins.iter().copied().collect();
-            let mut turns = Turns::default();
-            let mut of = HashMap::new();
-            for (place, (who, _)) in joins.iter().enumerate() {
-                let name = tenant(&who.to_string());
-                turns.join(&name, priorities[who], place as Place);
-                of.insert(place as Place, name);
-            }
-            let mut left = std::collections::HashSet::new();
-            for leave in leaves {
-                let place = leave.index(joins.len()) as Place;
-                turns.leave(&of[&place], place);
-                left.insert(place);
-            }
-            let order = serve_all(&mut turns, &of);
-            prop_assert_eq!(order.len() + left.len(), joins.len());
-            let others: u32 = priorities.values().sum();
-            for who in priorities.keys() {
-                let name = tenant(&who.to_string());
-                let mine: Vec<usize> = (0..order.len()).filter(|at| of[&order[*at]] == name).collect();
-                prop_assert!(mine.windows(2).all(|w| order[w[0]] < order[w[1]]));
-                let bound = (others - priorities[who]) as usize;
-                prop_assert!(mine.windows(2).all(|w| w[1] - w[0] - 1 <= bound));
-            }
+    #[test]
+    fn a_tenant_that_comes_one_by_one_passes_nobody_twice() {
+        let (mut turns, _) = line(&[("a", 1); 10]);
+        turns.serve(&tenant("a"), None, 0);
+        let mut order = Vec::new();
+        for place in 10..14 {
+            turns.join(&tenant("b"), 1, None, place);
+            let first = turns.first(|_, _| Fit::Yes).unwrap();
+            let name = if first < 10 { "a" } else { "b" };
+            turns.serve(&tenant(name), None, first);
+            order.push(name);
         }
+        assert_eq!(order, ["b", "a", "b", "a"]);
+    }
+
+    #[test]
+    fn a_seat_goes_to_the_first_whom_it_fits_and_the_others_keep_their_turn() {
+        let mut turns = Turns::default();
+        turns.join(&tenant("a"), 1, version(64), 0);
+        turns.join(&tenant("a"), 1, version(65), 1);
+        turns.join(&tenant("b"), 1, version(65), 2);
+        let only = |wanted: u16| {
+            move |found: Option<Version>, _| match found == version(wanted) {
+                true => Fit::Yes,
+                false => Fit::NoneOfVersion,
+            }
+        };
+        assert_eq!(turns.first(only(65)), Some(1));
+        turns.serve(&tenant("a"), version(65), 1);
+        assert_eq!(turns.first(only(64)), Some(0));
+        assert_eq!(turns.first(only(65)), Some(2));
+        assert_eq!(turns.first(only(63)), None);
+    }
+
+    #[test]
+    fn a_turn_that_was_of_no_use_is_given_back() {
+        let (mut turns, _) = line(&[("a", 1), ("b", 1), ("a", 1)]);
+        turns.serve(&tenant("a"), None, 0);
+        turns.refund(&tenant("a"));
+        turns.join(&tenant("a"), 1, None, 0);
+        turns.serve(&tenant("b"), None, 1);
+        assert_eq!(turns.first(|_, _| Fit::Yes), Some(0));
     }
 }

@@ -112,7 +112,6 @@ impl Fleet {
         log::info!(worker:% = key; "worker left");
         self.index.lock().remove(key);
         self.membership.notify_one();
-        self.queue.wake(key.browser);
     }
 
     /// A reservation found that a worker is not there or not available. When its new status has
@@ -217,18 +216,18 @@ impl Fleet {
             return;
         };
         let address = facts.address;
-        let opens = facts.open;
-        let is_new = {
+        let (is_new, has_seat) = {
             let mut index = self.index.lock();
+            let has_seat = index.policy().has_seat(&facts);
             let before = index.facts(key).map(|facts| facts.address);
             index.put(facts);
-            before != Some(address)
+            (before != Some(address), has_seat)
         };
         drop(known);
         if is_new {
             // Pingora learns of it first: before that it does not count as healthy.
             self.membership.notify_one();
-        } else if opens {
+        } else if has_seat {
             self.queue.wake(key.browser);
         }
     }

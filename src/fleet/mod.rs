@@ -15,11 +15,10 @@ mod target;
 mod unreachable;
 mod watch;
 
-pub use seating::NoGrant;
+pub use seating::{Grant, Queue, Ticket};
 pub use target::Target;
 pub use unreachable::{Obstacle, Unreachable};
 
-use crate::admission::queue::Queue;
 use crate::config::LiveConfig;
 use crate::metrics::Metrics;
 use crate::model::{Counts, Version, WorkerKey, WorkerRecord, WorkerStatus};

@@ -8,9 +8,10 @@
 
 use super::seating::NoGrant;
 use super::{Fleet, Target, policy};
+use crate::admission::queue::Wanting;
 use crate::model::WorkerKey;
+use crate::selection::Facts;
 use crate::selection::policy::rank;
-use crate::selection::{Facts, Wanted};
 use crate::session::seat::Seat;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -58,10 +59,10 @@ impl Fleet {
     ///
     /// # Errors
     /// When the share is used up, or the configuration is strict about the store.
-    pub fn reserve_from_share(
+    pub(super) fn reserve_from_share(
         &self,
         seat: &mut Seat,
-        wanted: &Wanted,
+        wanting: &Wanting,
     ) -> Result<Arc<Target>, NoGrant> {
         if self.config.load().store.strict || !self.has_view() {
             return Err(NoGrant::StoreAway);
@@ -74,6 +75,9 @@ impl Fleet {
                 .values()
                 .filter_map(|worker| {
                     let key = &worker.record.key;
+                    if wanting.offered.contains(key) {
+                        return None;
+                    }
                     let most = shares.most.get(key)?;
                     let left = most.saturating_sub(self.releaser.held(key));
                     let given = shares.given.get(key).copied().unwrap_or(0);
@@ -83,7 +87,7 @@ impl Fleet {
                     Some(facts)
                 })
                 .collect();
-            let best = rank(&facts, &policy, wanted)
+            let best = rank(&facts, &policy, &wanting.wanted)
                 .first()
                 .map(|best| best.key.clone());
             let key = best.ok_or(NoGrant::NoneFree)?;

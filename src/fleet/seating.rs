@@ -1,10 +1,16 @@
-//! From a wish to a seat: the best few candidates go to the store, which gives one of them.
+//! From a line to seats: who waits is offered to the workers that have one, and the store gives it.
+//!
+//! Nobody looks for a seat by himself. The line of each browser is served when a seat may have come
+//! free, when the fleet changed, and when somebody comes; in the order of the queue, several at once.
 
 use super::{Fleet, Target, policy};
+use crate::admission::line::{Need, Refused};
+use crate::admission::queue::{self, Wanting};
+use crate::admission::turns::Place;
 use crate::metrics::ObserveTime;
-use crate::model::{Counts, WorkerKey, WorkerRecord, WorkerStatus};
+use crate::model::{Browser, Counts, SessionId, Version, WorkerKey, WorkerRecord, WorkerStatus};
 use crate::proxy::refusal::NoSeat;
-use crate::selection::{Policy, Wanted, candidates};
+use crate::selection::{Policy, Wanted, candidates, worker_key};
 use crate::session::seat::Seat;
 use crate::store::{Candidate, Reserved, Turn};
 use std::sync::Arc;
@@ -13,9 +19,19 @@ use std::time::{Duration, Instant};
 /// Candidates that go to the store in one question. Enough that with several proxies one of them
 /// still has a seat, few enough for a constant cost.
 const CANDIDATES: usize = 8;
-/// Questions to the store for one attempt: each one that comes back full has taught the index the
-/// counts of its candidates, so the next asks about others.
-const MAX_ROUNDS: usize = 4;
+/// Between two looks for seats that nobody was woken for, while somebody waits.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// A seat on a worker, for a client that has not dialled it yet.
+pub struct Grant {
+    pub seat: Seat,
+    pub target: Arc<Target>,
+}
+
+/// The line, of clients with seats that the store knows of.
+pub type Queue = queue::Queue<Seat, Grant>;
+/// A client's place in it.
+pub type Ticket = queue::Ticket<Seat, Grant>;
 
 /// Why there is no seat at this moment.
 #[derive(Debug)]
@@ -26,28 +42,105 @@ pub enum NoGrant {
     StoreAway,
 }
 
+/// For whom there was no seat when it was asked for, so that the others are served.
+#[derive(Default)]
+struct InVain {
+    versions: Vec<Option<Version>>,
+    clients: Vec<Place>,
+}
+
+impl InVain {
+    fn add(&mut self, wanting: &Wanting) {
+        // Who was offered workers already may have had no seat where others of its version have.
+        if wanting.offered.is_empty() {
+            self.versions.push(wanting.wanted.version);
+        }
+        self.clients.push(wanting.place);
+    }
+
+    fn has(&self, need: &Need<'_>) -> bool {
+        self.versions.contains(&need.wanted.version) || self.clients.contains(&need.place)
+    }
+}
+
 impl Fleet {
-    /// Takes a seat for `seat`'s session on the best worker that has one, unless it is for somebody
-    /// who has waited longer elsewhere. Somebody who only comes has waited for no time at all.
-    pub async fn reserve(
+    /// Somebody stands in line anew: whoever is next there is served.
+    pub async fn look(self: &Arc<Self>, browser: Browser) {
+        self.serve(browser).await;
+    }
+
+    /// Serves the line of a browser whenever there may be a seat. Runs until it is dropped.
+    pub(super) async fn run_line(self: Arc<Self>, browser: Browser) {
+        loop {
+            tokio::select! {
+                () = self.queue.woken(browser) => {}
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
+            }
+            if self.queue.depth(browser) > 0 {
+                self.serve(browser).await;
+            }
+        }
+    }
+
+    /// Gives seats to the first in line, until there is nobody whom one fits.
+    async fn serve(self: &Arc<Self>, browser: Browser) {
+        let mut in_vain = InVain::default();
+        let mut away = false;
+        loop {
+            let fits = |need: Need<'_>| !in_vain.has(&need) && (away || self.has_seat(&need));
+            let Some(question) = self.queue.next(browser, fits) else {
+                return;
+            };
+            let wanting = &question.wanting;
+            let mut seat = self.releaser.seat(SessionId::random());
+            let mut granted = match away {
+                false => self.reserve(&mut seat, wanting).await,
+                true => Err(NoGrant::StoreAway),
+            };
+            if matches!(granted, Err(NoGrant::StoreAway)) {
+                // The store may have heard the question: a session that it never heard of.
+                away = true;
+                seat = self.releaser.seat(SessionId::random());
+                granted = self.reserve_from_share(&mut seat, wanting);
+            }
+            match granted {
+                Ok(target) => question.grant(target.key.clone(), Grant { seat, target }),
+                Err(NoGrant::NoneFree) => in_vain.add(wanting),
+                Err(NoGrant::StoreAway) => {
+                    let wanted = wanting.wanted;
+                    drop(question);
+                    self.queue.refuse(&wanted, Refused::StoreAway);
+                }
+            }
+        }
+    }
+
+    /// Whether there is a seat that fits, as far as this proxy knows.
+    fn has_seat(&self, need: &Need<'_>) -> bool {
+        let index = self.index.lock();
+        let mut ranked = index.ranked(&need.wanted);
+        ranked.any(|worker| worker_key(worker).is_some_and(|key| !need.offered.contains(key)))
+    }
+
+    /// Takes a seat for `seat`'s session on the best worker that has one.
+    async fn reserve(
         self: &Arc<Self>,
         seat: &mut Seat,
-        wanted: &Wanted,
-        waited: Duration,
+        wanting: &Wanting,
     ) -> Result<Arc<Target>, NoGrant> {
         let turn = Turn {
-            browser: wanted.browser,
-            version: wanted.version,
-            waited,
+            browser: wanting.wanted.browser,
+            version: wanting.wanted.version,
+            waited: wanting.waited,
         };
-        for round in 0..MAX_ROUNDS {
+        // Whoever was full when it was asked is not asked again.
+        let mut asked = wanting.offered.clone();
+        loop {
             let policy = policy(&self.config);
             let begun = Instant::now();
-            let best = self.best(wanted, &policy);
+            let best = self.best(&wanting.wanted, &asked, &policy);
             self.metrics.phases.select.observe_time(begun.elapsed());
-            // Who waits asks in any case: that is how other proxies know.
-            let stands_in_line = round == 0 && self.store.is_shared() && !waited.is_zero();
-            if best.is_empty() && !stands_in_line {
+            if best.is_empty() {
                 return Err(NoGrant::NoneFree);
             }
             let begun = Instant::now();
@@ -61,11 +154,8 @@ impl Fleet {
                     seat.taken(worker.clone());
                     self.count(&worker, counts);
                     self.order_recycle_at_limit(&worker, counts, &policy);
-                    if let Some(target) = self.target(&worker) {
-                        return Ok(target);
-                    }
-                    // It left between the two looks: the dropped seat is given back, try anew.
-                    return Err(NoGrant::NoneFree);
+                    // If it left between the two looks, the dropped seat is given back.
+                    return self.target(&worker).ok_or(NoGrant::NoneFree);
                 }
                 Ok(Reserved::Full { counts }) => {
                     for (worker, counts) in counts {
@@ -83,18 +173,19 @@ impl Fleet {
                     return Err(NoGrant::StoreAway);
                 }
             }
+            asked.extend(best.into_iter().map(|candidate| candidate.key));
         }
-        Err(NoGrant::NoneFree)
     }
 
-    fn best(&self, wanted: &Wanted, policy: &Policy) -> Vec<Candidate> {
+    /// The best workers with a seat, none of those in `except`.
+    fn best(&self, wanted: &Wanted, except: &[WorkerKey], policy: &Policy) -> Vec<Candidate> {
         // What is known of a store of our own is never behind: its first answer stands.
         let wish = if self.store.is_shared() {
             CANDIDATES
         } else {
             1
         };
-        let best = candidates(&self.balancer, wanted, wish);
+        let best = candidates(&self.balancer, wanted, except, wish);
         let known = self.known();
         best.into_iter()
             .filter_map(|key| {

@@ -3,7 +3,7 @@
 
 use super::{Fleet, policy};
 use crate::config::StaticWorker;
-use crate::model::{WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
+use crate::model::{Browser, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
 use crate::store::Event;
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
 /// A fixed worker that has not answered for this many health checks falls off the books.
@@ -26,6 +27,10 @@ impl Fleet {
         let checks = tokio::spawn(self.clone().run_health_checks());
         let discovery = tokio::spawn(self.clone().run_discovery());
         let suspicion = tokio::spawn(self.clone().watch_first_answers());
+        let mut lines = JoinSet::new();
+        for browser in Browser::ALL {
+            lines.spawn(self.clone().run_line(browser));
+        }
         tokio::select! {
             () = self.clone().listen() => {}
             _ = shutdown.wait_for(|stop| *stop) => {}

@@ -7,6 +7,7 @@ mod endpoint;
 mod reason;
 mod session_id;
 mod version;
+mod waiter;
 mod worker;
 
 pub use browser::{Browser, UnknownBrowser};
@@ -14,6 +15,7 @@ pub use endpoint::{Endpoint, EndpointError};
 pub use reason::Reason;
 pub use session_id::SessionId;
 pub use version::Version;
+pub use waiter::Waiter;
 pub use worker::{Counts, UnknownStatus, WorkerId, WorkerKey, WorkerRecord, WorkerStatus};
 
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -13,10 +13,9 @@ mod pages;
 pub mod refusal;
 mod session;
 
-use crate::admission::queue::Queue;
 use crate::admission::tokens::{self, Quotas, Unauthorized};
 use crate::config::LiveConfig;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Queue};
 use crate::metrics::Metrics;
 use crate::session::registry::{Client, Registry};
 use crate::session::seat::Releaser;
@@ -35,6 +34,7 @@ use refusal::Refusal;
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 use tokio::sync::watch;
 
 /// Everything that a session meets on its way, shared by all of them.
@@ -59,6 +59,8 @@ struct Arrival {
     ask: Ask,
     who: tokens::Identity,
     share: tokens::QuotaShare,
+    /// When its request had arrived: its time runs from here on.
+    came: Instant,
     connection: Option<Arc<Connection>>,
     client: Client,
 }
@@ -101,6 +103,7 @@ impl Grid {
                 ask,
                 who,
                 share,
+                came: Instant::now(),
                 connection,
                 client: self.registry.client(),
             })

@@ -3,15 +3,16 @@
 //! Everything it holds is a guard in this task: quota share, place in line, seat, registry entry,
 //! connection. However it ends, dropping the task gives all of it back.
 
+use super::ask::Ask;
 use super::dial::{Dialled, dial};
 use super::front_door::{Connection, refuse};
 use super::refusal::{CLIENT_GONE, NoSeat, Refusal};
 use super::{Arrival, Grid};
-use crate::admission::queue::Ticket;
+use crate::admission::line::{Patience, Refused, Wish};
 use crate::admission::tokens::{Identity, QuotaShare};
-use crate::fleet::{NoGrant, Target};
+use crate::fleet::{Grant, Target, Ticket};
 use crate::metrics::ObserveTime;
-use crate::model::{SessionId, unix_millis};
+use crate::model::unix_millis;
 use crate::selection::Wanted;
 use crate::session::quota;
 use crate::session::registry::{Client as InOurHands, Entry, Info};
@@ -28,10 +29,6 @@ use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 /// Bytes a client may send before it has its session. Clients wait for the 101, so a few frames
 /// of an eager one are the most that makes sense.
 const MAX_EARLY: usize = 64 * 1024;
-
-/// Between two questions of a client that is first in line. Well within the time for which the
-/// store believes that it waits.
-const ASK_AGAIN: Duration = Duration::from_millis(250);
 
 /// The client's connection while it is not relayed yet.
 struct Client {
@@ -102,17 +99,12 @@ async fn open(grid: Arc<Grid>, arrival: Arrival, stream: Stream, early: Vec<u8>)
         ask,
         who,
         share,
+        came,
         connection,
         client: in_our_hands,
     } = arrival;
-    let admitted = async {
-        quota::within(&*grid.store, &share)
-            .await
-            .map_err(Refusal::from)?;
-        find_seat(&grid, &ask.wanted, &who, &ask.forwarded).await
-    };
     let seated = tokio::select! {
-        seated = admitted => seated,
+        seated = find_seat(&grid, &ask, &who, &share, came) => seated,
         () = client.gone() => Err(NoSession::ClientGone),
     };
     let seated = match seated {
@@ -195,127 +187,140 @@ async fn open(grid: Arc<Grid>, arrival: Arrival, stream: Stream, early: Vec<u8>)
     Some((running, ends, stop))
 }
 
-/// A seat on a worker that was dialled. Waits in line while there is none, and goes on to the next
-/// worker when one cannot be dialled.
+/// A seat on a worker that was dialled: the client's way through the line, as often as a worker
+/// cannot be dialled. The time it may take is that of [`admission::line`](crate::admission::line).
 async fn find_seat(
     grid: &Arc<Grid>,
-    wanted: &Wanted,
+    ask: &Ask,
     who: &Identity,
-    forwarded: &[u8],
+    share: &QuotaShare,
+    came: Instant,
 ) -> Result<Seated, NoSession> {
-    let begun = Instant::now();
-    let queue = grid.config.load().queue;
-    let available = grid.fleet.other_versions(wanted);
-    if let (Some(client), false) = (wanted.version, available.is_empty()) {
-        let browser = wanted.browser;
-        return Err(Refusal::NoSuchVersion {
-            browser,
-            client,
-            available,
-        }
-        .into());
-    }
-    let mut tried = 0;
-    let mut attempt = async |waited: Duration| {
-        loop {
-            let mut seat = grid.releaser.seat(SessionId::random());
-            let mut granted = grid.fleet.reserve(&mut seat, wanted, waited).await;
-            if matches!(granted, Err(NoGrant::StoreAway)) {
-                // The store may have heard the question: a session that it never heard of.
-                seat = grid.releaser.seat(SessionId::random());
-                granted = grid.fleet.reserve_from_share(&mut seat, wanted);
-            }
-            let target = match granted {
-                Ok(target) => target,
-                Err(NoGrant::NoneFree) => return Ok(None),
-                Err(NoGrant::StoreAway) => return Err(Refusal::StoreAway),
-            };
-            let dialling = Instant::now();
-            let timeout = grid.config.load().selection.dial_timeout;
-            match dial(&target, forwarded, timeout).await {
-                Ok(dialled) => {
-                    let dial_time = dialling.elapsed();
-                    grid.metrics.phases.dial.observe_time(dial_time);
-                    return Ok(Some(Seated {
-                        seat,
-                        target,
-                        dialled,
-                        waited,
-                        dial_time,
-                    }));
-                }
-                Err(error) => {
-                    tried += 1;
-                    grid.fleet.dial_failed(&target, error.into());
-                }
-            }
-        }
+    let config = grid.config.load_full();
+    let wish = Wish {
+        wanted: ask.wanted,
+        tenant: who.tenant.clone(),
+        priority: who.priority,
     };
-    // Whoever comes to an empty line need not stand in it.
-    if grid.queue.is_empty(wanted)
-        && let Some(seated) = attempt(Duration::ZERO).await?
-    {
-        return Ok(seated);
-    }
-    let ticket = grid
-        .queue
-        .join(*wanted, &who.tenant, who.priority, queue.max_waiting)
-        .map_err(|_| Refusal::QueueFull {
-            max_waiting: queue.max_waiting,
-        })?;
-    let mut draining = grid.draining.subscribe();
-    let wait = async {
-        loop {
-            turn(grid, &ticket).await;
-            match attempt(begun.elapsed()).await {
-                Ok(None) => {}
-                done => return done,
-            }
-        }
+    let patience = Patience {
+        waiting: config.queue.timeout,
+        dial: config.selection.dial_timeout,
     };
-    let outcome = tokio::select! {
-        outcome = wait => outcome,
-        () = tokio::time::sleep(queue.timeout) => Ok(None),
-        _ = draining.wait_for(|draining| *draining) => Err(Refusal::Draining),
-    };
-    let waited = begun.elapsed();
-    grid.metrics.phases.queue.observe_time(waited);
-    grid.metrics.queue_wait.observe_time(waited);
-    match outcome? {
-        Some(seated) => {
-            ticket.served();
-            Ok(seated)
-        }
-        None => Err(no_seat(grid, wanted, waited, tried).into()),
-    }
-}
-
-/// Waits for a client's turn to try for a seat. Where proxies share a line, the first of each one's
-/// part asks now and then without a rumour of a seat: it counts as waiting for as long as it asks.
-async fn turn(grid: &Grid, ticket: &Ticket) {
-    if !grid.store.is_shared() {
-        return ticket.turn().await;
-    }
+    let mut ticket = grid.queue.ask(wish, patience, came);
+    check(grid, ask, share, &ticket).await?;
+    let refused = |ticket: &Ticket, why| refusal(grid, &ask.wanted, ticket, why, came);
+    let entered = ticket.enter(config.queue.max_waiting);
+    entered.map_err(|why| refused(&ticket, why))?;
     loop {
-        ticket.first().await;
-        let rumour = tokio::time::timeout(ASK_AGAIN, ticket.turn()).await;
-        if rumour.is_ok() || ticket.is_first() {
-            return;
+        let Grant { seat, target } = wait(grid, &mut ticket)
+            .await?
+            .map_err(|why| refused(&ticket, why))?;
+        let waited = came.elapsed();
+        let dialling = Instant::now();
+        match dial(&target, &ask.forwarded, ticket.dial()).await {
+            Ok(dialled) => {
+                let dial_time = dialling.elapsed();
+                grid.metrics.phases.dial.observe_time(dial_time);
+                return Ok(Seated {
+                    seat,
+                    target,
+                    dialled,
+                    waited,
+                    dial_time,
+                });
+            }
+            Err(error) => grid.fleet.dial_failed(&target, error.into()),
+        }
+        // Given back before the client stands in line again: it may be for somebody else.
+        drop(seat);
+        let dials = ticket.dials();
+        if ticket.dial_failed().is_err() {
+            return Err(Refusal::NotDialled { tried: dials }.into());
         }
     }
 }
 
-fn no_seat(grid: &Grid, wanted: &Wanted, waited: Duration, tried: usize) -> Refusal {
-    let why = grid.fleet.why_no_seat(wanted);
-    if tried > 0 && why != NoSeat::AllTaken {
-        return Refusal::NotDialled { tried };
+/// What needs no seat: that there are workers which the client can use, and that its tenant may
+/// have one more session. The store may be slow to say so; the client's time runs meanwhile.
+async fn check(grid: &Grid, ask: &Ask, share: &QuotaShare, ticket: &Ticket) -> Result<(), Refusal> {
+    if let Some(refusal) = other_version(grid, &ask.wanted) {
+        return Err(refusal);
     }
-    let browser = wanted.browser;
-    Refusal::NoSeat {
-        browser,
-        why,
-        waited,
+    let asking = quota::within(&*grid.store, share);
+    let Some(until) = ticket.waits_until() else {
+        return Ok(());
+    };
+    match tokio::time::timeout_at(until.into(), asking).await {
+        Ok(within) => within.map_err(Refusal::from),
+        // As with a store that is away: the proxy's own count stands.
+        Err(_) => Ok(()),
     }
+}
+
+/// Waits for the grant of one who stands in line. A proxy that drains lets nobody wait on; who has
+/// a grant by then is served.
+async fn wait(grid: &Arc<Grid>, ticket: &mut Ticket) -> Result<Result<Grant, Refused>, Refusal> {
+    grid.fleet.look(ticket.browser()).await;
+    if let Some(answer) = ticket.answered() {
+        return Ok(answer);
+    }
+    let _waiting = ObserveWait(grid, Instant::now());
+    let mut draining = grid.draining.subscribe();
+    tokio::select! {
+        biased;
+        answer = ticket.granted() => Ok(answer),
+        _ = draining.wait_for(|draining| *draining) => Err(Refusal::Draining),
+    }
+}
+
+/// Observes how long somebody stood in line, however that ended.
+struct ObserveWait<'a>(&'a Grid, Instant);
+
+impl Drop for ObserveWait<'_> {
+    fn drop(&mut self) {
+        let ObserveWait(grid, begun) = self;
+        grid.metrics.phases.queue.observe_time(begun.elapsed());
+        grid.metrics.queue_wait.observe_time(begun.elapsed());
+    }
+}
+
+/// What a client is told that the line has refused.
+fn refusal(grid: &Grid, wanted: &Wanted, ticket: &Ticket, why: Refused, came: Instant) -> Refusal {
+    match why {
+        Refused::Full => Refusal::QueueFull {
+            max_waiting: grid.config.load().queue.max_waiting,
+        },
+        Refused::StoreAway => Refusal::StoreAway,
+        Refused::NotDialled => Refusal::NotDialled {
+            tried: ticket.dials(),
+        },
+        Refused::TimedOut => {
+            if let Some(refusal) = other_version(grid, wanted) {
+                return refusal;
+            }
+            let why = grid.fleet.why_no_seat(wanted);
+            let tried = ticket.dials();
+            if tried > 0 && why != NoSeat::AllTaken {
+                return Refusal::NotDialled { tried };
+            }
+            Refusal::NoSeat {
+                browser: wanted.browser,
+                why,
+                waited: came.elapsed(),
+            }
+        }
+    }
+}
+
+/// There are workers, and none of the client's version.
+fn other_version(grid: &Grid, wanted: &Wanted) -> Option<Refusal> {
+    let available = grid.fleet.other_versions(wanted);
+    let client = wanted.version.filter(|_| !available.is_empty())?;
+    Some(Refusal::NoSuchVersion {
+        browser: wanted.browser,
+        client,
+        available,
+    })
 }
 
 /// The 101. Playwright prints the debug-log headers in its own log, if their name is lower-case.

@@ -100,11 +100,12 @@ pub fn worker_key(backend: &Backend) -> Option<&WorkerKey> {
     backend.ext.get::<Arc<WorkerKey>>().map(|key| &**key)
 }
 
-/// The `n` best workers for a client that Pingora believes healthy, best first. Fewer when there
-/// are fewer with a seat. Nothing is reserved: offer them to the store in this order.
+/// The `n` best workers for a client that Pingora believes healthy, best first, none of those in
+/// `except`. Fewer when there are fewer with a seat. Nothing is reserved: offer them to the store in this order.
 pub fn candidates(
     balancer: &LoadBalancer<LifetimeFirst>,
     wanted: &Wanted,
+    except: &[WorkerKey],
     n: usize,
 ) -> Vec<WorkerKey> {
     let found = RefCell::new(Vec::with_capacity(n));
@@ -114,7 +115,8 @@ pub fn candidates(
         |backend, healthy| {
             let mut found = found.borrow_mut();
             if healthy && found.len() < n {
-                found.extend(worker_key(backend).cloned());
+                let key = worker_key(backend).filter(|key| !except.contains(key));
+                found.extend(key.cloned());
             }
             found.len() >= n
         },
@@ -180,7 +182,7 @@ mod tests {
     }
 
     fn named(balancer: &LoadBalancer<LifetimeFirst>, n: usize) -> Vec<String> {
-        let found = candidates(balancer, &WANTED, n);
+        let found = candidates(balancer, &WANTED, &[], n);
         found.iter().map(|key| key.id.to_string()).collect()
     }
 

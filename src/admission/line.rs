@@ -1,0 +1,401 @@
+//! Every client's way from its question to its seat, as one state machine: asked, waiting, granted,
+//! dialling, and then seated or refused. Pure: it is handed the time, and told what became of
+//! questions for seats and of dials; it neither waits, wakes nor asks anybody.
+//!
+//! A client has two budgets: `queue.timeout` to wait, and twice `selection.dial_timeout` to dial. The
+//! first stands still while it dials, so that both together are the time in which it has its answer.
+//! It leaves the line with the grant: no time that is left for waiting ends a dial, and those behind
+//! it go on meanwhile. A dial that failed brings it back to its old place.
+//!
+//! Beyond saturation the line stays first come first served. Clients do not try again by
+//! themselves, a seat is used by whomever it is given to (with time to dial in any case), and so
+//! no order serves more of them than another; this one keeps the promise that nobody is overtaken.
+//! What is too much is shed where it costs least: at the end, by the length of the line, and of
+//! those who fill it; and at the front, by the time they have waited.
+
+use super::turns::{Fit, Place, Tenant, Turns};
+use crate::model::{Browser, Version, WorkerKey};
+use crate::selection::Wanted;
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+/// Workers that one session is offered at most. Each is offered once.
+pub const MAX_WORKERS: usize = 3;
+
+/// What a client wants, and whose it is.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    pub wanted: Wanted,
+    pub tenant: Tenant,
+    pub priority: u32,
+}
+
+/// A client's two budgets, as configured when it came.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// `queue.timeout`.
+    pub waiting: Duration,
+    /// `selection.dial_timeout`: for one dial, and half of what all dials may take.
+    pub dial: Duration,
+}
+
+/// Why a client gets no seat, as far as the line is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Refused {
+    #[error("it has waited for as long as it may")]
+    TimedOut,
+    #[error("as many wait as may, and it is one of those who fill the line")]
+    Full,
+    #[error("so many workers could not be dialled, or for so long")]
+    NotDialled,
+    #[error("the store that knows the seats is away")]
+    StoreAway,
+}
+
+/// What a seat has to be for a client to use it.
+#[derive(Clone, Copy, Debug)]
+pub struct Need<'a> {
+    pub wanted: Wanted,
+    /// Workers that it was offered already.
+    pub offered: &'a [WorkerKey],
+    pub place: Place,
+}
+
+/// All clients of one proxy that have no session yet, in one line for each browser.
+#[derive(Debug, Default)]
+pub struct Line {
+    clients: HashMap<Place, Client>,
+    turns: [Turns; Browser::ALL.len()],
+    waiting: [usize; Browser::ALL.len()],
+    next_place: Place,
+}
+
+#[derive(Debug)]
+struct Client {
+    wish: Wish,
+    stage: Stage,
+    came: Instant,
+    /// Until when it waits; moves on by what its dials take.
+    waits_until: Instant,
+    /// When it has its answer at the latest.
+    answered_by: Instant,
+    /// For one dial.
+    dial: Duration,
+    /// For all its dials to come.
+    dial_budget: Duration,
+    dials: usize,
+    offered: Vec<WorkerKey>,
+    /// Its place in the line of all proxies, where a store keeps that and has told.
+    shared_place: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Not in line: what needs no seat is being checked.
+    Asked,
+    /// `in_question`: somebody is asking for a seat for it right now.
+    Waiting {
+        in_question: bool,
+    },
+    Granted,
+    Dialling {
+        since: Instant,
+    },
+}
+
+impl Client {
+    /// The least time for a dial. The grace of [`Line::failed`] leaves it in any case.
+    fn least_dial(&self) -> Duration {
+        self.dial / 4
+    }
+
+    fn need(&self, place: Place) -> Need<'_> {
+        Need {
+            wanted: self.wish.wanted,
+            offered: &self.offered,
+            place,
+        }
+    }
+}
+
+impl Line {
+    /// A client comes. Its time runs from here on, and this is its place.
+    pub fn ask(&mut self, wish: Wish, patience: Patience, now: Instant) -> Place {
+        let place = self.next_place;
+        self.next_place += 1;
+        let dial_budget = patience.dial * 2;
+        let client = Client {
+            wish,
+            stage: Stage::Asked,
+            came: now,
+            waits_until: now + patience.waiting,
+            answered_by: now + patience.waiting + dial_budget,
+            dial: patience.dial,
+            dial_budget,
+            dials: 0,
+            offered: Vec::new(),
+            shared_place: None,
+        };
+        self.clients.insert(place, client);
+        place
+    }
+
+    /// Everything is checked: the client takes its place in line. When `max_waiting` wait already,
+    /// somebody has to go: the newest client of the tenant with the most in line, in proportion to
+    /// its priority, and of that tenant's browsers of the one with the most. That may be somebody
+    /// who waits, who is returned, or the one who comes.
+    ///
+    /// # Errors
+    /// When it is the one who comes.
+    pub fn enter(&mut self, place: Place, max_waiting: usize) -> Result<Option<Place>, Refused> {
+        let Some(client) = self.clients.get(&place) else {
+            return Ok(None);
+        };
+        let mut displaced = None;
+        if self.waiting.iter().sum::<usize>() >= max_waiting {
+            let newest = self.newest_of_most(&client.wish);
+            displaced = Some(newest.ok_or(Refused::Full)?);
+        }
+        if let Some(displaced) = displaced {
+            self.leave(displaced);
+        }
+        self.wait(place);
+        Ok(displaced)
+    }
+
+    fn wait(&mut self, place: Place) {
+        let Some(client) = self.clients.get_mut(&place) else {
+            return;
+        };
+        client.stage = Stage::Waiting { in_question: false };
+        let Wanted { browser, version } = client.wish.wanted;
+        let (tenant, priority) = (&client.wish.tenant, client.wish.priority);
+        self.turns[browser as usize].join(tenant, priority, version, place);
+        self.waiting[browser as usize] += 1;
+    }
+
+    /// Whom a full line sheds for one who comes; nobody when the one who comes has the most itself.
+    fn newest_of_most(&self, wish: &Wish) -> Option<Place> {
+        let mut tenants: HashMap<&Tenant, (usize, u32)> = HashMap::new();
+        for (tenant, clients, priority) in self.turns.iter().flat_map(Turns::waiting) {
+            tenants.entry(tenant).or_insert((0, priority)).0 += clients;
+        }
+        // Shares are compared as they would be with the one who comes.
+        let mine = tenants.get(&wish.tenant).map_or(0, |(clients, _)| *clients) + 1;
+        let more = |(a, p): (usize, u32), (b, q): (usize, u32)| {
+            (a as u64 * u64::from(q)).cmp(&(b as u64 * u64::from(p)))
+        };
+        let fullest = tenants.iter().max_by(|(_, a), (_, b)| more(**a, **b));
+        let other = fullest.filter(|(_, most)| more(**most, (mine, wish.priority.max(1))).is_gt());
+        let in_line = |tenant, browser: Browser| self.turns[browser as usize].len_of(tenant);
+        let (tenant, at_most) = match other {
+            Some((tenant, _)) => (*tenant, 0),
+            None => (&wish.tenant, in_line(&wish.tenant, wish.wanted.browser) + 1),
+        };
+        let fullest = |browser: &Browser| in_line(tenant, *browser);
+        let browser = Browser::ALL.into_iter().max_by_key(fullest)?;
+        if in_line(tenant, browser) <= at_most {
+            return None;
+        }
+        self.turns[browser as usize].newest_of(tenant)
+    }
+
+    /// Who is next to be given a seat of this browser: the first in turn whom one `fits`, and who
+    /// has the time to use it. Stands in question until [`Line::grant`], or [`Line::no_seat`].
+    pub fn next(
+        &mut self,
+        browser: Browser,
+        now: Instant,
+        mut fits: impl FnMut(Need<'_>) -> bool,
+    ) -> Option<Place> {
+        let clients = &self.clients;
+        let place = self.turns[browser as usize].first(|_, place| {
+            let Some(client) = clients.get(&place) else {
+                return Fit::NotThis;
+            };
+            let free = client.stage == Stage::Waiting { in_question: false };
+            if !free || !client.may_be_granted(now) {
+                Fit::NotThis
+            } else if fits(client.need(place)) {
+                Fit::Yes
+            } else if client.offered.is_empty() {
+                Fit::NoneOfVersion
+            } else {
+                Fit::NotThis
+            }
+        })?;
+        let client = self.clients.get_mut(&place)?;
+        client.stage = Stage::Waiting { in_question: true };
+        Some(place)
+    }
+
+    /// There was no seat for a client in question after all, or nobody asks any more.
+    pub fn no_seat(&mut self, place: Place) {
+        if let Some(client) = self.clients.get_mut(&place)
+            && matches!(client.stage, Stage::Waiting { .. })
+        {
+            client.stage = Stage::Waiting { in_question: false };
+        }
+    }
+
+    /// A client that waits is given a seat on this worker, and leaves the line. Returns whether it
+    /// can take it: it may have gone, or its time be over.
+    pub fn grant(&mut self, place: Place, worker: WorkerKey, now: Instant) -> bool {
+        let Some(client) = self.clients.get_mut(&place) else {
+            return false;
+        };
+        if !matches!(client.stage, Stage::Waiting { .. }) || !client.may_be_granted(now) {
+            return false;
+        }
+        client.stage = Stage::Granted;
+        client.offered.push(worker);
+        let Wish { wanted, tenant, .. } = &client.wish;
+        self.turns[wanted.browser as usize].serve(tenant, wanted.version, place);
+        self.waiting[wanted.browser as usize] -= 1;
+        true
+    }
+
+    /// A seat on this worker is of no use to a client that waits.
+    pub fn decline(&mut self, place: Place, worker: WorkerKey) {
+        if let Some(client) = self.clients.get_mut(&place) {
+            client.offered.push(worker);
+        }
+        self.no_seat(place);
+    }
+
+    /// The client dials the worker of its grant: for how long it may. The first dial has the whole
+    /// of `selection.dial_timeout`, the others what is left of their budget in equal parts.
+    pub fn dial(&mut self, place: Place, now: Instant) -> Duration {
+        let Some(client) = self.clients.get_mut(&place) else {
+            return Duration::ZERO;
+        };
+        client.stage = Stage::Dialling { since: now };
+        let dials_to_come = MAX_WORKERS.saturating_sub(client.dials).max(1) as u32;
+        client.dials += 1;
+        let part = match client.dials {
+            1 => client.dial,
+            _ => client.dial_budget / dials_to_come,
+        };
+        let left = client.answered_by.saturating_duration_since(now);
+        part.min(client.dial).min(left)
+    }
+
+    /// The dial came to nothing through the worker's fault: the client has its old place again, if
+    /// it has not been offered as many workers as it may.
+    ///
+    /// # Errors
+    /// [`Refused::NotDialled`] when that was the last dial that it had. It is not known any more.
+    pub fn failed(&mut self, place: Place, now: Instant) -> Result<(), Refused> {
+        let Some(client) = self.clients.get_mut(&place) else {
+            return Err(Refused::NotDialled);
+        };
+        let took = match client.stage {
+            Stage::Dialling { since } => now.saturating_duration_since(since),
+            _ => Duration::ZERO,
+        };
+        client.dial_budget = client.dial_budget.saturating_sub(took);
+        // Granted at the last moment, it has a look at the other seats all the same.
+        let grace = client.dial / 8;
+        client.waits_until = (client.waits_until + took).max(now + grace);
+        let turns = &mut self.turns[client.wish.wanted.browser as usize];
+        turns.refund(&client.wish.tenant);
+        let may_dial = client.dials < MAX_WORKERS && client.dial_budget >= client.least_dial();
+        if !may_dial || !client.may_be_granted(now) {
+            self.clients.remove(&place);
+            return Err(Refused::NotDialled);
+        }
+        self.wait(place);
+        Ok(())
+    }
+
+    /// The client's time to wait may be over. Returns whether it is; then it is not known any more.
+    /// One that has its grant goes on.
+    pub fn time_out(&mut self, place: Place, now: Instant) -> bool {
+        let over = self.clients.get(&place).is_some_and(|client| {
+            let waits = matches!(client.stage, Stage::Asked | Stage::Waiting { .. });
+            waits && now >= client.waits_until
+        });
+        if over {
+            self.leave(place);
+        }
+        over
+    }
+
+    /// The client is seated, has gone, or is refused. Nothing happens if it is not known.
+    pub fn leave(&mut self, place: Place) {
+        let Some(client) = self.clients.remove(&place) else {
+            return;
+        };
+        if let Stage::Waiting { .. } = client.stage {
+            let Wish { wanted, tenant, .. } = &client.wish;
+            self.turns[wanted.browser as usize].leave(tenant, wanted.version, place);
+            self.waiting[wanted.browser as usize] -= 1;
+        }
+    }
+
+    /// Until when the client waits for a grant.
+    pub fn waits_until(&self, place: Place) -> Option<Instant> {
+        self.clients.get(&place).map(|client| client.waits_until)
+    }
+
+    /// Whether the client waits in line.
+    pub fn waits(&self, place: Place) -> bool {
+        let client = self.clients.get(&place);
+        client.is_some_and(|client| matches!(client.stage, Stage::Waiting { .. }))
+    }
+
+    /// What a client wants, whose it is, which workers it was offered, and when it came.
+    pub fn client(&self, place: Place) -> Option<(&Wish, &[WorkerKey], Instant)> {
+        let client = self.clients.get(&place)?;
+        Some((&client.wish, &client.offered, client.came))
+    }
+
+    /// The client's place in the line of all proxies, if it is known.
+    pub fn shared_place(&self, place: Place) -> Option<u64> {
+        self.clients.get(&place)?.shared_place
+    }
+
+    /// The store has told the client's place in the line of all proxies.
+    pub fn set_shared_place(&mut self, place: Place, shared_place: u64) {
+        if let Some(client) = self.clients.get_mut(&place) {
+            client.shared_place = Some(shared_place);
+        }
+    }
+
+    /// How many dials of a client have begun.
+    pub fn dials(&self, place: Place) -> usize {
+        self.clients.get(&place).map_or(0, |client| client.dials)
+    }
+
+    /// How many wait for this browser.
+    pub fn len(&self, browser: Browser) -> usize {
+        self.waiting[browser as usize]
+    }
+
+    /// The versions that are waited for, and how many wait for each.
+    pub fn versions(&self, browser: Browser) -> BTreeMap<Option<Version>, usize> {
+        self.turns[browser as usize].versions()
+    }
+
+    /// All who wait for this browser.
+    pub fn places(&self, browser: Browser) -> Vec<Place> {
+        let versions = self.versions(browser).into_keys();
+        let wanted = versions.map(|version| Wanted { browser, version });
+        wanted.flat_map(|wanted| self.places_of(&wanted)).collect()
+    }
+
+    /// Those who wait for this version.
+    pub fn places_of(&self, wanted: &Wanted) -> Vec<Place> {
+        self.turns[wanted.browser as usize].places_of(wanted.version)
+    }
+}
+
+impl Client {
+    /// Whether there is time to wait, and to dial if a seat is granted now.
+    fn may_be_granted(&self, now: Instant) -> bool {
+        now <= self.waits_until && now + self.least_dial() <= self.answered_by
+    }
+}
+
+#[cfg(test)]
+mod tests;
