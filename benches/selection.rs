@@ -120,7 +120,7 @@ fn selection(criterion: &mut Criterion) {
             &format!("load balancer, best {n}"),
             |fleet| balancer_of(&fleet),
             |balancer| {
-                black_box(candidates(balancer, black_box(&WANTED), n));
+                black_box(candidates(balancer, black_box(&WANTED), &[], n));
             },
         );
     }
