@@ -73,6 +73,12 @@ have_browser() {
     [ -x "${PLAYHOUSE_BROWSER_PATH:-/nowhere}" ] || have chromium-headless-shell
 }
 
+# have_font PATTERN: whether a file of that name is among the machine's or the user's fonts.
+have_font() {
+    [ -n "$(find /usr/share/fonts /usr/local/share/fonts "${HOME:-/}/.local/share/fonts" \
+        -name "$1" -print 2>/dev/null | head -n 1)" ]
+}
+
 # Debian ships the server's binary in redis-tools, under another name; the package redis-server
 # only adds the system service, which nobody here wants.
 have_redis() {
@@ -91,7 +97,11 @@ if ! have cc || ! have c++ || ! have make; then
     want "build-essential" "the C compiler that Pingora's dependencies are built with"
 fi
 have cmake || want "cmake" "builds Pingora's dependencies"
-have_browser || want "chromium-headless-shell fonts-liberation" "the browser of the workers"
+have_browser || want "chromium-headless-shell" "the browser of the workers"
+have_font 'Liberation*' || want "fonts-liberation" "Latin, Greek and Cyrillic in pages (2 MB)"
+have_font '*[Cc][Jj][Kk]*' || have_font 'wqy*' ||
+    want "fonts-wqy-zenhei" "Chinese, Japanese and Korean in pages (7 MB)"
+have_font '*Emoji*' || want "fonts-noto-color-emoji" "emoji in pages (10 MB)"
 python=$tools/python/bin/python
 "$python" -c '' 2>/dev/null || find_python >/dev/null ||
     want "python3 python3-venv" "fetches Playwright, and runs the tests' clients"
@@ -170,7 +180,40 @@ playwright() {
 
 playwright "$PLAYWRIGHT_VERSION" "browser servers, clients"
 
+# Playwright records videos with an ffmpeg, which workers look for in .tools/bin and on the PATH.
+# Debian's would bring eighty libraries along.
+if ! have ffmpeg && [ ! -x "$tools/bin/ffmpeg" ]; then
+    say "fetching ffmpeg (for recordVideo; 30 MB) ..."
+    rm -rf "$tools/ffmpeg"
+    pip_install --no-deps --target "$tools/ffmpeg" "imageio-ffmpeg==$IMAGEIO_FFMPEG_VERSION"
+    for program in "$tools"/ffmpeg/imageio_ffmpeg/binaries/ffmpeg-linux*; do
+        ln -sfn "../${program#"$tools"/}" "$tools/bin/ffmpeg"
+    done
+fi
+
+# archive NAME FILE SHA256: one package of npm's registry, into the test runner's node_modules.
+archive() {
+    target=$runner.part/node_modules/$1
+    mkdir -p "$target"
+    quietly curl -fsSL -o "$runner.part/$2" \
+        "${npm_config_registry:-https://registry.npmjs.org}/$1/-/$2"
+    printf '%s  %s\n' "$3" "$runner.part/$2" >"$runner.part/sum"
+    quietly sha256sum -c "$runner.part/sum"
+    quietly tar -xzf "$runner.part/$2" -C "$target" --strip-components 1
+}
+
 if [ "$scope" = test ]; then
+    # The runner needs no npm: two archives beside the playwright-core of the wheel.
+    runner=$tools/runner-$PLAYWRIGHT_VERSION
+    if [ ! -d "$runner" ]; then
+        say "fetching @playwright/test $PLAYWRIGHT_VERSION (1 MB) ..."
+        rm -rf "$runner.part"
+        archive @playwright/test "test-$PLAYWRIGHT_VERSION.tgz" "$PLAYWRIGHT_TEST_SHA256"
+        archive playwright "playwright-$PLAYWRIGHT_VERSION.tgz" "$PLAYWRIGHT_RUNNER_SHA256"
+        ln -s "../../playwright-$PLAYWRIGHT_VERSION/playwright/driver/package" \
+            "$runner.part/node_modules/playwright-core"
+        mv "$runner.part" "$runner"
+    fi
     playwright "$PLAYWRIGHT_PREVIOUS" "Firefox, and a second version to choose from"
     playwright "$PLAYWRIGHT_FOREIGN" "clients of a version that no worker has"
 

@@ -2,6 +2,7 @@
 //! replaced and ended.
 //!
 //! * `toolchain`: what a browser server is made of, and what is missing.
+//!   `recorder`: the part of it that records videos.
 //! * [`lifecycle`]: what to do next. Pure.
 //! * `agent`: tells it what happens. `shell` carries out what it decides, with the help of
 //!   `process` (one server), `supervision` (its task) and `registration` (its entry in the
@@ -23,6 +24,7 @@ mod presence;
 mod probe;
 mod process;
 mod progress;
+mod recorder;
 mod registration;
 mod shell;
 mod sockets;

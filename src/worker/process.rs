@@ -5,7 +5,7 @@ use super::diagnosis::{Tail, cause_of_files};
 use super::machine::{MachineShared, PortLease, ServerFolder};
 use super::probe::{self, Door, Prober, Unwell};
 use super::toolchain::Toolchain;
-use super::{presence, spawn, tree};
+use super::{presence, recorder, spawn, tree};
 use crate::config;
 use crate::model::Browser;
 use std::fs::OpenOptions;
@@ -129,7 +129,11 @@ impl Server {
         let file = folder.path().join("launch.json");
         write_private(&file, &plan).map_err(files)?;
         let node = &launch.toolchain.node;
-        let mut child = spawn::spawn(command(launch, &file, folder.path()))
+        let mut command = command(launch, &file, folder.path());
+        if let Some(root) = recorder::place(launch.toolchain, folder.path()).map_err(files)? {
+            command.env("PLAYWRIGHT_BROWSERS_PATH", root);
+        }
+        let mut child = spawn::spawn(command)
             .await
             .map_err(|error| StartError::Node {
                 node: node.clone(),

@@ -1,6 +1,7 @@
 //! What a browser server is made of and where it lies on this machine: Node, a `playwright-core`
 //! package, a browser. Only looks; installs nothing and starts nothing.
 
+use super::recorder::{self, Recorder};
 use crate::config;
 use crate::model::{Browser, Version};
 use std::path::{Path, PathBuf};
@@ -20,6 +21,8 @@ pub struct Toolchain {
     pub executable: Option<PathBuf>,
     /// Playwright's channel for a browser that is not built for Playwright.
     pub channel: Option<&'static str>,
+    /// Who records videos.
+    pub recorder: Recorder,
 }
 
 /// What is not on this machine, and how to get it.
@@ -92,7 +95,15 @@ pub fn locate(settings: &config::Worker) -> Result<Toolchain, MissingTool> {
     let (release, version) = read_version(&playwright)?;
     let node = find_node(settings.node.as_deref(), &playwright)?;
     let (executable, channel) = find_browser(settings, &playwright, version)?;
+    let recorder = recorder::find(&playwright);
+    if recorder == Recorder::Nobody {
+        log::warn!(
+            "clients cannot record videos here: there is no ffmpeg (apt-get install ffmpeg, or npx \
+             playwright install ffmpeg)"
+        );
+    }
     Ok(Toolchain {
+        recorder,
         node,
         playwright,
         release,
@@ -119,7 +130,7 @@ fn package_in(folder: &Path) -> Option<PathBuf> {
 
 /// The current directory, and the folders above the executable: a checkout's `target/debug` is
 /// two below the checkout.
-fn starting_points() -> Vec<PathBuf> {
+pub(super) fn starting_points() -> Vec<PathBuf> {
     let mut points: Vec<PathBuf> = std::env::current_dir().into_iter().collect();
     if let Ok(executable) = std::env::current_exe() {
         points.extend(executable.ancestors().skip(1).take(4).map(PathBuf::from));
@@ -282,16 +293,21 @@ fn downloaded(browser: Browser, headless: bool, playwright: &Path) -> bool {
     };
     let folder = browser_revision(playwright, name)
         .map(|revision| format!("{}-{revision}", name.replace('-', "_")));
-    let root = std::env::var_os("PLAYWRIGHT_BROWSERS_PATH")
-        .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/ms-playwright")));
-    let (Some(root), Some(folder)) = (root, folder) else {
+    let (Some(root), Some(folder)) = (browsers_root(), folder) else {
         return false;
     };
     root.join(folder).join("INSTALLATION_COMPLETE").is_file()
 }
 
-fn browser_revision(playwright: &Path, name: &str) -> Option<String> {
+/// Where Playwright keeps what it downloads.
+pub(super) fn browsers_root() -> Option<PathBuf> {
+    std::env::var_os("PLAYWRIGHT_BROWSERS_PATH")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/ms-playwright")))
+}
+
+/// The revision of a program that this package wants.
+pub(super) fn browser_revision(playwright: &Path, name: &str) -> Option<String> {
     let text = std::fs::read_to_string(playwright.join("browsers.json")).ok()?;
     let json: serde_json::Value = serde_json::from_str(&text).ok()?;
     let entry = json["browsers"]

@@ -17,6 +17,7 @@
 //! * [`hostile`]: clients that die, stall, or never were clients.
 //! * [`versions`]: Playwright versions and browsers that do not match.
 //! * [`names`]: workers whose names stand for other addresses than before.
+//! * [`suite`]: Playwright's own test runner, with everything on.
 //! * [`operations`]: reloads, upgrades, tenants, TLS, and all that is wrong on purpose.
 //! * [`words`]: the language of error texts, which our checks do not touch.
 //! * [`metrics`]: what curl and Prometheus are told.
@@ -39,6 +40,7 @@ mod rolling;
 mod silence;
 mod stages;
 mod staircase;
+mod suite;
 mod tutorial;
 mod unreachable;
 mod versions;

@@ -47,7 +47,7 @@ pub use eventually::{eventually, eventually_equal};
 pub use fake_playwright::{Behaviour, FakePlaywright};
 pub use grid::{Grid, GridBuilder};
 pub use http::{Answer, get, raw, read_to_close};
-pub use machine::{examples, free_port, script, tools, version};
+pub use machine::{examples, free_port, repository, script, tools, version};
 pub use middlebox::Middlebox;
 pub use original_worker::OriginalWorker;
 pub use playwright::{Driver, Language, run_example};
