@@ -5,7 +5,6 @@
 //! * `loss`: proxies that die, Redis that goes away, comes back empty, is paused or read-only.
 //! * `line`: who waits at which proxy, and who is served first.
 //! * `original`: a worker that registers by writing its hash by hand.
-//! * `handover`: seats that move to another process.
 //! * `reach`: TCP, TLS, passwords, database numbers, a Redis that is late.
 //!
 //! Tests on Redis start their own `redis-server`, in a temporary folder.
@@ -13,8 +12,6 @@
 
 mod support;
 
-#[path = "store/handover.rs"]
-mod handover;
 #[path = "store/line.rs"]
 mod line;
 #[path = "store/loss.rs"]

@@ -1,24 +1,21 @@
-//! How a serving process ends: on a signal, in order, and not a moment later than it must.
+//! How a serving process ends: on an order, stage by stage, and not a moment later than it must.
 //!
-//! SIGTERM drains: no new sessions, the listener closes after a short grace, running sessions go
-//! on until they end or their time is up. A second signal ends it at once. Pingora's own handling
-//! is not used: it sleeps out its whole grace period even when no session is left.
+//! A drain takes no new sessions, closes the data port after a short grace, and lets sessions go on
+//! until they end or their time is up. A hand-over lets them go on while a successor accepts.
 
 use super::notify;
-use super::succession::pass_seats_on;
+use super::orders::{Order, Orders};
+use super::ports::Ports;
+use super::succession::predecessor::Following;
+use super::succession::successor::{Gone, Successor};
+use crate::config::ReloadStatus;
 use crate::proxy::Grid;
-use crate::store::handover::HandoverStore;
+use crate::store::memory::MemoryStore;
 use crate::tunnel::Close;
-use async_trait::async_trait;
-use pingora::server::{ShutdownSignal, ShutdownSignalWatch};
-use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Mutex, mpsc};
-use tokio::time::timeout;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// How long sessions that are ended have to hear why.
 const FAREWELL: Duration = Duration::from_secs(4);
@@ -26,173 +23,259 @@ const FAREWELL: Duration = Duration::from_secs(4);
 const SHORT_FAREWELL: Duration = Duration::from_millis(500);
 /// How long the store may take to hear of the last releases.
 const LAST_RELEASES: Duration = Duration::from_secs(2);
-/// How long Pingora lets connections to an upgraded process go on; sessions are not among them.
-const UPGRADE_OVERLAP: Duration = Duration::from_secs(6);
+/// The same when the process has to go at once.
+const SHORT_LAST_RELEASES: Duration = Duration::from_millis(500);
+/// How long a successor has to live before the process that it replaced may end: until then the old
+/// one takes its place again if it dies.
+const PROBATION: Duration = Duration::from_secs(5);
 
-/// How long a successor may take to wait for the listeners.
-const SUCCESSOR_PATIENCE: Duration = Duration::from_secs(5);
-const SUCCESSOR_POLL: Duration = Duration::from_millis(50);
-
-/// What a signal asks for.
+/// How far the end of a process has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
-    /// SIGTERM: finish what runs, take nothing new.
-    Drain,
-    /// SIGINT: end now.
-    Stop,
-    /// SIGQUIT: a new process takes over the listeners.
-    HandOver,
+pub enum Stage {
+    Serving,
+    /// It serves, and a successor prepares to.
+    HandingOver,
+    /// A successor serves; sessions here go on.
+    Replaced,
+    Draining,
+    Stopping,
 }
 
-/// The signals of this process.
-pub struct Signals {
-    term: Signal,
-    int: Signal,
-    quit: Signal,
-}
-
-impl Signals {
-    /// Takes the signals over from their defaults.
-    pub fn new() -> io::Result<Signals> {
-        Ok(Signals {
-            term: signal(SignalKind::terminate())?,
-            int: signal(SignalKind::interrupt())?,
-            quit: signal(SignalKind::quit())?,
-        })
-    }
-
-    /// The next one. Safe to drop and call again.
-    pub async fn next(&mut self) -> Order {
-        tokio::select! {
-            _ = self.term.recv() => Order::Drain,
-            _ = self.int.recv() => Order::Stop,
-            _ = self.quit.recv() => Order::HandOver,
+impl Stage {
+    /// What an order leads to; `None` when it changes nothing, because it, or one of a higher rank,
+    /// is obeyed already. Only a drain that is ordered twice is more than the first.
+    pub fn obey(self, order: Order) -> Option<Stage> {
+        match (self, order) {
+            (Stage::Stopping, _) => None,
+            (Stage::Serving, Order::HandOver) => Some(Stage::HandingOver),
+            (_, Order::HandOver) => None,
+            (Stage::Draining, Order::Drain) | (_, Order::Stop) => Some(Stage::Stopping),
+            (_, Order::Drain) => Some(Stage::Draining),
         }
     }
 }
 
-/// Tells Pingora when to close its listeners.
-pub struct ToPingora(pub Mutex<mpsc::Receiver<ShutdownSignal>>);
-
-#[async_trait]
-impl ShutdownSignalWatch for ToPingora {
-    async fn recv(&self) -> ShutdownSignal {
-        match self.0.lock().await.recv().await {
-            Some(signal) => signal,
-            // The process is ending without it.
-            None => std::future::pending().await,
-        }
-    }
+/// A serving process until its end.
+pub struct Ending {
+    grid: Arc<Grid>,
+    ports: Ports,
+    /// Wakes when the configuration was reloaded.
+    reloaded: watch::Receiver<ReloadStatus>,
+    /// Whether a successor may take over, and the seats in memory that are told then.
+    succession: Option<Option<Arc<MemoryStore>>>,
+    /// The process that this one replaced, while it finishes its sessions.
+    predecessor: Option<Following>,
+    /// The process that replaced this one.
+    successor: Option<Successor>,
 }
 
-/// Runs until a signal, then brings the grid's sessions to their end. When it returns, no session
-/// is open and the store knows of every release, as far as that could be had in time.
-pub async fn run_until_ended(
-    grid: &Arc<Grid>,
-    signals: &mut Signals,
-    pingora: &mpsc::Sender<ShutdownSignal>,
-    seats: Option<&HandoverStore>,
-) {
-    let order = loop {
-        let order = signals.next().await;
-        if order != Order::HandOver || successor_is_ready(grid, seats).await {
-            break order;
+/// What came of the work of a stage.
+enum Outcome {
+    Over,
+    Next(Stage),
+}
+
+impl Ending {
+    pub fn new(grid: Arc<Grid>, ports: Ports, reloaded: watch::Receiver<ReloadStatus>) -> Ending {
+        Ending {
+            grid,
+            ports,
+            reloaded,
+            succession: None,
+            predecessor: None,
+            successor: None,
         }
-    };
-    log::info!(order:? = order, sessions = grid.registry.len(); "asked to end");
-    if order != Order::HandOver {
-        notify::stopping();
     }
-    match order {
-        Order::Stop => end_at_once(grid).await,
-        Order::Drain | Order::HandOver => {
-            tokio::select! {
-                () = drain(grid, order, pingora) => {}
-                again = signals.next() => {
-                    log::info!(order:? = again, sessions = grid.registry.len(); "asked again");
-                    end_at_once(grid).await;
+
+    /// A successor may take over. `seats` is where this process keeps them, if that is its memory.
+    pub fn succeeded(mut self, seats: Option<Arc<MemoryStore>>) -> Ending {
+        self.succession = Some(seats);
+        self
+    }
+
+    /// It has replaced another process.
+    pub fn succeeding(mut self, predecessor: Option<Following>) -> Ending {
+        self.predecessor = predecessor;
+        self
+    }
+
+    /// Serves until an order, and then until the grid's sessions have come to their end. When it
+    /// returns, no session is open and the store knows of every release, as far as that could be
+    /// had in time. The admin port answers until this is dropped.
+    pub async fn run(&mut self, orders: &mut Orders) {
+        let mut stage = Stage::Serving;
+        while let Outcome::Next(next) = self.at(stage, orders).await {
+            stage = next;
+        }
+        let patience = match stage {
+            Stage::Stopping => SHORT_LAST_RELEASES,
+            _ => LAST_RELEASES,
+        };
+        timeout(patience, self.grid.releaser.idle()).await.ok();
+    }
+
+    /// Does the work of a stage until it is done or an order leads to another.
+    async fn at(&mut self, stage: Stage, orders: &mut Orders) -> Outcome {
+        let grid = self.grid.clone();
+        let succession = self.succession.is_some();
+        let work = self.work(stage);
+        tokio::pin!(work);
+        loop {
+            let order = tokio::select! {
+                outcome = &mut work => return outcome,
+                order = orders.next() => order,
+            };
+            let sessions = grid.registry.len();
+            match stage.obey(order) {
+                Some(Stage::HandingOver) if !succession => {
+                    log::warn!("asked to hand over; only `playhouse proxy` does that");
                 }
+                Some(next) => {
+                    log::info!(order:? = order, was:? = stage, sessions = sessions; "asked to end");
+                    return Outcome::Next(next);
+                }
+                None => log::warn!(order:? = order, stage:? = stage; "the order changes nothing"),
             }
         }
     }
-    timeout(LAST_RELEASES, grid.releaser.idle()).await.ok();
-}
 
-/// Whether there is a process that takes over, and has taken the seats over already. Says why not.
-async fn successor_is_ready(grid: &Grid, seats: Option<&HandoverStore>) -> bool {
-    let socket = grid.config.load().server.upgrade_socket.clone();
-    if !successor_waits(&socket).await {
-        log::error!(socket:% = socket.display();
-            "asked to hand over, but nobody takes over; this process stays in service. \
-             Start `playhouse proxy --upgrade` first, then send SIGQUIT");
-        return false;
+    async fn work(&mut self, stage: Stage) -> Outcome {
+        match stage {
+            Stage::Serving => return std::future::pending().await,
+            Stage::HandingOver => return self.hand_over().await,
+            Stage::Replaced => return self.be_replaced().await,
+            Stage::Draining => self.drain().await,
+            Stage::Stopping => self.stop().await,
+        }
+        Outcome::Over
     }
-    let Some(seats) = seats else { return true };
-    match pass_seats_on(seats, &socket).await {
-        Ok(()) => true,
-        Err(error) => {
-            log::error!(error:? = error;
-                "asked to hand over, but the seats could not be; this process stays in service");
-            false
+
+    /// Serves while a successor prepares to; goes on serving when that comes to nothing.
+    async fn hand_over(&mut self) -> Outcome {
+        let Some(sockets) = self.ports.sockets() else {
+            return Outcome::Next(Stage::Serving);
+        };
+        let socket = self.grid.config.load().server.upgrade_socket.clone();
+        let seats = self.succession.clone().flatten();
+        match Successor::hand_over(&socket, sockets, seats).await {
+            Ok(successor) => {
+                log::info!(sessions = self.grid.registry.len(); "a new process serves");
+                self.successor = Some(successor);
+                Outcome::Next(Stage::Replaced)
+            }
+            Err(error) => {
+                log::error!(error:% = error;
+                    "asked to hand over, but that came to nothing; this process stays in service");
+                Outcome::Next(Stage::Serving)
+            }
+        }
+    }
+
+    /// Lets sessions go on to their end while a successor serves.
+    async fn be_replaced(&mut self) -> Outcome {
+        self.ports.pause();
+        let Some(successor) = &self.successor else {
+            return Outcome::Over;
+        };
+        let (grid, predecessor) = (&self.grid, &mut self.predecessor);
+        let finished = async {
+            grid.registry.emptied().await;
+            // Its seats are told on from here.
+            if let Some(predecessor) = predecessor {
+                predecessor.ended().await;
+            }
+        };
+        tokio::pin!(finished);
+        let gone = tokio::select! {
+            ((), ()) = async { tokio::join!(sleep(PROBATION), &mut finished) } => {
+                return Outcome::Over;
+            }
+            gone = successor.gone() => gone,
+        };
+        if gone == Gone::Left {
+            self.ports.close_data();
+            self.grid.registry.emptied().await;
+            return Outcome::Over;
+        }
+        self.successor = None;
+        match self.ports.accept() {
+            Ok(()) => {
+                log::warn!("the new process has died; this one serves again");
+                notify::ready();
+            }
+            Err(error) => log::error!(error:% = error; "cannot serve in its place again"),
+        }
+        Outcome::Next(Stage::Serving)
+    }
+
+    async fn drain(&mut self) {
+        self.take_leave().await;
+        self.grid.draining.send_replace(true);
+        if self.successor.is_none() {
+            notify::stopping();
+            sleep(self.grid.config.load().server.shutdown_grace).await;
+        }
+        self.ports.close_data();
+        if !self.emptied_in_time().await {
+            let sessions = self.grid.registry.len();
+            log::warn!(sessions = sessions; "the drain timeout is over, ending the rest");
+            self.grid.registry.end_all(Close::draining);
+            timeout(FAREWELL, self.grid.registry.emptied()).await.ok();
+        }
+    }
+
+    async fn stop(&mut self) {
+        notify::stopping();
+        self.grid.draining.send_replace(true);
+        self.grid.registry.end_all(Close::shutting_down);
+        let grid = self.grid.clone();
+        let emptied = timeout(SHORT_FAREWELL, grid.registry.emptied());
+        tokio::join!(self.take_leave(), emptied).1.ok();
+    }
+
+    /// Waits until no session is left; `false` when `session.drain_timeout`, as it is at that time,
+    /// is over before.
+    async fn emptied_in_time(&mut self) -> bool {
+        let begun = Instant::now();
+        loop {
+            let until = begun + self.grid.config.load().session.drain_timeout;
+            tokio::select! {
+                () = self.grid.registry.emptied() => return true,
+                () = sleep_until(until) => return false,
+                // Without a reloader nothing changes any more.
+                Ok(()) = self.reloaded.changed() => {}
+            }
+        }
+    }
+
+    /// The process that was replaced is not to take its place again: this one ends in good order.
+    async fn take_leave(&mut self) {
+        if let Some(predecessor) = self.predecessor.take() {
+            predecessor.leave().await;
         }
     }
 }
 
-/// Whether a process waits at the upgrade socket to take over; gives it a moment to come up. Only
-/// looks: a connection would be taken for the hand-over itself.
-async fn successor_waits(socket: &Path) -> bool {
-    let look = async {
-        while !is_listened_on(socket) {
-            tokio::time::sleep(SUCCESSOR_POLL).await;
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Order::{Drain, HandOver, Stop};
+    use Stage::{Draining, HandingOver, Replaced, Serving, Stopping};
+
+    const STAGES: [Stage; 5] = [Serving, HandingOver, Replaced, Draining, Stopping];
+
+    #[test]
+    fn a_higher_order_takes_the_place_of_a_lower_one_and_no_other() {
+        for stage in STAGES {
+            let hands_over = (stage == Serving).then_some(HandingOver);
+            assert_eq!(stage.obey(HandOver), hands_over, "{stage:?}");
+            let stops = (stage != Stopping).then_some(Stopping);
+            assert_eq!(stage.obey(Stop), stops, "{stage:?}");
         }
-    };
-    timeout(SUCCESSOR_PATIENCE, look).await.is_ok()
-}
-
-/// `/proc/net/unix` has a line for each socket, with its flags in the fourth column and its path in
-/// the last (proc(5)).
-fn is_listened_on(socket: &Path) -> bool {
-    /// `__SO_ACCEPTCON` of the kernel: somebody listens.
-    const LISTENING: u32 = 0x10000;
-    let sockets = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
-    // The folder may be open to others, who must not be handed our listeners.
-    let ours = std::fs::symlink_metadata(socket)
-        .is_ok_and(|file| file.uid() == nix::unistd::geteuid().as_raw());
-    if !ours {
-        return false;
+        for stage in [Serving, HandingOver, Replaced] {
+            assert_eq!(stage.obey(Drain), Some(Draining), "{stage:?}");
+        }
+        assert_eq!(Draining.obey(Drain), Some(Stopping), "the second one");
+        assert_eq!(Stopping.obey(Drain), None);
     }
-    let path = socket.to_string_lossy();
-    sockets.lines().any(|line| {
-        let mut columns = line.split_whitespace();
-        let flags = columns
-            .nth(3)
-            .and_then(|flags| u32::from_str_radix(flags, 16).ok());
-        flags.is_some_and(|flags| flags & LISTENING != 0) && columns.next_back() == Some(&*path)
-    })
-}
-
-async fn drain(grid: &Arc<Grid>, order: Order, pingora: &mpsc::Sender<ShutdownSignal>) {
-    let config = grid.config.load_full();
-    if order == Order::HandOver {
-        // The new process answers; what is accepted here until the listener closes is served.
-        pingora.send(ShutdownSignal::GracefulUpgrade).await.ok();
-        // Who waits for a seat here has it here: nobody is refused because of an upgrade.
-        tokio::time::sleep(UPGRADE_OVERLAP).await;
-    } else {
-        grid.draining.send_replace(true);
-        tokio::time::sleep(config.server.shutdown_grace).await;
-        pingora.send(ShutdownSignal::GracefulTerminate).await.ok();
-    }
-    let drained = timeout(config.session.drain_timeout, grid.registry.emptied()).await;
-    if drained.is_err() {
-        log::warn!(sessions = grid.registry.len(); "the drain timeout is over, ending the rest");
-        grid.registry.end_all(Close::draining);
-        timeout(FAREWELL, grid.registry.emptied()).await.ok();
-    }
-}
-
-async fn end_at_once(grid: &Arc<Grid>) {
-    grid.draining.send_replace(true);
-    grid.registry.end_all(Close::shutting_down);
-    timeout(SHORT_FAREWELL, grid.registry.emptied()).await.ok();
 }

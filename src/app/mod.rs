@@ -5,8 +5,10 @@
 //! * [`up`], [`worker`]: the workers, beside the proxy or in a process of their own.
 //! * [`tls`]: the certificate of both ports.
 //! * [`notify`]: what the service manager is told.
-//! * [`ending`]: signals, draining, and the end of the process.
-//! * [`succession`]: who hands seats over to whom at an upgrade.
+//! * [`sockets`], [`ports`]: the listening sockets, and who accepts on them.
+//! * [`orders`], [`terminal`]: what signals order, and when a SIGHUP is the end of a terminal.
+//! * [`ending`]: draining, handing over, and the end of the process.
+//! * [`succession`]: what two processes say to each other when one takes the other's place.
 //! * [`operate`]: the commands that talk to a running grid's admin port.
 //! * [`health`]: `playhouse healthcheck`.
 
@@ -15,8 +17,12 @@ pub mod health;
 pub mod limits;
 pub mod notify;
 pub mod operate;
+pub mod orders;
+pub mod ports;
 pub mod serve;
+pub mod sockets;
 pub mod succession;
+pub mod terminal;
 pub mod tls;
 pub mod up;
 pub mod worker;
@@ -26,20 +32,23 @@ use crate::config::{
     Config, ConfigErrors, Environment, LiveConfig, Loaded, Outcome, ReloadStatus, Reloader, Sources,
 };
 use crate::metrics::Metrics;
+use crate::proxy::Grid;
 use crate::store::Store;
-use crate::store::handover::HandoverStore;
 use crate::store::memory::MemoryStore;
 use crate::store::redis::{RedisStore, Role as StoreRole};
 use crate::worker::{Observer, locate};
 use crate::{admission, logging};
 use anyhow::Context;
 use operate::AdminClient;
-use serve::Plane;
+use orders::Orders;
+use serve::{Plane, Succession};
+use sockets::{Inherited, Sockets};
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, watch};
+use succession::predecessor::{self, Predecessor, UpgradeSocket};
+use terminal::Terminal;
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::timeout;
 use up::Welcome;
 
@@ -47,6 +56,8 @@ use up::Welcome;
 const CONTROL_THREADS: usize = 2;
 /// How long the store may take to say goodbye.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// Between two looks whether the fleet is known.
+const VIEW_POLL: Duration = Duration::from_millis(10);
 /// How often `status --watch` looks again.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -78,7 +89,7 @@ fn try_run(command: &Command) -> anyhow::Result<()> {
     match command {
         Command::Proxy(proxy) => {
             begin(&loaded);
-            control_plane()?.block_on(run_proxy(sources, loaded, proxy.upgrade))
+            block_on(run_proxy(sources, loaded, proxy.upgrade))
         }
         Command::Check(_) => print(&loaded.effective()),
         Command::Status(status) => {
@@ -96,11 +107,11 @@ fn try_run(command: &Command) -> anyhow::Result<()> {
         Command::Healthcheck(check) => health::check(&check.operator, &loaded.config),
         Command::Up(up) => {
             begin(&loaded);
-            control_plane()?.block_on(run_up(sources, loaded, usize::from(up.workers)))
+            block_on(run_up(sources, loaded, usize::from(up.workers)))
         }
         Command::Worker(_) => {
             begin(&loaded);
-            control_plane()?.block_on(run_worker(sources, loaded))
+            block_on(run_worker(sources, loaded))
         }
         Command::Token(_) => unreachable!("it needs no configuration"),
     }
@@ -116,68 +127,123 @@ fn begin(loaded: &Loaded) {
     limits::leave_no_core();
 }
 
-fn control_plane() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
+/// Runs a command that serves. What still hangs when it has ended, such as the question to a name
+/// server, ends with the process.
+fn block_on(serving: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
         .enable_all()
         .build()
-        .context("cannot start threads")
+        .context("cannot start threads")?;
+    let served = control.block_on(serving);
+    control.shutdown_background();
+    served
 }
 
 async fn run_proxy(sources: Sources, loaded: Loaded, upgrade: bool) -> anyhow::Result<()> {
-    if !upgrade {
-        serve::check_ports(&loaded.config)?;
-    }
+    let mut orders = Orders::listen(None).context("cannot listen to signals")?;
+    let upgrade_socket = &loaded.config.server.upgrade_socket;
+    let (upgrade, mut sockets) = match upgrade {
+        true => (Some(UpgradeSocket::listen(upgrade_socket)?), None),
+        false => (
+            None,
+            Some(Sockets::open(&loaded.config, &mut Inherited::default())?),
+        ),
+    };
     let metrics = Metrics::new();
     let (stop, stopped) = watch::channel(false);
-    let seats = loaded
-        .config
-        .store
-        .url
-        .is_none()
-        .then(|| Arc::new(HandoverStore::new()));
-    let store = match &seats {
-        Some(seats) => seats.clone(),
+    let memory = loaded.config.store.url.is_none();
+    let memory = memory.then(|| Arc::new(MemoryStore::new()));
+    let store = match &memory {
+        Some(memory) => memory.clone(),
         None => open_store(&loaded.config, StoreRole::Proxy, stopped.clone())?,
     };
-    let (config, status) = reloading(sources, loaded, &metrics, stopped)?;
-    let plane = Plane::start(config, store, metrics)?;
-    if let (Some(_), true) = (&seats, upgrade) {
-        let socket = plane.grid.config.load().server.upgrade_socket.clone();
-        succession::expect_seats(&plane.grid, &socket)?;
+    let (config, status) = reloading(sources, loaded, &metrics, stopped, orders.reloads());
+    let plane = Plane::start(config, store, metrics);
+    let mut succession = Succession {
+        predecessor: None,
+        seats: Some(memory),
+    };
+    if let Some(upgrade) = upgrade {
+        tokio::select! {
+            offered = take_over(upgrade, &plane.grid) => {
+                let (predecessor, inherited) = offered?;
+                sockets = Some(inherited);
+                succession.predecessor = Some(predecessor);
+            }
+            () = orders.to_end() => return Ok(()),
+        }
     }
-    let served = plane.serve(status, upgrade, seats).await;
+    let sockets = sockets.expect("opened, or taken over");
+    let served = plane.serve(sockets, succession, status, &mut orders).await;
     farewell(&stop).await;
     served
 }
 
 async fn run_up(sources: Sources, loaded: Loaded, workers: usize) -> anyhow::Result<()> {
+    let mut orders = Orders::listen(Terminal::of_process()).context("cannot listen to signals")?;
     let toolchain = locate(&loaded.config.worker)?;
-    serve::check_ports(&loaded.config)?;
+    let sockets = Sockets::open(&loaded.config, &mut Inherited::default())?;
     let metrics = Metrics::new();
     let (stop, stopped) = watch::channel(false);
     let store = open_store(&loaded.config, StoreRole::Proxy, stopped.clone())?;
     let welcome = Welcome::new(workers, loaded.config.listen, loaded.config.tls.is_some());
-    let (config, status) = reloading(sources, loaded, &metrics, stopped)?;
-    let plane = Plane::start(config.clone(), store.clone(), metrics)?;
+    let (config, status) = reloading(sources, loaded, &metrics, stopped, orders.reloads());
+    let plane = Plane::start(config.clone(), store.clone(), metrics);
     welcome.begin(&toolchain);
     let observer: Observer = Arc::new(move |progress| welcome.take_in(&progress));
     let workers = up::Workers::start(workers, &config, toolchain, &store, observer)?;
-    let served = plane.serve(status, false, None).await;
+    let succession = Succession::default();
+    let served = plane.serve(sockets, succession, status, &mut orders).await;
     workers.stop().await;
     farewell(&stop).await;
     served
 }
 
 async fn run_worker(sources: Sources, loaded: Loaded) -> anyhow::Result<()> {
+    let mut orders = Orders::listen(None).context("cannot listen to signals")?;
     let toolchain = locate(&loaded.config.worker)?;
     let (stop, stopped) = watch::channel(false);
     let store = open_store(&loaded.config, StoreRole::Worker, stopped.clone())?;
-    let (config, _) = reloading(sources, loaded, &Metrics::new(), stopped)?;
-    let ran = worker::run(config, toolchain, store).await;
+    let (config, _) = reloading(sources, loaded, &Metrics::new(), stopped, orders.reloads());
+    let ran = worker::run(config, toolchain, store, orders).await;
     farewell(&stop).await;
     ran
+}
+
+/// Waits for the process that is to be replaced, and until this one could serve in its place.
+async fn take_over(upgrade: UpgradeSocket, grid: &Grid) -> anyhow::Result<(Predecessor, Sockets)> {
+    let config = grid.config.load_full();
+    log::info!(socket:% = config.server.upgrade_socket.display();
+        "waits for the running proxy to hand over; send it SIGQUIT");
+    let nobody = "no running proxy handed over in time; send it SIGQUIT, and check that \
+                  server.upgrade_socket is the same in both";
+    let offered = timeout(predecessor::PATIENCE, upgrade.offered()).await;
+    let (predecessor, mut inherited) = offered.context(nobody)??;
+    match prepare(&config, &mut inherited, grid).await {
+        Ok(sockets) => Ok((predecessor, sockets)),
+        Err(error) => {
+            predecessor.refuse(&format!("{error:#}")).await;
+            Err(error)
+        }
+    }
+}
+
+async fn prepare(
+    config: &Config,
+    inherited: &mut Inherited,
+    grid: &Grid,
+) -> anyhow::Result<Sockets> {
+    let sockets = Sockets::open(config, inherited)?;
+    let view = async {
+        while !grid.fleet.has_view() {
+            tokio::time::sleep(VIEW_POLL).await;
+        }
+    };
+    let seen = timeout(predecessor::PATIENCE, view).await;
+    seen.context("the store has not answered: the workers are not known")?;
+    Ok(sockets)
 }
 
 /// Puts the configuration into force, and follows its file and SIGHUP from now on.
@@ -186,29 +252,29 @@ fn reloading(
     loaded: Loaded,
     metrics: &Arc<Metrics>,
     stopped: watch::Receiver<bool>,
-) -> anyhow::Result<(LiveConfig, watch::Receiver<ReloadStatus>)> {
+    mut asked: mpsc::UnboundedReceiver<()>,
+) -> (LiveConfig, watch::Receiver<ReloadStatus>) {
     let reloads = metrics.config_reloads.clone();
     let count = Box::new(move |outcome: Outcome| {
         reloads.with_label_values(&[outcome.as_str()]).inc();
     });
     let reloader = Reloader::new(sources, loaded, count);
     let (config, status) = (reloader.live(), reloader.status());
-    let asked = Arc::new(Notify::new());
-    let mut hangups = signal(SignalKind::hangup()).context("cannot listen to SIGHUP")?;
-    let bell = asked.clone();
+    let reload = Arc::new(Notify::new());
+    let asks = reload.clone();
     let mut reloaded = status.clone();
     tokio::spawn(async move {
-        while hangups.recv().await.is_some() {
+        while asked.recv().await.is_some() {
             notify::reloading();
             reloaded.mark_unchanged();
-            bell.notify_one();
+            reload.notify_one();
             // It is gone when the process ends.
             reloaded.changed().await.ok();
             notify::ready();
         }
     });
-    tokio::spawn(reloader.run(asked, stopped));
-    Ok((config, status))
+    tokio::spawn(reloader.run(asks, stopped));
+    (config, status)
 }
 
 /// Lets the store say goodbye: its tasks drop their ends of the channel when they have.

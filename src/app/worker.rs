@@ -1,7 +1,7 @@
 //! `playhouse worker`: one worker in a process of its own, until a signal or, with
 //! `recycle.mode: exit`, until its browser has lived its life.
 
-use super::ending::{Order, Signals};
+use super::orders::{Order, Orders};
 use crate::config::LiveConfig;
 use crate::store::Store;
 use crate::worker::{Agent, Guard, MachineShared, Shutdown, Toolchain};
@@ -18,8 +18,8 @@ pub async fn run(
     config: LiveConfig,
     toolchain: Toolchain,
     store: Arc<dyn Store>,
+    mut orders: Orders,
 ) -> anyhow::Result<()> {
-    let mut signals = Signals::new().context("cannot listen to signals")?;
     let machine =
         MachineShared::new().context("cannot make a folder for the browser's temporary files")?;
     let _guard = Guard::post(machine.folder()).context("cannot start the guard process")?;
@@ -28,7 +28,7 @@ pub async fn run(
         Some(hostname) => hostname,
         None => tokio::select! {
             address = own_address(&*store) => address,
-            _ = signals.next() => return Ok(()),
+            _ = orders.next() => return Ok(()),
         },
     };
     log::info!(address = advertise; "proxies reach this worker at");
@@ -40,12 +40,11 @@ pub async fn run(
     loop {
         tokio::select! {
             () = &mut running => break,
-            order = signals.next() => {
-                let again = *shutdown.borrow() != Shutdown::None;
+            order = orders.next() => {
                 let wish = match order {
-                    Order::Drain if !again => Shutdown::Drain,
                     Order::HandOver => continue,
-                    _ => Shutdown::Now,
+                    Order::Drain => Shutdown::Drain,
+                    Order::Stop => Shutdown::Now,
                 };
                 log::info!(order:? = order, wish:? = wish; "asked to end");
                 shutdown.send_replace(wish);

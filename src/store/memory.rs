@@ -61,18 +61,18 @@ impl MemoryStore {
     }
 
     /// Nobody listening is no error: events are hints, the state is the truth.
-    pub(super) fn tell(&self, event: Event) {
+    fn tell(&self, event: Event) {
         self.events.send(event).ok();
     }
 
     /// Every session that holds a seat, and where.
-    pub(super) fn seats(&self) -> Vec<(SessionId, WorkerKey)> {
+    pub fn seats(&self) -> Vec<(SessionId, WorkerKey)> {
         let state = self.state();
         let leases = state.leases.iter();
         leases.map(|(id, key)| (*id, key.clone())).collect()
     }
 
-    pub(super) fn reserve_now(&self, session: SessionId, candidates: &[Candidate]) -> Reserved {
+    fn reserve_now(&self, session: SessionId, candidates: &[Candidate]) -> Reserved {
         let (worker, counts) = {
             let mut state = self.state();
             if let Some(worker) = state.leases.remove(&session)
@@ -93,7 +93,7 @@ impl MemoryStore {
         Reserved::Seat { worker, counts }
     }
 
-    pub(super) fn release_now(&self, session: SessionId, refund: bool) {
+    fn release_now(&self, session: SessionId, refund: bool) {
         let changed = {
             let mut state = self.state();
             let Some(worker) = state.leases.remove(&session) else {

@@ -2,9 +2,7 @@
 //!
 //! [`memory`] serves one process, [`redis`] serves many. Both pass the same test suite
 //! (`tests/store`). Only this folder knows how the state is kept; only `redis` names Redis.
-//! [`handover`] moves what is in memory to the process that takes over at an upgrade.
 
-pub mod handover;
 pub mod memory;
 pub mod redis;
 

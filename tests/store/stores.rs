@@ -5,7 +5,7 @@ use playhouse::config::StoreConfig;
 use playhouse::model::{
     Browser, Counts, SessionId, WorkerKey, WorkerRecord, WorkerStatus, unix_millis,
 };
-use playhouse::store::handover::HandoverStore;
+use playhouse::store::memory::MemoryStore;
 use playhouse::store::redis::{RedisStore, Role};
 use playhouse::store::{Candidate, Event, Reserved, Store};
 use std::sync::Arc;
@@ -30,12 +30,12 @@ pub trait Grid: Sized {
     fn redis(&self) -> Option<&RedisServer>;
 }
 
-/// In memory, as a proxy has it that could hand its seats over.
-pub struct Memory(Arc<HandoverStore>);
+/// In memory.
+pub struct Memory(Arc<MemoryStore>);
 
 impl Grid for Memory {
     async fn start() -> Memory {
-        Memory(Arc::new(HandoverStore::new()))
+        Memory(Arc::new(MemoryStore::new()))
     }
 
     async fn proxy(&self) -> Arc<dyn Store> {

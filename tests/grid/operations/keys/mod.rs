@@ -183,7 +183,7 @@ const SHOWN: &[(&str, fn())] = &[
     ("server.shutdown_grace", sessions::a_process_ends_as_told),
     (
         "server.upgrade_socket",
-        upgrades::five_upgrades_in_a_row_fail_no_connect_cut_no_session_and_keep_the_limit,
+        upgrades::five_upgrades_in_a_row_fail_no_connect_and_cut_no_session,
     ),
 ];
 

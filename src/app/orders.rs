@@ -1,0 +1,157 @@
+//! What signals order a process to do.
+//!
+//! They are received on a thread of their own, so that nothing that hangs elsewhere keeps them
+//! from being heard; and whoever is told to stop at once ends soon whatever hangs.
+
+use super::terminal::Terminal;
+use std::io;
+use std::process::exit;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+use tokio::runtime::Builder;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+/// How long a process that is told to stop at once may take to do that in good order. Less than the
+/// ten seconds after which Docker kills.
+const STOP_LIMIT: Duration = Duration::from_secs(6);
+
+/// What a signal asks for, in the order of their ranks: a higher one takes the place of a lower one
+/// that is being obeyed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Order {
+    /// SIGQUIT: a new process takes over the listeners.
+    HandOver,
+    /// SIGTERM: finish what runs, take nothing new.
+    Drain,
+    /// SIGINT, a second SIGTERM, or the end of the terminal: end now.
+    Stop,
+}
+
+/// The orders of this process.
+pub struct Orders {
+    /// Whether anybody asks for them yet.
+    attended: Arc<AtomicBool>,
+    orders: mpsc::UnboundedReceiver<Order>,
+    /// SIGHUPs that ask for the configuration to be read again.
+    reloads: Option<mpsc::UnboundedReceiver<()>>,
+}
+
+impl Orders {
+    /// Takes the signals over from their defaults. With `terminal` the end of the controlling
+    /// terminal is an order to stop.
+    ///
+    /// # Errors
+    /// When the process has no descriptors or threads left.
+    pub fn listen(terminal: Option<Terminal>) -> io::Result<Orders> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let signals = {
+            let _inside = runtime.enter();
+            Signals::new(terminal)?
+        };
+        let (order, orders) = mpsc::unbounded_channel();
+        let (reload, reloads) = mpsc::unbounded_channel();
+        let attended = Arc::new(AtomicBool::new(false));
+        let is_attended = attended.clone();
+        thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(move || runtime.block_on(signals.pass_on(order, reload, &is_attended)))?;
+        Ok(Orders {
+            attended,
+            orders,
+            reloads: Some(reloads),
+        })
+    }
+
+    /// The next one. Safe to drop and call again.
+    pub async fn next(&mut self) -> Order {
+        self.attended.store(true, Ordering::Release);
+        match self.orders.recv().await {
+            Some(order) => order,
+            // The thread that sends them lives as long as the process.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Waits for one that ends a process without sessions.
+    pub async fn to_end(&mut self) {
+        while self.next().await == Order::HandOver {
+            log::warn!("asked to hand over before this process serves");
+        }
+    }
+
+    /// The SIGHUPs that ask for a reload, for the one who does that.
+    pub fn reloads(&mut self) -> mpsc::UnboundedReceiver<()> {
+        self.reloads.take().expect("they are taken once")
+    }
+}
+
+struct Signals {
+    term: Signal,
+    int: Signal,
+    quit: Signal,
+    hangup: Signal,
+    terminal: Option<Terminal>,
+}
+
+impl Signals {
+    fn new(terminal: Option<Terminal>) -> io::Result<Signals> {
+        Ok(Signals {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+            hangup: signal(SignalKind::hangup())?,
+            terminal,
+        })
+    }
+
+    /// Passes orders on until one is to stop at once; then sees to it that the process ends.
+    async fn pass_on(
+        mut self,
+        orders: mpsc::UnboundedSender<Order>,
+        reloads: mpsc::UnboundedSender<()>,
+        attended: &AtomicBool,
+    ) {
+        let mut drains = false;
+        loop {
+            let order = tokio::select! {
+                _ = self.term.recv() => if drains { Order::Stop } else { Order::Drain },
+                _ = self.int.recv() => Order::Stop,
+                _ = self.quit.recv() => Order::HandOver,
+                _ = self.hangup.recv() => match &self.terminal {
+                    Some(terminal) if terminal.is_gone().await => Order::Stop,
+                    _ => {
+                        reloads.send(()).ok();
+                        continue;
+                    }
+                },
+            };
+            if order >= Order::Drain && !attended.load(Ordering::Acquire) {
+                // Still starting, and perhaps held up by a file or a name server: nobody has a
+                // session here.
+                break;
+            }
+            drains |= order == Order::Drain;
+            // It fails when nobody obeys any more: the process ends already.
+            orders.send(order).ok();
+            if order == Order::Stop {
+                self.see_to_the_end().await;
+                break;
+            }
+        }
+        exit(0);
+    }
+
+    async fn see_to_the_end(&mut self) {
+        tokio::select! {
+            () = tokio::time::sleep(STOP_LIMIT) => {
+                log::warn!("something hangs and is left as it is");
+            }
+            // Who asks once more does not want to wait.
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
+}
