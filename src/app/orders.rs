@@ -4,6 +4,7 @@
 //! from being heard; and whoever is told to stop at once ends soon whatever hangs.
 
 use super::terminal::Terminal;
+use crate::logging;
 use std::io;
 use std::process::exit;
 use std::sync::Arc;
@@ -141,6 +142,7 @@ impl Signals {
                 break;
             }
         }
+        logging::flush();
         exit(0);
     }
 

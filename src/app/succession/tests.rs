@@ -91,6 +91,7 @@ async fn store(worker: &WorkerKey) -> Arc<MemoryStore> {
         started_at: 0,
         last_heartbeat: 0,
         memory: None,
+        end_reason: None,
     };
     let hour = Duration::from_secs(3600);
     store.register(&record, hour).await.unwrap();
