@@ -66,7 +66,7 @@ pub enum Command {
     Drain(Drain),
     /// End a session
     Kill(Kill),
-    /// Exit 0 when the process on this machine is ready
+    /// Exit 0 when the process on this machine is ready, or with --live alive
     Healthcheck(Healthcheck),
     /// Make a token, and print it with the hash that goes into the configuration
     Token(Token),
@@ -239,11 +239,18 @@ pub struct Kill {
 
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
-Asks the proxy on this machine. Where none listens and a worker runs (same user, same TMPDIR), asks
-that worker's browser servers. With --admin it asks nobody but the proxy.")]
+Asks every playhouse process of this user on this machine, over its socket in the runtime folder:
+PLAYHOUSE_RUNTIME_DIR, else playhouse/ in XDG_RUNTIME_DIR, else /run/playhouse, else
+playhouse-UID/ among the temporary files. Reads no configuration.")]
 pub struct Healthcheck {
     #[command(flatten)]
-    pub operator: Operator,
+    pub common: Common,
+    /// Exit 0 also when it is not ready, as long as it answers
+    #[arg(long)]
+    pub live: bool,
+    /// Only the process of this id
+    #[arg(long, value_name = "PID")]
+    pub pid: Option<u32>,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -276,7 +283,7 @@ impl Command {
             Command::Status(status) => &status.operator.common,
             Command::Drain(drain) => &drain.operator.common,
             Command::Kill(kill) => &kill.operator.common,
-            Command::Healthcheck(health) => &health.operator.common,
+            Command::Healthcheck(health) => &health.common,
             Command::Token(token) => &token.common,
         }
     }

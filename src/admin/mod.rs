@@ -82,7 +82,8 @@ impl Admin {
 
     fn authorized(&self, request: &ServerSession) -> bool {
         let config = self.grid.config.load();
-        let Some(sha256) = &config.admin.token_sha256 else {
+        let configured = config.admin.token_sha256.as_ref();
+        let Some(sha256) = configured.or(self.grid.admin_token.as_ref()) else {
             return true;
         };
         request

@@ -5,7 +5,8 @@
 
 use super::notify;
 use super::orders::{Order, Orders};
-use super::ports::Ports;
+use super::ports::{Ports, beat};
+use super::runtime::{Health, Presence};
 use super::succession::predecessor::Following;
 use super::succession::successor::{Gone, Successor};
 use crate::config::ReloadStatus;
@@ -67,6 +68,9 @@ pub struct Ending {
     predecessor: Option<Following>,
     /// The process that replaced this one.
     successor: Option<Successor>,
+    role: &'static str,
+    /// Answers `playhouse healthcheck`. A process that was replaced is not asked any more.
+    presence: Option<Presence>,
 }
 
 /// What came of the work of a stage.
@@ -76,8 +80,15 @@ enum Outcome {
 }
 
 impl Ending {
-    pub fn new(grid: Arc<Grid>, ports: Ports, reloaded: watch::Receiver<ReloadStatus>) -> Ending {
+    pub fn new(
+        role: &'static str,
+        grid: Arc<Grid>,
+        ports: Ports,
+        reloaded: watch::Receiver<ReloadStatus>,
+    ) -> Ending {
         Ending {
+            role,
+            presence: presence(role, &grid, &ports),
             grid,
             ports,
             reloaded,
@@ -174,6 +185,7 @@ impl Ending {
     /// Lets sessions go on to their end while a successor serves.
     async fn be_replaced(&mut self) -> Outcome {
         self.ports.pause();
+        self.presence = None;
         let Some(successor) = &self.successor else {
             return Outcome::Over;
         };
@@ -198,6 +210,7 @@ impl Ending {
             return Outcome::Over;
         }
         self.successor = None;
+        self.presence = presence(self.role, &self.grid, &self.ports);
         match self.ports.accept() {
             Ok(()) => {
                 log::warn!("the new process has died; this one serves again");
@@ -254,6 +267,25 @@ impl Ending {
             predecessor.leave().await;
         }
     }
+}
+
+/// The socket of this process in the runtime folder. Without one it serves all the same.
+fn presence(role: &str, grid: &Arc<Grid>, ports: &Ports) -> Option<Presence> {
+    let grid = grid.clone();
+    let handles = ports.handles();
+    let health: Health = Box::new(move || {
+        let (grid, beat) = (grid.clone(), beat(handles.clone()));
+        Box::pin(async move {
+            beat.await;
+            grid.not_ready().map(|why| why.to_string())
+        })
+    });
+    let opened = Presence::open(role, health);
+    opened
+        .inspect_err(|error| {
+            log::warn!(error:% = format!("{error:#}"); "playhouse healthcheck will not find this process");
+        })
+        .ok()
 }
 
 #[cfg(test)]

@@ -10,15 +10,15 @@
 //! * [`ending`]: draining, handing over, and the end of the process.
 //! * [`succession`]: what two processes say to each other when one takes the other's place.
 //! * [`operate`]: the commands that talk to a running grid's admin port.
-//! * [`health`]: `playhouse healthcheck`.
+//! * [`runtime`]: the runtime folder, and `playhouse healthcheck`, which asks there.
 
 pub mod ending;
-pub mod health;
 pub mod limits;
 pub mod notify;
 pub mod operate;
 pub mod orders;
 pub mod ports;
+pub mod runtime;
 pub mod serve;
 pub mod sockets;
 pub mod succession;
@@ -41,6 +41,7 @@ use crate::{admission, logging};
 use anyhow::Context;
 use operate::AdminClient;
 use orders::Orders;
+use runtime::AdminToken;
 use serve::{Plane, Succession};
 use sockets::{Inherited, Sockets};
 use std::io::{self, Write};
@@ -85,6 +86,10 @@ fn try_run(command: &Command) -> anyhow::Result<()> {
     if let Command::Token(token) = command {
         return print_token(token);
     }
+    // The process itself is asked: it is well or not whatever became of its configuration.
+    if let Command::Healthcheck(check) = command {
+        return runtime::healthcheck(check.live, check.pid);
+    }
     let loaded = sources.load()?;
     match command {
         Command::Proxy(proxy) => {
@@ -104,7 +109,6 @@ fn try_run(command: &Command) -> anyhow::Result<()> {
             AdminClient::new(&kill.operator, &loaded.config)?.kill(&kill.session)?;
             print("The session is ended.\n")
         }
-        Command::Healthcheck(check) => health::check(&check.operator, &loaded.config),
         Command::Up(up) => {
             begin(&loaded);
             block_on(run_up(sources, loaded, usize::from(up.workers)))
@@ -113,7 +117,9 @@ fn try_run(command: &Command) -> anyhow::Result<()> {
             begin(&loaded);
             block_on(run_worker(sources, loaded))
         }
-        Command::Token(_) => unreachable!("it needs no configuration"),
+        Command::Token(_) | Command::Healthcheck(_) => {
+            unreachable!("they need no configuration")
+        }
     }
 }
 
@@ -160,7 +166,7 @@ async fn run_proxy(sources: Sources, loaded: Loaded, upgrade: bool) -> anyhow::R
         None => open_store(&loaded.config, StoreRole::Proxy, stopped.clone())?,
     };
     let (config, status) = reloading(sources, loaded, &metrics, stopped, orders.reloads());
-    let plane = Plane::start(config, store, metrics);
+    let plane = Plane::start(config, store, metrics, None);
     let mut succession = Succession {
         predecessor: None,
         seats: Some(memory),
@@ -176,7 +182,9 @@ async fn run_proxy(sources: Sources, loaded: Loaded, upgrade: bool) -> anyhow::R
         }
     }
     let sockets = sockets.expect("opened, or taken over");
-    let served = plane.serve(sockets, succession, status, &mut orders).await;
+    let served = plane
+        .serve("proxy", sockets, succession, status, &mut orders)
+        .await;
     farewell(&stop).await;
     served
 }
@@ -188,15 +196,29 @@ async fn run_up(sources: Sources, loaded: Loaded, workers: usize) -> anyhow::Res
     let metrics = Metrics::new();
     let (stop, stopped) = watch::channel(false);
     let store = open_store(&loaded.config, StoreRole::Proxy, stopped.clone())?;
-    let welcome = Welcome::new(workers, loaded.config.listen, loaded.config.tls.is_some());
+    let token = match loaded.config.admin.token_sha256 {
+        Some(_) => None,
+        None => Some(AdminToken::make(sockets.admin.local())),
+    };
+    let token_hash = token
+        .as_ref()
+        .map(|it| admission::tokens::hash(it.secret()));
+    let welcome = Welcome::new(workers, sockets.data.local(), loaded.config.tls.is_some());
+    let dashboard = up::Dashboard {
+        address: operate::reachable(sockets.admin.local()),
+        token,
+    };
     let (config, status) = reloading(sources, loaded, &metrics, stopped, orders.reloads());
-    let plane = Plane::start(config.clone(), store.clone(), metrics);
-    welcome.begin(&toolchain);
+    let plane = Plane::start(config.clone(), store.clone(), metrics, token_hash);
+    welcome.begin(&toolchain, &dashboard);
     let observer: Observer = Arc::new(move |progress| welcome.take_in(&progress));
     let workers = up::Workers::start(workers, &config, toolchain, &store, observer)?;
     let succession = Succession::default();
-    let served = plane.serve(sockets, succession, status, &mut orders).await;
+    let served = plane
+        .serve("up", sockets, succession, status, &mut orders)
+        .await;
     workers.stop().await;
+    drop(dashboard);
     farewell(&stop).await;
     served
 }

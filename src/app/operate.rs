@@ -1,6 +1,7 @@
 //! The commands that talk to a running grid: status, drain, kill. All of them are clients of the
 //! admin port and know nothing else of the grid.
 
+use super::runtime;
 use crate::admin::views::{Capacity, Others, Sessions, Workers};
 use crate::cli::Operator;
 use crate::config::Config;
@@ -43,11 +44,15 @@ impl AdminClient {
                     .with_context(|| format!("cannot read the token file {}", file.display()))?;
                 Some(text.trim().to_owned())
             }
-            None => std::env::var(TOKEN_VARIABLE).ok(),
+            None => std::env::var(TOKEN_VARIABLE)
+                .ok()
+                .or_else(|| made_here(&base)),
         };
         let agent = ureq::Agent::config_builder()
             .timeout_global(Some(TIMEOUT))
             .http_status_as_error(false)
+            // The token is for the grid, not for whom HTTP_PROXY names.
+            .proxy(None)
             .tls_config(tls(operator.ca.as_deref(), &base)?)
             .build()
             .new_agent();
@@ -180,11 +185,12 @@ impl AdminClient {
         self.call("DELETE", &format!("/v1/sessions/{session}"))
             .map(drop)
     }
+}
 
-    /// Whether the process takes sessions.
-    pub fn ready(&self) -> anyhow::Result<()> {
-        self.call("GET", "/readyz").map(drop)
-    }
+/// The token that a `playhouse up` on this machine made for itself.
+fn made_here(base: &str) -> Option<String> {
+    let uri: http::Uri = base.parse().ok()?;
+    runtime::admin_token(uri.host()?, uri.port_u16()?)
 }
 
 /// Whom to believe behind TLS: the given authority, or else those of this machine. A grid on this

@@ -20,7 +20,7 @@ use pingora::services::listening::Service;
 use std::net::TcpListener;
 use std::os::fd::IntoRawFd;
 use std::sync::Arc;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 
 /// Both ports.
@@ -52,8 +52,9 @@ impl Threads {
         Ok(Threads(Some(runtime.context("cannot start threads")?)))
     }
 
-    fn handle(&self) -> &Runtime {
-        self.0.as_ref().expect("it is there until it is dropped")
+    fn handle(&self) -> &Handle {
+        let runtime = self.0.as_ref();
+        runtime.expect("it is there until it is dropped").handle()
     }
 }
 
@@ -93,6 +94,11 @@ impl Ports {
     /// The sockets, unless they are closed.
     pub fn sockets(&self) -> Option<&Sockets> {
         self.sockets.as_ref()
+    }
+
+    /// The runtimes of both ports.
+    pub fn handles(&self) -> [Handle; 2] {
+        [self.data.handle().clone(), self.admin.handle().clone()]
     }
 
     /// Begins to accept, for the first time or once more.
@@ -173,6 +179,14 @@ impl Ports {
             service.start_service(Some(table), closes, loops).await;
         });
         Ok(())
+    }
+}
+
+/// Waits until each runtime has done a piece of work: it does, unless something hangs there.
+pub async fn beat(runtimes: [Handle; 2]) {
+    for runtime in runtimes {
+        // It fails when the runtime is gone, which is when the process ends.
+        runtime.spawn(async {}).await.ok();
     }
 }
 

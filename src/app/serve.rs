@@ -37,7 +37,13 @@ pub struct Plane {
 
 impl Plane {
     /// Puts the parts together and starts those that run in the background. Needs a runtime.
-    pub fn start(config: LiveConfig, store: Arc<dyn Store>, metrics: Arc<Metrics>) -> Plane {
+    /// `admin_token` is the hash of the token that this process made for its admin port.
+    pub fn start(
+        config: LiveConfig,
+        store: Arc<dyn Store>,
+        metrics: Arc<Metrics>,
+        admin_token: Option<[u8; 32]>,
+    ) -> Plane {
         let (stop, stopped) = watch::channel(false);
         let queue = Queue::new();
         // The store's events wake the queue too, but not while it is away.
@@ -69,6 +75,7 @@ impl Plane {
             releaser,
             registry,
             connections: Connections::default(),
+            admin_token,
             draining: watch::Sender::new(false),
             serving: AtomicBool::new(false),
         });
@@ -79,7 +86,7 @@ impl Plane {
         }
     }
 
-    /// Accepts on both sockets, and serves until the process is ordered to end and its sessions
+    /// Accepts on both sockets as a process of this role (`proxy`, `up`), and serves until the process is ordered to end and its sessions
     /// have ended.
     ///
     /// # Errors
@@ -87,6 +94,7 @@ impl Plane {
     /// replaced stays in service.
     pub async fn serve(
         self,
+        role: &'static str,
         sockets: Sockets,
         succession: Succession,
         status: watch::Receiver<ReloadStatus>,
@@ -108,6 +116,7 @@ impl Plane {
             self.grid.clone(),
             certificate.clone(),
         ));
+        let (data, admin) = (sockets.data.local(), sockets.admin.local());
         let mut ports = Ports::new(self.grid.clone(), config_view, certificate, sockets)?;
         let predecessor = match succession.predecessor {
             None => {
@@ -120,9 +129,10 @@ impl Plane {
             }
         };
         self.grid.serving.store(true, Ordering::Relaxed);
-        log::info!(listen:% = config.listen, admin:% = config.admin.listen; "serving");
+        log::info!(listen:% = data, admin:% = admin; "serving");
         notify::ready();
-        let mut ending = Ending::new(self.grid.clone(), ports, status).succeeding(predecessor);
+        let mut ending =
+            Ending::new(role, self.grid.clone(), ports, status).succeeding(predecessor);
         if let Some(seats) = succession.seats {
             ending = ending.succeeded(seats);
         }

@@ -27,6 +27,13 @@ pub struct Bound {
     pub socket: TcpListener,
 }
 
+impl Bound {
+    /// Where it listens.
+    pub fn local(&self) -> SocketAddr {
+        self.socket.local_addr().unwrap_or(self.address)
+    }
+}
+
 /// Sockets of the process that is replaced, by the address it had configured for each.
 #[derive(Default)]
 pub struct Inherited(Vec<(SocketAddr, TcpListener)>);

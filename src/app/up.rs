@@ -1,5 +1,6 @@
 //! `playhouse up`: the whole grid in one process tree, and what its user sees of it.
 
+use super::runtime::AdminToken;
 use crate::config::LiveConfig;
 use crate::logging;
 use crate::store::Store;
@@ -68,6 +69,22 @@ impl Workers {
     }
 }
 
+/// Where the dashboard is, and what it takes to see it.
+pub struct Dashboard {
+    pub address: SocketAddr,
+    /// The token that this process made, if it made one.
+    pub token: Option<AdminToken>,
+}
+
+impl Dashboard {
+    /// The token stands in the fragment, which no browser sends anywhere.
+    fn url(&self, scheme: &str) -> String {
+        let token = self.token.as_ref();
+        let token = token.map_or(String::new(), |it| format!("#token={}", it.secret()));
+        format!("{scheme}://{}/{token}", self.address)
+    }
+}
+
 /// Tells the user at the terminal how the grid comes up, and what to do with it.
 pub struct Welcome {
     wanted: usize,
@@ -93,10 +110,15 @@ impl Welcome {
         })
     }
 
-    /// Says what is about to happen.
-    pub fn begin(&self, toolchain: &Toolchain) {
+    /// Says what is about to happen, and where to watch it.
+    pub fn begin(&self, toolchain: &Toolchain, dashboard: &Dashboard) {
+        let dashboard = dashboard.url(if self.scheme == "wss" {
+            "https"
+        } else {
+            "http"
+        });
         say(&format!(
-            "Playhouse {} starts {} workers: {}, Playwright {}.",
+            "Playhouse {} starts {} workers: {}, Playwright {}.\n\n  Dashboard {dashboard}\n",
             env!("CARGO_PKG_VERSION"),
             self.wanted,
             toolchain.browser,

@@ -2,11 +2,14 @@
 //! `recycle.mode: exit`, until its browser has lived its life.
 
 use super::orders::{Order, Orders};
+use super::runtime::{Health, Presence};
 use crate::config::LiveConfig;
+use crate::model::WorkerId;
 use crate::store::Store;
-use crate::worker::{Agent, Guard, MachineShared, Shutdown, Toolchain};
+use crate::worker::{Agent, Guard, MachineShared, Observer, Progress, Shutdown, Toolchain};
 use anyhow::Context;
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -20,6 +23,9 @@ pub async fn run(
     store: Arc<dyn Store>,
     mut orders: Orders,
 ) -> anyhow::Result<()> {
+    let up: Arc<Mutex<HashSet<WorkerId>>> = Arc::default();
+    let _presence = presence(up.clone());
+    let observer: Observer = Arc::new(move |progress| follow(&up, &progress));
     let machine =
         MachineShared::new().context("cannot make a folder for the browser's temporary files")?;
     let _guard = Guard::post(machine.folder()).context("cannot start the guard process")?;
@@ -32,7 +38,6 @@ pub async fn run(
         },
     };
     log::info!(address = advertise; "proxies reach this worker at");
-    let observer = Arc::new(|_| {});
     let agent = Agent::new(config, toolchain, store, advertise, machine, observer);
     let shutdown = watch::Sender::new(Shutdown::None);
     let running = agent.run(shutdown.subscribe());
@@ -53,6 +58,36 @@ pub async fn run(
     }
     log::info!("ended");
     Ok(())
+}
+
+/// Keeps the browser servers that are up: from when they are ready until they are gone, also while
+/// they drain and while the store is away, when to replace the worker would help nobody.
+fn follow(up: &Mutex<HashSet<WorkerId>>, progress: &Progress) {
+    let mut up = up.lock().unwrap_or_else(PoisonError::into_inner);
+    match progress {
+        Progress::Ready { id, .. } => {
+            up.insert(id.clone());
+        }
+        Progress::Crashed { id, .. } | Progress::Drained { id, .. } => {
+            up.remove(id);
+        }
+        _ => {}
+    }
+}
+
+/// The worker's socket in the runtime folder. Without one it works all the same.
+fn presence(up: Arc<Mutex<HashSet<WorkerId>>>) -> Option<Presence> {
+    let health: Health = Box::new(move || {
+        let none = up.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+        let why = none.then(|| "the worker has no browser server up".to_owned());
+        Box::pin(std::future::ready(why))
+    });
+    let opened = Presence::open("worker", health);
+    opened
+        .inspect_err(|error| {
+            log::warn!(error:% = format!("{error:#}"); "playhouse healthcheck will not find this process");
+        })
+        .ok()
 }
 
 /// The address that the store's connection uses: where others on that network reach this process.

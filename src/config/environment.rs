@@ -35,8 +35,8 @@ impl Environment {
 
     /// Variables that look like ours and are not, each with the name that was probably meant.
     pub fn suspects(&self) -> Vec<(String, String)> {
-        // Those that are no keys: the file's name, and the token of `playhouse status`.
-        let mut known: Vec<String> = ["CONFIG", "ADMIN_TOKEN", "ADMIN_TOKEN_FILE"]
+        // Those that are no keys: the file's name, the token of `playhouse status`, a folder.
+        let mut known: Vec<String> = ["CONFIG", "ADMIN_TOKEN", "ADMIN_TOKEN_FILE", "RUNTIME_DIR"]
             .map(|name| format!("PLAYHOUSE_{name}"))
             .into();
         for key in KEYS.iter() {

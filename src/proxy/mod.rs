@@ -48,6 +48,9 @@ pub struct Grid {
     pub releaser: Releaser,
     pub registry: Arc<Registry>,
     pub connections: Connections,
+    /// Hash of the token that this process made for its admin port; in force unless one is
+    /// configured.
+    pub admin_token: Option<[u8; 32]>,
     /// True from the moment on that no new session is taken.
     pub draining: watch::Sender<bool>,
     /// True from the moment on that both ports are open: the admin port may be the first.

@@ -51,7 +51,7 @@ async fn one_worker_that_recycles_never_lacks_a_seat() {
 }
 
 fn recycles(grid: &Grid, reason: &str) -> usize {
-    let scrape = Scrape::of(&grid.admin_url("/metrics"), &[]);
+    let scrape = Scrape::of(&grid.metrics_url(), &[]);
     let count = scrape.value("worker_recycles_total", &[("reason", reason)]);
     count.unwrap_or_default() as usize
 }

@@ -84,7 +84,7 @@ async fn prometheus_reads_every_promised_series() {
     grid.idle().await;
 
     eventually_equal("ended, open sessions", (2.0, Some(0.0)), async || {
-        let after = Scrape::of(&grid.admin_url("/metrics"), &[]);
+        let after = Scrape::of(&grid.metrics_url(), &[]);
         let ended = after.all("sessions_total").iter().map(|it| it.value).sum();
         let active = after.value("sessions_active", &[("browser", "chromium")]);
         (ended, active)

@@ -49,7 +49,7 @@ async fn a_death_at_any_stage_of_a_recycle_costs_no_seat_for_good() {
     }
 
     let recycles = |n: usize| {
-        let scrape = Scrape::of(&grid.proxy(n).admin_url("/metrics"), &[]);
+        let scrape = Scrape::of(&grid.proxy(n).metrics_url(), &[]);
         scrape.value("worker_recycles_total", &[("reason", "operator")])
     };
     let before = recycles(0).unwrap();

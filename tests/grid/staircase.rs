@@ -68,7 +68,7 @@ async fn sixty_sessions_replace_three_workers_one_after_another() {
     for pair in replaced_at.windows(2) {
         assert!(pair[1] - pair[0] > 1, "two in a row: {replaced_at:?}");
     }
-    let recycles = Scrape::of(&grid.admin_url("/metrics"), &[]);
+    let recycles = Scrape::of(&grid.metrics_url(), &[]);
     let for_lifetime = recycles.value("worker_recycles_total", &[("reason", "lifetime")]);
     assert!(
         for_lifetime.is_some_and(|count| count >= 3.0),

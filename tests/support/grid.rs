@@ -331,6 +331,7 @@ impl Grid {
             admin: ([127, 0, 0, 1], free_port()).into(),
             authority: builder.authority.clone(),
             admin_token: builder.admin_token.clone(),
+            runtime: self.runtime_folder(),
         };
         let mut command = self.program(role);
         if let Some(workers) = builder.workers {
@@ -351,6 +352,11 @@ impl Grid {
         let spawned = self.spawn(command, name);
         self.processes.push(spawned);
         self.proxies.push(proxy);
+    }
+
+    /// Where its processes can be found.
+    pub fn runtime_folder(&self) -> PathBuf {
+        self.folder.path().join("runtime")
     }
 
     fn spawn_worker(&mut self, builder: &GridBuilder, environment: &[(String, String)]) {
@@ -381,6 +387,7 @@ impl Grid {
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", self.folder.path())
             .env("TMPDIR", self.folder.path().join("tmp"))
+            .env("PLAYHOUSE_RUNTIME_DIR", self.runtime_folder())
             .env("LOG_FORMAT", "text")
             .stdin(Stdio::null());
         command

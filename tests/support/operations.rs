@@ -51,6 +51,13 @@ impl Grid {
         Aside(self.spawn_successor(0))
     }
 
+    /// The same with other settings.
+    pub fn start_successor_with(&self, environment: &[(&str, &str)]) -> Aside {
+        let mut command = copy(&self.processes[0].command);
+        command.arg("--upgrade").envs(environment.iter().copied());
+        Aside(self.spawn(command, "successor aside".to_owned()))
+    }
+
     /// Starts one more process, in the surroundings of the grid, that is not counted as its own.
     pub fn start_aside(&self, role: &str, environment: &[(&str, &str)]) -> Aside {
         let mut command = self.program(role);

@@ -17,6 +17,8 @@ pub struct Proxy {
     pub(super) authority: Option<PathBuf>,
     /// The token that the admin port asks for.
     pub(super) admin_token: Option<String>,
+    /// Where the one that `up` makes is kept.
+    pub(super) runtime: PathBuf,
 }
 
 /// A worker as `GET /v1/workers` shows it.
@@ -82,6 +84,11 @@ impl Proxy {
         format!("{}://{}{path}", self.scheme(), self.admin)
     }
 
+    /// Where Prometheus can scrape without a token.
+    pub fn metrics_url(&self) -> String {
+        format!("{}://{}/metrics", self.scheme(), self.data)
+    }
+
     /// A client of our own, about to connect.
     pub fn dial(&self) -> Dial {
         let dial = Dial::new(self.data);
@@ -127,9 +134,19 @@ impl Proxy {
         method: &str,
         path: &str,
     ) -> Result<Answer, ureq::Error> {
-        let bearer = self.admin_token.as_ref().map(|it| format!("Bearer {it}"));
+        let bearer = self.admin_token().map(|it| format!("Bearer {it}"));
         let headers: Vec<_> = bearer.iter().map(|it| ("Authorization", &**it)).collect();
         http::request(method, &self.admin_url(path), &headers).await
+    }
+
+    /// The token that the admin port asks for, if it asks for one.
+    pub fn admin_token(&self) -> Option<String> {
+        let kept = self
+            .runtime
+            .join(format!("admin-{}.token", self.admin.port()));
+        self.admin_token
+            .clone()
+            .or_else(|| std::fs::read_to_string(kept).ok())
     }
 
     /// GET on the admin port of a process that may not have opened it yet.

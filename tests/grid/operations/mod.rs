@@ -4,6 +4,8 @@
 //! * [`keys`]: every key of the configuration, and what it does.
 //! * [`reloads`]: the configuration changes under load.
 //! * [`upgrades`]: a new binary takes over under load.
+//! * [`orders`]: signals that come on top of each other, and what an operator can do in a drain.
+//! * [`terminal`]: `playhouse up` in a terminal that closes, and the token it makes.
 //! * [`tenants`]: a hundred clients of one tenant beside one of another.
 //! * [`service`]: what the service manager is told.
 //! * [`tls`]: certificates, of both ports and of workers.
@@ -14,8 +16,10 @@ mod admin;
 mod bad_inputs;
 pub mod keys;
 mod load;
+mod orders;
 pub mod reloads;
 mod service;
 pub mod tenants;
+mod terminal;
 mod tls;
 mod upgrades;

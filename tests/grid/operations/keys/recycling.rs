@@ -222,7 +222,7 @@ pub async fn browsers_are_replaced_for_every_reason() {
     let grid = &changing.grid;
     let recycled = async |reason: &str| {
         eventually(reason, async || {
-            let scrape = Scrape::of(&grid.admin_url("/metrics"), &[]);
+            let scrape = Scrape::of(&grid.metrics_url(), &[]);
             let count = scrape.value("worker_recycles_total", &[("reason", reason)]);
             (count > Some(0.0)).then_some(())
         })
