@@ -12,15 +12,17 @@ pub use others::answer_others;
 use crate::admission::tokens;
 use crate::metrics::TEXT_FORMAT;
 use crate::proxy::Grid;
+use crate::proxy::front_door::{Application, Downstream, Kept};
 use crate::proxy::refusal::error_json;
 use async_trait::async_trait;
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE,
 };
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use others::Kill;
-use pingora::apps::http_app::ServeHttp;
+use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
+use pingora::server::ShutdownWatch;
 use routes::Route;
 use std::sync::Arc;
 
@@ -173,21 +175,50 @@ fn error(status: StatusCode, code: &str, message: &str) -> Answer {
     )
 }
 
-#[async_trait]
-impl ServeHttp for Admin {
-    async fn response(&self, request: &mut ServerSession) -> Response<Vec<u8>> {
+impl Admin {
+    async fn respond(&self, request: &mut ServerSession, downstream: &Downstream) -> Written {
         let (status, content_type, body) = self.answer(request).await;
-        let mut response = Response::builder()
-            .status(status)
-            .header(CONTENT_TYPE, content_type)
-            .header(CONTENT_LENGTH, body.len())
-            .header(CACHE_CONTROL, "no-store")
-            .header("X-Content-Type-Options", "nosniff");
-        if status == StatusCode::UNAUTHORIZED {
-            response = response.header(WWW_AUTHENTICATE, "Bearer");
+        if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            log::warn!(client:% = downstream.connection.client(), status = status.as_u16();
+                "refused at the admin port");
         }
-        response
-            .body(body)
-            .expect("the headers are constants and a number")
+        let mut header = ResponseHeader::build(status, Some(6))?;
+        header.insert_header(CONTENT_TYPE, content_type)?;
+        header.insert_header(CONTENT_LENGTH, body.len())?;
+        header.insert_header(CACHE_CONTROL, "no-store")?;
+        header.insert_header("X-Content-Type-Options", "nosniff")?;
+        if status == StatusCode::UNAUTHORIZED {
+            header.insert_header(WWW_AUTHENTICATE, "Bearer")?;
+        }
+        let bodiless = body.is_empty() || request.req_header().method == Method::HEAD;
+        request.write_response_header(Box::new(header)).await?;
+        if !bodiless {
+            request.write_response_body(body.into(), true).await?;
+        }
+        Ok(())
+    }
+}
+
+type Written = pingora::Result<()>;
+
+#[async_trait]
+impl Application for Admin {
+    async fn answer(
+        &self,
+        mut request: ServerSession,
+        downstream: Downstream,
+        shutdown: &ShutdownWatch,
+    ) -> Option<Kept> {
+        if !request.read_request().await.ok()? {
+            return None;
+        }
+        if *shutdown.borrow() {
+            request.set_keepalive(None);
+        }
+        // Whoever hangs up early, as health checks do, needs no answer.
+        self.respond(&mut request, &downstream).await.ok()?;
+        let (stream, early) = request.finish().await.ok()??.into_parts();
+        let early = early.unwrap_or_default();
+        Some(Kept { stream, early })
     }
 }

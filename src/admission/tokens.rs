@@ -64,6 +64,19 @@ pub fn identify(auth: &config::Auth, token: Option<&str>) -> Result<Identity, Un
     })
 }
 
+/// Like [`identify`], for a client that gives several texts, one of which may be a token: a URL has
+/// a user and a password.
+pub fn identify_any(
+    auth: &config::Auth,
+    tokens: &[impl AsRef<str>],
+) -> Result<Identity, Unauthorized> {
+    let mut outcome = identify(auth, tokens.first().map(AsRef::as_ref));
+    for token in tokens.iter().skip(1) {
+        outcome = outcome.or_else(|_| identify(auth, Some(token.as_ref())));
+    }
+    outcome
+}
+
 /// Sessions that each tenant with a quota has open or waiting at this proxy.
 #[derive(Default)]
 pub struct Quotas {

@@ -1,6 +1,6 @@
 //! The process's limits: descriptors as far as they go, and no core file.
 
-use crate::proxy::front_door::max_by_descriptors;
+use crate::proxy::connections::max_by_descriptors;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Raises the soft limit of open files to the hard one, and says how many sessions that allows.

@@ -7,28 +7,23 @@
 use super::sockets::{Bound, Sockets};
 use super::tls::Certificate;
 use crate::admin::{Admin, ConfigView};
-use crate::proxy::front_door::FrontDoor;
-use crate::proxy::{DataPort, Grid, listener};
-use crate::tunnel::keepalive;
+use crate::proxy::connections::Connections;
+use crate::proxy::front_door::{Application, FrontDoor};
+use crate::proxy::{DataApplication, Grid, listener};
 use anyhow::Context;
-use pingora::apps::ServerApp;
-use pingora::listeners::{ListenerConfig, TcpSocketOptions};
+use pingora::server::ShutdownWatch;
 use pingora::server::configuration::ServerConf;
-use pingora::server::{Fds, ListenFds, ShutdownWatch};
-use pingora::services::Service as _;
-use pingora::services::listening::Service;
 use std::net::TcpListener;
-use std::os::fd::IntoRawFd;
 use std::sync::Arc;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 
 /// Both ports.
 pub struct Ports {
-    grid: Arc<Grid>,
-    config_view: ConfigView,
-    certificate: Option<Arc<Certificate>>,
     threads: usize,
+    /// One for each port, however often accepting begins: they know how many connections are open.
+    data_door: Arc<FrontDoor<DataApplication>>,
+    admin_door: Arc<FrontDoor<Admin>>,
     /// `None` once they are closed for good.
     sockets: Option<Sockets>,
     data: Threads,
@@ -78,11 +73,29 @@ impl Ports {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
-        Ok(Ports {
-            grid,
-            config_view,
-            certificate,
+        let tls = || certificate.as_ref().map(Certificate::acceptor);
+        let conf = Arc::new(ServerConf {
             threads,
+            ..ServerConf::default()
+        });
+        let data_door = FrontDoor::new(
+            grid.clone(),
+            sockets.data.address.ip(),
+            Connections::of_data_port(grid.metrics.connections.clone()),
+            tls(),
+            DataApplication::new(grid.clone(), &conf),
+        );
+        let admin_door = FrontDoor::new(
+            grid.clone(),
+            sockets.admin.address.ip(),
+            Connections::of_admin_port(),
+            tls(),
+            Admin::new(grid, config_view),
+        );
+        Ok(Ports {
+            threads,
+            data_door: Arc::new(data_door),
+            admin_door: Arc::new(admin_door),
             sockets: Some(sockets),
             data: Threads::new("data", threads)?,
             admin: Threads::new("admin", 1)?,
@@ -111,8 +124,9 @@ impl Ports {
         };
         let (close_data, data_closes) = watch::channel(false);
         let (close_admin, admin_closes) = watch::channel(false);
-        self.accept_data(&sockets.data, data_closes)?;
-        self.accept_admin(&sockets.admin, admin_closes)?;
+        let loops = self.threads;
+        accept_on(&self.data, &sockets.data, loops, &self.data_door, data_closes)?;
+        accept_on(&self.admin, &sockets.admin, 1, &self.admin_door, admin_closes)?;
         self.close_data = close_data;
         self.close_admin = close_admin;
         Ok(())
@@ -130,56 +144,22 @@ impl Ports {
         self.sockets = None;
     }
 
-    fn accept_data(&self, bound: &Bound, closes: ShutdownWatch) -> anyhow::Result<()> {
-        let conf = Arc::new(ServerConf {
-            threads: self.threads,
-            ..ServerConf::default()
-        });
-        let http = pingora_proxy::http_proxy(&conf, DataPort(self.grid.clone()));
-        let door = FrontDoor::new(self.grid.clone(), http);
-        let runtime = self.data.handle();
-        if self.certificate.is_some() {
-            let loops = self.threads;
-            return self.accept_by_pingora(&self.data, "data", door, (bound, loops), closes);
-        }
-        let socket = duplicate(&bound.socket)?;
-        let _inside = runtime.enter();
-        let socket = tokio::net::TcpListener::from_std(socket)?;
-        runtime.spawn(listener::run(socket, self.threads, Arc::new(door), closes));
-        Ok(())
-    }
+}
 
-    fn accept_admin(&self, bound: &Bound, closes: ShutdownWatch) -> anyhow::Result<()> {
-        let admin = Admin::new(self.grid.clone(), self.config_view.clone());
-        self.accept_by_pingora(&self.admin, "admin", admin, (bound, 1), closes)
-    }
-
-    /// With a listener of Pingora's: under TLS, and on the admin port.
-    fn accept_by_pingora(
-        &self,
-        on: &Threads,
-        name: &str,
-        app: impl ServerApp + Send + Sync + 'static,
-        (bound, loops): (&Bound, usize),
-        closes: ShutdownWatch,
-    ) -> anyhow::Result<()> {
-        let mut service = Service::new(name.to_owned(), app);
-        let mut options = TcpSocketOptions::default();
-        options.tcp_keepalive = Some(keepalive());
-        let address = bound.address.to_string();
-        let endpoint = ListenerConfig::tcp(address.clone()).tcp_socket_options(options);
-        service.add_listener(match &self.certificate {
-            Some(certificate) => endpoint.tls(certificate.settings()?),
-            None => endpoint,
-        });
-        let mut table = Fds::new();
-        table.add(address, duplicate(&bound.socket)?.into_raw_fd());
-        let table: ListenFds = Arc::new(table.into());
-        on.handle().spawn(async move {
-            service.start_service(Some(table), closes, loops).await;
-        });
-        Ok(())
-    }
+/// Accepts on a socket, in so many loops.
+fn accept_on<A: Application>(
+    on: &Threads,
+    bound: &Bound,
+    loops: usize,
+    door: &Arc<FrontDoor<A>>,
+    closes: ShutdownWatch,
+) -> anyhow::Result<()> {
+    let runtime = on.handle();
+    let socket = duplicate(&bound.socket)?;
+    let _inside = runtime.enter();
+    let socket = tokio::net::TcpListener::from_std(socket)?;
+    runtime.spawn(listener::run(socket, loops, door.clone(), closes));
+    Ok(())
 }
 
 /// Waits until each runtime has done a piece of work: it does, unless something hangs there.

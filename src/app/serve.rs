@@ -15,8 +15,7 @@ use crate::admission::tokens::Quotas;
 use crate::config::{LiveConfig, ReloadStatus, TlsVersion};
 use crate::fleet::{Fleet, Queue};
 use crate::metrics::Metrics;
-use crate::proxy::Grid;
-use crate::proxy::front_door::Connections;
+use crate::proxy::{Grid, MetricsPage};
 use crate::session::quota;
 use crate::session::registry::Registry;
 use crate::session::seat::Releaser;
@@ -74,7 +73,7 @@ impl Plane {
             quotas,
             releaser,
             registry,
-            connections: Connections::default(),
+            metrics_page: MetricsPage::default(),
             admin_token,
             draining: watch::Sender::new(false),
             serving: AtomicBool::new(false),

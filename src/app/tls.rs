@@ -5,14 +5,17 @@ use crate::config::certificate::{self, CertificateError};
 use crate::config::{Tls, TlsVersion};
 use anyhow::Context;
 use arc_swap::ArcSwap;
-use pingora::listeners::TlsAccept;
-use pingora::listeners::tls::TlsSettings;
+use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use std::sync::Arc;
+use tokio_rustls::TlsAcceptor;
+
+/// The only protocol of the ports: WebSocket begins as HTTP/1.1.
+const HTTP_1: &[u8] = b"http/1.1";
 
 /// The certificate in force: new handshakes get it, old connections keep theirs.
 #[derive(Debug)]
@@ -40,23 +43,18 @@ impl Certificate {
         Ok(())
     }
 
-    /// What a listener of Pingora's needs.
-    ///
-    /// # Errors
-    /// None that is known of: Pingora's constructor returns a result.
-    pub fn settings(self: &Arc<Self>) -> pingora::Result<TlsSettings> {
-        // Callbacks that do nothing: this constructor wants no paths.
-        let mut settings = TlsSettings::with_callbacks(Box::new(NoCallbacks))?;
-        settings.set_cert_resolver(self.clone());
-        Ok(settings)
+    /// What shakes hands on a port, with the certificate that is in force then. Needs
+    /// [`install_crypto`] before.
+    pub fn acceptor(self: &Arc<Self>) -> TlsAcceptor {
+        let config = ServerConfig::builder().with_no_client_auth();
+        let mut config = config.with_cert_resolver(self.clone());
+        config.alpn_protocols = vec![HTTP_1.to_vec()];
+        TlsAcceptor::from(Arc::new(config))
     }
 }
 
-struct NoCallbacks;
-impl TlsAccept for NoCallbacks {}
-
 /// Installs the process's cryptography: ring, and below a minimum of TLS 1.3 nothing that TLS 1.2
-/// could use. Pingora's listeners offer whatever the process can do, so this is where the minimum
+/// could use. A listener offers whatever the process can do, so this is where the minimum
 /// is kept; it holds for connections to Redis and to `wss://` workers as well.
 pub fn install_crypto(min_version: TlsVersion) {
     let mut provider = ring::default_provider();

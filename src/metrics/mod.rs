@@ -6,6 +6,8 @@
 //! kept up to date but read when somebody scrapes: see [`Metrics::set_fleet`] and
 //! [`Metrics::set_recycles`].
 
+pub mod cache;
+
 use crate::config::Outcome;
 use crate::logging;
 use crate::model::{Browser, Reason, WorkerStatus};

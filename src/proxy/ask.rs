@@ -4,14 +4,16 @@ use super::refusal::Refusal;
 use crate::config;
 use crate::model::{Browser, Version};
 use crate::selection::Wanted;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use http::HeaderMap;
 use http::header::{
     AUTHORIZATION, CONTENT_LENGTH, HOST, ORIGIN, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
 };
-use http::{HeaderMap, Uri};
 use std::borrow::Cow;
 
 /// Header in which every Playwright client names its browser.
-const BROWSER_HEADER: &str = "x-playwright-browser";
+pub const BROWSER_HEADER: &str = "x-playwright-browser";
 
 /// A wish for a session, well-formed but not yet granted.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,15 +25,30 @@ pub struct Ask {
     pub forwarded: Vec<u8>,
 }
 
-/// The token of a request: `Authorization: Bearer …`, else `?token=…`.
-pub fn token<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<Cow<'a, str>> {
-    let bearer = headers
+/// What may be the token of a request: `Authorization: Bearer …`, the user and the password of the
+/// client's URL (Basic), or `?token=…`; the first of these that is there.
+pub fn tokens<'a>(query: Option<&'a str>, headers: &'a HeaderMap) -> Vec<Cow<'a, str>> {
+    let authorization = headers
         .get(AUTHORIZATION)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split_once(' '))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .map(|(_, token)| Cow::Borrowed(token.trim()));
-    bearer.or_else(|| query(uri, "token"))
+        .and_then(|value| value.to_str().ok()?.split_once(' '))
+        .map(|(scheme, rest)| (scheme, rest.trim()));
+    match authorization {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => {
+            return vec![token.into()];
+        }
+        Some((scheme, encoded)) if scheme.eq_ignore_ascii_case("basic") => {
+            let decoded = BASE64_STANDARD.decode(encoded).unwrap_or_default();
+            let decoded = String::from_utf8_lossy(&decoded);
+            let (user, password) = decoded.split_once(':').unwrap_or((&decoded, ""));
+            let given = [password, user].into_iter().filter(|it| !it.is_empty());
+            let given: Vec<_> = given.map(|it| Cow::Owned(it.to_owned())).collect();
+            if !given.is_empty() {
+                return given;
+            }
+        }
+        _ => {}
+    }
+    parameter(query, "token").into_iter().collect()
 }
 
 /// Whether the User-Agent is Playwright's.
@@ -48,7 +65,7 @@ pub fn is_websocket(headers: &HeaderMap) -> bool {
 
 /// Reads the wish out of an upgrade request.
 pub fn read(
-    uri: &Uri,
+    query: Option<&str>,
     headers: &HeaderMap,
     selection: &config::Selection,
     auth: &config::Auth,
@@ -74,7 +91,7 @@ pub fn read(
         return Err(Refusal::BadRequest("A WebSocket handshake has no body."));
     }
     check_origin(headers, auth)?;
-    let browser = match query(uri, "browser") {
+    let browser = match parameter(query, "browser") {
         Some(name) => name.parse().map_err(|_| Refusal::UnknownBrowser)?,
         None => match headers.get(BROWSER_HEADER) {
             Some(name) => browser_of(name.as_bytes())?,
@@ -124,8 +141,8 @@ fn user_agent(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// A query parameter, percent-decoded. The query itself is never logged: it may hold the token.
-fn query<'a>(uri: &'a Uri, name: &str) -> Option<Cow<'a, str>> {
-    uri.query()?
+fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<Cow<'a, str>> {
+    query?
         .split('&')
         .filter_map(|pair| pair.split_once('='))
         .find(|(key, _)| *key == name)
@@ -176,7 +193,7 @@ mod tests {
             headers.insert(*name, value.parse().unwrap());
         }
         read(
-            &uri.parse().unwrap(),
+            uri.split_once('?').map(|(_, query)| query),
             &headers,
             &SELECTION,
             &config::Auth::default(),
@@ -245,11 +262,24 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_found_in_header_and_query() {
-        let mut headers = HeaderMap::new();
-        let uri: Uri = "/?browser=firefox&token=a%2Bb".parse().unwrap();
-        assert_eq!(token(&uri, &headers).as_deref(), Some("a+b"));
-        headers.insert("authorization", "bearer c".parse().unwrap());
-        assert_eq!(token(&uri, &headers).as_deref(), Some("c"));
+    fn a_token_is_found_wherever_a_client_can_put_it() {
+        let found = |query: Option<&str>, authorization: &str| {
+            let mut headers = HeaderMap::new();
+            if !authorization.is_empty() {
+                headers.insert("authorization", authorization.parse().unwrap());
+            }
+            let tokens = tokens(query, &headers).into_iter();
+            tokens.map(Cow::into_owned).collect::<Vec<_>>()
+        };
+        let basic = |text: &str| format!("Basic {}", BASE64_STANDARD.encode(text));
+        let query = Some("browser=firefox&token=a%2Bb");
+        assert_eq!(found(query, ""), ["a+b"]);
+        assert_eq!(found(query, "bearer c"), ["c"]);
+        assert_eq!(found(query, &basic(":d")), ["d"]);
+        assert_eq!(found(None, &basic("e:")), ["e"]);
+        assert_eq!(found(None, &basic("ci:f:g")), ["f:g", "ci"]);
+        assert_eq!(found(query, &basic(":")), ["a+b"]);
+        assert_eq!(found(query, "Basic !"), ["a+b"]);
+        assert_eq!(found(None, "Digest x"), [""; 0]);
     }
 }

@@ -1,264 +1,374 @@
-//! Between a connection and Pingora's HTTP: bounds on what a stranger can make us hold.
+//! Between a connection and Pingora's HTTP, on both ports: bounds on what a stranger can make us
+//! hold, who the client is, and whether it means this grid.
 //!
 //! Pingora reads request heads of up to a megabyte and gives each single read a minute, so a
 //! client that sends a byte now and then holds a connection for as long as it likes. Here the head
-//! is read first, within one deadline and one size, and handed on as bytes that came early.
+//! is read first, within one deadline and one size, TLS and the PROXY protocol included, and handed
+//! on as bytes that came early.
 
+use super::Grid;
+use super::client_address::{Beginning, forwarded_for, read_beginning};
+use super::connections::{Connection, Connections, TooMany, is_in};
+use super::head::Head;
 use super::refusal::Refusal;
-use super::{DataPort, Grid};
+use crate::config::Limits;
+use crate::tunnel::Link;
 use async_trait::async_trait;
 use bytes::BytesMut;
-use pingora::apps::{HttpServerApp, ServerApp};
+use ipnet::IpNet;
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::server::ShutdownWatch;
-use pingora_proxy::HttpProxy;
-use std::collections::HashMap;
-use std::mem::MaybeUninit;
+use std::io;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsAcceptor;
 
-/// How long a connection may be idle between two requests, in seconds. WebSockets are not meant:
-/// they have left Pingora by then.
-const KEEPALIVE_SECONDS: u64 = 60;
+/// How long a connection may be idle between two requests. WebSockets are not meant: they have left
+/// the front door by then.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+/// How long a request may take from its head to the end of its answer, with a body that nobody
+/// wants and a client that reads slowly. Sessions are not meant.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// First read of a head: a Playwright client's handshake is some 500 bytes.
 const HEAD_READ: usize = 2048;
-/// Most headers of a request: as many as Pingora takes.
-const MAX_HEADERS: usize = 256;
 /// How long a refused client has to read its answer and hang up.
 const LINGER: Duration = Duration::from_secs(1);
-/// Descriptors kept for other things than connections: logs, the store, the admin port, files.
-const RESERVED_DESCRIPTORS: u64 = 200;
+/// How a TLS connection begins: the type of a record that holds a handshake.
+const TLS_HANDSHAKE: u8 = 0x16;
+/// Between two lines about connections that are turned away: there may be thousands a second.
+const TURNED_AWAY_PAUSE: Duration = Duration::from_secs(1);
 
-/// The data port's application.
-pub struct FrontDoor {
+/// What answers the requests of one port.
+#[async_trait]
+pub trait Application: Send + Sync + 'static {
+    /// Answers one request; the connection, when another one may follow.
+    async fn answer(
+        &self,
+        request: ServerSession,
+        downstream: Downstream,
+        shutdown: &ShutdownWatch,
+    ) -> Option<Kept>;
+}
+
+/// Where a request comes from.
+pub struct Downstream {
+    pub connection: Arc<Connection>,
+    /// The query string, which is not in the request any more.
+    pub query: Option<String>,
+}
+
+/// A connection between two requests, and what of the next one has come already.
+pub struct Kept {
+    pub stream: Stream,
+    pub early: BytesMut,
+}
+
+/// One port's front door.
+pub struct FrontDoor<A> {
     grid: Arc<Grid>,
-    http: Arc<HttpProxy<DataPort>>,
+    application: A,
+    connections: Arc<Connections>,
+    tls: Option<TlsAcceptor>,
+    trusted_proxies: Vec<IpNet>,
+    /// Whether the port is on loopback, so that only names for this machine can be meant.
+    on_loopback: bool,
+    turned_away: Mutex<TurnedAway>,
 }
 
-/// Open connections, and how many there may be.
-pub struct Connections {
-    open: Mutex<Open>,
-    /// How many the process's descriptors allow.
-    by_descriptors: u64,
+/// Connections that were turned away since the last line about them.
+struct TurnedAway {
+    count: u64,
+    told: Option<Instant>,
 }
 
-#[derive(Default)]
-struct Open {
-    total: u64,
-    by_address: HashMap<IpAddr, u32>,
+/// A connection that is ready for HTTP.
+struct Begun {
+    kept: Kept,
+    /// Whether the other end may speak for a client in `X-Forwarded-For`.
+    behind_proxy: bool,
 }
 
-/// One open connection; dropping it makes room for another.
-pub struct Connection {
-    pub address: Option<IpAddr>,
-    grid: Arc<Grid>,
+/// Why a connection comes to nothing before its first request.
+enum NoBeginning {
+    Refused(Refusal, Box<Kept>),
+    /// It has gone, or is broken in a way that nobody can be told of.
+    Broken(io::Error),
 }
 
-impl Default for Connections {
-    /// None yet. The descriptor limit is what it is now.
-    fn default() -> Connections {
-        Connections {
-            open: Mutex::default(),
-            by_descriptors: max_by_descriptors(),
+impl<A: Application> FrontDoor<A> {
+    /// A front door for a port that listens at `address`.
+    pub fn new(
+        grid: Arc<Grid>,
+        address: IpAddr,
+        connections: Arc<Connections>,
+        tls: Option<TlsAcceptor>,
+        application: A,
+    ) -> FrontDoor<A> {
+        let trusted_proxies = grid.config.load().server.trusted_proxies.clone();
+        FrontDoor {
+            grid,
+            application,
+            connections,
+            tls,
+            trusted_proxies,
+            on_loopback: address.is_loopback(),
+            turned_away: Mutex::new(TurnedAway {
+                count: 0,
+                told: None,
+            }),
         }
     }
-}
 
-impl Connections {
-    fn open(&self) -> MutexGuard<'_, Open> {
-        self.open
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    /// Takes a connection in that was accepted just now: serves it in a task of its own, or turns
+    /// it away.
+    pub fn take_in(self: &Arc<Self>, socket: TcpStream, peer: IpAddr, shutdown: &ShutdownWatch) {
+        let peer = peer.to_canonical();
+        let trusted = is_in(&self.trusted_proxies, peer);
+        let limits = self.grid.config.load().limits;
+        match self.connections.enter(peer, trusted, &limits) {
+            Ok(connection) => {
+                let (door, shutdown) = (self.clone(), shutdown.clone());
+                tokio::spawn(
+                    async move { door.serve(socket, connection, trusted, shutdown).await },
+                );
+            }
+            Err(TooMany) => self.turn_away(socket, peer),
+        }
     }
-}
 
-/// Connections that the process's descriptors allow: a session takes two, one each way.
-pub fn max_by_descriptors() -> u64 {
-    use nix::sys::resource::{Resource, getrlimit};
-    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
-    (soft.saturating_sub(RESERVED_DESCRIPTORS) / 2).max(1)
-}
+    /// Tells some why, from a small budget, and closes the others at once: they must not pile up
+    /// where they wait to be accepted.
+    fn turn_away(&self, socket: TcpStream, peer: IpAddr) {
+        let refusal = Refusal::TooManyConnections;
+        self.grid.count_refusal(&refusal);
+        if let Some(count) = self.turned_away_to_tell() {
+            log::warn!(client:% = peer, count, reason = refusal.code(); "connections turned away");
+        }
+        // Under TLS there is no way to tell without a handshake.
+        if self.tls.is_none()
+            && let Some(place) = self.connections.farewell()
+        {
+            tokio::spawn(async move {
+                refuse(Box::new(Link::from(socket)), &refusal.to_http(false, &[])).await;
+                drop(place);
+            });
+        }
+    }
 
-impl Connection {
-    /// Counts a connection in, unless there are too many.
-    fn enter(grid: &Arc<Grid>, address: Option<IpAddr>) -> Option<Arc<Connection>> {
-        let limits = grid.config.load().limits;
-        let max = match limits.max_connections {
-            0 => grid.connections.by_descriptors,
-            max => u64::from(max),
-        };
-        let mut open = grid.connections.open();
-        if open.total >= max {
+    fn turned_away_to_tell(&self) -> Option<u64> {
+        let turned_away = self.turned_away.lock();
+        let mut turned_away = turned_away.unwrap_or_else(|poisoned| poisoned.into_inner());
+        turned_away.count += 1;
+        let told = turned_away.told;
+        if told.is_some_and(|told| told.elapsed() < TURNED_AWAY_PAUSE) {
             return None;
         }
-        if let Some(address) = address {
-            let mine = open.by_address.entry(address).or_default();
-            if limits.max_connections_per_ip > 0 && *mine >= limits.max_connections_per_ip {
-                return None;
-            }
-            *mine += 1;
-        }
-        open.total += 1;
-        grid.metrics.connections.set(open.total as i64);
-        let grid = grid.clone();
-        Some(Arc::new(Connection { address, grid }))
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        let mut open = self.grid.connections.open();
-        open.total -= 1;
-        self.grid.metrics.connections.set(open.total as i64);
-        if let Some(address) = self.address
-            && let Some(mine) = open.by_address.get_mut(&address)
-        {
-            *mine -= 1;
-            if *mine == 0 {
-                open.by_address.remove(&address);
-            }
-        }
-    }
-}
-
-impl FrontDoor {
-    pub fn new(grid: Arc<Grid>, http: HttpProxy<DataPort>) -> FrontDoor {
-        let http = Arc::new(http);
-        FrontDoor { grid, http }
+        turned_away.told = Some(Instant::now());
+        Some(std::mem::take(&mut turned_away.count))
     }
 
     /// Serves one connection to its end, or until it becomes a session.
-    pub async fn serve(&self, mut stream: Stream, from: Option<IpAddr>, shutdown: &ShutdownWatch) {
-        let Some(connection) = Connection::enter(&self.grid, from) else {
-            self.refuse(stream, Refusal::TooManyConnections, &[]).await;
-            return;
+    async fn serve(
+        &self,
+        socket: TcpStream,
+        connection: Arc<Connection>,
+        trusted: bool,
+        mut shutdown: ShutdownWatch,
+    ) {
+        let mut deadline = Instant::now() + self.grid.config.load().limits.header_timeout;
+        let beginning = self.begin(socket, &connection, trusted);
+        let begun = match timeout_at(deadline, beginning).await {
+            Ok(Ok(begun)) => begun,
+            Ok(Err(NoBeginning::Refused(refusal, kept))) => {
+                let Kept { stream, early } = *kept;
+                return self.refuse(stream, &connection, refusal, &early).await;
+            }
+            Ok(Err(NoBeginning::Broken(error))) => {
+                log::debug!(client:% = connection.client(), error:% = error; "connection broken");
+                return;
+            }
+            // Who has said nothing at all gets no answer: it may be a health check of a balancer,
+            // or a browser's spare connection.
+            Err(_) => return,
         };
-        let mut settings = None;
+        let Begun { kept, behind_proxy } = begun;
+        let Kept {
+            mut stream,
+            mut early,
+        } = kept;
         loop {
             let limits = self.grid.config.load().limits;
-            let mut head = BytesMut::with_capacity(HEAD_READ);
-            let reading = read_head(&mut stream, &mut head, limits.max_header_bytes);
-            match tokio::time::timeout(limits.header_timeout, reading).await {
-                Ok(Head::Whole) => {}
-                Ok(Head::TooLarge) => {
+            let head = read_head(&mut stream, &mut early, limits.max_header_bytes);
+            match timeout_at(deadline, head).await {
+                Ok(HeadRead::Whole) => {}
+                Ok(HeadRead::TooLarge) => {
                     let max = limits.max_header_bytes;
-                    self.refuse(stream, Refusal::HeadTooLarge { max }, &head)
-                        .await;
-                    return;
+                    let refusal = Refusal::HeadTooLarge { max };
+                    return self.refuse(stream, &connection, refusal, &early).await;
                 }
-                Ok(Head::Gone) => return,
-                // Who has said nothing at all gets no answer either: it may be a health check of
-                // a load balancer, or a browser's spare connection.
-                Err(_) if head.is_empty() => return,
+                Ok(HeadRead::Gone) => return,
+                Err(_) if early.is_empty() => return,
                 Err(_) => {
-                    self.refuse(stream, Refusal::HeaderTimeout, &head).await;
-                    return;
+                    let refusal = Refusal::HeaderTimeout;
+                    return self.refuse(stream, &connection, refusal, &early).await;
                 }
             }
-            if let Err(what) = understand(&head) {
-                self.refuse(stream, Refusal::BadRequest(what), &head).await;
-                return;
-            }
-            let mut session = ServerSession::new_http1(stream);
-            session.set_keepalive(Some(KEEPALIVE_SECONDS));
-            if let Some(settings) = settings.take() {
-                pingora::apps::HttpPersistentSettings::apply_to_session(settings, &mut session);
-            }
-            session.set_pipelined_prefix(head);
-            session.set_connection_user_context(Some(Box::new(connection.clone())));
-            let Some(reusable) = self.http.process_new_http(session, shutdown).await else {
+            let query = match self.check(&mut early, &connection, behind_proxy, &limits) {
+                Ok(query) => query,
+                Err(refusal) => return self.refuse(stream, &connection, refusal, &early).await,
+            };
+            let downstream = Downstream {
+                connection: connection.clone(),
+                query,
+            };
+            let mut request = ServerSession::new_http1(stream);
+            request.set_keepalive(Some(KEEPALIVE.as_secs()));
+            request.set_pipelining_enabled(true);
+            request.set_pipelined_prefix(early);
+            let answer = self.application.answer(request, downstream, &shutdown);
+            // Boxed by `Application`, so that this task stays small while a session is on its way.
+            let Ok(Some(kept)) = timeout(ANSWER_TIMEOUT, answer).await else {
                 return;
             };
-            (stream, settings) = reusable.consume();
+            Kept { stream, early } = kept;
+            if early.is_empty() && !next_request(&mut stream, &mut early, &mut shutdown).await {
+                return;
+            }
+            deadline = Instant::now() + self.grid.config.load().limits.header_timeout;
         }
     }
 
-    /// Ends connections that wait for another request.
-    pub async fn close(&self) {
-        self.http.http_cleanup().await;
+    /// What comes before HTTP: the PROXY protocol, and TLS.
+    async fn begin(
+        &self,
+        mut socket: TcpStream,
+        connection: &Connection,
+        trusted: bool,
+    ) -> Result<Begun, NoBeginning> {
+        let mut early = BytesMut::new();
+        let mut behind_proxy = trusted;
+        if trusted {
+            let beginning = read_beginning(&mut socket).await;
+            match beginning.map_err(NoBeginning::Broken)? {
+                Beginning::Direct(read) => early = read,
+                Beginning::Proxied(None) => {}
+                Beginning::Proxied(Some(client)) => {
+                    let client = client.to_canonical();
+                    behind_proxy = is_in(&self.trusted_proxies, client);
+                    self.attribute(connection, client)?;
+                }
+            }
+        }
+        let Some(acceptor) = &self.tls else {
+            let stream = Box::new(Link::from(socket));
+            let kept = Kept { stream, early };
+            return Ok(Begun { kept, behind_proxy });
+        };
+        let mut first = [0];
+        let read = socket.peek(&mut first).await.map_err(NoBeginning::Broken)?;
+        if !early.is_empty() || (read > 0 && first[0] != TLS_HANDSHAKE) {
+            let mut stream: Stream = Box::new(Link::from(socket));
+            let max = self.grid.config.load().limits.max_header_bytes;
+            // For what it says of the client, and so that the answer can be read.
+            read_head(&mut stream, &mut early, max).await;
+            let kept = Box::new(Kept { stream, early });
+            return Err(NoBeginning::Refused(Refusal::TlsExpected, kept));
+        }
+        let accepted = acceptor.accept(socket).await;
+        let stream = Box::new(Link::from(accepted.map_err(NoBeginning::Broken)?));
+        let kept = Kept { stream, early };
+        Ok(Begun { kept, behind_proxy })
     }
 
-    async fn refuse(&self, stream: Stream, refusal: Refusal, head: &[u8]) {
-        self.grid.count_refusal(&refusal);
-        // The head is not parsed at this point, or cannot be.
-        let playwright = contains(head, b"\nUser-Agent: Playwright/")
-            || contains(head, b"\nuser-agent: Playwright/");
+    /// Counts a connection for the client that its PROXY protocol names.
+    fn attribute(&self, connection: &Connection, client: IpAddr) -> Result<(), NoBeginning> {
+        let limits = self.grid.config.load().limits;
+        let counted = connection.attribute(client, &limits);
+        counted.map_err(|TooMany| {
+            self.grid.refused(&Refusal::TooManyConnections, client);
+            NoBeginning::Broken(io::Error::other(TooMany))
+        })
+    }
+
+    /// Checks a whole head and makes it ready to go on; its query.
+    fn check(
+        &self,
+        bytes: &mut BytesMut,
+        connection: &Connection,
+        behind_proxy: bool,
+        limits: &Limits,
+    ) -> Result<Option<String>, Refusal> {
+        let head = Head::parse(bytes).map_err(Refusal::BadRequest)?;
+        if self.on_loopback || head.from_page {
+            let config = self.grid.config.load();
+            if !head.is_for(&config.auth.allowed_hosts) {
+                return Err(Refusal::ForeignHost);
+            }
+        }
+        if behind_proxy {
+            let values = head.forwarded_for.iter().copied();
+            if let Some(client) = forwarded_for(values, &self.trusted_proxies) {
+                let counted = connection.attribute(client, limits);
+                counted.map_err(|TooMany| Refusal::TooManyConnections)?;
+            }
+        }
+        Ok(head.edits().make(bytes))
+    }
+
+    async fn refuse(&self, stream: Stream, connection: &Connection, refusal: Refusal, head: &[u8]) {
+        self.grid.refused(&refusal, connection.client());
+        let playwright = Head::parse(head).is_ok_and(|head| head.playwright);
         refuse(stream, &refusal.to_http(playwright, &[])).await;
     }
 }
 
-/// Under TLS, where Pingora accepts.
-#[async_trait]
-impl ServerApp for FrontDoor {
-    async fn process_new(
-        self: &Arc<Self>,
-        stream: Stream,
-        shutdown: &ShutdownWatch,
-    ) -> Option<Stream> {
-        let from = stream
-            .get_socket_digest()
-            .and_then(|digest| digest.peer_addr()?.as_inet().map(|inet| inet.ip()));
-        self.serve(stream, from, shutdown).await;
-        None
-    }
-
-    async fn cleanup(&self) {
-        self.close().await;
+/// Waits for the first bytes of another request; `false` when none comes.
+async fn next_request(
+    stream: &mut Stream,
+    early: &mut BytesMut,
+    shutdown: &mut ShutdownWatch,
+) -> bool {
+    early.reserve(HEAD_READ);
+    let read = timeout(KEEPALIVE, stream.read_buf(early));
+    tokio::select! {
+        read = read => matches!(read, Ok(Ok(1..))),
+        _ = shutdown.wait_for(|begun| *begun) => false,
     }
 }
 
-enum Head {
+enum HeadRead {
     Whole,
     TooLarge,
     Gone,
 }
 
-/// Reads until the empty line that ends a head.
-async fn read_head(stream: &mut Stream, head: &mut BytesMut, max: usize) -> Head {
+/// Reads until the empty line that ends a head; some of it may be there already.
+async fn read_head(
+    stream: &mut (impl AsyncRead + Unpin),
+    head: &mut BytesMut,
+    max: usize,
+) -> HeadRead {
+    let mut from = 0;
     loop {
-        let seen = head.len();
-        match stream.read_buf(head).await {
-            Ok(0) | Err(_) => return Head::Gone,
-            Ok(_) => {}
-        }
-        let from = seen.saturating_sub(3);
         let new = &head[from..];
         let end = find(new, b"\r\n\r\n").or_else(|| find(new, b"\n\n"));
         match end {
-            Some(end) if from + end <= max => return Head::Whole,
+            Some(end) if from + end <= max => return HeadRead::Whole,
             None if head.len() <= max => {}
-            _ => return Head::TooLarge,
+            _ => return HeadRead::TooLarge,
+        }
+        from = head.len().saturating_sub(3);
+        head.reserve(HEAD_READ);
+        match stream.read_buf(head).await {
+            Ok(0) | Err(_) => return HeadRead::Gone,
+            Ok(_) => {}
         }
     }
-}
-
-/// Whether a head is one that Pingora takes. It would answer others with a bare 400, which tells
-/// nobody what is wrong.
-fn understand(head: &[u8]) -> Result<(), &'static str> {
-    let mut slots = [MaybeUninit::uninit(); MAX_HEADERS];
-    let mut request = httparse::Request::new(&mut []);
-    match request.parse_with_uninit_headers(head, &mut slots) {
-        Ok(httparse::Status::Complete(_)) => {}
-        Err(httparse::Error::TooManyHeaders) => return Err("The request has too many headers."),
-        _ => return Err("This is no HTTP/1.1 request."),
-    }
-    let to_path = request.path.is_some_and(|target| target.starts_with('/'));
-    if !to_path || request.method == Some("CONNECT") {
-        return Err("The grid is no proxy for other addresses: ask for a path such as /.");
-    }
-    let lengths = request.headers.iter();
-    let mut lengths = lengths.filter(|it| it.name.eq_ignore_ascii_case("content-length"));
-    if !lengths.all(|it| it.value.iter().all(u8::is_ascii_digit)) {
-        return Err("The Content-Length is no number.");
-    }
-    Ok(())
-}
-
-fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    find(haystack, needle).is_some()
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
@@ -276,8 +386,8 @@ pub async fn refuse(mut stream: Stream, answer: &[u8]) {
         AsyncWriteExt::shutdown(&mut stream).await?;
         let mut rest = [0; 1024];
         while stream.read(&mut rest).await? > 0 {}
-        std::io::Result::Ok(())
+        io::Result::Ok(())
     };
     // Whether the client read it is the client's business.
-    tokio::time::timeout(LINGER, farewell).await.ok();
+    timeout(LINGER, farewell).await.ok();
 }

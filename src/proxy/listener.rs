@@ -1,34 +1,37 @@
-//! The data port without TLS: the loops that accept on its socket. What comes after is
-//! [`FrontDoor`]'s; whose socket it is, and when it closes, is decided by whoever calls.
+//! One of the two ports: the loops that accept on its socket. What comes after is [`FrontDoor`]'s.
 //!
 //! Pingora's own listener wraps what it accepts in a stream that never gives its socket away again.
 //! A session needs the bare one, to splice and to be small, so that it would have to duplicate the
-//! descriptor and register it a second time.
+//! descriptor and register it a second time. And under TLS it counts and times nothing before the
+//! handshake is done.
 
-use super::front_door::FrontDoor;
-use crate::tunnel::Link;
+use super::front_door::{Application, FrontDoor};
 use pingora::server::ShutdownWatch;
+use std::fs::File;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
 
-/// Pause when the kernel cannot give a connection, most likely for want of descriptors: it would
-/// say so again at once.
+/// Pause when the kernel cannot give a connection: it would say so again at once.
 const BREATH: Duration = Duration::from_millis(200);
+/// Between two lines about that.
+const TELL_AGAIN: Duration = Duration::from_secs(1);
 
-/// Accepts with so many loops until `shutdown` turns true, then ends what waits for another
-/// request.
-pub async fn run(
-    listener: TcpListener,
+/// Accepts in so many loops at once until `shutdown` turns true. No connection is lost: one that
+/// was accepted is on its way.
+pub async fn run<A: Application>(
+    socket: TcpListener,
     loops: usize,
-    door: Arc<FrontDoor>,
+    door: Arc<FrontDoor<A>>,
     shutdown: ShutdownWatch,
 ) {
-    let listener = Arc::new(listener);
+    let socket = Arc::new(socket);
     let mut accepting = JoinSet::new();
     for _ in 0..loops {
-        let accept = accept(listener.clone(), door.clone(), shutdown.clone());
+        let accept = accept(socket.clone(), door.clone(), shutdown.clone());
         let mut shutdown = shutdown.clone();
         accepting.spawn(async move {
             tokio::select! {
@@ -38,25 +41,44 @@ pub async fn run(
         });
     }
     accepting.join_all().await;
-    drop(listener);
-    door.close().await;
 }
 
-/// Accepts for ever. Dropping it loses no connection: one that was accepted is on its way.
-async fn accept(listener: Arc<TcpListener>, door: Arc<FrontDoor>, shutdown: ShutdownWatch) {
+async fn accept<A: Application>(
+    socket: Arc<TcpListener>,
+    door: Arc<FrontDoor<A>>,
+    shutdown: ShutdownWatch,
+) {
+    let mut spare = spare_descriptor();
+    let mut told: Option<Instant> = None;
     loop {
-        match listener.accept().await {
-            Ok((socket, from)) => {
-                let (door, shutdown) = (door.clone(), shutdown.clone());
-                tokio::spawn(async move {
-                    let stream = Box::new(Link::from(socket));
-                    door.serve(stream, Some(from.ip()), &shutdown).await;
-                });
+        let error = match socket.accept().await {
+            Ok((stream, peer)) => {
+                door.take_in(stream, peer.ip(), &shutdown);
+                continue;
             }
-            Err(error) => {
-                log::error!(error:% = error; "cannot accept");
-                tokio::time::sleep(BREATH).await;
-            }
+            Err(error) => error,
+        };
+        // A client that gave up while it waited is no failure of ours.
+        if error.kind() == io::ErrorKind::ConnectionAborted {
+            continue;
         }
+        if told.is_none_or(|told| told.elapsed() >= TELL_AGAIN) {
+            log::error!(error:% = error; "cannot accept");
+            told = Some(Instant::now());
+        }
+        // With no descriptor left, the one that is kept for this lets go whoever waits: it would
+        // wait for nothing, and others behind it.
+        drop(spare.take());
+        match timeout(BREATH, socket.accept()).await {
+            Ok(Ok(let_go)) => drop(let_go),
+            Ok(Err(_)) => sleep(BREATH).await,
+            Err(_) => {}
+        }
+        spare = spare_descriptor();
     }
+}
+
+/// A descriptor for nothing, to be given up when there is no other.
+fn spare_descriptor() -> Option<File> {
+    File::open("/dev/null").ok()
 }

@@ -6,12 +6,17 @@
 //! Why the stream is taken over instead of passed through is told in ARCHITECTURE.md.
 
 pub mod ask;
+mod client_address;
+pub mod connections;
 pub mod dial;
 pub mod front_door;
+mod head;
 pub mod listener;
 mod pages;
 pub mod refusal;
 mod session;
+
+pub use pages::MetricsPage;
 
 use crate::admission::tokens::{self, Quotas, Unauthorized};
 use crate::config::LiveConfig;
@@ -22,17 +27,24 @@ use crate::session::seat::Releaser;
 use crate::store::Store;
 use ask::Ask;
 use async_trait::async_trait;
-use front_door::{Connection, Connections};
+use connections::Connection;
+use front_door::{Application, Downstream, Kept};
 use http::Method;
+use pages::Page;
+use pingora::apps::HttpServerApp;
 use pingora::modules::http::HttpModules;
 use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
+use pingora::server::ShutdownWatch;
+use pingora::server::configuration::ServerConf;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType};
-use pingora_proxy::{ProxyHttp, Session};
+use pingora_proxy::{HttpProxy, ProxyHttp, Session, http_proxy};
 use refusal::Refusal;
 use std::any::Any;
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 use tokio::sync::watch;
@@ -47,7 +59,6 @@ pub struct Grid {
     pub quotas: Arc<Quotas>,
     pub releaser: Releaser,
     pub registry: Arc<Registry>,
-    pub connections: Connections,
     /// Hash of the token that this process made for its admin port; in force unless one is
     /// configured.
     pub admin_token: Option<[u8; 32]>,
@@ -55,6 +66,8 @@ pub struct Grid {
     pub draining: watch::Sender<bool>,
     /// True from the moment on that both ports are open: the admin port may be the first.
     pub serving: AtomicBool,
+    /// What `/metrics` of the data port told last.
+    pub metrics_page: MetricsPage,
 }
 
 /// A client that wants a session, with everything it brought.
@@ -64,7 +77,7 @@ struct Arrival {
     share: tokens::QuotaShare,
     /// When its request had arrived: its time runs from here on.
     came: Instant,
-    connection: Option<Arc<Connection>>,
+    connection: Arc<Connection>,
     client: Client,
 }
 
@@ -78,17 +91,27 @@ impl Grid {
         self.metrics.rejections.with_label_values(&[code]).inc();
     }
 
+    /// Counts and logs the refusal of a request.
+    fn refused(&self, refusal: &Refusal, client: IpAddr) {
+        self.count_refusal(refusal);
+        log::warn!(client:% = client, reason = refusal.code(); "refused");
+    }
+
     /// Reads the wish and checks everything that needs no waiting.
-    fn admit(&self, request: &Session) -> Result<(Ask, tokens::Identity), Refusal> {
+    fn admit(
+        &self,
+        request: &Session,
+        query: Option<&str>,
+    ) -> Result<(Ask, tokens::Identity), Refusal> {
         let head = request.as_downstream().req_header();
         let config = self.config.load();
         // Strangers learn nothing but that they are strangers.
-        let token = ask::token(&head.uri, &head.headers);
-        let who = tokens::identify(&config.auth, token.as_deref()).map_err(|why| match why {
+        let given = ask::tokens(query, &head.headers);
+        let who = tokens::identify_any(&config.auth, &given).map_err(|why| match why {
             Unauthorized::Missing => Refusal::NoToken,
             Unauthorized::Unknown => Refusal::WrongToken,
         })?;
-        let ask = ask::read(&head.uri, &head.headers, &config.selection, &config.auth)?;
+        let ask = ask::read(query, &head.headers, &config.selection, &config.auth)?;
         if self.is_draining() {
             return Err(Refusal::Draining);
         }
@@ -98,22 +121,23 @@ impl Grid {
     async fn open_session(
         self: &Arc<Self>,
         request: &mut Session,
-        connection: Option<Arc<Connection>>,
+        downstream: &Downstream,
     ) -> pingora::Result<()> {
-        let admitted = self.admit(request).and_then(|(ask, who)| {
+        let admitted = self.admit(request, downstream.query.as_deref());
+        let admitted = admitted.and_then(|(ask, who)| {
             let share = self.quotas.take(&who)?;
             Ok(Arrival {
                 ask,
                 who,
                 share,
                 came: Instant::now(),
-                connection,
+                connection: downstream.connection.clone(),
                 client: self.registry.client(),
             })
         });
         let arrival = match admitted {
             Ok(arrival) => arrival,
-            Err(refusal) => return pages::refuse(self, request, &refusal).await,
+            Err(refusal) => return pages::refuse(self, request, &refusal, downstream).await,
         };
         if let Some((stream, early)) = take_over(request).await? {
             // The task owns all the session is; Pingora's own, large future ends here.
@@ -126,11 +150,7 @@ impl Grid {
 /// Takes the connection out of Pingora's hands, with what the client sent beyond its head. Pingora
 /// keeps a session over nothing, which it finishes without writing anything.
 async fn take_over(request: &mut Session) -> pingora::Result<Option<(Stream, Vec<u8>)>> {
-    let nothing: Stream = Box::new(std::io::Cursor::new(Vec::new()));
-    let mut dead = ServerSession::new_http1(nothing);
-    dead.set_keepalive(None);
-    let taken = std::mem::replace(request.as_downstream_mut(), dead);
-    let ServerSession::H1(mut taken) = taken else {
+    let ServerSession::H1(mut taken) = take_out(request) else {
         return Error::e_explain(ErrorType::InternalError, "an upgrade is HTTP/1");
     };
     // `reuse` hands the stream out only of a session that would go on, and the early bytes only
@@ -141,13 +161,67 @@ async fn take_over(request: &mut Session) -> pingora::Result<Option<(Stream, Vec
     Ok(parts.map(|(stream, early)| (stream, early.map_or_else(Vec::new, |e| e.to_vec()))))
 }
 
+/// The connection of a request that was answered, with what of the next one has come; `None` when
+/// none may follow.
+async fn keep(request: &mut Session) -> pingora::Result<Option<Kept>> {
+    let kept = take_out(request).finish().await?;
+    Ok(kept.map(|kept| {
+        let (stream, early) = kept.into_parts();
+        let early = early.unwrap_or_default();
+        Kept { stream, early }
+    }))
+}
+
+/// Pingora keeps a session over nothing, which it finishes without writing anything.
+fn take_out(request: &mut Session) -> ServerSession {
+    let nothing: Stream = Box::new(std::io::Cursor::new(Vec::new()));
+    let mut dead = ServerSession::new_http1(nothing);
+    dead.set_keepalive(None);
+    std::mem::replace(request.as_downstream_mut(), dead)
+}
+
+/// The data port behind its front door: Pingora's HTTP around [`DataPort`].
+pub struct DataApplication(Arc<HttpProxy<DataPort>>);
+
+impl DataApplication {
+    pub fn new(grid: Arc<Grid>, conf: &Arc<ServerConf>) -> DataApplication {
+        DataApplication(Arc::new(http_proxy(conf, DataPort(grid))))
+    }
+}
+
+#[async_trait]
+impl Application for DataApplication {
+    async fn answer(
+        &self,
+        mut request: ServerSession,
+        downstream: Downstream,
+        shutdown: &ShutdownWatch,
+    ) -> Option<Kept> {
+        let kept = Arc::default();
+        let visit = Visit {
+            downstream,
+            kept: Arc::clone(&kept),
+        };
+        request.set_connection_user_context(Some(Box::new(visit)));
+        self.0.process_new_http(request, shutdown).await;
+        let mut kept = kept.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        kept.take()
+    }
+}
+
+/// What a request brings along through Pingora.
+pub struct Visit {
+    downstream: Downstream,
+    /// Where its connection goes when another request may follow.
+    kept: Arc<Mutex<Option<Kept>>>,
+}
+
 /// The data port as Pingora sees it.
 pub struct DataPort(pub Arc<Grid>);
 
 #[async_trait]
 impl ProxyHttp for DataPort {
-    /// The connection a request came over, so that a session can hold on to it.
-    type CTX = Option<Arc<Connection>>;
+    type CTX = Option<Visit>;
 
     fn new_ctx(&self) -> Self::CTX {
         None
@@ -156,30 +230,48 @@ impl ProxyHttp for DataPort {
     /// None: what is answered here is too short to be compressed.
     fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
-    /// Called for the first request too: the front door hands the connection in as if it came
-    /// from an earlier one.
+    /// Called for the first request too: the front door hands the visit in as if it came from an
+    /// earlier one.
     fn on_connection_reuse(
         &self,
         _: &mut Session,
         ctx: &mut Self::CTX,
-        connection: Box<dyn Any + Send + Sync>,
+        visit: Box<dyn Any + Send + Sync>,
     ) {
-        *ctx = connection.downcast().ok().map(|connection| *connection);
+        *ctx = visit.downcast().ok().map(|visit| *visit);
     }
 
-    /// Answers every request; an upgrade at `/` leaves Pingora here.
+    /// Answers every request; an upgrade where sessions are opened leaves Pingora here. An answer
+    /// that could not be written is nobody's error: health checks hang up as soon as they know.
     async fn request_filter(
         &self,
         request: &mut Session,
         ctx: &mut Self::CTX,
     ) -> pingora::Result<bool> {
+        let Some(Visit { downstream, kept }) = ctx.take() else {
+            return Error::e_explain(ErrorType::InternalError, "the front door was passed by");
+        };
         let head = request.as_downstream().req_header();
-        let at_root = head.uri.path() == "/";
+        let page = {
+            let config = self.0.config.load();
+            Page::at(head.uri.path(), config.server.base_path.as_deref())
+        };
         let upgrade = request.as_downstream().is_upgrade_req() && ask::is_websocket(&head.headers);
-        if at_root && upgrade && head.method == Method::GET {
-            self.0.open_session(request, ctx.take()).await?;
+        let answered = if page == Some(Page::Root) && upgrade && head.method == Method::GET {
+            self.0.open_session(request, &downstream).await
         } else {
-            pages::answer(&self.0, request).await?;
+            let answered = pages::answer(&self.0, request, page, &downstream).await;
+            match answered {
+                Ok(()) => keep(request).await.map(|connection| {
+                    let mut kept = kept.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                    *kept = connection;
+                }),
+                gone => gone,
+            }
+        };
+        if let Err(error) = answered {
+            log::debug!(client:% = downstream.connection.client(), error:% = error;
+                "the client has gone");
         }
         Ok(true)
     }

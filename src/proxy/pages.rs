@@ -2,56 +2,143 @@
 
 use super::Grid;
 use super::ask;
+use super::front_door::Downstream;
 use super::refusal::Refusal;
 use crate::metrics::TEXT_FORMAT;
+use crate::metrics::cache::Cache;
 use bytes::Bytes;
-use http::header::ACCEPT;
+use futures_util::FutureExt;
+use http::header::{ACCEPT, ALLOW};
 use http::{HeaderMap, Method, StatusCode};
-use pingora::http::ResponseHeader;
+use pingora::http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 use prometheus::IntGaugeVec;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// What Playwright's `connect("http://…")` asks `/json` for.
+/// What Playwright's `connect("http://…")` asks `/json` for: a path below the one it asked at.
 const ENDPOINT: &str = r#"{"wsEndpointPath":"/"}"#;
+/// The methods that pages answer.
+const METHODS: &str = "GET, HEAD, OPTIONS";
 
-/// Answers anything that is not an upgrade at `/`.
-pub(super) async fn answer(grid: &Grid, request: &mut Session) -> pingora::Result<()> {
+/// What `/metrics` of this port costs at most: each of its two forms once a second.
+#[derive(Default)]
+pub struct MetricsPage {
+    sessions: Cache,
+    prometheus: Cache,
+}
+
+/// A page of the data port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Page {
+    /// Where sessions are opened.
+    Root,
+    Json,
+    Metrics,
+    Healthz,
+    Readyz,
+    Favicon,
+}
+
+impl Page {
+    /// The page at a path, which may be below `base`.
+    pub(super) fn at(path: &str, base: Option<&str>) -> Option<Page> {
+        let below = |base| {
+            let below = path.strip_prefix(base)?;
+            (below.is_empty() || below.starts_with('/')).then_some(below)
+        };
+        match base.and_then(below).unwrap_or(path) {
+            "" | "/" => Some(Page::Root),
+            "/json" | "/json/" => Some(Page::Json),
+            "/metrics" => Some(Page::Metrics),
+            "/healthz" => Some(Page::Healthz),
+            "/readyz" => Some(Page::Readyz),
+            "/favicon.ico" => Some(Page::Favicon),
+            _ => None,
+        }
+    }
+}
+
+/// Answers anything that is not an upgrade where sessions are opened.
+pub(super) async fn answer(
+    grid: &Arc<Grid>,
+    request: &mut Session,
+    page: Option<Page>,
+    downstream: &Downstream,
+) -> pingora::Result<()> {
     let head = request.as_downstream().req_header();
-    let path = head.uri.path();
-    if !matches!(
-        path,
-        "/" | "/json" | "/json/" | "/metrics" | "/healthz" | "/readyz" | "/favicon.ico"
-    ) {
-        return refuse(grid, request, &Refusal::NotFound).await;
-    }
-    if head.method != Method::GET && head.method != Method::HEAD {
-        return refuse(grid, request, &Refusal::MethodNotAllowed).await;
-    }
-    match path {
-        "/" => refuse(grid, request, &Refusal::UpgradeRequired).await,
-        "/metrics" if wants_prometheus(&head.headers) => {
-            let text = grid.prometheus().await;
-            send(request, StatusCode::OK, TEXT_FORMAT, text.into()).await
+    let Some(page) = page else {
+        return refuse(grid, request, &Refusal::NotFound, downstream).await;
+    };
+    match (page, &head.method) {
+        // How some balancers ask whether a server is well.
+        (_, &Method::OPTIONS) => answer_check(grid, request, StatusCode::NO_CONTENT).await,
+        (Page::Root, &Method::HEAD) => answer_check(grid, request, StatusCode::OK).await,
+        (Page::Root, &Method::GET) => {
+            let refusal = match lost_its_upgrade(head) {
+                true => Refusal::UpgradeSwallowed,
+                false => Refusal::UpgradeRequired,
+            };
+            refuse(grid, request, &refusal, downstream).await
         }
-        "/metrics" => {
-            let body = format!(
-                r#"{{"activeConnections":{}}}"#,
-                grid.active_sessions().await
-            );
-            send(request, StatusCode::OK, "application/json", body.into()).await
+        (_, &Method::GET | &Method::HEAD) => show(grid, request, page).await,
+        _ => refuse(grid, request, &Refusal::MethodNotAllowed, downstream).await,
+    }
+}
+
+async fn show(grid: &Arc<Grid>, request: &mut Session, page: Page) -> pingora::Result<()> {
+    let ok = StatusCode::OK;
+    match page {
+        Page::Metrics if wants_prometheus(&request.as_downstream().req_header().headers) => {
+            let asked = grid.clone();
+            let text = async move { Bytes::from(asked.prometheus().await) };
+            let text = grid.metrics_page.prometheus.of(0, || text.boxed()).await;
+            send(request, ok, TEXT_FORMAT, text).await
         }
-        "/healthz" => send(request, StatusCode::OK, "text/plain", "ok\n".into()).await,
-        "/readyz" => match grid.not_ready() {
-            None => send(request, StatusCode::OK, "text/plain", "ready\n".into()).await,
+        Page::Metrics => {
+            let asked = grid.clone();
+            let text = async move {
+                let active = asked.active_sessions().await;
+                format!(r#"{{"activeConnections":{active}}}"#).into()
+            };
+            // A session of this proxy that began or ended is worth another question: it cost more.
+            let sessions = grid.registry.len();
+            let text = grid
+                .metrics_page
+                .sessions
+                .of(sessions, || text.boxed())
+                .await;
+            send(request, ok, "application/json", text).await
+        }
+        Page::Readyz => match grid.not_ready() {
+            None => send(request, ok, "text/plain", "ready\n".into()).await,
             Some(why) => {
                 let body = format!("{why}\n").into();
                 send(request, StatusCode::SERVICE_UNAVAILABLE, "text/plain", body).await
             }
         },
-        "/favicon.ico" => send(request, StatusCode::NO_CONTENT, "", Bytes::new()).await,
-        _ => send(request, StatusCode::OK, "application/json", ENDPOINT.into()).await,
+        Page::Favicon => send(request, StatusCode::NO_CONTENT, "", Bytes::new()).await,
+        Page::Json => send(request, ok, "application/json", ENDPOINT.into()).await,
+        Page::Healthz | Page::Root => send(request, ok, "text/plain", "ok\n".into()).await,
     }
+}
+
+/// Answers a balancer that asks for a status and nothing else: whether sessions are taken.
+async fn answer_check(grid: &Grid, request: &mut Session, well: StatusCode) -> pingora::Result<()> {
+    let status = match grid.not_ready() {
+        None => well,
+        Some(_) => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let mut header = response(status, "text/plain", 0)?;
+    header.insert_header(ALLOW, METHODS)?;
+    write(request, header, Bytes::new()).await
+}
+
+/// Whether a request was a WebSocket handshake before something in front took its `Upgrade` away,
+/// which proxies do that are not told to pass it on.
+fn lost_its_upgrade(head: &RequestHeader) -> bool {
+    let has = |name| head.headers.contains_key(name);
+    has("sec-websocket-key") || has("sec-websocket-version") || has(ask::BROWSER_HEADER)
 }
 
 /// A scraper asks for Prometheus' text or OpenMetrics; everybody else gets the JSON.
@@ -67,8 +154,9 @@ pub(super) async fn refuse(
     grid: &Grid,
     request: &mut Session,
     refusal: &Refusal,
+    downstream: &Downstream,
 ) -> pingora::Result<()> {
-    grid.count_refusal(refusal);
+    grid.refused(refusal, downstream.connection.client());
     let head = request.as_downstream().req_header();
     let (body, content_type) = refusal.body(ask::is_playwright(&head.headers));
     let mut header = response(refusal.status(), content_type, body.len())?;

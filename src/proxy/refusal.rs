@@ -32,6 +32,8 @@ pub enum Refusal {
     MethodNotAllowed,
     /// A plain GET where only a WebSocket makes sense.
     UpgradeRequired,
+    /// The same, when it was a WebSocket until a proxy in front took the `Upgrade` away.
+    UpgradeSwallowed,
     HeaderTimeout,
     /// No worker of the client's Playwright version, but of these.
     NoSuchVersion {
@@ -91,7 +93,7 @@ impl Refusal {
             Refusal::ForeignOrigin | Refusal::ForeignHost => StatusCode::FORBIDDEN,
             Refusal::NotFound => StatusCode::NOT_FOUND,
             Refusal::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Refusal::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
+            Refusal::UpgradeRequired | Refusal::UpgradeSwallowed => StatusCode::UPGRADE_REQUIRED,
             Refusal::HeaderTimeout => StatusCode::REQUEST_TIMEOUT,
             Refusal::NoSuchVersion { .. } => StatusCode::PRECONDITION_REQUIRED,
             Refusal::QueueFull { .. } | Refusal::QuotaUsedUp { .. } => {
@@ -118,7 +120,7 @@ impl Refusal {
             Refusal::TlsExpected => "tls_expected",
             Refusal::NotFound => "not_found",
             Refusal::MethodNotAllowed => "method_not_allowed",
-            Refusal::UpgradeRequired => "upgrade_required",
+            Refusal::UpgradeRequired | Refusal::UpgradeSwallowed => "upgrade_required",
             Refusal::HeaderTimeout => "header_timeout",
             Refusal::NoSuchVersion { .. } => "no_such_version",
             Refusal::QueueFull { .. } => "queue_full",
@@ -171,7 +173,7 @@ impl Refusal {
             Refusal::UnknownBrowser => line("Unknown browser. Use chromium, firefox or webkit."),
             Refusal::NoToken => vec![
                 "This grid asks for a token, and none was given.".into(),
-                "Send it as header `Authorization: Bearer TOKEN`, or as ?token=TOKEN.".into(),
+                "Send it as header `Authorization: Bearer TOKEN`, as ?token=TOKEN, or as the URL's password.".into(),
             ],
             Refusal::WrongToken => vec![
                 "This grid does not know the given token.".into(),
@@ -193,10 +195,15 @@ impl Refusal {
                 "There is nothing at this path.".into(),
                 "Sessions are opened at /: ws://HOST:PORT/".into(),
             ],
-            Refusal::MethodNotAllowed => line("This path answers GET only."),
+            Refusal::MethodNotAllowed => line("This path answers GET, HEAD and OPTIONS only."),
             Refusal::UpgradeRequired => vec![
                 "This is a Playwright grid: it speaks WebSocket here.".into(),
                 "Connect with chromium.connect(\"ws://HOST:PORT/\").".into(),
+            ],
+            Refusal::UpgradeSwallowed => vec![
+                "The Upgrade header is missing: a proxy in front of the grid does not forward it.".into(),
+                "Have it forward Upgrade and Connection over HTTP/1.1; nginx: proxy_http_version 1.1;".into(),
+                "proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection \"upgrade\";".into(),
             ],
             Refusal::HeaderTimeout => line("The request head took too long to arrive."),
             Refusal::NoSuchVersion {
@@ -271,8 +278,8 @@ impl Refusal {
     pub fn headers(&self) -> &'static [(&'static str, &'static str)] {
         match self {
             Refusal::NoToken | Refusal::WrongToken => &[("WWW-Authenticate", "Bearer")],
-            Refusal::MethodNotAllowed => &[("Allow", "GET")],
-            Refusal::UpgradeRequired => &[("Upgrade", "websocket")],
+            Refusal::MethodNotAllowed => &[("Allow", "GET, HEAD, OPTIONS")],
+            Refusal::UpgradeRequired | Refusal::UpgradeSwallowed => &[("Upgrade", "websocket")],
             Refusal::QueueFull { .. }
             | Refusal::NoSeat { .. }
             | Refusal::Draining
@@ -345,6 +352,7 @@ mod tests {
             Refusal::NotFound,
             Refusal::MethodNotAllowed,
             Refusal::UpgradeRequired,
+            Refusal::UpgradeSwallowed,
             Refusal::HeaderTimeout,
             Refusal::NoSuchVersion {
                 browser: Browser::Chromium,
@@ -379,6 +387,7 @@ mod tests {
         codes.push(CLIENT_GONE);
         let mut listed = Refusal::CODES.to_vec();
         codes.sort();
+        codes.dedup();
         listed.sort();
         assert_eq!(codes, listed);
     }

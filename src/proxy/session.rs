@@ -4,8 +4,9 @@
 //! connection. However it ends, dropping the task gives all of it back.
 
 use super::ask::Ask;
+use super::connections::Connection;
 use super::dial::{Dialled, dial};
-use super::front_door::{Connection, refuse};
+use super::front_door::refuse;
 use super::refusal::{CLIENT_GONE, NoSeat, Refusal};
 use super::{Arrival, Grid};
 use crate::admission::line::{Patience, Refused, Wish};
@@ -63,7 +64,7 @@ struct Running {
     entry: Entry,
     seat: Seat,
     _share: QuotaShare,
-    _connection: Option<Arc<Connection>>,
+    _connection: Arc<Connection>,
     _client: InOurHands,
 }
 
@@ -113,14 +114,14 @@ async fn open(grid: Arc<Grid>, arrival: Arrival, stream: Stream, early: Vec<u8>)
             let rejections = &grid.metrics.rejections;
             rejections.with_label_values(&[CLIENT_GONE]).inc();
             log::info!(browser:% = ask.wanted.browser, token = &*who.tenant,
-                waited_ms = arrived.elapsed().as_millis() as u64;
+                client:% = connection.client(), reason = CLIENT_GONE, waited_ms = arrived.elapsed().as_millis() as u64;
                 "client left before it had a session");
             return None;
         }
         Err(NoSession::Refused(refusal)) => {
             grid.count_refusal(&refusal);
             log::warn!(browser:% = ask.wanted.browser, token = &*who.tenant,
-                reason = refusal.code(); "session refused");
+                client:% = connection.client(), reason = refusal.code(); "session refused");
             let note = (
                 "x-playwright-debug-log",
                 format!("playhouse: {}", refusal.code()),
@@ -152,15 +153,13 @@ async fn open(grid: Arc<Grid>, arrival: Arrival, stream: Stream, early: Vec<u8>)
     let version = target.version.map_or("unknown".into(), |v| v.to_string());
     log::info!(session:% = seat.session(), worker:% = target.key.id,
         browser:% = target.key.browser, version:% = version, token = &*who.tenant,
-        waited_ms = waited.as_millis() as u64, dial_ms = dial_time.as_millis() as u64;
+        client:% = connection.client(), waited_ms = waited.as_millis() as u64, dial_ms = dial_time.as_millis() as u64;
         "session started");
     let info = Info {
         id: seat.session(),
         worker: target.key.clone(),
         browser: target.key.browser,
-        client: connection
-            .as_ref()
-            .and_then(|connection| connection.address),
+        client: Some(connection.client()),
         token: who.tenant,
         started_at: unix_millis(),
         since: Instant::now(),

@@ -1,5 +1,5 @@
-//! One of a session's two connections: a plain socket of our own wherever there is one, else
-//! whatever Pingora made (TLS).
+//! One of a session's two connections: a plain socket of our own, one under TLS, or, to a worker,
+//! whatever Pingora made.
 //!
 //! Pingora's HTTP takes it for a stream of its own, so that a client's connection goes in and comes
 //! out again as what it is.
@@ -18,12 +18,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 /// A connection to a client or a worker.
 #[derive(Debug)]
 pub enum Link {
     /// Costs a session some 450 bytes less than Pingora's stream around it, and can be spliced.
     Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
     Boxed(Stream),
 }
 
@@ -31,8 +33,10 @@ impl Link {
     /// Ends it as far as that goes at once; dropping it has to follow. A plain socket says all there
     /// is to say by being closed, but TLS has a farewell of its own.
     pub(super) fn hang_up(&mut self, cx: &mut Context<'_>) {
-        if let Link::Boxed(stream) = self {
-            let _ = Pin::new(stream).poll_shutdown(cx);
+        match self {
+            Link::Plain(_) => {}
+            Link::Tls(stream) => drop(Pin::new(stream).poll_shutdown(cx)),
+            Link::Boxed(stream) => drop(Pin::new(stream).poll_shutdown(cx)),
         }
     }
 
@@ -48,6 +52,12 @@ impl Link {
 impl From<TcpStream> for Link {
     fn from(stream: TcpStream) -> Link {
         Link::Plain(stream)
+    }
+}
+
+impl From<TlsStream<TcpStream>> for Link {
+    fn from(stream: TlsStream<TcpStream>) -> Link {
+        Link::Tls(Box::new(stream))
     }
 }
 
@@ -70,6 +80,7 @@ impl AsyncRead for Link {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Link::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Link::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
             Link::Boxed(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
@@ -83,6 +94,7 @@ impl AsyncWrite for Link {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Link::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Link::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
             Link::Boxed(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
@@ -90,6 +102,7 @@ impl AsyncWrite for Link {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Link::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Link::Tls(stream) => Pin::new(stream).poll_flush(cx),
             Link::Boxed(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
@@ -97,6 +110,7 @@ impl AsyncWrite for Link {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Link::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Link::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
             Link::Boxed(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
@@ -114,6 +128,7 @@ impl UniqueID for Link {
     fn id(&self) -> UniqueIDType {
         match self {
             Link::Plain(stream) => stream.as_raw_fd(),
+            Link::Tls(stream) => stream.get_ref().0.as_raw_fd(),
             Link::Boxed(stream) => stream.id(),
         }
     }

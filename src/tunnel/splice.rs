@@ -172,7 +172,7 @@ mod linux {
     fn socket(link: &Link) -> Option<BorrowedFd<'_>> {
         match link {
             Link::Plain(stream) => Some(stream.as_fd()),
-            Link::Boxed(_) => None,
+            Link::Tls(_) | Link::Boxed(_) => None,
         }
     }
 }

@@ -15,6 +15,9 @@
 //! * [`unreachable`]: workers that a proxy does not reach, and how it says so.
 //! * [`missing`]: machines and settings that lack something.
 //! * [`hostile`]: clients that die, stall, or never were clients.
+//! * [`front_door`]: what both ports bear from strangers.
+//! * [`in_front`]: balancers and proxies in front of the data port.
+//! * [`logs`]: what the log says, never says, and a log that nobody reads.
 //! * [`versions`]: Playwright versions and browsers that do not match.
 //! * [`names`]: workers whose names stand for other addresses than before.
 //! * [`suite`]: Playwright's own test runner, with everything on.
@@ -25,10 +28,13 @@
 
 mod answers;
 mod capacity;
+mod front_door;
 mod goodbyes;
 mod health;
 mod hostile;
+mod in_front;
 mod kills;
+mod logs;
 mod many_proxies;
 mod metrics;
 mod missing;

@@ -34,6 +34,7 @@ pub struct GridBuilder {
     authority: Option<PathBuf>,
     admin_token: Option<String>,
     environment: Vec<(String, String)>,
+    stderr: Option<File>,
 }
 
 /// A running grid. What a [`Proxy`] can be asked is asked of the first one.
@@ -44,6 +45,7 @@ pub struct Grid {
     pub(super) predecessors: Vec<Spawned>,
     /// Configuration, logs, and the `TMPDIR` of all processes.
     pub(super) folder: TempDir,
+    stderr: Option<File>,
     _room: SemaphorePermit<'static>,
 }
 
@@ -59,6 +61,12 @@ impl GridBuilder {
     /// Browsers of `playhouse up`.
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = Some(workers);
+        self
+    }
+
+    /// Where its processes log, instead of a file of the grid.
+    pub fn stderr(mut self, file: File) -> Self {
+        self.stderr = Some(file);
         self
     }
 
@@ -202,6 +210,10 @@ impl GridBuilder {
             processes: Vec::new(),
             predecessors: Vec::new(),
             folder,
+            stderr: self
+                .stderr
+                .as_ref()
+                .map(|it| it.try_clone().expect("a second handle")),
             _room: room,
         };
         for n in 0..self.proxies.max(1) {
@@ -396,8 +408,9 @@ impl Grid {
     pub(super) fn spawn(&self, mut command: Command, name: String) -> Spawned {
         let log = self.folder.path().join(format!("{name}.log"));
         let file = File::create(&log).expect("a new file");
+        let stderr = self.stderr.as_ref().unwrap_or(&file);
         command
-            .stderr(file.try_clone().expect("a second handle"))
+            .stderr(stderr.try_clone().expect("a second handle"))
             .stdout(file);
         // SAFETY: prctl(2) may be called between fork and exec; it allocates nothing.
         unsafe {

@@ -17,7 +17,7 @@ mod workers;
 
 use super::reloads::{in_force, reload_status};
 use super::{reloads, tls, upgrades};
-use crate::grid::versions;
+use crate::grid::{front_door, in_front, versions};
 use crate::support::{FakePlaywright, Grid, GridBuilder, RedisServer, eventually};
 use playhouse::config::{Environment, Flags, Role, Setting, Sources};
 use std::collections::BTreeSet;
@@ -142,6 +142,10 @@ const SHOWN: &[(&str, fn())] = &[
         "auth.allowed_origins",
         doors::tokens_and_origins_are_followed,
     ),
+    (
+        "auth.allowed_hosts",
+        front_door::a_name_that_is_not_the_grids_is_refused_on_loopback,
+    ),
     ("workers", doors::workers_of_the_file_come_and_go),
     ("worker.port", workers::a_worker_is_as_its_keys_say),
     ("worker.hostname", workers::a_worker_is_as_its_keys_say),
@@ -181,6 +185,14 @@ const SHOWN: &[(&str, fn())] = &[
         sessions::the_data_port_has_as_many_threads_as_told,
     ),
     ("server.shutdown_grace", sessions::a_process_ends_as_told),
+    (
+        "server.trusted_proxies",
+        in_front::a_client_is_whom_a_trusted_proxy_names,
+    ),
+    (
+        "server.base_path",
+        in_front::everything_is_below_the_base_path_too,
+    ),
     (
         "server.upgrade_socket",
         upgrades::five_upgrades_in_a_row_fail_no_connect_and_cut_no_session,
@@ -309,6 +321,8 @@ const OTHER: &[(&str, &str)] = &[
     ("worker.start_timeout", "29s"),
     ("server.threads", "7"),
     ("server.shutdown_grace", "9s"),
+    ("server.trusted_proxies", "[ 10.0.0.0/8 ]"),
+    ("server.base_path", "/grid"),
     ("server.upgrade_socket", "/tmp/other.sock"),
 ];
 

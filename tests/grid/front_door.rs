@@ -1,0 +1,265 @@
+//! What both ports bear from strangers: silence, half heads, plain text where TLS is spoken, names
+//! that are not the grid's, and requests that do not wait for their turn.
+
+use crate::support::{
+    Authority, FakePlaywright, Grid, Proxy, eventually, eventually_equal, raw, read_to_close,
+};
+use std::net::SocketAddr;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+/// A WebSocket handshake with these headers beside its own.
+pub fn handshake(target: &str, headers: &str) -> Vec<u8> {
+    format!(
+        "GET {target} HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
+    )
+    .into_bytes()
+}
+
+async fn silent(port: SocketAddr, connections: usize) -> Vec<TcpStream> {
+    let mut silent = Vec::new();
+    for _ in 0..connections {
+        silent.push(TcpStream::connect(port).await.expect("it listens"));
+    }
+    silent
+}
+
+/// How many of these the other side has closed.
+fn closed(connections: &[TcpStream]) -> usize {
+    let is_closed = |stream: &&TcpStream| {
+        let mut bytes = [0; 1024];
+        loop {
+            match stream.try_read(&mut bytes) {
+                Ok(1..) => {}
+                Ok(0) => return true,
+                Err(error) => return error.kind() != std::io::ErrorKind::WouldBlock,
+            }
+        }
+    };
+    connections.iter().filter(is_closed).count()
+}
+
+#[tokio::test]
+async fn half_a_head_is_answered_and_silence_is_closed_on_both_ports() {
+    let fake = FakePlaywright::start().await;
+    let yaml = "limits: { header_timeout: 500ms }";
+    let grid = Grid::new().fakes(&[&fake]).config(yaml).start().await;
+    for port in [grid.address(), grid.admin_address()] {
+        let mut half = TcpStream::connect(port).await.unwrap();
+        half.write_all(b"GET /v1/work").await.unwrap();
+        let mut nothing = TcpStream::connect(port).await.unwrap();
+        let answer = read_to_close(&mut half).await;
+        assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+        assert_eq!(read_to_close(&mut nothing).await, "");
+    }
+    grid.connect().await.close().await;
+    grid.idle().await;
+}
+
+#[tokio::test]
+async fn silence_at_one_port_leaves_the_other_alone() {
+    let fake = FakePlaywright::start().await;
+    let yaml = "limits: { header_timeout: 1h, max_connections: 50 }";
+    let grid = Grid::new().fakes(&[&fake]).config(yaml).start().await;
+    // Some places may be taken by the questions of this test itself.
+    let admin = silent(grid.admin_address(), 300).await;
+    eventually("the admin port is full", async || {
+        (closed(&admin) >= 200).then_some(())
+    })
+    .await;
+    grid.connect().await.close().await;
+    drop(admin);
+    eventually("there is room again", async || {
+        grid.admin_if_it_listens("/v1/workers").await
+    })
+    .await;
+
+    let data = silent(grid.address(), 300).await;
+    eventually_equal("closed connections", 250, async || closed(&data)).await;
+    assert_eq!(grid.admin("GET", "/v1/workers").await.status, 200);
+    let refused = raw(grid.address(), b"GET /healthz HTTP/1.1\r\n\r\n").await;
+    assert!(refused.is_empty() || refused.contains("503"), "{refused}");
+    let metrics = grid.admin("GET", "/metrics").await.body;
+    assert!(metrics.contains("playhouse_connections 50\n"), "{metrics}");
+    drop(data);
+    eventually("a session", async || grid.dial().connect().await.ok())
+        .await
+        .close()
+        .await;
+    grid.idle().await;
+    let log = grid.log();
+    assert!(
+        log.contains("connections turned away client=127.0.0.1"),
+        "{log}"
+    );
+}
+
+#[tokio::test]
+async fn a_connection_counts_and_has_its_time_before_it_shakes_hands() {
+    let authority = Authority::new();
+    let certificate = authority.issue("grid", 30);
+    let fake = FakePlaywright::start().await;
+    let grid = Grid::new()
+        .fakes(&[&fake])
+        .tls(&authority, &certificate)
+        .env("PLAYHOUSE_LIMITS_HEADER_TIMEOUT", "2")
+        .env("PLAYHOUSE_LIMITS_MAX_CONNECTIONS", "20")
+        .start()
+        .await;
+    for port in [grid.address(), grid.admin_address()] {
+        let mut waiting = silent(port, 100).await;
+        // The beginning of a handshake, and nothing more.
+        for half in &mut waiting {
+            half.write_all(b"\x16\x03\x01").await.ok();
+        }
+        eventually_equal("closed connections", 100, async || closed(&waiting)).await;
+    }
+    grid.connect().await.close().await;
+    grid.idle().await;
+}
+
+#[tokio::test]
+async fn plain_text_where_tls_is_spoken_is_told_so() {
+    let authority = Authority::new();
+    let certificate = authority.issue("grid", 30);
+    let fake = FakePlaywright::start().await;
+    let grid = Grid::new().fakes(&[&fake]);
+    let grid = grid.tls(&authority, &certificate).start().await;
+    let agent = "User-Agent: Playwright/1.65.1 (x64) node/20\r\n";
+    for (port, headers) in [
+        (grid.address(), ""),
+        (grid.address(), agent),
+        (grid.admin_address(), ""),
+    ] {
+        let answer = raw(port, &handshake("/", headers)).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        assert!(answer.contains("wss://"), "{answer}");
+        assert_eq!(
+            answer.contains("tls_expected"),
+            headers.is_empty(),
+            "{answer}"
+        );
+    }
+    grid.connect().await.close().await;
+}
+
+/// The status line of an upgrade or a plain request under this name.
+async fn status(port: SocketAddr, request: &str, headers: &str) -> String {
+    let bytes = match request.strip_prefix("upgrade ") {
+        Some(target) => handshake(target, &format!("{headers}Content-Length: 1\r\n")),
+        None => format!("{request} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n").into_bytes(),
+    };
+    let answer = raw(port, &bytes).await;
+    answer.lines().next().unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+pub async fn a_name_that_is_not_the_grids_is_refused_on_loopback() {
+    let fake = FakePlaywright::start().await;
+    let grid = Grid::new().fakes(&[&fake]).start().await;
+    let (data, admin) = (grid.address(), grid.admin_address());
+    let drain = format!("POST /v1/workers/{}/drain", grid.workers().await[0].id);
+    let asked = async |host: &str| {
+        let page = format!("Host: {host}\r\nOrigin: http://{host}\r\n");
+        let host = format!("Host: {host}\r\n");
+        [
+            // With a body, which is refused after the name: a session would not end by itself.
+            status(data, "upgrade /", &page).await,
+            status(data, "GET /json", &host).await,
+            status(admin, "GET /v1/sessions", &host).await,
+            status(admin, &drain.replace("/drain", "x/drain"), &page).await,
+        ]
+    };
+    let refused = asked("rebound.example:8080").await;
+    assert!(refused.iter().all(|it| it.contains(" 403 ")), "{refused:?}");
+    for host in ["127.0.0.1:8080", "localhost", "[::1]:8080"] {
+        let answers = asked(host).await;
+        let codes = answers.each_ref().map(|it| &it[9..12]);
+        assert_eq!(codes, ["400", "200", "200", "404"], "{host}");
+    }
+    let yaml = format!(
+        "auth: {{ allowed_hosts: [ Rebound.example ] }}\nworkers: [ {{ endpoint: \"{}\" }} ]",
+        fake.endpoint()
+    );
+    grid.configure(&yaml);
+    eventually_equal(
+        "answers",
+        ["400", "200", "200", "404"].map(str::to_owned),
+        async || {
+            asked("rebound.example:8080")
+                .await
+                .map(|it| it[9..12].to_owned())
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn requests_that_come_at_once_are_answered_in_their_order() {
+    let fake = FakePlaywright::start().await;
+    let grid = Grid::new().fakes(&[&fake]).start().await;
+    for port in [grid.address(), grid.admin_address()] {
+        let requests = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n\
+                        HEAD /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n\
+                        GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        let answers = raw(port, requests.as_bytes()).await;
+        assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 3, "{answers}");
+        assert!(answers.ends_with("ready\n"), "{answers}");
+    }
+    // A handshake behind an answered request is one like another.
+    let mut both = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec();
+    both.extend(handshake("/", "Host: localhost\r\n"));
+    let mut stream = TcpStream::connect(grid.address()).await.unwrap();
+    stream.write_all(&both).await.unwrap();
+    eventually_equal("sessions", 1, async || grid.sessions().await.len()).await;
+    drop(stream);
+    grid.idle().await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_kept_for_another_request() {
+    let fake = FakePlaywright::start().await;
+    let yaml = "limits: { header_timeout: 300ms }";
+    let grid = Grid::new().fakes(&[&fake]).config(yaml).start().await;
+    for port in [grid.address(), grid.admin_address()] {
+        let mut kept = TcpStream::connect(port).await.unwrap();
+        let request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        kept.write_all(request).await.unwrap();
+        // Others come and go, and their time for a head is over, several times.
+        for _ in 0..3 {
+            let mut half = TcpStream::connect(port).await.unwrap();
+            half.write_all(b"GET").await.unwrap();
+            assert!(read_to_close(&mut half).await.contains("408"));
+        }
+        let last = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        kept.write_all(last).await.unwrap();
+        let answers = read_to_close(&mut kept).await;
+        assert_eq!(answers.matches("200 OK").count(), 2, "{answers}");
+    }
+}
+
+/// Tokens in a URL's user or password, as clients send them.
+#[tokio::test]
+async fn a_token_may_stand_in_the_url() {
+    use crate::grid::operations::tenants::token;
+    use base64::Engine;
+    let fake = FakePlaywright::start().await;
+    let yaml = format!("auth: {{ tokens: [ {} ] }}", token("ci", "sesame", ""));
+    let grid = Grid::new().fakes(&[&fake]).config(&yaml).start().await;
+    let connect = async |grid: &Proxy, userinfo: &str| {
+        let encoded = base64::prelude::BASE64_STANDARD.encode(userinfo);
+        let dial = grid
+            .dial()
+            .header("Authorization", &format!("Basic {encoded}"));
+        dial.connect().await
+    };
+    for userinfo in [":sesame", "sesame:", "sesame:x", "ci:sesame"] {
+        connect(&grid, userinfo).await.unwrap().close().await;
+    }
+    for userinfo in [":wrong", "ci:", ":"] {
+        let refusal = connect(&grid, userinfo).await.err().unwrap();
+        assert_eq!(refusal.status, 401, "{userinfo}");
+    }
+    grid.idle().await;
+}
