@@ -203,6 +203,8 @@ type Written = pingora::Result<()>;
 
 #[async_trait]
 impl Application for Admin {
+    const TELLS_SLOW: bool = false;
+
     async fn answer(
         &self,
         mut request: ServerSession,

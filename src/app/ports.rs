@@ -125,8 +125,20 @@ impl Ports {
         let (close_data, data_closes) = watch::channel(false);
         let (close_admin, admin_closes) = watch::channel(false);
         let loops = self.threads;
-        accept_on(&self.data, &sockets.data, loops, &self.data_door, data_closes)?;
-        accept_on(&self.admin, &sockets.admin, 1, &self.admin_door, admin_closes)?;
+        accept_on(
+            &self.data,
+            &sockets.data,
+            loops,
+            &self.data_door,
+            data_closes,
+        )?;
+        accept_on(
+            &self.admin,
+            &sockets.admin,
+            1,
+            &self.admin_door,
+            admin_closes,
+        )?;
         self.close_data = close_data;
         self.close_admin = close_admin;
         Ok(())
@@ -143,7 +155,6 @@ impl Ports {
         self.close_data.send_replace(true);
         self.sockets = None;
     }
-
 }
 
 /// Accepts on a socket, in so many loops.

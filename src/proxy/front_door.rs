@@ -46,6 +46,10 @@ const TURNED_AWAY_PAUSE: Duration = Duration::from_secs(1);
 /// What answers the requests of one port.
 #[async_trait]
 pub trait Application: Send + Sync + 'static {
+    /// Whether a client that is too slow with its head is told so. Else it is closed like one that
+    /// says nothing.
+    const TELLS_SLOW: bool;
+
     /// Answers one request; the connection, when another one may follow.
     async fn answer(
         &self,
@@ -212,7 +216,7 @@ impl<A: Application> FrontDoor<A> {
                     return self.refuse(stream, &connection, refusal, &early).await;
                 }
                 Ok(HeadRead::Gone) => return,
-                Err(_) if early.is_empty() => return,
+                Err(_) if early.is_empty() || !A::TELLS_SLOW => return,
                 Err(_) => {
                     let refusal = Refusal::HeaderTimeout;
                     return self.refuse(stream, &connection, refusal, &early).await;
@@ -304,7 +308,7 @@ impl<A: Application> FrontDoor<A> {
         limits: &Limits,
     ) -> Result<Option<String>, Refusal> {
         let head = Head::parse(bytes).map_err(Refusal::BadRequest)?;
-        if self.on_loopback || head.from_page {
+        if head.names_its_page() || (self.on_loopback && head.may_come_from_page()) {
             let config = self.grid.config.load();
             if !head.is_for(&config.auth.allowed_hosts) {
                 return Err(Refusal::ForeignHost);

@@ -20,7 +20,8 @@ pub struct Head<'a> {
     /// Where the query stands, its `?` included.
     query: Option<Range<usize>>,
     pub host: Option<&'a [u8]>,
-    pub from_page: bool,
+    from_page: bool,
+    websocket_key: bool,
     pub playwright: bool,
     pub forwarded_for: Vec<&'a [u8]>,
 }
@@ -67,6 +68,7 @@ impl<'a> Head<'a> {
                 return Err("The request has more than one Host header.");
             }
             6 if is("origin") => self.from_page = true,
+            17 if is("sec-websocket-key") => self.websocket_key = true,
             10 if is("user-agent") => self.playwright = value.starts_with(b"Playwright/"),
             14 if is("content-length") && !value.iter().all(u8::is_ascii_digit) => {
                 return Err("The Content-Length is no number.");
@@ -75,6 +77,17 @@ impl<'a> Head<'a> {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Whether a web page may have made a browser send it. With a handshake of a WebSocket a browser
+    /// always sends the page's Origin, and in no other way can a page set the handshake's key.
+    pub fn may_come_from_page(&self) -> bool {
+        self.from_page || !self.websocket_key
+    }
+
+    /// Whether it names a page that it comes from.
+    pub fn names_its_page(&self) -> bool {
+        self.from_page
     }
 
     /// What of the head has to be changed before it goes on.

@@ -191,6 +191,8 @@ impl DataApplication {
 
 #[async_trait]
 impl Application for DataApplication {
+    const TELLS_SLOW: bool = true;
+
     async fn answer(
         &self,
         mut request: ServerSession,

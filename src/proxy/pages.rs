@@ -138,7 +138,9 @@ async fn answer_check(grid: &Grid, request: &mut Session, well: StatusCode) -> p
 /// which proxies do that are not told to pass it on.
 fn lost_its_upgrade(head: &RequestHeader) -> bool {
     let has = |name| head.headers.contains_key(name);
-    has("sec-websocket-key") || has("sec-websocket-version") || has(ask::BROWSER_HEADER)
+    let was_handshake =
+        has("sec-websocket-key") || has("sec-websocket-version") || has(ask::BROWSER_HEADER);
+    was_handshake && !has("upgrade")
 }
 
 /// A scraper asks for Prometheus' text or OpenMetrics; everybody else gets the JSON.

@@ -93,7 +93,7 @@ async fn a_header_of_70_kb_is_refused() {
     let grid = small_grid(&fake).await;
     let large = "x".repeat(70 * 1024);
     let head = format!(
-        "GET / HTTP/1.1\r\nHost: grid\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
          X-Large: {large}\r\n\r\n"
     );
@@ -111,7 +111,7 @@ async fn a_head_that_comes_a_byte_a_second_is_cut_off() {
     let (mut read, mut write) = stream.split();
     let mut pace = interval(Duration::from_secs(1));
     let drip = async {
-        for byte in b"GET / HTTP/1.1\r\nHost: grid\r\nConnection: Upgrade\r\n".repeat(10) {
+        for byte in b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n".repeat(10) {
             pace.tick().await;
             if write.write_all(&[byte]).await.is_err() {
                 break;
@@ -144,7 +144,8 @@ async fn a_head_that_comes_a_byte_a_second_is_cut_off() {
 async fn an_upgrade_without_a_key_is_refused() {
     let fake = FakePlaywright::start().await;
     let grid = small_grid(&fake).await;
-    let head = b"GET / HTTP/1.1\r\nHost: grid\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+    let head =
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                  Sec-WebSocket-Version: 13\r\n\r\n";
     let said = raw(grid.address(), head).await;
     assert!(said.starts_with("HTTP/1.1 400 "), "{said:?}");

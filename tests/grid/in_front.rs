@@ -183,7 +183,7 @@ async fn a_balancer_is_told_whether_the_grid_is_well_and_may_hang_up() {
 async fn a_proxy_that_swallows_the_upgrade_is_named() {
     let fake = FakePlaywright::start().await;
     let grid = Grid::new().fakes(&[&fake]).start().await;
-    let swallowed = b"GET / HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n\
+    let swallowed = b"GET / HTTP/1.0\r\nHost: grid\r\nConnection: close\r\n\
         User-Agent: Playwright/1.65.1 (x64) node/20\r\nx-playwright-browser: chromium\r\n\
         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     let answer = raw(grid.address(), swallowed).await;

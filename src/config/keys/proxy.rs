@@ -153,7 +153,7 @@ pub fn doors() -> Vec<Key> {
         Key::new(field!(auth.tokens), tokens(), "Who may connect; with none, everybody. `playhouse token` makes one. `sha256_file` names a file that holds the hash; `max_sessions` is a quota, `priority` the turns in the queue for each turn of the others.\ntokens: [ { name: ci, sha256: \"…\", max_sessions: 20, priority: 1 } ]")
             .secret(),
         Key::new(field!(auth.allowed_origins), origins(), "Web pages that may open sessions; all others are refused.\nallowed_origins: [ \"https://trace.example.com\" ]"),
-        Key::new(field!(auth.allowed_hosts), hosts(), "Names under which clients reach a port that is on loopback, or pages either port; addresses and localhost need no mention. Keeps out pages that let their own name stand for this machine (DNS rebinding).\nallowed_hosts: [ grid.example.com ]"),
+        Key::new(field!(auth.allowed_hosts), hosts(), "Names under which browsers reach a port that is on loopback, or pages either port; addresses and localhost need no mention. Keeps out pages that let their own name stand for this machine (DNS rebinding).\nallowed_hosts: [ grid.example.com ]"),
         Key::new(field!(workers), static_workers(), "Playwright servers that run somewhere without a playhouse worker.\nworkers: [ { endpoint: \"ws://10.0.0.5:3131/path\", browser: chromium, version: \"1.65\" } ]")
             .secret(),
     ]

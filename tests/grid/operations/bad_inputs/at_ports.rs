@@ -38,7 +38,7 @@ pub async fn http() -> Vec<Row> {
         .fakes(&[&fake])
         .start()
         .await;
-    let host = "Host: grid\r\nConnection: close\r\n\r\n";
+    let host = "Host: localhost\r\nConnection: close\r\n\r\n";
     let long = "x".repeat(5000);
     let inputs = [
         ("`GET /nothing`", format!("GET /nothing HTTP/1.1\r\n{host}")),
@@ -72,7 +72,7 @@ pub async fn http() -> Vec<Row> {
         ),
         (
             "half a head, and then nothing",
-            "GET / HTTP/1.1\r\nHost: gr".to_owned(),
+            "GET / HTTP/1.1\r\nHost: lo".to_owned(),
         ),
         ("nothing at all", String::new()),
         (
@@ -117,7 +117,7 @@ pub async fn http() -> Vec<Row> {
 /// An upgrade as it goes over the wire, with these headers besides.
 fn upgrade(method: &str, target: &str, headers: &str) -> String {
     format!(
-        "{method} {target} HTTP/1.1\r\nHost: grid\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        "{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          {headers}\r\n"
     )
 }

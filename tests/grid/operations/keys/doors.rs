@@ -38,7 +38,8 @@ pub async fn ports_are_where_they_are_told_to_be() {
         eventually("it serves", async || {
             let address = SocketAddr::from(([127, 0, 0, 1], port));
             TcpStream::connect(address).await.ok()?;
-            let request = format!("GET {path} HTTP/1.1\r\nHost: g\r\nConnection: close\r\n\r\n");
+            let request =
+                format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
             let answer = raw(address, request.as_bytes()).await;
             answer.starts_with("HTTP/1.1 200").then_some(())
         })

@@ -36,7 +36,7 @@ pub async fn heads_and_connections() {
     let one_more = async || {
         raw(
             grid.address(),
-            b"GET /healthz HTTP/1.1\r\nHost: g\r\nConnection: close\r\n\r\n",
+            b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
         )
         .await
     };
