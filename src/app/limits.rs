@@ -1,5 +1,6 @@
 //! The process's limits: descriptors as far as they go, and no core file.
 
+use crate::config::Limits;
 use crate::proxy::connections::max_by_descriptors;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -20,6 +21,16 @@ pub fn raise_descriptors() {
             log::warn!(error:% = error, sessions = max_by_descriptors();
                 "the descriptor limit could not be raised");
         }
+    }
+}
+
+/// Says when a configuration asks for more connections than the descriptors allow: they are not
+/// taken then, whatever it says.
+pub fn warn_of_connections(limits: &Limits) {
+    let allowed = max_by_descriptors();
+    if u64::from(limits.max_connections) > allowed {
+        log::warn!(max_connections = limits.max_connections, allowed;
+            "limits.max_connections is more than the descriptor limit allows, which is in force");
     }
 }
 

@@ -130,6 +130,7 @@ fn begin(loaded: &Loaded) {
         log::warn!("{warning}");
     }
     limits::raise_descriptors();
+    limits::warn_of_connections(&loaded.config.limits);
     limits::leave_no_core();
 }
 

@@ -173,16 +173,31 @@ impl Fleet {
             }
         }
         let fixed = self.fixed_keys();
-        let removed: Vec<WorkerKey> = {
-            let mut known = self.known();
-            let of_file = known.values_mut().filter(|worker| worker.fixed);
+        let removed: Vec<_> = {
+            let known = self.known();
+            let of_file = known.values().filter(|worker| worker.fixed);
             of_file
-                .map(|worker| worker.record.key.clone())
-                .filter(|key| !fixed.contains(key))
+                .filter(|worker| !fixed.contains(&worker.record.key))
+                .map(|worker| (worker.record.clone(), worker.counts.active))
                 .collect()
         };
-        for key in removed {
-            self.store.deregister(&key).await.ok();
+        for (record, active) in removed {
+            let told = if active == 0 {
+                self.store.deregister(&record.key).await
+            } else {
+                // Its sessions go on, and count should it be put back meanwhile.
+                let status = WorkerStatus::Draining;
+                let last_heartbeat = unix_millis();
+                let record = WorkerRecord {
+                    status,
+                    last_heartbeat,
+                    ..record
+                };
+                self.store.register(&record, ttl).await
+            };
+            if told.is_err() {
+                return;
+            }
         }
     }
 }

@@ -100,6 +100,20 @@ async fn silence_at_one_port_leaves_the_other_alone() {
 }
 
 #[tokio::test]
+async fn more_connections_than_descriptors_are_said_at_start() {
+    let fake = FakePlaywright::start().await;
+    let yaml = "limits: { max_connections: 10000000 }";
+    let grid = Grid::new().fakes(&[&fake]).config(yaml).start().await;
+    let log = grid.log();
+    let line = log.lines().find(|it| it.contains("limits.max_connections"));
+    let line = line.expect("it is said");
+    assert!(
+        line.contains("WARN") && line.contains(" allowed="),
+        "{line}"
+    );
+}
+
+#[tokio::test]
 async fn a_connection_counts_and_has_its_time_before_it_shakes_hands() {
     let authority = Authority::new();
     let certificate = authority.issue("grid", 30);

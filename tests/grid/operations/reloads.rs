@@ -45,6 +45,54 @@ fn version(n: u32, workers: &str) -> (String, bool) {
     }
 }
 
+/// Its sessions go on meanwhile, and are not forgotten when it comes back.
+#[tokio::test]
+async fn a_worker_taken_out_and_put_back_keeps_its_sessions_counts() {
+    let fakes = (FakePlaywright::start().await, FakePlaywright::start().await);
+    let grid = Grid::new().fakes(&[&fakes.0, &fakes.1]).start().await;
+    let with = |fakes: &[&FakePlaywright]| {
+        let entry =
+            |fake: &&FakePlaywright| format!("  - {{ endpoint: \"{}\" }}\n", fake.endpoint());
+        let entries: String = fakes.iter().map(entry).collect();
+        format!(
+            "limits: {{ max_concurrent_sessions: 2, max_lifetime_sessions: 0 }}\nworkers:\n{entries}"
+        )
+    };
+    grid.configure(&with(&[&fakes.0, &fakes.1]));
+    eventually_equal("seats in force", "2".to_owned(), async || {
+        in_force(&grid, "limits.max_concurrent_sessions").await
+    })
+    .await;
+    let mut open = Vec::new();
+    for _ in 0..4 {
+        open.push(grid.connect().await);
+    }
+    let counts = async || {
+        let mut workers = grid.workers().await;
+        workers.sort_by(|one, other| one.endpoint.cmp(&other.endpoint));
+        let counts = workers.iter().map(|it| (it.serves(), it.active_sessions));
+        counts.collect::<Vec<_>>()
+    };
+    eventually_equal("counts", vec![(true, 2), (true, 2)], counts).await;
+    grid.configure(&with(&[&fakes.1]));
+    eventually_equal("workers that serve", 1, async || {
+        counts().await.iter().filter(|(serves, _)| *serves).count()
+    })
+    .await;
+    let held: u32 = counts().await.iter().map(|(_, active)| active).sum();
+    assert_eq!(held, 4);
+    grid.configure(&with(&[&fakes.0, &fakes.1]));
+    eventually_equal("counts", vec![(true, 2), (true, 2)], counts).await;
+    all_work(&mut open).await;
+    for session in open {
+        session.close().await;
+    }
+    grid.idle().await;
+    // With nobody on it, it goes for good.
+    grid.configure(&with(&[&fakes.1]));
+    eventually_equal("workers", 1, async || grid.workers().await.len()).await;
+}
+
 #[tokio::test]
 async fn reloads_under_load_end_no_session_and_fail_no_connect() {
     let reloads = number("PLAYHOUSE_RELOADS", 60);
