@@ -6,9 +6,11 @@
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 
 use playhouse::config::StoreConfig;
-use playhouse::model::{Browser, SessionId, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
+use playhouse::model::{
+    Browser, SessionId, Waiter, WorkerKey, WorkerRecord, WorkerStatus, unix_millis,
+};
 use playhouse::store::redis::{MAX_CANDIDATES, RedisStore, Role};
-use playhouse::store::{Candidate, Reserved, Store, Turn};
+use playhouse::store::{Candidate, Served, Store};
 use procfs::process::Process;
 use redis::aio::MultiplexedConnection;
 use std::process::{Child, Command, Stdio};
@@ -26,12 +28,19 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// No limit is ever reached, so that each attempt gets a seat.
 const MAX_ACTIVE: u32 = 1_000_000;
 
-/// Asks as a proxy does for a client that has just come.
-const NEWCOMER: Turn = Turn {
-    browser: Browser::Chromium,
-    version: None,
-    waited: Duration::ZERO,
-};
+/// A client that has just come, as a proxy tells of it.
+fn newcomer() -> Waiter {
+    Waiter {
+        session: SessionId::random(),
+        version: None,
+        tenant: Arc::from(""),
+        priority: 1,
+        offered: Vec::new(),
+        waited: Duration::ZERO,
+        left: HOUR,
+        place: None,
+    }
+}
 
 /// What the original does for a session, in its own way: both counters of all workers, the TTL and
 /// two fields of each, then the highest lifetime below the margin.
@@ -172,13 +181,14 @@ impl Contender {
     async fn session(&self) -> Duration {
         match self {
             Contender::Ours { store, workers } => {
-                let session = SessionId::random();
+                let newcomer = [newcomer()];
                 let order = candidates(workers);
                 let begun = Instant::now();
-                let reserved = store.reserve_in_turn(session, &order, &NEWCOMER).await;
+                let asked = store.serve_line(Browser::Chromium, true, &newcomer, &order);
+                let served = asked.await.unwrap();
                 let took = begun.elapsed();
-                assert!(matches!(reserved, Ok(Reserved::Seat { .. })));
-                store.release(session, false).await.unwrap();
+                assert!(matches!(served, Served::Line(line) if line.granted.len() == 1));
+                store.release(newcomer[0].session, false).await.unwrap();
                 took
             }
             Contender::Original { connection, script } => {

@@ -57,8 +57,6 @@ pub struct Wanting {
     pub wanted: Wanted,
     /// Workers that it was offered already.
     pub offered: Vec<WorkerKey>,
-    /// Since it came.
-    pub waited: Duration,
 }
 
 impl<C, G> Queue<C, G> {
@@ -129,12 +127,11 @@ impl<C, G> Queue<C, G> {
     ) -> Option<Question<C, G>> {
         let mut state = self.state();
         let place = state.line.next(browser, Instant::now(), fits)?;
-        let (wish, offered, came) = state.line.client(place)?;
+        let (wish, offered, _) = state.line.client(place)?;
         let wanting = Wanting {
             place,
             wanted: wish.wanted,
             offered: offered.to_vec(),
-            waited: came.elapsed(),
         };
         drop(state);
         Some(Question {

@@ -10,6 +10,7 @@ mod belief;
 mod health;
 mod outage;
 mod seating;
+mod shared_line;
 mod suspicion;
 mod target;
 mod unreachable;
@@ -31,7 +32,7 @@ use pingora_load_balancing::discovery::ServiceDiscovery;
 use pingora_load_balancing::{Backend, Backends, LoadBalancer};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use tokio::sync::Notify;
 use unreachable::Obstacles;
 
@@ -131,6 +132,12 @@ impl Fleet {
         let index = SharedIndex::new(policy(&config));
         let discovery = Box::new(Discovery(index.clone()));
         Arc::new_cyclic(|fleet| {
+            let grantee = fleet.clone();
+            store.grant_with(Box::new(move |granted| {
+                if let Some(fleet) = Weak::upgrade(&grantee) {
+                    fleet.grant(granted);
+                }
+            }));
             let mut backends = Backends::new(discovery);
             backends.set_health_check(Box::new(health::PlaywrightAnswers {
                 fleet: fleet.clone(),

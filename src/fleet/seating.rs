@@ -12,7 +12,7 @@ use crate::model::{Browser, Counts, SessionId, Version, WorkerKey, WorkerRecord,
 use crate::proxy::refusal::NoSeat;
 use crate::selection::{Policy, Wanted, candidates, worker_key};
 use crate::session::seat::Seat;
-use crate::store::{Candidate, Reserved, Turn};
+use crate::store::{Candidate, Reserved};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -64,28 +64,40 @@ impl InVain {
 }
 
 impl Fleet {
-    /// Somebody stands in line anew: whoever is next there is served.
+    /// Somebody stands in line anew: whoever is next there is served. Where the store keeps the line,
+    /// the one task that asks it does so, for all who come meanwhile at once.
     pub async fn look(self: &Arc<Self>, browser: Browser) {
-        self.serve(browser).await;
+        if self.store.keeps_line() {
+            self.queue.wake(browser);
+        } else {
+            self.serve(browser, false).await;
+        }
     }
 
     /// Serves the line of a browser whenever there may be a seat. Runs until it is dropped.
     pub(super) async fn run_line(self: Arc<Self>, browser: Browser) {
+        // The store has been told of nobody yet.
+        let mut anew = true;
         loop {
-            tokio::select! {
-                () = self.queue.woken(browser) => {}
-                () = tokio::time::sleep(LOOK_AGAIN) => {}
+            let unasked = tokio::select! {
+                () = self.queue.woken(browser) => false,
+                () = tokio::time::sleep(LOOK_AGAIN) => true,
+            };
+            if self.queue.depth(browser) == 0 {
+                continue;
             }
-            if self.queue.depth(browser) > 0 {
-                self.serve(browser).await;
+            if self.store.keeps_line() {
+                self.serve_shared(browser, &mut anew, unasked).await;
+            } else {
+                self.serve(browser, false).await;
             }
         }
     }
 
-    /// Gives seats to the first in line, until there is nobody whom one fits.
-    async fn serve(self: &Arc<Self>, browser: Browser) {
+    /// Gives seats to the first in line, until there is nobody whom one fits; while the store is
+    /// `away`, from this proxy's share.
+    pub(super) async fn serve(self: &Arc<Self>, browser: Browser, mut away: bool) {
         let mut in_vain = InVain::default();
-        let mut away = false;
         loop {
             let fits = |need: Need<'_>| !in_vain.has(&need) && (away || self.has_seat(&need));
             let Some(question) = self.queue.next(browser, fits) else {
@@ -128,24 +140,25 @@ impl Fleet {
         seat: &mut Seat,
         wanting: &Wanting,
     ) -> Result<Arc<Target>, NoGrant> {
-        let turn = Turn {
-            browser: wanting.wanted.browser,
-            version: wanting.wanted.version,
-            waited: wanting.waited,
-        };
         // Whoever was full when it was asked is not asked again.
         let mut asked = wanting.offered.clone();
         loop {
             let policy = policy(&self.config);
             let begun = Instant::now();
-            let best = self.best(&wanting.wanted, &asked, &policy);
+            // What is known of a store of our own is never behind: its first answer stands.
+            let wish = if self.store.is_shared() {
+                CANDIDATES
+            } else {
+                1
+            };
+            let best = self.best(&wanting.wanted, &asked, wish, &policy);
             self.metrics.phases.select.observe_time(begun.elapsed());
             if best.is_empty() {
                 return Err(NoGrant::NoneFree);
             }
             let begun = Instant::now();
             let session = seat.session();
-            let reserved = self.store.reserve_in_turn(session, &best, &turn).await;
+            let reserved = self.store.reserve(session, &best).await;
             let took = begun.elapsed();
             self.metrics.phases.reserve.observe_time(took);
             self.metrics.store_reserve.observe_time(took);
@@ -162,7 +175,6 @@ impl Fleet {
                         self.count(&worker, counts);
                     }
                 }
-                Ok(Reserved::Behind) => return Err(NoGrant::NoneFree),
                 Ok(Reserved::Gone) => {
                     for candidate in &best {
                         self.no_longer_open(&candidate.key);
@@ -177,14 +189,14 @@ impl Fleet {
         }
     }
 
-    /// The best workers with a seat, none of those in `except`.
-    fn best(&self, wanted: &Wanted, except: &[WorkerKey], policy: &Policy) -> Vec<Candidate> {
-        // What is known of a store of our own is never behind: its first answer stands.
-        let wish = if self.store.is_shared() {
-            CANDIDATES
-        } else {
-            1
-        };
+    /// The `wish` best workers with a seat, none of those in `except`.
+    pub(super) fn best(
+        &self,
+        wanted: &Wanted,
+        except: &[WorkerKey],
+        wish: usize,
+        policy: &Policy,
+    ) -> Vec<Candidate> {
         let best = candidates(&self.balancer, wanted, except, wish);
         let known = self.known();
         best.into_iter()
@@ -206,7 +218,12 @@ impl Fleet {
 
     /// Asks a worker that has reached its lifetime limit to recycle itself. Whoever gives the
     /// session that reaches it asks; the watch loop asks again.
-    fn order_recycle_at_limit(self: &Arc<Self>, key: &WorkerKey, counts: Counts, policy: &Policy) {
+    pub(super) fn order_recycle_at_limit(
+        self: &Arc<Self>,
+        key: &WorkerKey,
+        counts: Counts,
+        policy: &Policy,
+    ) {
         if policy.max_lifetime != Some(counts.lifetime) {
             return;
         }

@@ -7,7 +7,7 @@ pub mod memory;
 pub mod redis;
 
 use crate::model::{
-    Browser, Counts, Reason, SessionId, Version, WorkerKey, WorkerRecord, WorkerStatus,
+    Browser, Counts, Reason, SessionId, Waiter, WorkerKey, WorkerRecord, WorkerStatus,
 };
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -44,15 +44,40 @@ pub struct Candidate {
     pub max_lifetime: Option<u32>,
 }
 
-/// A session's place among those that wait for the same, at whichever proxy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Turn {
-    pub browser: Browser,
-    /// Playwright's version; without one, any will do.
-    pub version: Option<Version>,
-    /// How long the session has waited. Zero for one that only comes and does not wait yet.
-    pub waited: Duration,
+/// What came of serving a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// The store does not know, or not any more, who of this proxy waits: tell it of all of them
+    /// again, in a call that begins anew.
+    Unknown,
+    Line(LineServed),
 }
+
+/// What serving a line did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LineServed {
+    /// The places in line of those who came without one.
+    pub places: Vec<(SessionId, u64)>,
+    /// Who of this proxy got a seat, and where.
+    pub granted: Vec<Granted>,
+    /// The candidates that were looked at, with their counts; `None` for one that is not registered
+    /// and available any more.
+    pub looked_at: Vec<(WorkerKey, Option<Counts>)>,
+    /// How many clients of other proxies got a seat.
+    pub elsewhere: usize,
+}
+
+/// A seat that a waiting session got.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Granted {
+    pub session: SessionId,
+    pub worker: WorkerKey,
+    pub counts: Counts,
+}
+
+/// Hears of seats that another proxy's call gave to sessions of this one. Called on a task of the
+/// store, so it must not block.
+pub type Grantee = Box<dyn Fn(Granted) + Send + Sync>;
 
 /// What came of a reservation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,8 +88,6 @@ pub enum Reserved {
     /// Every candidate that is still there is full. With each, its counts as they are now, for
     /// the caller to rank anew.
     Full { counts: Vec<(WorkerKey, Counts)> },
-    /// There are seats, and all of them are for sessions that have waited longer at other proxies.
-    Behind,
     /// No candidate is registered and available any more.
     Gone,
 }
@@ -134,24 +157,36 @@ pub trait Store: Send + Sync + 'static {
         candidates: &[Candidate],
     ) -> Result<Reserved, StoreError>;
 
-    /// Like [`Store::reserve`], but leaves seats to those who have waited longer at other proxies.
-    ///
-    /// Of each proxy's part of a line the store knows the first, because that one asks: it counts
-    /// as waiting for some 600 ms after each call, so it has to call again every 250 ms, without
-    /// candidates if it knows of none. A seat that those ahead leave alone for 200 ms is not kept
-    /// for them: they may be unable to reach its worker.
-    ///
-    /// A store of one process leaves the order to its one queue.
-    async fn reserve_in_turn(
-        &self,
-        session: SessionId,
-        candidates: &[Candidate],
-        _turn: &Turn,
-    ) -> Result<Reserved, StoreError> {
-        self.reserve(session, candidates).await
+    /// Whether this store keeps the lines of all proxies that share it, so that they are served by
+    /// [`Store::serve_line`]. A store of one process leaves the order to its one queue.
+    fn keeps_line(&self) -> bool {
+        false
     }
 
-    /// Gives back the seat that `session` holds, if it holds one: active goes down by one, and
+    /// Serves the line of a browser: takes in the clients that come to this proxy's part of it, and
+    /// gives the candidates' free seats, in the order in which they are named, to those who are first
+    /// in turn, at whichever proxy they wait. Those of other proxies are told there.
+    ///
+    /// Who was taken in waits until it gets a seat, its time is over, or its session is released; and
+    /// as long as this is called, with clients or without, once in a second. `anew` says that the
+    /// proxy tells of all its clients from here on, in this call and those that follow.
+    ///
+    /// After an error nobody knows what became of those who came: release their sessions.
+    async fn serve_line(
+        &self,
+        _browser: Browser,
+        _anew: bool,
+        _coming: &[Waiter],
+        _candidates: &[Candidate],
+    ) -> Result<Served, StoreError> {
+        Ok(Served::Unknown)
+    }
+
+    /// What others give to sessions of this proxy is told to this from now on; before, it is given
+    /// to nobody.
+    fn grant_with(&self, _grantee: Grantee) {}
+
+    /// Gives back the seat that `session` holds, or its place in line, if it has one: active goes down by one, and
     /// with `refund` the lifetime too (the session never reached its worker). Repeating it, or
     /// releasing a session that never got a seat, changes nothing. Called on the store that
     /// reserved.

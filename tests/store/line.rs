@@ -1,82 +1,299 @@
-//! Sessions that wait at several proxies: seats are for those who have waited longest, as far as
-//! these can use them.
+//! The line that Redis keeps: whoever asks, seats go to those who are first in turn, at whichever
+//! proxy they wait; and what becomes of it when proxies, clients or messages are lost.
 
 use crate::stores::*;
-use crate::support::{RedisServer, eventually};
-use playhouse::model::{Browser, SessionId};
+use crate::support::{RedisServer, eventually, eventually_equal};
+use playhouse::admission::turns::{Fit, Tenant, Turns};
+use playhouse::model::{Browser, SessionId, Version, Waiter};
 use playhouse::store::redis::{RedisStore, Role};
-use playhouse::store::{Candidate, Reserved, Store, Turn};
+use playhouse::store::{Candidate, Granted, LineServed, Served, Store};
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// Two proxies and a worker with one seat.
-async fn grid() -> (RedisServer, RedisStore, RedisStore, Candidate) {
+const LONG: Duration = Duration::from_secs(600);
+const TENANTS: [(&str, u32); 3] = [("a", 1), ("b", 1), ("c with words", 3)];
+
+/// One proxy's part of the line, and what it was given.
+struct Proxy {
+    store: RedisStore,
+    told: Arc<Mutex<Vec<Granted>>>,
+    anew: bool,
+}
+
+impl Proxy {
+    async fn start(redis: &RedisServer) -> Proxy {
+        let store = store(redis, Role::Proxy).await;
+        let told: Arc<Mutex<Vec<Granted>>> = Arc::default();
+        let hears = told.clone();
+        store.grant_with(Box::new(move |granted| hears.lock().unwrap().push(granted)));
+        Proxy {
+            store,
+            told,
+            anew: true,
+        }
+    }
+
+    /// Tells of those who come, and asks for seats.
+    async fn serve(&mut self, coming: &[Waiter], candidates: &[Candidate]) -> LineServed {
+        let browser = Browser::Chromium;
+        let asked = self
+            .store
+            .serve_line(browser, self.anew, coming, candidates);
+        let Served::Line(served) = asked.await.unwrap() else {
+            panic!("Redis does not know this proxy's clients any more");
+        };
+        self.anew = false;
+        served
+    }
+
+    /// Takes in somebody who waits; returns the place.
+    async fn enter(&mut self, waiter: &Waiter) -> u64 {
+        let served = self.serve(std::slice::from_ref(waiter), &[]).await;
+        assert_eq!(served.granted, []);
+        served.places[0].1
+    }
+
+    fn was_told_of(&self, session: SessionId) -> bool {
+        let told = self.told.lock().unwrap();
+        told.iter().any(|granted| granted.session == session)
+    }
+}
+
+fn waiter(tenant: &str, version: &str) -> Waiter {
+    let priority = TENANTS.iter().find(|(name, _)| *name == tenant);
+    Waiter {
+        session: SessionId::random(),
+        version: version.parse().ok(),
+        tenant: Arc::from(tenant),
+        priority: priority.map_or(1, |(_, priority)| *priority),
+        offered: Vec::new(),
+        waited: Duration::ZERO,
+        left: LONG,
+        place: None,
+    }
+}
+
+/// Two proxies and a worker of 1.65 with one seat.
+async fn grid() -> (RedisServer, Proxy, Proxy, Candidate) {
     let redis = RedisServer::start().await;
-    let one = store(&redis, Role::Proxy).await;
-    let two = store(&redis, Role::Proxy).await;
+    let one = Proxy::start(&redis).await;
+    let two = Proxy::start(&redis).await;
     let a = key("a");
-    one.register(&record(&a), TTL).await.unwrap();
+    one.store.register(&record(&a), TTL).await.unwrap();
     (redis, one, two, candidate(&a, 1, None))
 }
 
-/// Asks for somebody who wants Playwright of this version and has waited so many milliseconds.
-async fn ask(
-    store: &RedisStore,
-    order: &[Candidate],
-    version: &str,
-    waited: u64,
-) -> (SessionId, Reserved) {
-    let turn = Turn {
-        browser: Browser::Chromium,
-        version: version.parse().ok(),
-        waited: Duration::from_millis(waited),
-    };
-    let session = SessionId::random();
-    let reserved = store.reserve_in_turn(session, order, &turn).await.unwrap();
-    (session, reserved)
-}
-
-fn seated(reserved: &Reserved) -> bool {
-    matches!(reserved, Reserved::Seat { .. })
+fn sessions(served: &LineServed) -> Vec<SessionId> {
+    served.granted.iter().map(|it| it.session).collect()
 }
 
 #[tokio::test]
-async fn who_comes_does_not_pass_those_who_wait() {
-    let (_redis, one, two, seat) = grid().await;
-    let order = [seat];
-    let (holder, _) = ask(&one, &order, "1.65", 0).await;
-    let full = ask(&one, &order, "1.65", 50_000).await.1;
-    assert!(matches!(full, Reserved::Full { .. }), "{full:?}");
-    one.release(holder, false).await.unwrap();
+async fn a_seat_goes_to_who_came_first_wherever_it_is_asked_for() {
+    let (_redis, mut one, mut two, seat) = grid().await;
+    let (first, second) = (waiter("", "1.65"), waiter("", ""));
+    one.enter(&first).await;
+    two.enter(&second).await;
 
-    let came = ask(&two, &order, "1.65", 0).await.1;
-    assert_eq!(came, Reserved::Behind, "it only just came");
-    let (other, reserved) = ask(&two, &order, "1.64", 0).await;
-    assert!(seated(&reserved), "in another line nobody is ahead");
-    two.release(other, false).await.unwrap();
-    let waited_less = ask(&two, &order, "1.65", 40_000).await.1;
-    assert_eq!(waited_less, Reserved::Behind);
+    let newcomer = waiter("", "1.65");
+    let served = two
+        .serve(std::slice::from_ref(&newcomer), std::slice::from_ref(&seat))
+        .await;
+    assert_eq!((sessions(&served), served.elsewhere), (vec![], 1));
+    eventually_equal("its proxy is told", true, async || {
+        one.was_told_of(first.session)
+    })
+    .await;
+    assert_eq!(counts(&one.store, &seat.key).await, Some((1, 1)));
 
-    let (first, reserved) = ask(&one, &order, "1.65", 50_000).await;
-    assert!(seated(&reserved), "it came first");
-    one.release(first, false).await.unwrap();
-    let (second, reserved) = ask(&two, &order, "1.65", 0).await;
-    assert!(seated(&reserved), "nobody waits elsewhere any more");
-    two.release(second, false).await.unwrap();
+    let full = two.serve(&[], std::slice::from_ref(&seat)).await;
+    assert_eq!((full.granted.len(), full.elsewhere), (0, 0));
+    one.store.release(first.session, false).await.unwrap();
+    let served = one.serve(&[], std::slice::from_ref(&seat)).await;
+    assert_eq!(
+        served.elsewhere, 1,
+        "the newcomer came last, whatever its version"
+    );
+    eventually_equal("it is told", true, async || two.was_told_of(second.session)).await;
+    assert!(!two.was_told_of(newcomer.session));
 }
 
-/// A proxy may be ahead in line and unable to reach the worker that has the seat.
 #[tokio::test]
-async fn a_seat_that_those_ahead_leave_alone_is_not_kept_for_them() {
-    let (_redis, one, two, seat) = grid().await;
-    let order = [seat];
-    assert_eq!(ask(&one, &[], "1.65", 50_000).await.1, Reserved::Gone);
-    let behind = ask(&two, &order, "1.65", 10).await.1;
-    assert_eq!(behind, Reserved::Behind);
-    eventually("it gets the seat", async || {
-        // All the while the first one waits on, and does not want it.
-        ask(&one, &[], "1.65", 50_000).await;
-        let reserved = ask(&two, &order, "1.65", 10).await.1;
-        seated(&reserved).then_some(())
+async fn one_question_serves_several() {
+    let (_redis, mut one, mut two, seat) = grid().await;
+    let at_one: Vec<Waiter> = (0..5).map(|_| waiter("", "1.65")).collect();
+    let at_two: Vec<Waiter> = (0..5).map(|_| waiter("", "1.65")).collect();
+    one.serve(&at_one, &[]).await;
+    let seats = candidate(&seat.key, 8, None);
+    let served = two.serve(&at_two, &[seats]).await;
+    assert_eq!(served.elsewhere, 5);
+    let expected: Vec<SessionId> = at_two[..3].iter().map(|it| it.session).collect();
+    assert_eq!(sessions(&served), expected);
+    for waiter in &at_one {
+        eventually_equal("told", true, async || one.was_told_of(waiter.session)).await;
+    }
+}
+
+#[tokio::test]
+async fn who_left_whose_time_is_over_and_who_was_offered_the_worker_gets_nothing() {
+    let (_redis, mut one, mut two, seat) = grid().await;
+    let left = waiter("", "1.65");
+    let mut brief = waiter("", "1.65");
+    brief.left = Duration::from_millis(1);
+    let mut offered = waiter("", "1.65");
+    offered.offered = vec![key("other"), seat.key.clone()];
+    let other_version = waiter("", "1.64");
+    let last = waiter("", "1.65");
+    for waiter in [&left, &brief, &offered, &other_version, &last] {
+        one.enter(waiter).await;
+    }
+    one.store.release(left.session, true).await.unwrap();
+    let served = two.serve(&[], std::slice::from_ref(&seat)).await;
+    assert_eq!(served.elsewhere, 1);
+    eventually_equal("the last is first", true, async || {
+        one.was_told_of(last.session)
+    })
+    .await;
+    assert_eq!(one.told.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_place_is_kept_and_nobody_passes_it_by_coming_later() {
+    let (_redis, mut one, mut two, seat) = grid().await;
+    let mut first = waiter("", "1.65");
+    first.place = Some(one.enter(&first).await);
+    let second = waiter("", "1.65");
+    assert!(one.enter(&second).await > first.place.unwrap());
+    two.enter(&waiter("", "1.65")).await;
+    // It was given a seat that was of no use, and comes back as another session.
+    one.store.release(first.session, true).await.unwrap();
+    first.session = SessionId::random();
+    let served = one
+        .serve(std::slice::from_ref(&first), std::slice::from_ref(&seat))
+        .await;
+    assert_eq!(sessions(&served), [first.session]);
+}
+
+#[tokio::test]
+async fn a_proxy_that_falls_silent_holds_nobody_up_and_may_tell_anew() {
+    let (_redis, mut one, mut two, seat) = grid().await;
+    let (silent, other) = (waiter("", "1.65"), waiter("", "1.65"));
+    one.enter(&silent).await;
+    two.enter(&other).await;
+    eventually(
+        "the first proxy's client does not count any more",
+        async || {
+            two.serve(&[], &[]).await;
+            let asked = one.store.serve_line(Browser::Chromium, false, &[], &[]);
+            matches!(asked.await, Ok(Served::Unknown)).then_some(())
+        },
+    )
+    .await;
+    let served = two.serve(&[], std::slice::from_ref(&seat)).await;
+    assert_eq!(
+        (sessions(&served), served.elsewhere),
+        (vec![other.session], 0)
+    );
+    // It is there again.
+    two.store.release(other.session, true).await.unwrap();
+    one.anew = true;
+    let served = one
+        .serve(std::slice::from_ref(&silent), std::slice::from_ref(&seat))
+        .await;
+    assert_eq!(sessions(&served), [silent.session]);
+}
+
+#[tokio::test]
+async fn a_grant_whose_message_was_lost_is_told_to_who_tells_anew() {
+    let (_redis, mut one, mut two, seat) = grid().await;
+    let first = waiter("", "1.65");
+    one.enter(&first).await;
+    let served = two
+        .serve(&[waiter("", "1.65")], std::slice::from_ref(&seat))
+        .await;
+    assert_eq!(served.elsewhere, 1);
+    one.anew = true;
+    let served = one.serve(std::slice::from_ref(&first), &[]).await;
+    assert_eq!(sessions(&served), [first.session]);
+    assert_eq!(served.granted[0].worker, seat.key);
+    assert_eq!(counts(&one.store, &seat.key).await, Some((1, 1)), "once");
+}
+
+/// Whoever asks, the order is that of the pure turns.
+#[tokio::test]
+async fn the_turns_are_those_of_one_proxy() {
+    for seed in 0..6 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let (redis, one, two, _) = grid().await;
+        let mut proxies = [one, two, Proxy::start(&redis).await];
+        let worker = key("a");
+        let mut turns = Turns::default();
+        let mut waiting: HashMap<SessionId, (u64, Tenant, Option<Version>, usize)> = HashMap::new();
+        let (mut place, mut seated, mut order) = (0, Vec::new(), Vec::new());
+        for _ in 0..120 {
+            let at = random.random_range(0..proxies.len());
+            if random.random_bool(0.6) {
+                let (tenant, priority) = *TENANTS.choose(&mut random).unwrap();
+                let version = *["1.64", "1.65", ""].choose(&mut random).unwrap();
+                let waiter = waiter(tenant, version);
+                proxies[at].enter(&waiter).await;
+                turns.join(&waiter.tenant, priority, waiter.version, place);
+                let known = (place, waiter.tenant.clone(), waiter.version, at);
+                waiting.insert(waiter.session, known);
+                place += 1;
+                continue;
+            }
+            let fits = |version: Option<Version>, _| match version.map(|it| it.minor) {
+                Some(64) => Fit::NoneOfVersion,
+                _ => Fit::Yes,
+            };
+            let seat = candidate(&worker, seated.len() as u32 + 1, None);
+            let served = proxies[at].serve(&[], &[seat]).await;
+            let Some(expected) = turns.first(fits) else {
+                assert_eq!((served.granted.len(), served.elsewhere), (0, 0));
+                continue;
+            };
+            let (session, known) = waiting.iter().find(|(_, it)| it.0 == expected).unwrap();
+            let (session, (_, tenant, version, home)) = (*session, known.clone());
+            turns.serve(&tenant, version, expected);
+            waiting.remove(&session);
+            if home == at {
+                assert_eq!(sessions(&served), [session], "seed {seed}: {order:?}");
+            } else {
+                assert_eq!(served.elsewhere, 1, "seed {seed}: {order:?}");
+                eventually_equal("it is told", true, async || {
+                    proxies[home].was_told_of(session)
+                })
+                .await;
+            }
+            order.push(expected);
+            seated.push(session);
+        }
+        assert!(order.len() > 20, "{order:?}");
+    }
+}
+
+/// Whatever becomes of the clients, nothing of them is left.
+#[tokio::test]
+async fn nothing_is_left_of_a_line() {
+    let (redis, mut one, mut two, seat) = grid().await;
+    let clients: Vec<Waiter> = (0..20).map(|_| waiter("a", "1.65")).collect();
+    one.serve(&clients, std::slice::from_ref(&seat)).await;
+    two.enter(&waiter("b", "1.65")).await;
+    for client in &clients {
+        one.store.release(client.session, true).await.unwrap();
+    }
+    drop(two);
+    eventually("nobody waits and nobody is seated", async || {
+        one.serve(&[], std::slice::from_ref(&seat)).await;
+        let left: Vec<String> = query(&redis, &["KEYS", "playhouse:lane*"]);
+        let active = counts(&one.store, &seat.key)
+            .await
+            .map(|(active, _)| active);
+        (left.is_empty() && active == Some(0)).then_some(())
     })
     .await;
 }

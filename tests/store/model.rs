@@ -359,7 +359,6 @@ impl<G: Grid> World<G> {
                 let told: Vec<_> = counts.iter().map(|(worker, _)| worker.clone()).collect();
                 assert_eq!(told, there);
             }
-            Reserved::Behind => panic!("behind, and nobody waits"),
             Reserved::Seat { worker, .. } => panic!("a seat on {worker}, which is full"),
         }
     }

@@ -2,15 +2,20 @@
 //! after it.
 
 use super::keeper::{BATCH, millis};
+use super::link::Live;
 use super::scripts::SCRIPTS;
-use super::wire::SignOfLife;
+use super::wire::{LineAnswer, SignOfLife};
 use super::{Inner, MAX_CANDIDATES, RedisStore, inquiry, keys, upkeep, wire};
 use super::{deregister_call, register_call};
-use crate::model::{Counts, Reason, SessionId, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
+use crate::model::{
+    Browser, Counts, Reason, SessionId, Waiter, WorkerKey, WorkerRecord, WorkerStatus, unix_millis,
+};
 use crate::store::{
-    Answerer, Answers, Beat, Candidate, Event, Judge, Reserved, Store, StoreError, Turn, WorkerView,
+    Answerer, Answers, Beat, Candidate, Event, Granted, Grantee, Judge, Reserved, Served, Store,
+    StoreError, WorkerView,
 };
 use async_trait::async_trait;
+use redis::ScriptInvocation;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
@@ -20,6 +25,10 @@ use tokio::time::Instant;
 
 /// How long what proxies have of a tenant is kept without a word from any of them.
 const QUOTA_TTL: Duration = Duration::from_secs(60);
+
+/// How long a proxy's clients count as waiting since it last served a line: long enough for one that
+/// asks twice in a second on a busy machine, short enough that one that froze holds up nobody.
+const WAITS: Duration = Duration::from_secs(2);
 
 /// Makes good for a reservation whose future is dropped: what it may have taken is given back.
 struct Asking<'a> {
@@ -77,16 +86,39 @@ impl Store for RedisStore {
         session: SessionId,
         candidates: &[Candidate],
     ) -> Result<Reserved, StoreError> {
-        self.ask(session, candidates, None).await
+        self.ask(session, candidates).await
     }
 
-    async fn reserve_in_turn(
+    fn keeps_line(&self) -> bool {
+        true
+    }
+
+    async fn serve_line(
         &self,
-        session: SessionId,
+        browser: Browser,
+        anew: bool,
+        coming: &[Waiter],
         candidates: &[Candidate],
-        turn: &Turn,
-    ) -> Result<Reserved, StoreError> {
-        self.ask(session, candidates, Some(turn)).await
+    ) -> Result<Served, StoreError> {
+        let inner = &*self.inner;
+        for waiter in coming {
+            inner.ledger().wait(waiter.session);
+        }
+        let answer: LineAnswer = inner
+            .link
+            .script(|live| inner.line_call(live, browser, anew, coming, candidates))
+            .await?;
+        let mut served = wire::served(&answer)
+            .ok_or_else(|| StoreError::Refused("an answer that makes no sense".to_owned()))?;
+        if let Served::Line(line) = &mut served {
+            line.granted.retain(|granted| inner.granted(granted));
+        }
+        Ok(served)
+    }
+
+    fn grant_with(&self, grantee: Grantee) {
+        // The first one stays.
+        self.inner.grantee.set(grantee).ok();
     }
 
     async fn release(&self, session: SessionId, refund: bool) -> Result<(), StoreError> {
@@ -400,16 +432,11 @@ impl Store for RedisStore {
 }
 
 impl RedisStore {
-    /// A reservation, of somebody who minds the line or of somebody who does not.
     async fn ask(
         &self,
         session: SessionId,
         candidates: &[Candidate],
-        turn: Option<&Turn>,
     ) -> Result<Reserved, StoreError> {
-        let line = turn.map(|turn| keys::line(turn.browser, turn.version));
-        let line = line.unwrap_or_default();
-        let waited = turn.map_or(0, |turn| turn.waited.as_millis() as u64);
         let inner = &*self.inner;
         if !inner.ledger().ask(session) {
             self.tell_release(session).await?;
@@ -421,7 +448,7 @@ impl RedisStore {
             .link
             .script(|live| {
                 let mut call = inner.fenced(&SCRIPTS.reserve, live.epoch);
-                call.arg(session.to_string()).arg(&line).arg(waited);
+                call.arg(session.to_string());
                 for candidate in candidates {
                     call.key(keys::record(&candidate.key))
                         .arg(candidate.key.to_string())
@@ -457,6 +484,54 @@ impl RedisStore {
             .await?;
         inner.ledger().released([session]);
         Ok(())
+    }
+}
+
+impl Inner {
+    /// A session that waited has a seat. Returns whether it still wants it.
+    pub fn granted(&self, granted: &Granted) -> bool {
+        let mut ledger = self.ledger();
+        ledger.hear(&granted.worker, granted.counts);
+        let wanted = ledger.seated(granted.session, &granted.worker);
+        if !wanted {
+            // Released meanwhile, by somebody who did not wait.
+            self.outbox.notify_one();
+        }
+        wanted
+    }
+
+    fn line_call(
+        &self,
+        live: &Live,
+        browser: Browser,
+        anew: bool,
+        coming: &[Waiter],
+        candidates: &[Candidate],
+    ) -> ScriptInvocation<'static> {
+        let mut call = self.fenced(&SCRIPTS.line, live.epoch);
+        call.key(keys::waiting(&self.proxy))
+            .arg(browser.as_str())
+            .arg(u8::from(anew))
+            .arg(millis(WAITS))
+            .arg(coming.len());
+        for waiter in coming {
+            let offered: String = waiter.offered.iter().map(|it| format!("{it}\n")).collect();
+            call.arg(waiter.session.to_string())
+                .arg(&*waiter.tenant)
+                .arg(waiter.priority)
+                .arg(waiter.version.map_or(String::new(), |it| it.to_string()))
+                .arg(waiter.waited.as_micros() as u64)
+                .arg(waiter.left.as_millis() as u64)
+                .arg(waiter.place.map_or(String::new(), |it| it.to_string()))
+                .arg(offered);
+        }
+        for candidate in candidates.iter().take(MAX_CANDIDATES) {
+            call.key(keys::record(&candidate.key))
+                .arg(candidate.key.to_string())
+                .arg(candidate.max_active)
+                .arg(candidate.max_lifetime.map_or(-1, i64::from));
+        }
+        call
     }
 }
 

@@ -240,6 +240,13 @@ fn message(inner: &Inner, epoch: u64, channel: &str, payload: &str) {
             } else if let Some(event) = wire::event(payload) {
                 inner.heard(&event);
                 inner.tell(event);
+            } else if let Some((proxy, granted)) = wire::grant(payload) {
+                if proxy == inner.proxy
+                    && inner.granted(&granted)
+                    && let Some(grantee) = inner.grantee.get()
+                {
+                    grantee(granted);
+                }
             } else if let Some(word) = inquiry::word(payload) {
                 inner.inquiries.hear(word, &inner.proxy);
             }

@@ -4,7 +4,7 @@
 //! `redis-cli` rely on; the second is ours alone and lives under `playhouse:`. `docs/redis.md`
 //! says what each holds.
 
-use crate::model::{Browser, Version, WorkerKey};
+use crate::model::{Browser, WorkerKey};
 
 /// Prefix of a worker's record: `worker:{browser}:{id}`, a hash with a TTL.
 pub const WORKER: &str = "worker:";
@@ -36,12 +36,17 @@ pub const TURNS: &str = "playhouse:turns:";
 pub const RECYCLES: &str = "playhouse:recycles";
 /// Number of the grid's processes that kernels ended for want of memory.
 pub const OOM_KILLS: &str = "playhouse:oom_kills";
-/// Prefix of a line of waiting sessions: `playhouse:line:{line}`, a hash proxy -> when the first of
-/// its part of the line came, and until when that is believed.
+/// Prefix of the turns in a browser's line: `playhouse:line:{browser}`, a hash tenant -> when its next
+/// turn is due, which seat was its last, and its priority.
 pub const LINE: &str = "playhouse:line:";
-/// Prefix of the seats that are kept for those ahead in a line: `playhouse:offers:{line}`, a hash
-/// worker -> its counts, and since when it has had a seat with them.
-pub const OFFERS: &str = "playhouse:offers:";
+/// Prefix of a browser's lanes: `playhouse:lanes:{browser}`, a set of `{version}/{tenant}`.
+pub const LANES: &str = "playhouse:lanes:";
+/// Prefix of a lane: `playhouse:lane:{browser}/{version}/{tenant}`, a sorted set of those who wait,
+/// `{session} {proxy}`, by when they came.
+pub const LANE: &str = "playhouse:lane:";
+/// Prefix of a proxy's waiting clients: `playhouse:waiting:{proxy}`, a hash session -> until when it
+/// waits, its lane, and the workers it was offered. With a TTL: how it is known to wait at all.
+pub const WAITING: &str = "playhouse:waiting:";
 /// Sorted set of the workers that have a permit to warm a browser up -> when that is over at the
 /// latest.
 pub const WARMING: &str = "playhouse:warming";
@@ -77,7 +82,9 @@ pub fn lua_names() -> String {
         ("leases", LEASES),
         ("turns", TURNS),
         ("line", LINE),
-        ("offers", OFFERS),
+        ("lanes", LANES),
+        ("lane", LANE),
+        ("waiting", WAITING),
         ("revision", REVISION),
         ("events", EVENTS),
         ("reset", RESET),
@@ -109,15 +116,6 @@ pub fn turns(browser: Browser) -> String {
     format!("{TURNS}{browser}")
 }
 
-/// The name of the line of those who want this browser and version: `chromium/1.65`, or `chromium`
-/// of those to whom any version will do.
-pub fn line(browser: Browser, version: Option<Version>) -> String {
-    match version {
-        Some(version) => format!("{browser}/{version}"),
-        None => browser.to_string(),
-    }
-}
-
 /// The key that is there while this proxy lives.
 pub fn identity(proxy: &str) -> String {
     format!("{PROXY}{proxy}")
@@ -126,6 +124,11 @@ pub fn identity(proxy: &str) -> String {
 /// The hash of what this proxy holds.
 pub fn leases(proxy: &str) -> String {
     format!("{LEASES}{proxy}")
+}
+
+/// The hash of this proxy's waiting clients.
+pub fn waiting(proxy: &str) -> String {
+    format!("{WAITING}{proxy}")
 }
 
 /// The hash of what proxies have of this tenant's quota.

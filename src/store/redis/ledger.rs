@@ -28,6 +28,8 @@ pub struct Ledger {
 enum Seat {
     /// A reservation is under way.
     Asked,
+    /// It waits in the line that Redis keeps, and may get a seat at any time.
+    Waiting,
     Held {
         worker: WorkerKey,
         told: Told,
@@ -73,7 +75,12 @@ impl Ledger {
         true
     }
 
-    /// The reservation got a seat. `false` when the session was released in the meantime.
+    /// The session stands in line from here on.
+    pub fn wait(&mut self, session: SessionId) {
+        self.seats.entry(session).or_insert(Seat::Waiting);
+    }
+
+    /// The session got a seat. `false` when the session was released in the meantime.
     pub fn seated(&mut self, session: SessionId, worker: &WorkerKey) -> bool {
         if !self.seats.contains_key(&session) {
             self.releases.insert(session, true);
@@ -244,7 +251,8 @@ impl Ledger {
             let ours = self.seats.get(session).is_some_and(|seat| match seat {
                 // On a new connection an old reservation can no longer take effect.
                 Seat::Asked => !quiet,
-                Seat::Held { .. } => true,
+                // The next question that tells anew who waits is told of the seat.
+                Seat::Waiting | Seat::Held { .. } => true,
             });
             if ours || self.releases.contains_key(session) {
                 continue;

@@ -20,7 +20,7 @@ mod scripts;
 mod upkeep;
 mod wire;
 
-use super::{Event, StoreError};
+use super::{Event, Grantee, StoreError};
 use crate::config::StoreConfig;
 use crate::model::{SessionId, WorkerKey};
 use inquiry::{Inquiries, Question};
@@ -30,7 +30,7 @@ use link::{Link, Live};
 use redis::{Client, IntoConnectionInfo, ProtocolVersion, RedisResult, Script, ScriptInvocation};
 use scripts::SCRIPTS;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::task::JoinSet;
@@ -40,8 +40,8 @@ use tokio::time::Instant;
 const EVENT_BACKLOG: usize = 16 * 1024;
 /// How long a process that ends may take to say so.
 const BYE_TIMEOUT: Duration = Duration::from_millis(500);
-/// Most candidates of one reservation that Redis is asked about.
-pub const MAX_CANDIDATES: usize = 8;
+/// Most candidates that Redis is asked about in one call.
+pub const MAX_CANDIDATES: usize = 32;
 
 /// What this process is to the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +79,8 @@ struct Inner {
     outbox: Notify,
     events: broadcast::Sender<Event>,
     inquiries: Inquiries,
+    /// Hears of seats that others give to sessions of this proxy.
+    grantee: OnceLock<Grantee>,
     epoch: AtomicU64,
     reachable: AtomicBool,
     said_away: AtomicBool,
@@ -189,6 +191,7 @@ impl Inner {
             outbox: Notify::new(),
             events: broadcast::channel(EVENT_BACKLOG).0,
             inquiries,
+            grantee: OnceLock::new(),
             epoch: AtomicU64::new(0),
             reachable: AtomicBool::new(false),
             said_away: AtomicBool::new(false),

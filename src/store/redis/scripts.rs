@@ -42,6 +42,7 @@ scripts!(
     heartbeat,
     hello,
     index,
+    line,
     reap,
     recycle,
     recycle_in_turn,

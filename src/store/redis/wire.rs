@@ -2,7 +2,7 @@
 //! of the events channel, the answers of scripts. Pure.
 
 use crate::model::{Counts, SessionId, WorkerKey, WorkerRecord, WorkerStatus};
-use crate::store::{Event, Reserved, WorkerView};
+use crate::store::{Event, Granted, LineServed, Reserved, Served, WorkerView};
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -122,7 +122,6 @@ pub fn reserved(answer: &[String]) -> Option<Reserved> {
     let (verb, rest) = answer.split_first()?;
     match (verb.as_str(), rest) {
         ("gone", []) => Some(Reserved::Gone),
-        ("behind", []) => Some(Reserved::Behind),
         ("seat", [worker, active, lifetime, revision]) => Some(Reserved::Seat {
             worker: worker.parse().ok()?,
             counts: counts(active, lifetime, revision)?,
@@ -137,6 +136,58 @@ pub fn reserved(answer: &[String]) -> Option<Reserved> {
         }
         _ => None,
     }
+}
+
+/// The answer of `line.lua`.
+pub type LineAnswer = (String, Vec<String>, Vec<String>, Vec<String>, String, usize);
+
+/// Reads it.
+pub fn served(answer: &LineAnswer) -> Option<Served> {
+    let (verb, places, grants, looked_at, revision, elsewhere) = answer;
+    if verb == "unknown" {
+        return Some(Served::Unknown);
+    }
+    let place = |it: &[String]| Some((it[0].parse().ok()?, it[1].parse().ok()?));
+    let grant = |it: &[String]| {
+        Some(Granted {
+            session: it[0].parse().ok()?,
+            worker: it[1].parse().ok()?,
+            counts: counts(&it[2], &it[3], &it[4])?,
+        })
+    };
+    let looked = |it: &[String]| {
+        let worker: WorkerKey = it[0].parse().ok()?;
+        let gone = it[1].starts_with('-');
+        Some((
+            worker,
+            (!gone).then(|| counts(&it[1], &it[2], revision)).flatten(),
+        ))
+    };
+    Some(Served::Line(LineServed {
+        places: places.chunks_exact(2).map(place).collect::<Option<_>>()?,
+        granted: grants.chunks_exact(5).map(grant).collect::<Option<_>>()?,
+        looked_at: looked_at
+            .chunks_exact(3)
+            .map(looked)
+            .collect::<Option<_>>()?,
+        elsewhere: *elsewhere,
+    }))
+}
+
+/// Reads the message that a session of some proxy got a seat: the proxy's name, and the seat.
+pub fn grant(message: &str) -> Option<(&str, Granted)> {
+    let mut parts = message.strip_prefix("s ")?.splitn(3, ' ');
+    let (proxy, session) = (parts.next()?, parts.next()?.parse().ok()?);
+    let (counts, worker) = leading_counts(parts.next()?)?;
+    let worker = worker.parse().ok()?;
+    Some((
+        proxy,
+        Granted {
+            session,
+            worker,
+            counts,
+        },
+    ))
 }
 
 fn counts(active: &str, lifetime: &str, revision: &str) -> Option<Counts> {
@@ -221,6 +272,17 @@ mod tests {
         );
         assert_eq!(address("addr=[::1]:55").as_deref(), Some("::1"));
         assert_eq!(address("addr=/run/redis.sock:0"), None);
+    }
+
+    #[test]
+    fn a_grant_names_its_proxy_and_what_was_given() {
+        let (proxy, granted) = grant("s p1 000000000000002a 3 7 99 chromium:a:b").unwrap();
+        assert_eq!(proxy, "p1");
+        assert_eq!(granted.session.to_string(), "000000000000002a");
+        assert_eq!(granted.worker, WorkerKey::new(Browser::Chromium, "a:b"));
+        assert_eq!((granted.counts.active, granted.counts.revision), (3, 99));
+        assert_eq!(grant("s p1 000000000000002a 3 7"), None);
+        assert_eq!(grant("c 1 2 3 chromium:a"), None);
     }
 
     #[test]

@@ -6,6 +6,6 @@
 -- Atomic because a proxy without leases must not vanish from the set while it gets one.
 
 if fenced(ARGV[1], ARGV[2]) then return 0 end
-call('DEL', KEYS[1])
+call('DEL', KEYS[1], K.waiting .. ARGV[1])
 if call('EXISTS', KEYS[2]) == 0 then call('SREM', K.proxies, ARGV[1]) end
 return 1

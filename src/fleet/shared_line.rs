@@ -1,0 +1,158 @@
+//! The line of a store that keeps it for all proxies: one question takes in those who come and gives
+//! seats to the first of the whole grid, several at once.
+
+use super::seating::Grant;
+use super::{Fleet, policy};
+use crate::metrics::ObserveTime;
+use crate::model::{Browser, SessionId, WorkerKey};
+use crate::selection::Wanted;
+use crate::store::{Candidate, Granted, LineServed, Served, StoreError};
+use rand::seq::index::sample;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Clients that the store is told of in one question.
+const COMING: usize = 100;
+/// Candidates of one question: as many as clients wait, within these bounds.
+const CANDIDATES: (usize, usize) = (8, 32);
+/// Among so many times as many of the best are the candidates chosen, after others were faster.
+const SPREAD: usize = 4;
+
+impl Fleet {
+    /// Asks the store for seats until nobody has come since, and it has been asked of every worker
+    /// that has a seat as far as is known here. `unasked` says that there was no reason to look:
+    /// then it is told that this proxy's clients still wait.
+    ///
+    /// `anew` is kept between calls: whether the store has to be told of all who wait.
+    pub(super) async fn serve_shared(
+        self: &Arc<Self>,
+        browser: Browser,
+        anew: &mut bool,
+        mut unasked: bool,
+    ) {
+        // Workers that were asked for a seat in vain, and whether others were faster there.
+        let (mut in_vain, mut crowded) = (Vec::new(), false);
+        loop {
+            if *anew {
+                self.queue.unentered(browser);
+            }
+            let coming = self.queue.entering(browser, COMING, || {
+                let session = SessionId::random();
+                (session, self.releaser.seat(session))
+            });
+            if !coming.is_empty() {
+                in_vain.clear();
+            }
+            let begun = Instant::now();
+            let candidates = self.candidates(browser, &in_vain, crowded);
+            self.metrics.phases.select.observe_time(begun.elapsed());
+            if coming.is_empty() && candidates.is_empty() && !unasked {
+                return;
+            }
+            unasked = false;
+            let begun = Instant::now();
+            let asked = self.store.serve_line(browser, *anew, &coming, &candidates);
+            let served = asked.await;
+            let took = begun.elapsed();
+            self.metrics.phases.reserve.observe_time(took);
+            self.metrics.store_reserve.observe_time(took);
+            match served {
+                Ok(Served::Unknown) => *anew = true,
+                Ok(Served::Line(served)) => {
+                    *anew = false;
+                    let given = served.granted.len() + served.elsewhere;
+                    crowded = given < candidates.len().min(self.queue.depth(browser));
+                    if given == 0 {
+                        in_vain.extend(candidates.into_iter().map(|candidate| candidate.key));
+                    }
+                    self.take_in_line(served);
+                }
+                Err(error) => {
+                    log::debug!(browser:%, error:%; "the line was not served");
+                    // Nobody knows what became of them: they wait on under other names.
+                    self.queue.drop_claims(browser);
+                    *anew = true;
+                    if matches!(error, StoreError::Away(_)) {
+                        self.serve(browser, true).await;
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    fn take_in_line(self: &Arc<Self>, served: LineServed) {
+        for (session, place) in served.places {
+            self.queue.placed(session, place);
+        }
+        for (worker, counts) in served.looked_at {
+            match counts {
+                Some(counts) => self.count(&worker, counts),
+                None => self.no_longer_open(&worker),
+            }
+        }
+        for granted in served.granted {
+            self.grant(granted);
+        }
+    }
+
+    /// The store gave one of those who wait here a seat.
+    pub(super) fn grant(self: &Arc<Self>, granted: Granted) {
+        let Granted {
+            session,
+            worker,
+            counts,
+        } = granted;
+        let Some((place, mut seat)) = self.queue.take_claim(session) else {
+            // It left, and its seat's drop has told the store.
+            return;
+        };
+        seat.taken(worker.clone());
+        self.count(&worker, counts);
+        self.order_recycle_at_limit(&worker, counts, &policy(&self.config));
+        match self.target(&worker) {
+            Some(target) => self.queue.grant(place, worker, Grant { seat, target }),
+            // Another proxy knows it already, or this one does not any more.
+            None => {
+                drop(seat);
+                self.queue.decline(place, worker.clone());
+                self.queue.wake(worker.browser);
+            }
+        }
+    }
+
+    /// The best workers with a seat for those who wait here, of whichever version; `crowded` says
+    /// that other proxies are after the very best too.
+    fn candidates(&self, browser: Browser, except: &[WorkerKey], crowded: bool) -> Vec<Candidate> {
+        let policy = policy(&self.config);
+        let waiting = self.queue.waiting().into_iter();
+        let mut best: Vec<Candidate> = Vec::new();
+        for (wanted, clients) in waiting.filter(|(wanted, _)| wanted.browser == browser) {
+            let wish = clients.clamp(CANDIDATES.0, CANDIDATES.1);
+            for candidate in self.some_of_the_best(&wanted, except, wish, crowded, &policy) {
+                if best.len() < CANDIDATES.1 && !best.contains(&candidate) {
+                    best.push(candidate);
+                }
+            }
+        }
+        best
+    }
+
+    fn some_of_the_best(
+        &self,
+        wanted: &Wanted,
+        except: &[WorkerKey],
+        wish: usize,
+        crowded: bool,
+        policy: &crate::selection::Policy,
+    ) -> Vec<Candidate> {
+        if !crowded {
+            return self.best(wanted, except, wish, policy);
+        }
+        let best = self.best(wanted, except, wish * SPREAD, policy);
+        let mut chosen = sample(&mut rand::rng(), best.len(), wish.min(best.len())).into_vec();
+        // Still in order: the best of them first.
+        chosen.sort_unstable();
+        chosen.into_iter().map(|n| best[n].clone()).collect()
+    }
+}

@@ -1,0 +1,253 @@
+-- Serves the line of a browser, which is one for all proxies: takes in those who come, and gives
+-- the candidates' free seats to those who are first in turn, at whichever proxy they wait.
+--
+-- KEYS  1: the proxy's identity, 2: its leases, 3: its waiting clients, then each candidate's record
+-- ARGV  1: proxy, 2: epoch, 3: browser, 4: 1 if the proxy begins to tell anew who waits, 5: for how
+--       long they count as waiting without another call, in ms, 6: how many clients follow; then for
+--       each: session, tenant, priority, version (empty: any), how long it has waited in us, how
+--       long it goes on waiting in ms, its place (empty: none yet), the workers it was offered, each
+--       ended by a newline; then for each candidate: worker, most active, most lifetime (-1: no limit)
+-- Returns {'unknown', ...} if the proxy has to tell anew who waits, or {'line', places, grants,
+--       counts, revision, elsewhere}: session, place of those who came; session, worker, active,
+--       lifetime, revision of those of this proxy who got a seat; worker, active, lifetime (-1: it
+--       is gone) of the candidates that were looked at; how many of other proxies got one; FENCED
+-- Atomic because places, turns, limits and leases have to agree: two proxies that serve one line at
+--       once must not give one seat twice, nor out of turn.
+-- Cost: some commands for each seat and each candidate that is looked at, and one for each tenant and
+--       version that is waited for, however many wait and however many workers there are.
+--
+-- A client waits in a sorted set for its version and tenant, by its place: when it came, in us of
+-- this clock. Whether that still holds is said by its proxy's hash of waiting clients, which a
+-- proxy that falls silent lets expire: 'until when, name of the set, newline, workers offered'.
+-- A seat for a client of another proxy is leased to that proxy, which is told. When the message
+-- is lost with its connection, the proxy tells anew who waits and is told of the lease.
+-- The turns are those of admission/turns.rs.
+
+local STRIDE = 1000000
+-- Seats that are given in one call: a millisecond or two of everybody's time.
+local MOST = 64
+-- How long turns are remembered that nobody waits for, in ms.
+local REMEMBERED = 600000
+
+local proxy, epoch, browser, ttl = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[5])
+if fenced(proxy, epoch) then return FENCED end
+
+local waiting, lanes_key, turns_key = KEYS[3], K.lanes .. browser, K.line .. browser
+local told, last_place = '@' .. browser, '#' .. browser
+if ARGV[4] == '1' then
+  call('HSET', waiting, told, epoch)
+elseif call('HGET', waiting, told) ~= epoch then
+  return { 'unknown', {}, {}, {}, 0, 0 }
+end
+call('PEXPIRE', waiting, ttl)
+
+local clock = call('TIME')
+local micros, time = clock[1] * 1000000 + clock[2], now()
+
+-- The turns: of each tenant when its next one is due, which seat was its last, and its priority.
+local tenants, changed = {}, {}
+local served, seats = 0, 0
+local flat = call('HGETALL', turns_key)
+for i = 1, #flat, 2 do
+  if flat[i] == 'served' then
+    local a, b = flat[i + 1]:match('^(%d+) (%d+)$')
+    served, seats = tonumber(a) or 0, tonumber(b) or 0
+  else
+    local due, last, priority = flat[i + 1]:match('^(%d+) (%d+) (%d+)$')
+    tenants[flat[i]:sub(2)] = { due = tonumber(due) or 0, last = tonumber(last) or 0, priority = tonumber(priority) or 1 }
+  end
+end
+
+local function of(tenant)
+  if not tenants[tenant] then tenants[tenant] = { due = 0, last = 0, priority = 1 } end
+  return tenants[tenant]
+end
+
+-- The lanes of the line: those of one tenant who want one version.
+local lanes, named, own, known = {}, {}, {}, {}
+local function lane_of(name)
+  if not named[name] then
+    local version, tenant = name:match('^([^/]*)/(.*)$')
+    local key = K.lane .. browser .. '/' .. name
+    named[name] = { name = name, key = key, version = version, tenant = tenant, line = {}, at = 1 }
+    lanes[#lanes + 1] = named[name]
+  end
+  return named[name]
+end
+
+-- Those who come.
+local places, grants, counts, elsewhere = {}, {}, {}, 0
+local function granted(session, worker, a, l, revision)
+  for _, value in ipairs({ session, worker, a, l, revision }) do grants[#grants + 1] = value end
+end
+
+local last = tonumber(call('HGET', waiting, last_place) or 0) or 0
+local i = 7
+for _ = 1, tonumber(ARGV[6]) do
+  local session, tenant, priority, version, waited, left, place, offered = unpack(ARGV, i, i + 7)
+  i = i + 8
+  local held = call('HGET', KEYS[2], session)
+  if held and on_the_books(held) then
+    -- It got a seat, and the message is lost.
+    granted(session, held, count(K.active, held), count(K.lifetime, held), call('GET', K.revision))
+  else
+    if held then give_back(proxy, session, false) end
+    if place == '' then
+      place = math.max(micros - tonumber(waited), last + 1)
+      last = place
+      places[#places + 1] = session
+      places[#places + 1] = string.format('%.0f', place)
+    end
+    local lane = lane_of(version .. '/' .. tenant)
+    local entry = { session = session, proxy = proxy, place = tonumber(place), lane = lane, left = tonumber(left), offered = '\n' .. offered, valid = true }
+    own[#own + 1], known[session] = entry, true
+    lane.line[#lane.line + 1] = entry
+    if of(tenant).priority ~= tonumber(priority) then
+      of(tenant).priority = math.max(tonumber(priority), 1)
+      changed[tenant] = true
+    end
+  end
+end
+if #places > 0 then call('HSET', waiting, last_place, string.format('%.0f', last)) end
+
+-- Those who wait, as many of each lane as could be served.
+local remaining = #own
+if i <= #ARGV then
+  for _, name in ipairs(call('SMEMBERS', lanes_key)) do
+    local lane = lane_of(name)
+    local found = call('ZRANGE', lane.key, 0, MOST - 1, 'WITHSCORES')
+    if #found == 0 then call('SREM', lanes_key, name) end
+    for j = 1, #found, 2 do
+      local session, at = found[j]:match('^(%S+) (%S+)$')
+      if not known[session] then
+        lane.line[#lane.line + 1] = { session = session, proxy = at, place = tonumber(found[j + 1]), lane = lane, member = found[j] }
+        remaining = remaining + 1
+      end
+    end
+  end
+  for _, lane in ipairs(lanes) do
+    table.sort(lane.line, function(a, b)
+      if a.place ~= b.place then return a.place < b.place end
+      return a.session < b.session
+    end)
+  end
+end
+
+local alive_proxies = {}
+local function is_alive(other)
+  if alive_proxies[other] == nil then alive_proxies[other] = call('EXISTS', K.proxy .. other) == 1 end
+  return alive_proxies[other]
+end
+
+-- Whether somebody found in a lane really waits there; who does not is removed.
+local function waits(entry)
+  if entry.valid == nil then
+    local value = call('HGET', K.waiting .. entry.proxy, entry.session) or ''
+    local deadline, _, offered = value:match('^(%d+) ([^\n]*)\n(.*)$')
+    entry.valid = deadline ~= nil and tonumber(deadline) > time and is_alive(entry.proxy)
+    entry.offered = '\n' .. (offered or '')
+    if not entry.valid then
+      call('ZREM', entry.lane.key, entry.member)
+      if value ~= '' then call('HDEL', K.waiting .. entry.proxy, entry.session) end
+    end
+  end
+  return entry.valid
+end
+
+local function first_of(lane, worker)
+  local line = lane.line
+  while line[lane.at] and (line[lane.at].done or not waits(line[lane.at])) do
+    lane.at = lane.at + 1
+  end
+  for j = lane.at, #line do
+    local entry = line[j]
+    if not entry.done and waits(entry) and not entry.offered:find('\n' .. worker .. '\n', 1, true) then
+      return entry
+    end
+  end
+end
+
+-- Who is first in turn of those whom this seat fits.
+local function next_for(worker, version)
+  local best, best_due, best_last
+  for _, lane in ipairs(lanes) do
+    if lane.version == '' or version == '' or lane.version == version then
+      local entry = first_of(lane, worker)
+      if entry then
+        local tenant = of(lane.tenant)
+        local due = math.max(tenant.due, served)
+        if not best or due < best_due or (due == best_due and
+            (tenant.last < best_last or (tenant.last == best_last and entry.place < best.place))) then
+          best, best_due, best_last = entry, due, tenant.last
+        end
+      end
+    end
+  end
+  return best
+end
+
+local function give(entry, worker)
+  entry.done = true
+  if entry.member then
+    call('ZREM', entry.lane.key, entry.member)
+    call('HDEL', K.waiting .. entry.proxy, entry.session)
+  end
+  call('HSET', K.leases .. entry.proxy, entry.session, worker)
+  call('HSET', K.seats .. worker, entry.session, entry.proxy)
+  local a, l, revision = change(worker, 1, 1)
+  local tenant = of(entry.lane.tenant)
+  seats = seats + 1
+  served = math.max(tenant.due, served)
+  tenant.due, tenant.last = served + math.floor(STRIDE / tenant.priority), seats
+  changed[entry.lane.tenant] = true
+  if entry.proxy == proxy then
+    granted(entry.session, worker, a, l, revision)
+  else
+    elsewhere = elsewhere + 1
+    call('PUBLISH', K.events, table.concat({ 's', entry.proxy, entry.session, a, l, revision, worker }, ' '))
+  end
+  return a, l
+end
+
+local given, record = 0, 4
+while i <= #ARGV and remaining > 0 and given < MOST do
+  local worker, most_active, most_lifetime = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
+  local found = call('HMGET', KEYS[record], 'status', 'playwrightVersion')
+  local a, l = -1, -1
+  if found[1] == 'available' and alive(KEYS[record]) then
+    a, l = count(K.active, worker), count(K.lifetime, worker)
+    while given < MOST and a < most_active and (most_lifetime < 0 or l < most_lifetime) do
+      local entry = next_for(worker, found[2] or '')
+      if not entry then break end
+      a, l = give(entry, worker)
+      given, remaining = given + 1, remaining - 1
+    end
+  end
+  for _, value in ipairs({ worker, a, l }) do counts[#counts + 1] = value end
+  i, record = i + 3, record + 1
+end
+
+-- Those who came and wait on.
+local function keep(key, ms)
+  if call('PTTL', key) < ms then call('PEXPIRE', key, ms) end
+end
+for _, entry in ipairs(own) do
+  if not entry.done then
+    local lane = entry.lane
+    local value = string.format('%.0f %s/%s', time + entry.left, browser, lane.name) .. entry.offered
+    call('HSET', waiting, entry.session, value)
+    call('ZADD', lane.key, string.format('%.0f', entry.place), entry.session .. ' ' .. proxy)
+    call('SADD', lanes_key, lane.name)
+    keep(lane.key, entry.left + 1000)
+    keep(lanes_key, entry.left + 1000)
+  end
+end
+
+for tenant in pairs(changed) do
+  local turn = tenants[tenant]
+  call('HSET', turns_key, ':' .. tenant, string.format('%.0f %.0f %.0f', turn.due, turn.last, turn.priority))
+end
+if given > 0 then call('HSET', turns_key, 'served', string.format('%.0f %.0f', served, seats)) end
+if next(changed) then call('PEXPIRE', turns_key, REMEMBERED) end
+
+return { 'line', places, grants, counts, call('GET', K.revision) or '0', elsewhere }
