@@ -36,6 +36,7 @@ pub enum Fit {
 /// The line of one browser.
 #[derive(Debug, Default)]
 pub struct Turns {
+    /// Those who have ever waited: names of tokens, so never more than are configured.
     tenants: HashMap<Tenant, OfTenant>,
     /// When the turn that was served last was due.
     served: u64,
@@ -61,11 +62,6 @@ impl OfTenant {
 
     fn stride(&self) -> u64 {
         STRIDE / u64::from(self.priority)
-    }
-
-    fn oldest(&self) -> Option<Place> {
-        let firsts = self.waiting.values().filter_map(BTreeSet::first);
-        firsts.min().copied()
     }
 
     /// The first of its clients whom a seat fits.
@@ -102,10 +98,12 @@ impl Turns {
     /// The client who is first among those whom a free seat fits. Stays the same until somebody
     /// comes, leaves or is served.
     pub fn first(&self, mut fits: impl FnMut(Option<Version>, Place) -> Fit) -> Option<Place> {
-        let waiting = self.tenants.values().filter(|of| !of.waiting.is_empty());
-        let mut in_turn: Vec<&OfTenant> = waiting.collect();
-        in_turn.sort_by_key(|of| (of.due.max(self.served), of.last, of.oldest()));
-        in_turn.into_iter().find_map(|of| of.first(&mut fits))
+        let first_of = |of: &OfTenant| {
+            let place = of.first(&mut fits)?;
+            Some((of.due.max(self.served), of.last, place))
+        };
+        let first = self.tenants.values().filter_map(first_of).min()?;
+        Some(first.2)
     }
 
     /// A client got a seat: it leaves the line, and its tenant has had a turn.
@@ -139,10 +137,6 @@ impl Turns {
                 of.waiting.remove(&version);
             }
         }
-        // A tenant whose next turn is due later than others' has to be remembered until then.
-        let served = self.served;
-        self.tenants
-            .retain(|_, of| !of.waiting.is_empty() || of.due > served);
     }
 
     /// The tenants with somebody waiting: how many clients, and the priority.

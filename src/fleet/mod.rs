@@ -131,10 +131,10 @@ impl Fleet {
     ) -> Arc<Fleet> {
         let index = SharedIndex::new(policy(&config));
         let discovery = Box::new(Discovery(index.clone()));
-        Arc::new_cyclic(|fleet| {
+        Arc::new_cyclic(|fleet: &Weak<Fleet>| {
             let grantee = fleet.clone();
             store.grant_with(Box::new(move |granted| {
-                if let Some(fleet) = Weak::upgrade(&grantee) {
+                if let Some(fleet) = grantee.upgrade() {
                     fleet.grant(granted);
                 }
             }));
