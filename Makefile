@@ -14,7 +14,7 @@ SILENCE_SECONDS ?= 60
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup lint bench capacity recycles soak storm idle fuzz containers clean
+.PHONY: help run test setup lint bench overload capacity recycles soak storm idle fuzz containers clean
 
 help: ## list the targets
 	@echo "usage: make TARGET"
@@ -42,6 +42,11 @@ bench: ## what a session costs, beside HAProxy and nginx (ARGS="--only connects 
 	@scripts/setup.sh run
 	$(CARGO) bench --locked --bench datapath -- --output benches/results/datapath.txt $(ARGS)
 	$(CARGO) bench --locked --bench selection --bench frames -- --warm-up-time 0.5 --measurement-time 1
+
+overload: ## more clients than seats, and what comes after; a million steps of the line: benches/results/overload.txt
+	@scripts/setup.sh test
+	LINE_STEPS=500000 $(CARGO) test --locked --release --lib -- admission::line
+	$(CARGO) bench --locked --bench overload -- --output benches/results/overload.txt
 
 capacity: ## seats of a worker that recycles, by policy, with real browsers: docs/capacity.svg
 	@scripts/setup.sh test

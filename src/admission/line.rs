@@ -2,10 +2,10 @@
 //! dialling, and then seated or refused. Pure: it is handed the time, and told what became of
 //! questions for seats and of dials; it neither waits, wakes nor asks anybody.
 //!
-//! A client has two budgets: `queue.timeout` to wait, and twice `selection.dial_timeout` to dial. The
-//! first stands still while it dials, so that both together are the time in which it has its answer.
-//! It leaves the line with the grant: no time that is left for waiting ends a dial, and those behind
-//! it go on meanwhile. A dial that failed brings it back to its old place.
+//! A client waits for `queue.timeout`, and its dials take no more than twice `selection.dial_timeout`:
+//! both together are the time in which it has its answer. It leaves the line with the grant: its
+//! time to wait ends no dial, and those behind it go on meanwhile. A dial that failed brings it back
+//! to its old place, for the rest of its time, and for a look at the other seats in any case.
 //!
 //! Beyond saturation the line stays first come first served. Clients do not try again by
 //! themselves, a seat is used by whomever it is given to (with time to dial in any case), and so
@@ -30,7 +30,7 @@ pub struct Wish {
     pub priority: u32,
 }
 
-/// A client's two budgets, as configured when it came.
+/// How long a client waits and dials, as configured when it came.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     /// `queue.timeout`.
@@ -75,7 +75,7 @@ struct Client {
     wish: Wish,
     stage: Stage,
     came: Instant,
-    /// Until when it waits; moves on by what its dials take.
+    /// Until when it waits.
     waits_until: Instant,
     /// When it has its answer at the latest.
     answered_by: Instant,
@@ -296,7 +296,7 @@ impl Line {
         client.dial_budget = client.dial_budget.saturating_sub(took);
         // Granted at the last moment, it has a look at the other seats all the same.
         let grace = client.dial / 8;
-        client.waits_until = (client.waits_until + took).max(now + grace);
+        client.waits_until = client.waits_until.max(now + grace);
         let turns = &mut self.turns[client.wish.wanted.browser as usize];
         turns.refund(&client.wish.tenant);
         let may_dial = client.dials < MAX_WORKERS && client.dial_budget >= client.least_dial();

@@ -1,10 +1,11 @@
 //! More clients than seats: they wait in order, and are told when it was in vain.
 
 use crate::support::{
-    Behaviour, Connected, Driver, FakePlaywright, Grid, Language, eventually_equal,
+    Behaviour, Connected, Driver, FakePlaywright, Grid, Language, eventually, eventually_equal,
 };
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::task::JoinSet;
 
 /// Longer than any test waits.
 const FOR_EVER: Duration = Duration::from_secs(600);
@@ -163,5 +164,148 @@ async fn a_worker_that_cannot_be_dialled_costs_its_client_nothing() {
     for session in sessions {
         session.close().await;
     }
+    grid.idle().await;
+}
+
+/// A line must not be served one handshake after the other.
+#[tokio::test]
+async fn those_who_wait_are_dialled_for_at_once() {
+    let fake = FakePlaywright::start().await;
+    let grid = Grid::new()
+        .fakes(&[&fake])
+        .capacity(5)
+        .queue_timeout(FOR_EVER)
+        .config("selection: { dial_timeout: 60s }")
+        .start()
+        .await;
+    let mut seated = Vec::new();
+    for _ in 0..5 {
+        seated.push(grid.connect().await);
+    }
+    let mut waiting = JoinSet::new();
+    for _ in 0..5 {
+        waiting.spawn(grid.dial().connect());
+    }
+    grid.queued(5).await;
+    fake.behave(Behaviour::HangAtUpgrades);
+    for session in seated {
+        session.close().await;
+    }
+    eventually_equal("dials at once", 10, async || fake.upgrades()).await;
+    grid.queued(0).await;
+    assert_eq!(fake.open(), 0, "none of them was answered");
+    waiting.shutdown().await;
+    grid.idle().await;
+}
+
+#[tokio::test]
+async fn a_grant_is_not_cut_by_the_time_for_waiting() {
+    let fake = FakePlaywright::start().await;
+    let grid = Grid::new()
+        .fakes(&[&fake])
+        .capacity(1)
+        .config("queue: { timeout: 3s }\nselection: { dial_timeout: 60s }")
+        .start()
+        .await;
+    let seated = grid.connect().await;
+    let late = tokio::spawn(grid.dial().connect());
+    grid.queued(1).await;
+    // Longer than it may wait.
+    fake.behave(Behaviour::Slow(Duration::from_secs(4)));
+    seated.close().await;
+    let mut late = late.await.unwrap().ok().unwrap();
+    late.echo("it was worth the wait").await;
+    late.close().await;
+    grid.idle().await;
+}
+
+#[tokio::test]
+async fn workers_that_hang_at_upgrades_cost_time_and_no_session() {
+    let fakes = [
+        FakePlaywright::start().await,
+        FakePlaywright::start().await,
+        FakePlaywright::start().await,
+    ];
+    let grid = Grid::new()
+        .fakes(&fakes.each_ref())
+        .config("selection: { dial_timeout: 2s }")
+        .start()
+        .await;
+    // Whichever it is that a client is offered first and second.
+    fakes
+        .iter()
+        .for_each(|fake| fake.behave(Behaviour::HangAtUpgrades));
+    let client = tokio::spawn(grid.dial().connect());
+    eventually("two workers are dialled in vain", async || {
+        let untried = fakes.iter().filter(|fake| fake.upgrades() == 0);
+        let untried: Vec<&FakePlaywright> = untried.collect();
+        let [last] = untried[..] else { return None };
+        last.behave(Behaviour::Serve);
+        Some(())
+    })
+    .await;
+    let mut session = client.await.unwrap().ok().unwrap();
+    session.echo("the third one").await;
+    session.close().await;
+    grid.idle().await;
+}
+
+/// Versions do not make lines of their own: who names another one passes nobody.
+#[tokio::test]
+async fn whoever_came_first_is_seated_first_whatever_the_version() {
+    let fake = FakePlaywright::start().await;
+    let grid = Grid::new()
+        .fakes(&[&fake])
+        .capacity(1)
+        .queue_timeout(FOR_EVER)
+        .start()
+        .await;
+    let seated = grid.connect().await;
+    let order: Arc<Mutex<Vec<usize>>> = Arc::default();
+    let mut clients = JoinSet::new();
+    for (n, version) in ["1.65.1", "1.65.0", "1.66.0", "1.64.0", "1.65.1"]
+        .into_iter()
+        .enumerate()
+    {
+        let (dial, order) = (grid.dial().playwright(version), Arc::clone(&order));
+        clients.spawn(async move {
+            let connected = dial.connect().await.ok().unwrap();
+            order.lock().unwrap().push(n);
+            connected.close().await;
+        });
+        grid.queued(n as u32 + 1).await;
+    }
+    seated.close().await;
+    clients.join_all().await;
+    assert_eq!(*order.lock().unwrap(), [0, 1, 2, 3, 4]);
+    grid.idle().await;
+}
+
+#[tokio::test]
+async fn a_browser_that_nobody_has_fills_no_line_for_the_others() {
+    let fake = FakePlaywright::start().await;
+    let grid = Grid::new()
+        .fakes(&[&fake])
+        .capacity(1)
+        .config("queue: { timeout: 10m, max_waiting: 3 }")
+        .start()
+        .await;
+    let seated = grid.connect().await;
+    let mut others = JoinSet::new();
+    for n in 1..=3 {
+        others.spawn(grid.dial().target("/?browser=webkit").connect());
+        grid.queued(n).await;
+    }
+    let wanted = tokio::spawn(grid.dial().connect());
+    let full = others.join_next().await.unwrap().unwrap().err().unwrap();
+    assert_eq!(full.status, 429, "{full:?}");
+    seated.close().await;
+    wanted.await.unwrap().ok().unwrap().close().await;
+    let one_more = grid.dial().target("/?browser=webkit").connect();
+    others.spawn(one_more);
+    grid.queued(3).await;
+    let refused = grid.dial().target("/?browser=webkit").connect().await;
+    assert_eq!(refused.err().unwrap().status, 429);
+    others.shutdown().await;
     grid.idle().await;
 }

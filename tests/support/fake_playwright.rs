@@ -6,6 +6,7 @@ use futures_util::{SinkExt, StreamExt};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
@@ -18,8 +19,12 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role};
 pub enum Behaviour {
     /// Echoes. The text `flood` makes it send without end; `bye CODE REASON` makes it close.
     Serve,
+    /// The same, and takes so long to answer an upgrade.
+    Slow(Duration),
     /// Takes connections and never says a word.
     Hang,
+    /// Never answers an upgrade; plain requests are served.
+    HangAtUpgrades,
     /// Answers everything with 404, as another server would.
     NotFound,
     /// Answers upgrades with this status; plain requests are served.
@@ -187,6 +192,7 @@ async fn connection(mut stream: TcpStream, state: Arc<State>) {
     let path = head.split(' ').nth(1).unwrap_or_default();
     let answer = match (behaviour, upgrade, key) {
         (Behaviour::Hang, ..) => return std::future::pending().await,
+        (Behaviour::HangAtUpgrades, true, _) => return std::future::pending().await,
         (Behaviour::HangUp, true, _) => return,
         (Behaviour::NotFound, ..) => plain(404, "not found"),
         (Behaviour::Refuse(status), true, _) => plain(status, "refused"),
@@ -196,6 +202,9 @@ async fn connection(mut stream: TcpStream, state: Arc<State>) {
                 "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
                  Connection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
             );
+            if let Behaviour::Slow(handshake) = behaviour {
+                tokio::time::sleep(handshake).await;
+            }
             if stream.write_all(answer.as_bytes()).await.is_ok() {
                 echo(stream, Open::new(state)).await;
             }
