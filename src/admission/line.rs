@@ -140,30 +140,8 @@ impl Line {
         place
     }
 
-    /// Everything is checked: the client takes its place in line. When `max_waiting` wait already,
-    /// somebody has to go: the newest client of the tenant with the most in line, in proportion to
-    /// its priority, and of that tenant's browsers of the one with the most. That may be somebody
-    /// who waits, who is returned, or the one who comes.
-    ///
-    /// # Errors
-    /// When it is the one who comes.
-    pub fn enter(&mut self, place: Place, max_waiting: usize) -> Result<Option<Place>, Refused> {
-        let Some(client) = self.clients.get(&place) else {
-            return Ok(None);
-        };
-        let mut displaced = None;
-        if self.waiting.iter().sum::<usize>() >= max_waiting {
-            let newest = self.newest_of_most(&client.wish);
-            displaced = Some(newest.ok_or(Refused::Full)?);
-        }
-        if let Some(displaced) = displaced {
-            self.leave(displaced);
-        }
-        self.wait(place);
-        Ok(displaced)
-    }
-
-    fn wait(&mut self, place: Place) {
+    /// Everything is checked: the client takes its place in line.
+    pub fn enter(&mut self, place: Place) {
         let Some(client) = self.clients.get_mut(&place) else {
             return;
         };
@@ -174,30 +152,38 @@ impl Line {
         self.waiting[browser as usize] += 1;
     }
 
-    /// Whom a full line sheds for one who comes; nobody when the one who comes has the most itself.
-    fn newest_of_most(&self, wish: &Wish) -> Option<Place> {
+    /// When more than `max_waiting` wait, somebody has to go: the newest client of the tenant with
+    /// the most in line, in proportion to its priority, and of that tenant's browsers of the one with
+    /// the most. Returns who went. Somebody who has only just come, and whom a free seat fits, should
+    /// have been given it before.
+    pub fn shed(&mut self, max_waiting: usize) -> Option<Place> {
+        if self.waiting.iter().sum::<usize>() <= max_waiting {
+            return None;
+        }
+        let newest = self.newest_of_most()?;
+        self.leave(newest);
+        Some(newest)
+    }
+
+    fn newest_of_most(&self) -> Option<Place> {
         let mut tenants: HashMap<&Tenant, (usize, u32)> = HashMap::new();
         for (tenant, clients, priority) in self.turns.iter().flat_map(Turns::waiting) {
             tenants.entry(tenant).or_insert((0, priority)).0 += clients;
         }
-        // Shares are compared as they would be with the one who comes.
-        let mine = tenants.get(&wish.tenant).map_or(0, |(clients, _)| *clients) + 1;
-        let more = |(a, p): (usize, u32), (b, q): (usize, u32)| {
-            (a as u64 * u64::from(q)).cmp(&(b as u64 * u64::from(p)))
+        let newest = |tenant: &Tenant| {
+            let of_browsers = self.turns.iter();
+            of_browsers
+                .filter_map(|turns| turns.newest_of(tenant))
+                .max()
         };
-        let fullest = tenants.iter().max_by(|(_, a), (_, b)| more(**a, **b));
-        let other = fullest.filter(|(_, most)| more(**most, (mine, wish.priority.max(1))).is_gt());
-        let in_line = |tenant, browser: Browser| self.turns[browser as usize].len_of(tenant);
-        let (tenant, at_most) = match other {
-            Some((tenant, _)) => (*tenant, 0),
-            None => (&wish.tenant, in_line(&wish.tenant, wish.wanted.browser) + 1),
-        };
-        let fullest = |browser: &Browser| in_line(tenant, *browser);
-        let browser = Browser::ALL.into_iter().max_by_key(fullest)?;
-        if in_line(tenant, browser) <= at_most {
-            return None;
-        }
-        self.turns[browser as usize].newest_of(tenant)
+        // Of those who fill the line alike the one who came last.
+        let (tenant, _) = tenants.iter().max_by(|(s, (a, p)), (t, (b, q))| {
+            let (mine, theirs) = (*a as u64 * u64::from(*q), *b as u64 * u64::from(*p));
+            mine.cmp(&theirs).then_with(|| newest(s).cmp(&newest(t)))
+        })?;
+        let of_browsers = self.turns.iter();
+        let fullest = |turns: &&Turns| (turns.len_of(tenant), turns.newest_of(tenant));
+        of_browsers.max_by_key(fullest)?.newest_of(tenant)
     }
 
     /// Who is next to be given a seat of this browser: the first in turn whom one `fits`, and who
@@ -304,7 +290,7 @@ impl Line {
             self.clients.remove(&place);
             return Err(Refused::NotDialled);
         }
-        self.wait(place);
+        self.enter(place);
         Ok(())
     }
 

@@ -1,7 +1,8 @@
 //! Who may come in, and in which order those wait for whom there is no seat.
 //!
-//! [`tokens`] tells tenants apart and keeps their quotas; [`queue`] is the line in front of full
-//! workers, on top of the pure [`turns`]. Nothing here knows of HTTP, sockets or the store.
+//! [`tokens`] tells tenants apart and keeps their quotas. [`line`](mod@line) is every client's way from its
+//! question to its seat, and [`turns`] the order of those who wait, both pure; [`queue`] puts them to
+//! work. Nothing here knows of HTTP, sockets or the store.
 
 pub mod line;
 pub mod queue;

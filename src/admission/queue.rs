@@ -162,6 +162,17 @@ impl<C, G> Queue<C, G> {
         }
     }
 
+    /// While more than `max_waiting` wait, the newest of those who fill the line are refused.
+    pub fn shed(&self, max_waiting: usize) {
+        let in_line = |of: &AtomicUsize| of.load(Ordering::SeqCst);
+        while self.waiting.iter().map(in_line).sum::<usize>() > max_waiting {
+            let Some(place) = self.state().line.shed(max_waiting) else {
+                return;
+            };
+            self.end(place, Refused::Full);
+        }
+    }
+
     fn end(&self, place: Place, why: Refused) {
         let mut state = self.state();
         state.line.leave(place);
@@ -340,20 +351,13 @@ pub struct Ticket<C, G> {
 }
 
 impl<C, G> Ticket<C, G> {
-    /// Takes the place in line. Somebody has to look for a seat then.
-    ///
-    /// # Errors
-    /// [`Refused::Full`] when so many wait that this client has to go.
-    pub fn enter(&mut self, max_waiting: usize) -> Result<(), Refused> {
+    /// Takes the place in line. Somebody has to look for a seat then, and to see to it that not too
+    /// many wait.
+    pub fn enter(&mut self) {
         let mut state = self.queue.state();
-        let displaced = state.line.enter(self.place, max_waiting)?;
+        state.line.enter(self.place);
         self.answer = Some(state.stand(self.browser, self.place));
         self.queue.count(&state);
-        drop(state);
-        if let Some(displaced) = displaced {
-            self.queue.end(displaced, Refused::Full);
-        }
-        Ok(())
     }
 
     /// The answer, if it is there.
@@ -435,5 +439,141 @@ impl<C, G> Drop for Ticket<C, G> {
         drop(state);
         // Its claim gives back, outside of the lock; a grant that it has not taken out does so too.
         drop(waiting);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Weak;
+
+    type TestQueue = Queue<Arc<()>, Arc<()>>;
+    type TestTicket = Ticket<Arc<()>, Arc<()>>;
+
+    const WANTED: Wanted = Wanted {
+        browser: Browser::Chromium,
+        version: None,
+    };
+    const PATIENCE: Patience = Patience {
+        waiting: Duration::from_secs(600),
+        dial: Duration::from_secs(2),
+    };
+
+    fn worker() -> WorkerKey {
+        WorkerKey::new(Browser::Chromium, "w")
+    }
+
+    fn stand(queue: &Arc<TestQueue>) -> TestTicket {
+        let wish = Wish {
+            wanted: WANTED,
+            tenant: Arc::from(""),
+            priority: 1,
+        };
+        let mut ticket = queue.ask(wish, PATIENCE, Instant::now());
+        ticket.enter();
+        ticket
+    }
+
+    fn next(queue: &Arc<TestQueue>) -> Option<Question<Arc<()>, Arc<()>>> {
+        queue.next(Browser::Chromium, |_| true)
+    }
+
+    fn grant() -> (Arc<()>, Weak<()>) {
+        let grant = Arc::new(());
+        let kept = Arc::downgrade(&grant);
+        (grant, kept)
+    }
+
+    #[test]
+    fn a_seat_goes_to_the_first_and_the_line_goes_on() {
+        let queue = Queue::new();
+        let (mut first, mut second) = (stand(&queue), stand(&queue));
+        next(&queue).unwrap().grant(worker(), grant().0);
+        assert!(matches!(first.answered(), Some(Ok(_))));
+        assert!(second.answered().is_none());
+        assert_eq!(queue.depth(Browser::Chromium), 1);
+        next(&queue).unwrap().grant(worker(), grant().0);
+        assert!(matches!(second.answered(), Some(Ok(_))));
+        assert!(next(&queue).is_none());
+    }
+
+    #[test]
+    fn a_question_without_an_answer_is_asked_again() {
+        let queue = Queue::new();
+        let ticket = stand(&queue);
+        let question = next(&queue).unwrap();
+        assert!(next(&queue).is_none(), "somebody asks for it already");
+        drop(question);
+        assert!(next(&queue).is_some());
+        drop(ticket);
+    }
+
+    #[test]
+    fn what_a_client_that_left_is_given_is_given_back() {
+        let queue = Queue::new();
+        let gone = stand(&queue);
+        let question = next(&queue).unwrap();
+        drop(gone);
+        let (given, kept) = grant();
+        question.grant(worker(), given);
+        assert!(kept.upgrade().is_none());
+        let leaves_with_it = stand(&queue);
+        let (given, kept) = grant();
+        next(&queue).unwrap().grant(worker(), given);
+        assert!(kept.upgrade().is_some(), "it is the client's");
+        drop(leaves_with_it);
+        assert!(kept.upgrade().is_none());
+        assert_eq!(queue.depth(Browser::Chromium), 0);
+    }
+
+    #[test]
+    fn who_is_one_too_many_is_told() {
+        let queue = Queue::new();
+        let (mut first, mut second) = (stand(&queue), stand(&queue));
+        queue.shed(1);
+        assert!(first.answered().is_none());
+        assert!(matches!(second.answered(), Some(Err(Refused::Full))));
+        assert_eq!(queue.waiting(), [(WANTED, 1)]);
+    }
+
+    #[test]
+    fn the_store_is_told_of_each_client_once_and_a_claim_leaves_with_it() {
+        let queue: Arc<TestQueue> = Queue::new();
+        let (first, second) = (stand(&queue), stand(&queue));
+        let enter = || {
+            let coming =
+                queue.entering(Browser::Chromium, 9, || (SessionId::random(), Arc::new(())));
+            coming.into_iter().map(|it| it.session).collect::<Vec<_>>()
+        };
+        let told = enter();
+        assert_eq!((told.len(), enter().len()), (2, 0));
+        queue.unentered(Browser::Chromium);
+        assert_eq!(enter(), told, "under the same names");
+        let (_, claim) = queue.take_claim(told[0]).unwrap();
+        assert!(queue.take_claim(told[0]).is_none());
+        drop(second);
+        assert!(
+            queue.take_claim(told[1]).is_none(),
+            "it took its claim along"
+        );
+        queue.drop_claims(Browser::Chromium);
+        assert_ne!(enter(), told[..1], "under another name");
+        drop((first, claim));
+    }
+
+    #[tokio::test]
+    async fn whoever_serves_the_line_is_woken_when_somebody_waits() {
+        let queue: Arc<TestQueue> = Queue::new();
+        queue.wake(Browser::Chromium);
+        let mut woken = std::pin::pin!(queue.woken(Browser::Chromium));
+        assert!(
+            futures_util::poll!(woken.as_mut()).is_pending(),
+            "for nobody"
+        );
+        let _ticket = stand(&queue);
+        queue.wake(Browser::Firefox);
+        assert!(futures_util::poll!(woken.as_mut()).is_pending());
+        queue.wake_all();
+        assert!(futures_util::poll!(woken.as_mut()).is_ready());
     }
 }

@@ -101,6 +101,7 @@ impl Fleet {
         loop {
             let fits = |need: Need<'_>| !in_vain.has(&need) && (away || self.has_seat(&need));
             let Some(question) = self.queue.next(browser, fits) else {
+                self.queue.shed(self.config.load().queue.max_waiting);
                 return;
             };
             let wanting = &question.wanting;

@@ -47,6 +47,7 @@ impl Fleet {
             let candidates = self.candidates(browser, &in_vain, crowded);
             self.metrics.phases.select.observe_time(begun.elapsed());
             if coming.is_empty() && candidates.is_empty() && !unasked {
+                self.queue.shed(self.config.load().queue.max_waiting);
                 return;
             }
             unasked = false;

@@ -208,8 +208,7 @@ async fn find_seat(
     let mut ticket = grid.queue.ask(wish, patience, came);
     check(grid, ask, share, &ticket).await?;
     let refused = |ticket: &Ticket, why| refusal(grid, &ask.wanted, ticket, why, came);
-    let entered = ticket.enter(config.queue.max_waiting);
-    entered.map_err(|why| refused(&ticket, why))?;
+    ticket.enter();
     loop {
         let Grant { seat, target } = wait(grid, &mut ticket)
             .await?

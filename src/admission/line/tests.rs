@@ -112,6 +112,7 @@ impl Lab {
             }
         }
         self.serve();
+        self.shed();
         self.check();
     }
 
@@ -149,37 +150,36 @@ impl Lab {
         let Some(place) = self.any(|at| *at == At::Asked) else {
             return;
         };
-        let waiting = |lab: &Lab| lab.waiting().count();
-        let before = waiting(self);
-        match self.line.enter(place, MAX_WAITING) {
-            Ok(displaced) => {
-                self.guests.get_mut(&place).unwrap().at = At::Waiting;
-                assert_eq!(displaced.is_some(), before >= MAX_WAITING);
-                if let Some(displaced) = displaced {
-                    let displaced = self.answer(displaced, Refused::Full);
-                    let [theirs, mine] = [&displaced.wish, &self.guests[&place].wish];
-                    let same = theirs.tenant == mine.tenant;
-                    assert!(!same || theirs.wanted.browser != mine.wanted.browser);
-                }
+        self.line.enter(place);
+        self.guests.get_mut(&place).unwrap().at = At::Waiting;
+        self.serve();
+        self.shed();
+    }
+
+    /// Whoever has to go is of those who fill the line.
+    fn shed(&mut self) {
+        while let Some(place) = self.line.shed(MAX_WAITING) {
+            let shed = self.answer(place, Refused::Full);
+            let share = |tenant: &str, priority: u32| {
+                let of = self.waiting().filter(|(_, it)| &*it.wish.tenant == tenant);
+                let more = usize::from(*shed.wish.tenant == *tenant);
+                (of.count() + more) as f64 / f64::from(priority)
+            };
+            let most = share(&shed.wish.tenant, shed.wish.priority);
+            for (name, priority) in TENANTS {
+                assert!(most >= share(name, priority), "{name} fills the line");
             }
-            Err(why) => {
-                assert!(before >= MAX_WAITING && why == Refused::Full);
-                let refused = self.answer(place, why);
-                let share = |tenant: &Tenant, priority: u32, more: usize| {
-                    let of = self.waiting().filter(|(_, it)| it.wish.tenant == *tenant);
-                    (of.count() + more) as f64 / f64::from(priority)
-                };
-                let mine = share(&refused.wish.tenant, refused.wish.priority, 1);
-                for (name, priority) in TENANTS {
-                    let theirs = share(&Arc::from(name), priority, 0);
-                    assert!(
-                        mine >= theirs,
-                        "the tenant {name} fills the line for others"
-                    );
-                }
-                self.line.leave(place);
+            let in_line = |browser: Browser, more: usize| {
+                let own = |it: &Guest| it.wish.tenant == shed.wish.tenant;
+                let of = |it: &Guest| own(it) && it.wish.wanted.browser == browser;
+                self.waiting().filter(|(_, it)| of(it)).count() + more
+            };
+            for browser in Browser::ALL {
+                let most = in_line(shed.wish.wanted.browser, 1);
+                assert!(most >= in_line(browser, 0), "{browser} fills the line");
             }
         }
+        assert!(self.waiting().count() <= MAX_WAITING);
     }
 
     fn waiting(&self) -> impl Iterator<Item = (&Place, &Guest)> {
