@@ -180,6 +180,9 @@ pub struct Check {
     /// The command whose defaults and demands apply
     #[arg(long = "for", value_name = "COMMAND", default_value = "proxy")]
     pub role: CheckRole,
+    /// Print the JSON Schema of the file instead, for editors that complete and check it
+    #[arg(long)]
+    pub schema: bool,
 }
 
 /// The commands that run on a configuration.

@@ -11,8 +11,8 @@
 //! * [`tunnel`]: the bytes of a session, both ways, until one side ends it.
 //! * [`worker`]: the browser servers themselves: start, heartbeat, drain, recycle.
 //!
-//! Around them: [`model`] (the words), [`cli`], [`config`], [`logging`], [`metrics`], [`admin`], and
-//! [`app`], the only place that sees everything.
+//! Around them: [`model`] (the words), [`cli`], [`config`] (the keys, read by [`settings`]), [`logging`],
+//! [`metrics`], [`admin`], and [`app`], the only place that sees everything.
 
 pub mod admin;
 pub mod admission;
@@ -26,6 +26,7 @@ pub mod model;
 pub mod proxy;
 pub mod selection;
 pub mod session;
+pub mod settings;
 pub mod store;
 pub mod tunnel;
 pub mod worker;

@@ -29,7 +29,8 @@ pub mod worker;
 
 use crate::cli::{self, Cli, Command, Exit};
 use crate::config::{
-    Config, ConfigErrors, Environment, LiveConfig, Loaded, Outcome, ReloadStatus, Reloader, Sources,
+    Config, ConfigErrors, Environment, LiveConfig, Loaded, Outcome, ReloadStatus, Reloader,
+    Sources, schema,
 };
 use crate::metrics::Metrics;
 use crate::proxy::Grid;
@@ -83,8 +84,10 @@ pub fn run(cli: Cli) -> Exit {
 
 fn try_run(command: &Command) -> anyhow::Result<()> {
     let sources = command.sources(Environment::of_process());
-    if let Command::Token(token) = command {
-        return print_token(token);
+    match command {
+        Command::Token(token) => return print_token(token),
+        Command::Check(check) if check.schema => return print(&schema()),
+        _ => {}
     }
     // The process itself is asked: it is well or not whatever became of its configuration.
     if let Command::Healthcheck(check) = command {
@@ -204,7 +207,11 @@ async fn run_up(sources: Sources, loaded: Loaded, workers: usize) -> anyhow::Res
     let token_hash = token
         .as_ref()
         .map(|it| admission::tokens::hash(it.secret()));
-    let welcome = Welcome::new(workers, sockets.data.local(), loaded.config.tls.is_some());
+    let welcome = Welcome::new(
+        workers,
+        sockets.data.local(),
+        loaded.config.tls.files().is_some(),
+    );
     let dashboard = up::Dashboard {
         address: operate::reachable(sockets.admin.local()),
         token,

@@ -33,7 +33,7 @@ impl AdminClient {
             .admin
             .clone()
             .unwrap_or_else(|| reachable(config.admin.listen).to_string());
-        let base = match config.tls {
+        let base = match config.tls.files() {
             _ if address.contains("://") => address,
             None => format!("http://{address}"),
             Some(_) => format!("https://{address}"),

@@ -103,11 +103,17 @@ impl Plane {
         install_crypto(
             config
                 .tls
+                .files()
                 .as_ref()
                 .map_or(TlsVersion::V1_2, |tls| tls.min_version),
         );
         check_authorities()?;
-        let certificate = config.tls.as_ref().map(Certificate::load).transpose()?;
+        let certificate = config
+            .tls
+            .files()
+            .as_ref()
+            .map(Certificate::load)
+            .transpose()?;
         let shown = status.clone();
         let config_view: ConfigView = Arc::new(move || serde_json::json!(*shown.borrow()));
         tokio::spawn(follow(
@@ -161,7 +167,7 @@ async fn follow(
     while status.changed().await.is_ok() {
         status.borrow_and_update();
         grid.fleet.reconfigure();
-        let tls = grid.config.load().tls.clone();
+        let tls = grid.config.load().tls.files();
         let Some((certificate, tls)) = certificate.clone().zip(tls) else {
             continue;
         };

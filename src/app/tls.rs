@@ -2,7 +2,7 @@
 //! can be wrong with one is `config::certificate`'s.
 
 use crate::config::certificate::{self, CertificateError};
-use crate::config::{Tls, TlsVersion};
+use crate::config::{TlsFiles, TlsVersion};
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
@@ -29,7 +29,7 @@ impl Certificate {
     /// # Errors
     /// When one is missing, is no PEM, has expired or is not valid yet, or when they do not belong
     /// together.
-    pub fn load(tls: &Tls) -> Result<Arc<Certificate>, CertificateError> {
+    pub fn load(tls: &TlsFiles) -> Result<Arc<Certificate>, CertificateError> {
         let current = ArcSwap::from_pointee(certificate::load(tls)?);
         Ok(Arc::new(Certificate { current }))
     }
@@ -38,7 +38,7 @@ impl Certificate {
     ///
     /// # Errors
     /// As [`Certificate::load`]; the old one stays in force then.
-    pub fn reload(&self, tls: &Tls) -> Result<(), CertificateError> {
+    pub fn reload(&self, tls: &TlsFiles) -> Result<(), CertificateError> {
         self.current.store(Arc::new(certificate::load(tls)?));
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! What can be typed, and what it sets.
 
 use super::*;
-use crate::config::keys;
+use crate::config::KEYS;
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 
@@ -36,7 +36,7 @@ fn flags_name_keys_and_themselves() {
         let sources = command.sources(Environment::default());
         assert!(!sources.flags.0.is_empty());
         for flag in &sources.flags.0 {
-            assert!(keys::find(flag.key).is_some(), "{}", flag.key);
+            assert!(KEYS.find(flag.key).is_some(), "{}", flag.key);
             assert!(line.contains(&format!("{} {}", flag.name, flag.value)));
         }
         let loaded = sources.load().unwrap();

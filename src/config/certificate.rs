@@ -1,9 +1,9 @@
 //! The certificate of `tls.cert` and its key: whether they can be served, told at `check`, at
 //! start and at a reload rather than by the first client.
 
-use super::form::ReadFile;
 use super::load::read_small_file;
-use super::model::Tls;
+use super::model::TlsFiles;
+use crate::settings::ReadFile;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -52,7 +52,7 @@ impl CertificateError {
 ///
 /// # Errors
 /// Whatever would make handshakes fail, the certificate's dates included.
-pub fn load(tls: &Tls) -> Result<CertifiedKey, CertificateError> {
+pub fn load(tls: &TlsFiles) -> Result<CertifiedKey, CertificateError> {
     load_with(tls, &read_small_file, SystemTime::now())
 }
 
@@ -61,7 +61,7 @@ pub fn load(tls: &Tls) -> Result<CertifiedKey, CertificateError> {
 /// # Errors
 /// As [`load`].
 pub fn load_with(
-    tls: &Tls,
+    tls: &TlsFiles,
     read_file: ReadFile<'_>,
     now: SystemTime,
 ) -> Result<CertifiedKey, CertificateError> {
@@ -126,7 +126,7 @@ mod tests {
     }
 
     fn answer(cert: &str, key: &str, now: SystemTime) -> String {
-        let tls = Tls {
+        let tls = TlsFiles {
             cert: cert.into(),
             key: key.into(),
             min_version: crate::config::TlsVersion::V1_2,

@@ -1,14 +1,13 @@
 //! From sources to a [`Config`]: defaults, the file over them, the environment over the file,
 //! flags over all. Everything wrong in any of them is told at once.
 
-use super::defaults::Role;
-use super::environment::{Environment, Flags, given, node, reading};
-use super::form::{Masking, ReadFile};
-use super::keys::{KEYS, find};
-use super::model::Config;
-use super::problems::{ConfigErrors, Origin, Problems};
-use super::yaml::MAX_BYTES;
-use super::{certificate, document, relations, store_url};
+use super::certificate::{self, CertificateError};
+use super::model::{Config, KEYS, Role};
+use super::{relations, store_url};
+use crate::settings::{
+    ConfigErrors, Draft, Environment, File, Flags, Layer, MAX_BYTES, Masking, Origin, Problems,
+    ReadFile,
+};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,6 +18,9 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
+
+/// Variables of ours that are no keys: the file's name, the token of `playhouse status`, a folder.
+const OTHER_VARIABLES: &[&str] = &["CONFIG", "ADMIN_TOKEN", "ADMIN_TOKEN_FILE", "RUNTIME_DIR"];
 
 /// Where a configuration comes from. Enough to load it again, which is what a reload does.
 #[derive(Clone)]
@@ -159,30 +161,34 @@ impl Sources {
     }
 
     fn resolve(&self, read_file: ReadFile<'_>, purpose: Purpose) -> Result<Loaded, ConfigErrors> {
-        let mut problems = Problems::default();
-        let mut config = Config::defaults(self.role);
-        let mut origins = vec![Origin::Default; KEYS.len()];
-
-        let file_is_empty = self.read_file(&mut config, &mut origins, read_file, &mut problems);
-        self.read_environment(&mut config, &mut origins, read_file, &mut problems);
-        self.read_flags(&mut config, &mut origins, read_file, &mut problems);
-        relations::settle(&mut config);
-        relations::check(&config, self.role, &origins, &mut problems);
+        let mut draft = Draft::new(&KEYS, Config::defaults(self.role), read_file);
+        let file_is_empty = self.read_file(&mut draft);
+        self.environment.apply(&mut draft);
+        store_url::complete(&mut draft, &self.environment);
+        self.flags.apply(&mut draft);
+        relations::check(
+            &draft.config,
+            self.role,
+            &draft.origins,
+            &mut draft.problems,
+        );
         let mut of_certificate = Problems::default();
-        let apart = match purpose {
-            Purpose::Start => &mut problems,
-            Purpose::Reload => &mut of_certificate,
-        };
-        self.check_certificate(&config, &origins, read_file, apart);
-        problems.into_result()?;
+        if let Some((origin, error)) = self.check_certificate(&draft) {
+            let apart = match purpose {
+                Purpose::Start => &mut draft.problems,
+                Purpose::Reload => &mut of_certificate,
+            };
+            apart.add(origin, error.key(), error.to_string());
+        }
+        draft.problems.into_result()?;
 
-        let suspects = self.environment.suspects();
+        let suspects = self.environment.suspects(&KEYS, OTHER_VARIABLES);
         let warnings = suspects
             .into_iter()
             .map(|(name, meant)| format!("environment {name} means nothing here; is it {meant}?"));
         Ok(Loaded {
-            config,
-            origins,
+            config: draft.config,
+            origins: draft.origins,
             warnings: warnings.collect(),
             file_is_empty,
             read: Fingerprints::new(),
@@ -192,103 +198,40 @@ impl Sources {
     }
 
     /// Whether the file is there and empty.
-    fn read_file(
-        &self,
-        config: &mut Config,
-        origins: &mut [Origin],
-        read_file: ReadFile<'_>,
-        problems: &mut Problems,
-    ) -> bool {
+    fn read_file(&self, draft: &mut Draft<'_, Config>) -> bool {
         let Some(path) = &self.file else {
             return false;
         };
-        let name = path.display().to_string();
-        let text = match read_file(path) {
-            Ok(text) => text,
+        let name = &path.display().to_string();
+        match (draft.read_file)(path) {
+            Ok(text) => {
+                File { name, text: &text }.apply(draft);
+                text.trim().is_empty()
+            }
             Err(error) => {
                 let message = format!("{name}: cannot be read: {error}");
-                problems.add(Origin::Default, "", message);
-                return false;
+                draft.problems.add(Origin::Default, "", message);
+                false
             }
-        };
-        for (index, origin) in document::read(&name, &text, config, read_file, problems) {
-            origins[index] = origin;
         }
-        text.trim().is_empty()
     }
 
     /// Only those who serve need the certificate; others share the file and may not have it.
-    fn check_certificate(
-        &self,
-        config: &Config,
-        origins: &[Origin],
-        read_file: ReadFile<'_>,
-        problems: &mut Problems,
-    ) {
+    fn check_certificate(&self, draft: &Draft<'_, Config>) -> Option<(Origin, CertificateError)> {
         let serves = matches!(self.role, Role::Proxy | Role::Up);
-        let readable = !problems.concern("tls.cert") && !problems.concern("tls.key");
-        let Some(tls) = config.tls.as_ref().filter(|_| serves && readable) else {
-            return;
-        };
-        if let Err(error) = certificate::load_with(tls, read_file, SystemTime::now()) {
-            let index = find(error.key()).expect("the table has tls.cert and tls.key");
-            problems.add(origins[index].clone(), error.key(), error.to_string());
-        }
-    }
-
-    fn read_environment(
-        &self,
-        config: &mut Config,
-        origins: &mut [Origin],
-        read_file: ReadFile<'_>,
-        problems: &mut Problems,
-    ) {
-        for (index, key) in KEYS.iter().enumerate() {
-            let Some(given) = given(key, &self.environment, read_file, problems) else {
-                continue;
-            };
-            let mut reading = reading(key, given.origin.clone(), read_file, problems);
-            if key.read(&mut reading, &given.node, config) {
-                origins[index] = given.origin;
-            }
-        }
-        let index = find("store.url").expect("the table has store.url");
-        if let Some(origin) = store_url::complete(
-            &mut config.store.url,
-            &origins[index],
-            &self.environment,
-            read_file,
-            problems,
-        ) {
-            origins[index] = origin;
-        }
-    }
-
-    fn read_flags(
-        &self,
-        config: &mut Config,
-        origins: &mut [Origin],
-        read_file: ReadFile<'_>,
-        problems: &mut Problems,
-    ) {
-        for flag in &self.flags.0 {
-            let index = find(flag.key).expect("flags name keys of the table");
-            let (key, origin) = (&KEYS[index], Origin::Flag(flag.name.into()));
-            let Some(node) = node(key, &flag.value, &origin, problems) else {
-                continue;
-            };
-            let mut reading = reading(key, origin.clone(), read_file, problems);
-            if key.read(&mut reading, &node, config) {
-                origins[index] = origin;
-            }
-        }
+        let readable = !draft.problems.concern("tls.cert") && !draft.problems.concern("tls.key");
+        let tls = draft.config.tls.files().filter(|_| serves && readable)?;
+        let error = certificate::load_with(&tls, draft.read_file, SystemTime::now()).err()?;
+        let index = KEYS.find(error.key());
+        let index = index.expect("the table has tls.cert and tls.key");
+        Some((draft.origins[index].clone(), error))
     }
 }
 
 impl Loaded {
     /// Where a key has its value from; `None` for a name that is no key.
     pub fn origin(&self, path: &str) -> Option<&Origin> {
-        find(path).map(|index| &self.origins[index])
+        KEYS.find(path).map(|index| &self.origins[index])
     }
 
     /// Every key with its value, secrets masked.

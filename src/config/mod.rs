@@ -1,36 +1,27 @@
 //! Configuration: one YAML, the environment over it, flags over both, parsed once into
 //! [`Config`].
 //!
-//! [`keys`] is the one table of all keys; the rest is derived from it. [`Sources::load`] goes
-//! through `document` (the file's tree, from `yaml`), `environment` and `store_url`, then `relations`.
-//! `form` knows how values are written, `problems` collects what is wrong, `show` writes a
-//! configuration out again.
+//! `sections` declares every key once; [`KEYS`] is the table of all, from which the rest is derived.
+//! [`settings`](crate::settings) reads layers along such a table and knows none of its keys. [`Sources::load`] puts the
+//! layers over one another, with `store_url` for the original's variables, then checks
+//! `relations`. `reload` follows changes, `show` writes a configuration out again.
 
 pub mod certificate;
-pub mod keys;
 
-mod defaults;
-mod document;
-mod environment;
-mod form;
-mod lists;
 mod load;
 mod model;
-mod problems;
 mod relations;
 mod reload;
+mod sections;
 mod show;
 mod store_url;
 mod writers;
-mod yaml;
 
-pub use defaults::Role;
-pub use environment::{Environment, Flag, Flags};
+pub use crate::settings::{ConfigErrors, Environment, Flag, Flags, Origin, Problem};
 pub use load::{Loaded, Setting, Sources};
 pub use model::*;
-pub use problems::{ConfigErrors, Origin, Problem};
 pub use reload::{Change, OnReload, Outcome, ReloadStatus, Reloader};
-pub use show::documented;
+pub use show::{documented, schema};
 
 use arc_swap::ArcSwap;
 use std::sync::Arc;

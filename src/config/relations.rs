@@ -1,10 +1,80 @@
 //! What must hold between keys, each of which is fine by itself.
 
-use super::defaults::Role;
-use super::keys::{KEYS, find};
-use super::model::Config;
-use super::problems::{Origin, Problems};
-use humantime::format_duration as time;
+use super::model::{Config, KEYS, Role};
+use crate::settings::{Origin, Problems};
+use humantime::format_duration;
+use std::time::Duration;
+
+/// Heartbeats that may be lost before a worker counts as gone.
+const HEARTBEATS_PER_TTL: u32 = 3;
+
+/// A time that has to fit so many times into another one.
+struct Fits {
+    short: Time,
+    times: u32,
+    long: Time,
+    /// Whether the two may be equal.
+    exactly: bool,
+}
+
+/// A key that is a duration; without a value it is in no relation.
+struct Time {
+    key: &'static str,
+    of: fn(&Config) -> Option<Duration>,
+}
+
+macro_rules! time {
+    ($section:ident.$key:ident) => {
+        Time {
+            key: concat!(stringify!($section), ".", stringify!($key)),
+            of: |config| config.$section.$key.into(),
+        }
+    };
+}
+
+const FITS: &[Fits] = &[
+    Fits {
+        short: time!(worker.heartbeat_interval),
+        times: HEARTBEATS_PER_TTL,
+        long: time!(worker.key_ttl),
+        exactly: true,
+    },
+    Fits {
+        short: time!(worker.heartbeat_interval),
+        times: 1,
+        long: time!(recycle.command_ttl),
+        exactly: false,
+    },
+    Fits {
+        short: time!(session.ping_interval),
+        times: 1,
+        long: time!(session.ping_timeout),
+        exactly: false,
+    },
+    Fits {
+        short: time!(store.poll_interval),
+        times: 1,
+        long: time!(store.proxy_ttl),
+        exactly: false,
+    },
+];
+
+impl Fits {
+    fn broken(&self, config: &Config) -> Option<String> {
+        let (short, long) = ((self.short.of)(config)?, (self.long.of)(config)?);
+        let needed = short * self.times;
+        let fits = needed < long || (self.exactly && needed == long);
+        (!fits).then(|| {
+            let (key, long) = (self.long.key, format_duration(long));
+            let short = format_duration(short);
+            let needed = match self.times {
+                1 => "longer".to_owned(),
+                n => format!("at least {n} times as long"),
+            };
+            format!("{short} is too long: {key}, which is {long}, has to be {needed}")
+        })
+    }
+}
 
 /// Two keys, and what is wrong between them; the message names the second.
 struct Relation {
@@ -12,62 +82,7 @@ struct Relation {
     broken: fn(&Config, Role) -> Option<String>,
 }
 
-/// Heartbeats that may be lost before a worker counts as gone.
-const HEARTBEATS_PER_TTL: u32 = 3;
-
 const RELATIONS: &[Relation] = &[
-    Relation {
-        keys: ["worker.heartbeat_interval", "worker.key_ttl"],
-        broken: |config, _| {
-            let (beat, ttl) = (config.worker.heartbeat_interval, config.worker.key_ttl);
-            (beat * HEARTBEATS_PER_TTL > ttl).then(|| {
-                format!(
-                    "{} is too long: {HEARTBEATS_PER_TTL} heartbeats have to fit into worker.key_ttl, which is {}",
-                    time(beat),
-                    time(ttl)
-                )
-            })
-        },
-    },
-    Relation {
-        keys: ["recycle.command_ttl", "worker.heartbeat_interval"],
-        broken: |config, _| {
-            let (ttl, beat) = (config.recycle.command_ttl, config.worker.heartbeat_interval);
-            (ttl <= beat).then(|| {
-                format!(
-                    "{} is too short: it has to be longer than worker.heartbeat_interval, which is {}",
-                    time(ttl),
-                    time(beat)
-                )
-            })
-        },
-    },
-    Relation {
-        keys: ["session.ping_timeout", "session.ping_interval"],
-        broken: |config, _| {
-            let (timeout, interval) = (config.session.ping_timeout, config.session.ping_interval?);
-            (timeout <= interval).then(|| {
-                format!(
-                    "{} is too short: it has to be longer than session.ping_interval, which is {}",
-                    time(timeout),
-                    time(interval)
-                )
-            })
-        },
-    },
-    Relation {
-        keys: ["store.poll_interval", "store.proxy_ttl"],
-        broken: |config, _| {
-            let (poll, ttl) = (config.store.poll_interval, config.store.proxy_ttl);
-            (poll >= ttl).then(|| {
-                format!(
-                    "{} is too long: it has to be shorter than store.proxy_ttl, which is {}",
-                    time(poll),
-                    time(ttl)
-                )
-            })
-        },
-    },
     Relation {
         keys: ["admin.listen", "admin.token_sha256"],
         broken: |config, _| {
@@ -97,16 +112,14 @@ const RELATIONS: &[Relation] = &[
     Relation {
         keys: ["tls.cert", "tls.key"],
         broken: |config, _| {
-            let tls = config.tls.as_ref()?;
-            let missing = tls.cert.as_os_str().is_empty();
+            let missing = config.tls.cert.is_none() && config.tls.key.is_some();
             missing.then(|| "missing; tls.key is given and needs its certificate".to_owned())
         },
     },
     Relation {
         keys: ["tls.key", "tls.cert"],
         broken: |config, _| {
-            let tls = config.tls.as_ref()?;
-            let missing = tls.key.as_os_str().is_empty();
+            let missing = config.tls.key.is_none() && config.tls.cert.is_some();
             missing.then(|| "missing; tls.cert is given and needs its key".to_owned())
         },
     },
@@ -121,33 +134,29 @@ const RELATIONS: &[Relation] = &[
     },
 ];
 
-/// Makes one form of what can be said in several ways: no certificate and no key is no TLS.
-pub fn settle(config: &mut Config) {
-    let none = config
-        .tls
-        .as_ref()
-        .is_some_and(|tls| tls.cert.as_os_str().is_empty() && tls.key.as_os_str().is_empty());
-    if none {
-        config.tls = None;
-    }
-}
-
 /// Notes every relation that is broken, at the place of the key that somebody wrote. Keys that
 /// could not be read are left out: their values here are not what was meant.
 pub fn check(config: &Config, role: Role, origins: &[Origin], problems: &mut Problems) {
-    let broken: Vec<_> = RELATIONS
-        .iter()
-        .filter(|relation| !relation.keys.iter().any(|key| problems.concern(key)))
-        .filter_map(|relation| Some((relation, (relation.broken)(config, role)?)))
+    let fits = FITS.iter().map(|fits| {
+        let keys = [fits.short.key, fits.long.key];
+        (keys, fits.broken(config))
+    });
+    let relations = RELATIONS.iter().map(|relation| {
+        let broken = (relation.broken)(config, role);
+        (relation.keys, broken)
+    });
+    let readable = |keys: &[&str; 2]| !keys.iter().any(|key| problems.concern(key));
+    let broken: Vec<_> = fits
+        .chain(relations)
+        .filter(|(keys, _)| readable(keys))
+        .filter_map(|(keys, message)| Some((keys, message?)))
         .collect();
-    for (relation, message) in broken {
-        let written = relation
-            .keys
+    for (keys, message) in broken {
+        let written = keys
             .iter()
-            .filter_map(|key| find(key).map(|index| &origins[index]))
+            .filter_map(|key| KEYS.find(key).map(|index| &origins[index]))
             .find(|origin| **origin != Origin::Default);
         let origin = written.cloned().unwrap_or(Origin::Default);
-        problems.add(origin, relation.keys[0], message);
+        problems.add(origin, keys[0], message);
     }
-    debug_assert_eq!(origins.len(), KEYS.len());
 }

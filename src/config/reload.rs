@@ -12,13 +12,12 @@
 //! one's place, which is written to its end, or somebody asked for it.
 
 use super::LiveConfig;
-use super::form::Masking;
-use super::keys::KEYS;
 use super::load::{Fingerprints, Loaded, Purpose, Setting, Sources, fingerprints};
-use super::problems::{ConfigErrors, Origin, Problems};
+use super::model::KEYS;
 use super::{relations, writers};
 use crate::logging;
 use crate::model::unix_millis;
+use crate::settings::{ConfigErrors, Masking, Origin, Problems};
 use arc_swap::ArcSwap;
 use serde::Serialize;
 use std::os::unix::fs::MetadataExt;
@@ -257,8 +256,8 @@ impl Reloader {
             }
         };
         // The file may name another certificate by now. The one that is served stays watched.
-        let served = self.in_force.config.tls.iter();
-        for file in served.flat_map(|tls| [&tls.cert, &tls.key]) {
+        let served = self.in_force.config.tls.files();
+        for file in served.iter().flat_map(|tls| [&tls.cert, &tls.key]) {
             if let Some(print) = settled.get(file) {
                 read.entry(file.clone()).or_insert(*print);
             }
@@ -383,7 +382,6 @@ fn merge(in_force: &Loaded, mut loaded: Loaded, sources: &Sources) -> Result<Mer
             loaded.origins[index] = in_force.origins[index].clone();
         }
     }
-    relations::settle(&mut loaded.config);
     relations::check(&loaded.config, sources.role, &loaded.origins, &mut problems);
     problems.into_result()?;
     Ok(Merged {

@@ -1,11 +1,9 @@
 //! The configuration written out: the effective one for `playhouse check`, and the documented
 //! one that is shipped as `conf/playhouse.yaml`.
 
-use super::defaults::Role;
-use super::form::Masking;
-use super::keys::{KEYS, Key};
 use super::load::Loaded;
-use super::model::Config;
+use super::model::{Config, KEYS, Role};
+use crate::settings::{Key, Masking, json_schema};
 use std::fmt::Write;
 
 /// Widest line of a comment.
@@ -17,8 +15,8 @@ impl Loaded {
     /// The effective configuration as YAML, secrets masked, each key with where it comes from.
     pub fn effective(&self) -> String {
         sections(|out, key, indent| {
-            let index = KEYS.iter().position(|known| known.path == key.path);
-            let origin = index.map_or_else(String::new, |n| self.origins[n].to_string());
+            let origin = self.origin(key.path);
+            let origin = origin.map_or_else(String::new, |origin| origin.to_string());
             let value = key.show(&self.config, Masking::Masked);
             let line = format!("{indent}{}: {value}", key.name());
             let _ = writeln!(out, "{line:<ORIGIN_COLUMN$} # {origin}");
@@ -44,21 +42,26 @@ pub fn documented() -> String {
         if !out.ends_with(":\n") {
             out.push('\n');
         }
-        let mut lines = key.doc.lines();
-        wrap(out, indent, lines.next().unwrap_or_default());
+        wrap(out, indent, &key.doc);
         let effect = if key.hot { "Hot" } else { "Restart" };
         let mut about = format!("{effect}; {}.", key.allowed);
         if !key.aliases.is_empty() {
             about.push_str(&format!(" Also {}.", key.aliases.join(", ")));
         }
         wrap(out, indent, &about);
-        for example in lines {
+        for example in &key.examples {
             let _ = writeln!(out, "{indent}#   {example}");
         }
         let value = key.show(&defaults, Masking::Whole);
         let _ = writeln!(out, "{indent}{}: {value}", key.name());
     }));
     out
+}
+
+/// The file as a JSON Schema: point an editor's YAML language server at it.
+pub fn schema() -> String {
+    let schema = json_schema(&KEYS, "Playhouse's configuration");
+    serde_json::to_string_pretty(&schema).expect("a JSON value can be written")
 }
 
 const HEADER: &str = "\
@@ -81,17 +84,17 @@ const HEADER: &str = "\
 ";
 
 /// Writes all keys, each under its section's name.
-fn sections(mut write: impl FnMut(&mut String, &Key, &str)) -> String {
+fn sections(mut write: impl FnMut(&mut String, &Key<Config>, &str)) -> String {
     let mut out = String::new();
     let mut section = "";
     for key in KEYS.iter() {
-        if !key.path.contains('.') {
+        let Some(its_section) = key.section() else {
             section = "";
             write(&mut out, key, "");
             continue;
-        }
-        if key.section() != section {
-            section = key.section();
+        };
+        if its_section != section {
+            section = its_section;
             let _ = write!(out, "\n{section}:\n");
         }
         write(&mut out, key, "  ");

@@ -1,9 +1,8 @@
 //! The store's address: which URLs are taken, how one is shown, and how it is made of the original
 //! system's variables: `REDIS_HOST`, `REDIS_PORT`, `REDIS_PASSWORD` and `REDIS_TLS`.
 
-use super::environment::{Environment, secret_file};
-use super::form::ReadFile;
-use super::problems::{Origin, Problems, quoted};
+use super::model::Config;
+use crate::settings::{Draft, Environment, Origin, Problems, quoted};
 use crate::store::redis::accepts_url;
 use std::path::Path;
 use url::Url;
@@ -52,29 +51,25 @@ pub fn masked(text: &str) -> String {
 }
 
 /// Makes a URL of `REDIS_HOST` and its companions unless a variable gave a whole one, and puts
-/// `REDIS_PASSWORD` into a URL that has none. Where the URL now comes from, if it changed.
-pub fn complete(
-    url: &mut Option<String>,
-    from: &Origin,
-    environment: &Environment,
-    read_file: ReadFile<'_>,
-    problems: &mut Problems,
-) -> Option<Origin> {
-    let mut origin = None;
-    let whole = matches!(from, Origin::Environment(_));
+/// `REDIS_PASSWORD` into a URL that has none.
+pub fn complete(draft: &mut Draft<'_, Config>, environment: &Environment) {
+    let index = draft.table.find(KEY).expect("the table has store.url");
+    let whole = matches!(draft.origins[index], Origin::Environment(_));
     if !whole && let Some(host) = environment.value("REDIS_HOST") {
-        *url = Some(from_parts(host, environment, problems)?);
-        origin = Some(Origin::Environment("REDIS_HOST".into()));
+        let Some(url) = from_parts(host, environment, &mut draft.problems) else {
+            return;
+        };
+        draft.config.store.url = Some(url);
+        draft.origins[index] = Origin::Environment("REDIS_HOST".into());
     }
-    let (Some(text), Some(password)) = (&url, password(environment, read_file, problems)) else {
-        return origin;
+    let parsed = draft.config.store.url.as_deref().map(Url::parse);
+    let (Some(Ok(mut url)), Some(password)) = (parsed, password(environment, draft)) else {
+        return;
     };
-    let mut parsed = Url::parse(text).ok()?;
     // A URL of a socket has its password in the query; it is then complete or wants none.
-    if parsed.password().is_none() && parsed.set_password(Some(&password)).is_ok() {
-        *url = Some(parsed.to_string());
+    if url.password().is_none() && url.set_password(Some(&password)).is_ok() {
+        draft.config.store.url = Some(url.to_string());
     }
-    origin
 }
 
 fn from_parts(host: &str, environment: &Environment, problems: &mut Problems) -> Option<String> {
@@ -114,17 +109,13 @@ fn from_parts(host: &str, environment: &Environment, problems: &mut Problems) ->
     Some(url)
 }
 
-fn password(
-    environment: &Environment,
-    read_file: ReadFile<'_>,
-    problems: &mut Problems,
-) -> Option<String> {
+fn password(environment: &Environment, draft: &mut Draft<'_, Config>) -> Option<String> {
     if let Some(password) = environment.value("REDIS_PASSWORD") {
         return Some(password.to_owned());
     }
     let path = environment.value("REDIS_PASSWORD_FILE")?;
     let origin = Origin::Environment("REDIS_PASSWORD_FILE".into());
-    secret_file(Path::new(path), KEY, &origin, read_file, problems)
+    draft.secret(Path::new(path), KEY, &origin)
 }
 
 #[cfg(test)]

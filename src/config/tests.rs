@@ -49,7 +49,7 @@ fn the_shipped_file_is_the_table() {
     );
     let loaded = load(Role::Proxy, &shipped, &[]).unwrap();
     assert_eq!(loaded.config, Config::defaults(Role::Proxy));
-    let missing: Vec<_> = keys::KEYS
+    let missing: Vec<_> = KEYS
         .iter()
         .filter(|key| loaded.origin(key.path) == Some(&Origin::Default))
         .map(|key| key.path)
@@ -234,10 +234,10 @@ fn a_misspelt_variable_is_a_warning() {
 #[test]
 fn the_table_agrees_with_itself() {
     let mut names: Vec<String> = Vec::new();
-    for key in keys::KEYS.iter() {
+    for key in KEYS.iter() {
         assert!(key.doc.ends_with(['.', ']']), "{}: {}", key.path, key.doc);
         assert!(!key.allowed.is_empty());
-        names.push(key.variable());
+        names.push(key.variable.clone());
         // `PLAYHOUSE_BROWSER_PATH` and the like are promised beside the derived names.
         names.extend(key.aliases.iter().map(|alias| (*alias).to_owned()));
     }
@@ -255,7 +255,34 @@ fn the_table_agrees_with_itself() {
         "workers",
         "log",
     ];
-    for key in keys::KEYS.iter() {
-        assert_eq!(key.hot, hot.contains(&key.section()), "{}", key.path);
+    for key in KEYS.iter() {
+        assert_eq!(
+            key.hot,
+            hot.contains(&key.section().unwrap_or(key.path)),
+            "{}",
+            key.path
+        );
     }
+}
+
+#[test]
+fn the_schema_knows_every_key_and_takes_the_shipped_file() {
+    let schema: serde_json::Value = serde_json::from_str(&schema()).unwrap();
+    for key in KEYS.iter() {
+        let mut node = &schema;
+        for step in key.path.split('.') {
+            let section = node.get("anyOf").map_or(node, |ways| &ways[1]);
+            node = &section["properties"][step];
+        }
+        let text = node["description"].as_str().unwrap_or_default();
+        assert!(text.starts_with(&key.doc), "{}: {node}", key.path);
+    }
+    let limits = &schema["properties"]["limits"];
+    assert_eq!(limits["additionalProperties"], false);
+    assert_eq!(
+        limits["properties"]["max_lifetime_sessions"]["type"],
+        "integer"
+    );
+    let browser = &schema["properties"]["selection"]["properties"]["default_browser"];
+    assert_eq!(browser["enum"][2], "webkit");
 }

@@ -145,7 +145,7 @@ async fn old_and_new_values_together_must_hold() {
     // Fine as a whole; but the heartbeat in force stays at 5 s until a restart.
     running.write("worker: { heartbeat_interval: 1s }\nrecycle: { command_ttl: 2s }\n");
     let status = running.when(|s| s.outcome == Outcome::Invalid).await;
-    assert!(status.errors[0].contains("worker.heartbeat_interval, which is 5s"));
+    assert!(status.errors[0].contains("worker.heartbeat_interval: 5s is too long"));
     assert_eq!(
         running.config().recycle.command_ttl,
         Duration::from_secs(60)

@@ -1,6 +1,6 @@
 //! What holds for every configuration and every text.
 
-use super::{Role, keys, load};
+use super::{KEYS, Role, load};
 use crate::config::{Config, Log, LogFormat, StaticWorker, Token};
 use crate::model::Browser;
 use log::LevelFilter;
@@ -173,8 +173,8 @@ proptest! {
 
     #[test]
     fn no_variable_panics(index in any::<proptest::sample::Index>(), value in any::<String>()) {
-        let names: Vec<_> = keys::KEYS.iter().flat_map(|key| key.variables()).collect();
-        let _either = load(Role::Proxy, "", &[(index.get(&names).as_str(), &value)]);
+        let names: Vec<_> = KEYS.iter().flat_map(|key| key.variables()).collect();
+        let _either = load(Role::Proxy, "", &[(*index.get(&names), &value)]);
         let _either = load(Role::Proxy, "", &[("REDIS_HOST", &value), ("REDIS_PASSWORD", &value)]);
     }
 }

@@ -1,14 +1,14 @@
 //! The forms a value can have: how a text becomes a typed value, what is allowed, and how the
 //! value is written again. Knows no key.
 
-use super::problems::{Origin, Problems, quoted};
-use super::yaml::{Node, Position, Value};
+use super::draft::Reading;
+use super::problems::quoted;
+use super::yaml::{Node, Value};
+use serde_json::json;
 use std::fmt::Display;
-use std::io;
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Where a text comes from decides how it is read.
@@ -28,79 +28,12 @@ pub enum Masking {
     Whole,
 }
 
-/// Reads a file that a configuration refers to; a parameter so that tests need none.
-pub type ReadFile<'a> = &'a dyn Fn(&Path) -> io::Result<String>;
-
-/// The reading of one key: where it is, and where its mistakes go.
-pub struct Reading<'a> {
-    pub key: String,
-    pub notation: Notation,
-    /// The value must not be repeated in a message.
-    pub secret: bool,
-    /// A word that is taken beside what the form reads (`never`).
-    pub word: Option<&'static str>,
-    pub source: Source,
-    pub problems: &'a mut Problems,
-    pub read_file: ReadFile<'a>,
-}
-
-/// What a key is read from.
-#[derive(Clone, Debug)]
-pub enum Source {
-    File(Arc<str>),
-    /// The whole origin: there are no positions in it worth telling.
-    Other(Origin),
-}
-
-impl Source {
-    pub fn at(&self, position: Position) -> Origin {
-        match self {
-            Source::File(name) => Origin::File {
-                name: Arc::clone(name),
-                position,
-            },
-            Source::Other(origin) => origin.clone(),
-        }
-    }
-}
-
-impl Reading<'_> {
-    /// Notes that what is at `node` is wrong; the key it concerns is the one being read.
-    pub fn wrong(&mut self, node: &Node, message: impl Into<String>) {
-        let origin = self.source.at(node.position);
-        self.problems.add(origin, self.key.clone(), message);
-    }
-
-    /// The same reading, one level down: `[3]` or `.name`.
-    pub fn within(&mut self, step: impl Display, secret: bool) -> Reading<'_> {
-        Reading {
-            key: format!("{}{step}", self.key),
-            notation: self.notation,
-            secret,
-            word: None,
-            source: self.source.clone(),
-            problems: self.problems,
-            read_file: self.read_file,
-        }
-    }
-
-    /// The text of a scalar.
-    pub fn text<'n>(&mut self, node: &'n Node, allowed: &str) -> Option<&'n str> {
-        let what = match &node.value {
-            Value::Scalar(text) => return Some(text),
-            Value::Null => "there is no value; it should be",
-            Value::List(_) => "a list is not",
-            Value::Map(_) => "a section is not",
-        };
-        self.wrong(node, format!("{what} {allowed}"));
-        None
-    }
-}
-
 /// One form: what is allowed, and the way in and out.
 pub struct Form<T> {
     /// Reads on after "should be": `a whole number from 1 to 10`.
     pub allowed: String,
+    /// The same for editors, as a JSON Schema.
+    pub schema: serde_json::Value,
     pub read: ReadForm<T>,
     pub show: ShowForm<T>,
 }
@@ -118,6 +51,8 @@ pub fn scalar<T: 'static>(
     let told = allowed.clone();
     Form {
         allowed,
+        // What is written without quotes may be a number to an editor: a version, a port.
+        schema: json!({ "type": ["string", "number"] }),
         read: Box::new(move |reading, node| {
             let text = reading.text(node, &told)?;
             let value = parse(text.trim(), reading.notation);
@@ -139,15 +74,23 @@ pub fn scalar<T: 'static>(
     }
 }
 
+impl<T> Form<T> {
+    fn with_schema(self, schema: serde_json::Value) -> Form<T> {
+        Form { schema, ..self }
+    }
+}
+
 /// `word` for `None`, anything else in the given form.
 pub fn optional<T: 'static>(word: &'static str, form: Form<T>) -> Form<Option<T>> {
     let Form {
         allowed,
+        schema,
         read,
         show,
     } = form;
     Form {
         allowed: format!("{word}, or {allowed}"),
+        schema: json!({ "anyOf": [{ "const": word }, schema] }),
         read: Box::new(move |reading, node| match &node.value {
             Value::Scalar(text) if text.trim() == word => Some(None),
             _ => {
@@ -165,37 +108,42 @@ pub fn optional<T: 'static>(word: &'static str, form: Form<T>) -> Form<Option<T>
 /// A whole number within a range.
 pub fn number<T>(range: RangeInclusive<T>) -> Form<T>
 where
-    T: FromStr + PartialOrd + Display + Send + Sync + 'static,
+    T: FromStr + PartialOrd + Display + serde::Serialize + Send + Sync + 'static,
 {
     let allowed = format!("a whole number from {} to {}", range.start(), range.end());
-    scalar(
+    let schema = json!({ "type": "integer", "minimum": range.start(), "maximum": range.end() });
+    let form = scalar(
         allowed,
         move |text, _| text.parse().ok().filter(|n| range.contains(n)),
-        |n, _| n.to_string(),
-    )
+        |n: &T, _| n.to_string(),
+    );
+    form.with_schema(schema)
 }
 
 /// A number with a decimal point within a range.
 pub fn decimal(range: RangeInclusive<f64>) -> Form<f64> {
     let allowed = format!("a number from {} to {}", range.start(), range.end());
-    scalar(
+    let schema = json!({ "type": "number", "minimum": range.start(), "maximum": range.end() });
+    let form = scalar(
         allowed,
         move |text, _| text.parse().ok().filter(|n| range.contains(n)),
-        |n, _| format!("{n:?}"),
-    )
+        |n: &f64, _| format!("{n:?}"),
+    );
+    form.with_schema(schema)
 }
 
 /// `true` or `false`; people write more than that into environments.
 pub fn boolean() -> Form<bool> {
-    scalar(
+    let form = scalar(
         "true or false",
         |text, notation| match (notation, text.to_ascii_lowercase().as_str()) {
             (_, "true") | (Notation::Plain, "1" | "yes" | "on") => Some(true),
             (_, "false") | (Notation::Plain, "0" | "no" | "off") => Some(false),
             _ => None,
         },
-        |value, _| value.to_string(),
-    )
+        |value: &bool, _| value.to_string(),
+    );
+    form.with_schema(json!({ "type": "boolean" }))
 }
 
 /// A length of time within a range.
@@ -257,7 +205,8 @@ where
     T: Copy + PartialEq + Send + Sync + 'static,
 {
     let list: Vec<_> = names.iter().map(|(name, _)| *name).collect();
-    scalar(
+    let schema = json!({ "enum": list });
+    let form = scalar(
         format!("one of {}", list.join(", ")),
         move |text, notation| {
             let found = names.iter().find(|(name, _)| match notation {
@@ -266,12 +215,13 @@ where
             });
             found.map(|(_, value)| *value)
         },
-        move |value, _| {
+        move |value: &T, _| {
             let found = names.iter().find(|(_, known)| known == value);
             // A plain 1.3 would be read back by others as a number.
             found.map_or_else(String::new, |(name, _)| yaml_text(name))
         },
-    )
+    );
+    form.with_schema(schema)
 }
 
 /// A text that cannot be empty.
@@ -291,22 +241,34 @@ pub fn mapped<A: 'static, B: 'static>(
 ) -> Form<B> {
     let Form {
         allowed,
+        schema,
         read,
         show,
     } = form;
     Form {
         allowed,
+        schema,
         read: Box::new(move |reading, node| read(reading, node).map(&into)),
         show: Box::new(move |value, masking| show(&back(value), masking)),
     }
 }
 
+/// The path of `what`; whether something is there is for those to say who open it.
+pub fn path(what: &'static str) -> Form<PathBuf> {
+    mapped(text(what), PathBuf::from, |path: &PathBuf| {
+        path.to_string_lossy().into_owned()
+    })
+}
+
 /// A list of `items`; `item` reads and shows one of them.
 pub fn list<T: 'static>(items: &str, item: Form<T>) -> Form<Vec<T>> {
-    let Form { read, show, .. } = item;
+    let Form {
+        schema, read, show, ..
+    } = item;
     let told = format!("a list of {items}");
     Form {
         allowed: told.clone(),
+        schema: json!({ "type": "array", "items": schema }),
         read: Box::new(move |reading, node| {
             let Value::List(nodes) = &node.value else {
                 let hint = format!("it should be {told}; write [] for none");

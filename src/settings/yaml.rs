@@ -2,11 +2,9 @@
 //!
 //! A scalar stays the text that was written: whether `1.70` is a version or a number is for the
 //! key to say. Input is bounded in size, depth and number of nodes. Anchors and aliases are refused:
-//! what stands in one place must not change with another, and each value is where a mistake in it
-//! is told.
+//! a value that stands somewhere else than where it is read hides what a file says.
 
 use granit_parser::{Event, Options, Parser, ScalarStyle, Span};
-use std::rc::Rc;
 
 /// Far beyond any real file; a bound for what a wrong path such as a disk image would cost.
 pub const MAX_BYTES: usize = 1024 * 1024;
@@ -14,9 +12,6 @@ pub const MAX_BYTES: usize = 1024 * 1024;
 const MAX_NODES: usize = 100_000;
 /// The deepest key is three levels down; anything much deeper is a mistake.
 const MAX_DEPTH: usize = 16;
-
-const NO_ALIASES: &str =
-    "anchors (&name) and aliases (*name) are not taken here; write the value where it is meant";
 
 /// Where something is written; both count from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +31,7 @@ pub enum Value {
     /// Nothing, `~` or `null`.
     Null,
     Scalar(String),
-    List(Vec<Rc<Node>>),
+    List(Vec<Node>),
     Map(Vec<Entry>),
 }
 
@@ -44,7 +39,7 @@ pub enum Value {
 pub struct Entry {
     pub name: String,
     pub position: Position,
-    pub node: Rc<Node>,
+    pub node: Node,
 }
 
 /// What is wrong with a document as YAML.
@@ -77,16 +72,16 @@ struct Open {
 }
 
 enum Content {
-    List(Vec<Rc<Node>>),
+    List(Vec<Node>),
     Map(Vec<Entry>, Option<(String, Position)>),
 }
 
 /// Reads one document; `None` when it is empty.
 ///
 /// # Errors
-/// The first thing that is not YAML, or is YAML that we do not take: tags, anchors and aliases,
-/// several documents, names that are not plain text, anything beyond the limits.
-pub fn parse(text: &str) -> Result<Option<Rc<Node>>, YamlError> {
+/// The first thing that is not YAML, or is YAML that is not taken: tags, anchors, aliases, several
+/// documents, names that are not plain text, anything beyond the limits.
+pub fn parse(text: &str) -> Result<Option<Node>, YamlError> {
     if text.len() > MAX_BYTES {
         let message = format!("larger than {} KiB", MAX_BYTES / 1024);
         return Err(error(Position::START, message));
@@ -102,7 +97,11 @@ pub fn parse(text: &str) -> Result<Option<Rc<Node>>, YamlError> {
                 line: mark.line().max(1),
                 column: mark.col() + 1,
             };
-            error(position, scan.info())
+            match scan.info() {
+                // Its own word for an alias without its anchor.
+                info if info.contains("unknown anchor") => anchored(position),
+                info => error(position, info),
+            }
         })?;
         tree.take(event, &span)?;
     }
@@ -112,7 +111,7 @@ pub fn parse(text: &str) -> Result<Option<Rc<Node>>, YamlError> {
 #[derive(Default)]
 struct Tree {
     open: Vec<Open>,
-    root: Option<Rc<Node>>,
+    root: Option<Node>,
     documents: usize,
     nodes: usize,
 }
@@ -130,20 +129,18 @@ impl Tree {
             Event::DocumentStart(..) => {
                 self.documents += 1;
                 if self.documents > 1 {
-                    return Err(error(
-                        position,
-                        "a second document; one file is one document",
-                    ));
+                    let message = "a second document; one file is one document";
+                    return Err(error(position, message));
                 }
                 Ok(())
             }
-            Event::Alias(_) => Err(error(position, NO_ALIASES)),
+            Event::Alias(_) => Err(anchored(position)),
             Event::Scalar(_, _, anchor, _)
             | Event::SequenceStart(_, anchor, _)
             | Event::MappingStart(_, anchor, _)
                 if anchor != 0 =>
             {
-                Err(error(position, NO_ALIASES))
+                Err(anchored(position))
             }
             Event::Scalar(text, style, ..) => {
                 let null = style == ScalarStyle::Plain
@@ -182,21 +179,19 @@ impl Tree {
 
     /// Puts a finished node where it belongs: into the innermost open list or map.
     fn place(&mut self, node: Node) -> Result<(), YamlError> {
-        let position = node.position;
         self.nodes += 1;
         if self.nodes > MAX_NODES {
-            return Err(error(position, "too many values"));
+            return Err(error(node.position, "too many values"));
         }
-        let node = Rc::new(node);
         let Some(parent) = self.open.last_mut() else {
             self.root = Some(node);
             return Ok(());
         };
         match &mut parent.content {
             Content::List(items) => items.push(node),
-            Content::Map(_, name @ None) => match &node.value {
-                Value::Scalar(text) => *name = Some((text.clone(), position)),
-                _ => return Err(error(position, "a key has to be a name")),
+            Content::Map(_, name @ None) => match node.value {
+                Value::Scalar(text) => *name = Some((text, node.position)),
+                _ => return Err(error(node.position, "a key has to be a name")),
             },
             Content::Map(entries, name) => {
                 let (name, position) = name.take().expect("matched above");
@@ -209,6 +204,11 @@ impl Tree {
         }
         Ok(())
     }
+}
+
+fn anchored(position: Position) -> YamlError {
+    let message = "anchors (&name) and aliases (*name) are not taken here; write the value out";
+    error(position, message)
 }
 
 fn error(position: Position, message: impl Into<String>) -> YamlError {

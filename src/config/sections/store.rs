@@ -1,0 +1,42 @@
+//! Where the shared state lives.
+
+use super::{minutes, seconds, time};
+use crate::config::{Role, store_url};
+use crate::settings::forms::{boolean, optional, scalar, yaml_text};
+use crate::settings::{Form, Masking, section};
+use std::time::Duration;
+
+section! {
+    /// The store and its timing.
+    pub struct StoreConfig: "store" (_role: Role)
+
+    /// Where proxies and workers share their state. In memory there is one process: `up`, or a
+    /// proxy with static workers.
+    url: Option<String> = None, optional("memory", redis_url()), .env(&["REDIS_URL"]).secret().short();
+
+    /// Refuses sessions while the store is away instead of seating them on what this proxy knows.
+    strict: bool = false, boolean();
+
+    /// A proxy not heard of for this long is dead; its seats are given back.
+    // A proxy that stalls for half a minute has lost its sessions anyway.
+    proxy_ttl: Duration = seconds(30), time();
+
+    /// How often expired workers are swept up.
+    // The original's.
+    reap_interval: Duration = minutes(5), time(), .env(&["REAPER_RUN_INTERVAL"]);
+
+    /// How often the fleet is read whole, to mend what a lost event missed.
+    // Events tell within milliseconds; this only bounds how long a lost one is missed.
+    poll_interval: Duration = seconds(10), time();
+}
+
+fn redis_url() -> Form<String> {
+    scalar(
+        "a URL such as redis://redis:6379/0, rediss://… for TLS, or redis+unix:///run/redis.sock; in a user or password, @ is written %40, / is %2F, # is %23",
+        |text, _| store_url::is_understood(text).then(|| text.to_owned()),
+        |url, masking| match masking {
+            Masking::Whole => yaml_text(url),
+            Masking::Masked => yaml_text(&store_url::masked(url)),
+        },
+    )
+}

@@ -1,0 +1,68 @@
+//! The worker's side.
+
+use super::{YEAR, browser, minutes, seconds, time};
+use crate::config::Role;
+use crate::model::Browser;
+use crate::settings::forms::{boolean, duration, list, number, optional, path, text};
+use crate::settings::{Form, section};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The original's.
+const PORT: u16 = 3131;
+
+section! {
+    /// One worker.
+    pub struct Worker: "worker" (role: Role)
+
+    /// Port of the Playwright server; 0 picks a free one, which is the default of `up`. A
+    /// replacement uses the next free one.
+    // Several workers of one machine cannot share a port.
+    port: u16 = if role == Role::Up { 0 } else { PORT }, number(0..=65535), .env(&["PORT"]);
+
+    /// Name under which proxies reach this worker; auto = the address that its connection to the
+    /// store uses.
+    hostname: Option<String> = None, optional("auto", text("a host name or address")), .env(&["PRIVATE_HOSTNAME"]);
+
+    /// Which browser it runs.
+    browser: Browser = Browser::Chromium, browser(), .env(&["BROWSER_TYPE"]);
+
+    /// Without a display.
+    headless: bool = true, boolean(), .env(&["HEADLESS"]);
+
+    /// How often the worker tells the store that it lives.
+    // The original's.
+    heartbeat_interval: Duration = seconds(5), time(), .env(&["HEARTBEAT_INTERVAL"]);
+
+    /// A worker without a heartbeat for this long is gone. At least three heartbeats.
+    // The original's.
+    key_ttl: Duration = seconds(60), time(), .env(&["REDIS_KEY_TTL"]);
+
+    /// How long sessions may go on once the worker is told to end.
+    // The original's.
+    drain_timeout: Duration = minutes(5), duration(Duration::ZERO..=YEAR), .env(&["DRAIN_TIMEOUT"]);
+
+    /// Browser executable; auto = looked for in the usual places.
+    browser_path: Option<PathBuf> = None, found("the path of a browser's executable"), .env(&["PLAYHOUSE_BROWSER_PATH"]);
+
+    /// Folder of a playwright-core package; auto = looked for in the usual places.
+    playwright: Option<PathBuf> = None, found("the folder of a playwright-core package"), .env(&["PLAYHOUSE_PLAYWRIGHT"]);
+
+    /// Node executable; auto = the one beside playwright-core, else the one on the PATH.
+    node: Option<PathBuf> = None, found("the path of a Node executable");
+
+    /// Further arguments for the browser.
+    ///     args: [ "--lang=de" ]
+    args: Vec<String> = Vec::new(), list("texts", text("a text that is not empty"));
+
+    /// Chromium's own sandbox; needs user namespaces, and does not work as root.
+    sandbox: bool = false, boolean();
+
+    /// How long a browser server may take to answer for the first time.
+    // A cold disk takes several seconds to start a browser for the first time.
+    start_timeout: Duration = seconds(30), time();
+}
+
+fn found(what: &'static str) -> Form<Option<PathBuf>> {
+    optional("auto", path(what))
+}
