@@ -42,7 +42,10 @@ RUN --mount=type=cache,target=/tmp/npm \
 COPY --from=build /playhouse /usr/local/bin/playhouse
 # Works with deploy/chromium-seccomp.json alone: Docker's own profile has no user namespaces.
 ENV PLAYHOUSE_WORKER_SANDBOX=true
-USER pwuser
+# The image's pwuser, as a number: then an orchestrator sees that it is not root.
+USER 1001:1001
+# The root may be read-only; what is written is below /tmp.
+ENV HOME=/tmp
 EXPOSE 3131
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
     CMD ["playhouse", "healthcheck"]

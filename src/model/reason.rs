@@ -10,6 +10,8 @@ pub enum Reason {
     Lifetime,
     /// Its process tree uses too much memory.
     Memory,
+    /// Its sessions have left too much on its disk.
+    Disk,
     /// It is old.
     Age,
     /// It failed its checks, or sessions, several times in a row.
@@ -19,9 +21,10 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 5] = [
+    pub const ALL: [Reason; 6] = [
         Reason::Lifetime,
         Reason::Memory,
+        Reason::Disk,
         Reason::Age,
         Reason::Failures,
         Reason::Operator,
@@ -32,6 +35,7 @@ impl Reason {
         match self {
             Reason::Lifetime => "lifetime",
             Reason::Memory => "memory",
+            Reason::Disk => "disk",
             Reason::Age => "age",
             Reason::Failures => "failures",
             Reason::Operator => "operator",

@@ -48,7 +48,9 @@ impl Tail {
             .filter(|line| !line.starts_with("at ") && !line.starts_with('╔'))
             .collect();
         let start = telling.len().saturating_sub(SHOWN_LINES);
-        match telling.iter().position(|line| line.contains("Error:")) {
+        // Node writes the names of its own errors behind it: `SystemError [ERR_SYSTEM_ERROR]: ...`.
+        let is_error = |line: &&str| line.contains("Error:") || line.contains("Error [");
+        match telling.iter().position(is_error) {
             Some(error) => format!("{fallback}: {}", telling[error]),
             None if telling.is_empty() => fallback.to_owned(),
             None => format!("{fallback}: {}", telling[start..].join(" | ")),
@@ -108,12 +110,31 @@ fn known_cause(line: &str) -> Option<String> {
         Some(disk_full(""))
     } else if says("EMFILE") || says("Too many open files") {
         Some("too many open files. Raise the limit (ulimit -n)".to_owned())
+    } else if says("EAGAIN") || says("Resource temporarily unavailable") {
+        Some(
+            "no more processes or threads may be started here. Raise the limit (pids_limit of the \
+             container, TasksMax of the unit, ulimit -u)"
+                .to_owned(),
+        )
+    } else if says("uv_os_get_passwd") || says("uv_os_homedir") {
+        Some(
+            "the user that this runs as is not in /etc/passwd. Run it as one that is, or add it"
+                .to_owned(),
+        )
     } else if says("Executable doesn't exist at") {
         Some("Playwright did not find its browser. Run `npx playwright install`, or set worker.browser_path".to_owned())
     } else if says("Missing X server or $DISPLAY") {
         Some("there is no display. Set worker.headless to true, or DISPLAY".to_owned())
-    } else if says("Cannot allocate memory") || says("JavaScript heap out of memory") {
-        Some("out of memory".to_owned())
+    } else if says("JavaScript heap out of memory") {
+        Some(
+            "Node's heap is full: a session sent or asked for more at once than Node can hold"
+                .to_owned(),
+        )
+    } else if says("Cannot allocate memory") || says("ENOMEM") || says("std::bad_alloc") {
+        Some(
+            "out of memory. Give the worker more, or lower limits.max_concurrent_sessions"
+                .to_owned(),
+        )
     } else {
         None
     }
@@ -149,6 +170,22 @@ mod tests {
                 "worker.port",
             ),
             ("ENOSPC: no space left on device, mkdtemp '/tmp/x'", "disk"),
+            (
+                "Error: spawn /usr/lib/chromium/chromium EAGAIN",
+                "pids_limit",
+            ),
+            (
+                "terminate called: pthread_create: Resource temporarily unavailable",
+                "pids_limit",
+            ),
+            (
+                "SystemError [ERR_SYSTEM_ERROR]: A system error occurred: uv_os_get_passwd returned ENOENT",
+                "/etc/passwd",
+            ),
+            (
+                "FATAL ERROR: Reached heap limit Allocation failed - JavaScript heap out of memory",
+                "heap",
+            ),
         ] {
             assert!(
                 cause(output).contains(expected),
@@ -177,6 +214,8 @@ mod tests {
     fn quotes_the_error_when_it_knows_none() {
         let text = cause("node:internal\nError: something new\n    at Object.<anonymous> (x.js:1)");
         assert_eq!(text, "exit status 1: Error: something new");
+        let text = cause("SystemError [ERR_OTHER]: a new one\n    at x.js:1");
+        assert_eq!(text, "exit status 1: SystemError [ERR_OTHER]: a new one");
         assert_eq!(cause(""), "exit status 1");
     }
 

@@ -11,39 +11,69 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 /// Under this name the program is a guard.
 const NAME: &str = "playhouse-guard";
 
-/// A posted guard. It acts when this is dropped, or when this process is no more.
+/// Pause before a guard that died is replaced.
+const REPLACED_AFTER: Duration = Duration::from_secs(1);
+
+/// A posted guard, or its successor if it dies. It acts when this is dropped, or when this process
+/// is no more.
 #[must_use]
 pub struct Guard {
-    _pipe: ChildStdin,
+    _posted: mpsc::Sender<Never>,
 }
+
+/// Nothing is ever sent: that the sender is gone is all there is to say.
+enum Never {}
 
 impl Guard {
     /// Posts a guard over the folder of this process's browsers.
     pub fn post(folder: &Path) -> io::Result<Guard> {
-        // Not the path of the executable: the file may have been replaced meanwhile.
-        let mut child = Command::new("/proc/self/exe")
-            .arg0(NAME)
-            .arg(folder)
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()?;
-        let pipe = child.stdin.take().expect("stdin is piped");
-        let bury = move || {
-            // It ends before the pipe is closed only when somebody kills it.
-            child.wait().ok();
-        };
+        let (posted, dropped) = mpsc::channel();
+        let first = start(folder)?;
+        let folder = folder.to_owned();
         std::thread::Builder::new()
             .name("guard".to_owned())
-            .spawn(bury)?;
-        Ok(Guard { _pipe: pipe })
+            .spawn(move || keep(first, &folder, &dropped))?;
+        Ok(Guard { _posted: posted })
     }
+}
+
+/// Replaces the guard when it dies, until it is told to act: by the end of its pipe.
+fn keep(mut guard: Child, folder: &Path, dropped: &mpsc::Receiver<Never>) {
+    while let Err(RecvTimeoutError::Timeout) = dropped.recv_timeout(REPLACED_AFTER) {
+        // It ends before its pipe is closed only when somebody kills it.
+        if matches!(guard.try_wait(), Ok(None)) {
+            continue;
+        }
+        match start(folder) {
+            Ok(next) => {
+                log::warn!("the guard was killed, another one is posted");
+                guard = next;
+            }
+            Err(error) => log::debug!(error:% = error; "cannot post another guard yet"),
+        }
+    }
+    drop(guard.stdin.take());
+    guard.wait().ok();
+}
+
+/// A guard with a pipe, at whose end it acts.
+fn start(folder: &Path) -> io::Result<Child> {
+    // Not the path of the executable: the file may have been replaced meanwhile.
+    Command::new("/proc/self/exe")
+        .arg0(NAME)
+        .arg(folder)
+        .process_group(0)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
 }
 
 /// What a guard is there for.

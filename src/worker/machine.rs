@@ -256,12 +256,30 @@ impl ServerFolder {
     }
 }
 
+impl ServerFolder {
+    /// Removes it on a thread that may wait for the disk: a profile has thousands of files.
+    pub async fn remove(&mut self) {
+        let path = std::mem::take(&mut self.path);
+        // Only a runtime that ends does not do it, and the parent folder goes with that.
+        tokio::task::spawn_blocking(move || remove(&path))
+            .await
+            .ok();
+    }
+}
+
+/// Of a server that was dropped, and not [removed](ServerFolder::remove).
 impl Drop for ServerFolder {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.path) {
-            // Gone with the parent folder, at the latest with our successor's first sweep.
-            log::debug!("cannot remove a browser's temporary files yet: {error}");
+        if !self.path.as_os_str().is_empty() {
+            remove(&self.path);
         }
+    }
+}
+
+fn remove(folder: &Path) {
+    if let Err(error) = std::fs::remove_dir_all(folder) {
+        // Gone with the parent folder, at the latest with our successor's first sweep.
+        log::debug!("cannot remove a browser's temporary files yet: {error}");
     }
 }
 

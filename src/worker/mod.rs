@@ -17,6 +17,7 @@ mod agent;
 mod diagnosis;
 mod fill;
 pub mod guard;
+mod leftovers;
 pub mod lifecycle;
 mod machine;
 mod memory;

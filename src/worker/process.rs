@@ -204,6 +204,11 @@ impl Server {
         &self.door
     }
 
+    /// Its temporary files.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Node's process id.
     pub fn node(&self) -> i32 {
         self.node
@@ -245,6 +250,7 @@ impl Server {
         tree::kill_all(self.folder.path(), self.living_node()).await;
         self.child.wait().await.ok();
         self.ended = true;
+        self.folder.remove().await;
     }
 
     /// Node's id while it is certain to mean Node.
@@ -309,6 +315,7 @@ fn plan(launch: &Launch<'_>, host: IpAddr, port: u16, path: &str, folder: &Path)
     let folder = folder.to_string_lossy();
     env.insert("HOME".to_owned(), folder.as_ref().into());
     env.insert("TMPDIR".to_owned(), folder.as_ref().into());
+    env.insert(tree::MARKER.to_owned(), folder.as_ref().into());
     if settings.browser == Browser::Firefox {
         // It would outlive the browser for a moment, and reports to nobody here.
         env.insert("MOZ_CRASHREPORTER_DISABLE".to_owned(), "1".into());
@@ -343,6 +350,7 @@ fn command(launch: &Launch<'_>, plan: &Path, folder: &Path) -> Command {
         .env_clear()
         .envs(passed_on())
         .env("TMPDIR", folder)
+        .env(tree::MARKER, folder)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());

@@ -3,12 +3,13 @@
 //! away, and decides nothing.
 
 use super::lifecycle::{Generation, Input};
-use super::{sockets, tree};
+use super::{leftovers, sockets, tree};
 use crate::config::{LiveConfig, RecycleMode};
-use crate::model::{Reason, WorkerRecord, WorkerStatus, unix_millis};
+use crate::model::{Counts, Reason, WorkerRecord, WorkerStatus, unix_millis};
 use crate::store::{Store, StoreError};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -89,6 +90,10 @@ pub struct Registration {
     record: WorkerRecord,
     /// Node's process id, to measure its tree.
     node: i32,
+    /// Its server's folder, with what sessions leave there.
+    folder: PathBuf,
+    /// Since when it has had no session, and how many it had had by then.
+    empty: Option<(SystemTime, u32)>,
     wish: watch::Receiver<Wish>,
     /// Whether the store knows why it is being recycled.
     reason_told: bool,
@@ -100,6 +105,7 @@ impl Registration {
         generation: Generation,
         record: WorkerRecord,
         node: i32,
+        folder: PathBuf,
         wish: watch::Receiver<Wish>,
     ) -> Registration {
         Registration {
@@ -107,6 +113,8 @@ impl Registration {
             generation,
             record,
             node,
+            folder,
+            empty: None,
             wish,
             reason_told: false,
         }
@@ -193,6 +201,7 @@ impl Registration {
             }
             return;
         }
+        self.tidy(beat.counts).await;
         self.tell(Input::Beat {
             generation,
             status,
@@ -202,6 +211,32 @@ impl Registration {
         .await;
         if self.record.replaces_itself != self.books.replaces_itself() {
             self.register(status).await;
+        }
+    }
+
+    /// Removes what ended sessions left on the disk, when none is open that could have written it:
+    /// what is from before a heartbeat at which there was none, if none has come since.
+    async fn tidy(&mut self, counts: Counts) {
+        let before = self
+            .empty
+            .filter(|(_, lifetime)| *lifetime == counts.lifetime);
+        self.empty = match (counts.active, before) {
+            (0, None) => Some((SystemTime::now(), counts.lifetime)),
+            (0, before) => before,
+            _ => None,
+        };
+        // The store may have lost its counters.
+        let moment = match self.empty.and(before) {
+            Some((since, _)) if self.is_quiet().await => Some(since),
+            _ => None,
+        };
+        let folder = self.folder.clone();
+        let left = tokio::task::spawn_blocking(move || match moment {
+            Some(moment) => leftovers::remove_before(&folder, moment),
+            None => leftovers::size(&folder),
+        });
+        if let Ok(bytes) = left.await {
+            self.tell(Input::Disk(self.generation, bytes)).await;
         }
     }
 

@@ -296,7 +296,8 @@ impl Shell {
         });
         life.wish = Some(sender);
         let books = Arc::clone(&self.books);
-        let registration = Registration::new(books, generation, record, up.node, wish);
+        let registration =
+            Registration::new(books, generation, record, up.node, up.folder.clone(), wish);
         self.entries.spawn(registration.run());
     }
 

@@ -10,6 +10,7 @@ use super::toolchain::Toolchain;
 use super::tree;
 use crate::model::{Endpoint, WorkerKey};
 use crate::store::Store;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
@@ -49,6 +50,8 @@ pub struct Up {
     pub generation: Generation,
     pub endpoint: Endpoint,
     pub node: i32,
+    /// With its temporary files.
+    pub folder: PathBuf,
     pub toolchain: Toolchain,
     pub browser_version: Option<String>,
     pub took: Duration,
@@ -148,6 +151,7 @@ impl Supervision {
                 path: door.path.clone(),
             },
             node: server.node(),
+            folder: server.folder().to_owned(),
             toolchain,
             browser_version: browser_version.map(str::to_owned),
             took: began.elapsed(),

@@ -3,8 +3,8 @@
 //!
 //! Node is our child. The browser is Node's child, in a session and process group of its own, and
 //! becomes ours (we are a subreaper) when Node dies first. What ties all of them to one server in
-//! any state is the server's folder: it is in the browser's arguments and in the environment that
-//! its children inherit.
+//! any state is a variable of their environment, which they inherit: it names the server's folder,
+//! whose name is used once. Nobody else's process has it, whatever its arguments name.
 
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
@@ -13,9 +13,13 @@ use nix::unistd::{Pid, getpgrp, getsid};
 use procfs::WithCurrentSystemInfo;
 use procfs::process::{Process, Stat};
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
+
+/// Variable that the processes of a server have, with its folder as the value.
+pub const MARKER: &str = "PLAYHOUSE_SERVER_FOLDER";
 
 /// How long processes may take to vanish after SIGKILL: only one in an uninterruptible system
 /// call (a dead disk) takes longer, and waiting does not help there.
@@ -81,8 +85,8 @@ pub fn kill_once(folder: &Path, node: Option<i32>) -> usize {
     members.len()
 }
 
-/// Every living process of the server in `folder`: those that name the folder, the sessions these
-/// lead, and everything descended from `node`.
+/// Every living process of the server in `folder`, or of all servers below it: this user's that have
+/// the marker, the sessions these lead, and everything descended from them or from `node`.
 pub fn members(folder: &Path, node: Option<i32>) -> Vec<i32> {
     let Ok(all) = procfs::process::all_processes() else {
         return Vec::new();
@@ -92,7 +96,7 @@ pub fn members(folder: &Path, node: Option<i32>) -> Vec<i32> {
     let mut named = HashSet::new();
     for process in all.flatten().filter(|process| process.pid != this) {
         let Ok(stat) = process.stat() else { continue };
-        if names(&process, folder) {
+        if is_marked(&process, folder) {
             named.insert(process.pid);
         }
         stats.insert(process.pid, stat);
@@ -196,24 +200,20 @@ fn stat(pid: i32) -> Option<Stat> {
     Process::new(pid).ok()?.stat().ok()
 }
 
-/// Whether a process was started with `folder` in its arguments or environment.
-fn names(process: &Process, folder: &Path) -> bool {
-    let folder = folder.as_os_str().as_bytes();
-    let holds = |file: &str| {
-        std::fs::read(format!("/proc/{}/{file}", process.pid))
-            .is_ok_and(|bytes| contains_path(&bytes, folder))
-    };
-    holds("cmdline") || holds("environ")
+/// Whether a process of this user was started for a server in `folder`, or below it.
+fn is_marked(process: &Process, folder: &Path) -> bool {
+    let user = nix::unistd::getuid().as_raw();
+    let is_ours = || process.status().is_ok_and(|status| status.ruid == user);
+    std::fs::read(format!("/proc/{}/environ", process.pid))
+        .is_ok_and(|environment| has_marker(&environment, folder))
+        && is_ours()
 }
 
-/// Whether `bytes` holds the path as a whole: `/tmp/a/1` is not in `/tmp/a/12`.
-fn contains_path(bytes: &[u8], path: &[u8]) -> bool {
-    bytes.windows(path.len()).enumerate().any(|(at, window)| {
-        window == path
-            && !bytes
-                .get(at + path.len())
-                .is_some_and(|next| next.is_ascii_alphanumeric() || *next == b'-')
-    })
+fn has_marker(environment: &[u8], folder: &Path) -> bool {
+    environment
+        .split(|byte| *byte == 0)
+        .filter_map(|entry| entry.strip_prefix(MARKER.as_bytes())?.strip_prefix(b"="))
+        .any(|value| Path::new(OsStr::from_bytes(value)).starts_with(folder))
 }
 
 #[cfg(test)]
@@ -221,11 +221,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_is_found_whole_or_not_at_all() {
-        let arguments = b"chrome\0--user-data-dir=/tmp/p-1/12/profile\0";
-        assert!(contains_path(arguments, b"/tmp/p-1/12"));
-        assert!(!contains_path(arguments, b"/tmp/p-1/1"));
-        assert!(!contains_path(b"", b"/tmp"));
+    fn a_marker_is_a_variable_of_its_own_and_names_the_folder_or_one_below() {
+        let marked = |environment: &[u8]| has_marker(environment, Path::new("/tmp/p-1/12"));
+        assert!(marked(b"A=1\0PLAYHOUSE_SERVER_FOLDER=/tmp/p-1/12\0B=2\0"));
+        assert!(marked(b"PLAYHOUSE_SERVER_FOLDER=/tmp/p-1/12/below\0"));
+        for other in [
+            &b"PLAYHOUSE_SERVER_FOLDER=/tmp/p-1/1\0"[..],
+            b"PLAYHOUSE_SERVER_FOLDER=/tmp/p-1/123\0",
+            b"OLDPWD=/tmp/p-1/12\0",
+            b"X_PLAYHOUSE_SERVER_FOLDER=/tmp/p-1/12\0",
+            b"",
+        ] {
+            assert!(!marked(other));
+        }
+    }
+
+    #[test]
+    fn a_bystander_whose_arguments_name_the_folder_is_not_a_member() {
+        let folder = tempfile::tempdir().unwrap();
+        let start = |marker: &str| {
+            std::process::Command::new("sh")
+                .args(["-c", "read line", "sh"])
+                .arg(folder.path().join("log"))
+                .env("OLDPWD", folder.path())
+                .env(marker, folder.path())
+                .stdin(std::process::Stdio::piped())
+                .spawn()
+                .unwrap()
+        };
+        let (mut ours, mut bystander) = (start(MARKER), start("ANOTHER"));
+        let found = members(folder.path(), None);
+        for child in [&mut ours, &mut bystander] {
+            drop(child.stdin.take());
+            child.wait().unwrap();
+        }
+        assert_eq!(found, [ours.id() as i32]);
     }
 
     #[test]

@@ -103,7 +103,7 @@ FROM $debian
 RUN apt-get update && apt-get install -y --no-install-recommends \
     npm libatomic1 chromium-headless-shell fonts-liberation
 COPY node /usr/local/bin/node
-RUN adduser --disabled-password --gecos '' pwuser && mkdir -m 777 /ms-playwright
+RUN adduser --uid 1001 --disabled-password --gecos '' pwuser && mkdir -m 777 /ms-playwright
 ENV LANG=C.UTF-8 LC_ALL=C.UTF-8 PLAYWRIGHT_BROWSERS_PATH=/ms-playwright
 EOF
 }

@@ -120,6 +120,17 @@ impl Up {
         .await
     }
 
+    /// Its guard, once it is another one than this.
+    async fn guard(&self, not: Option<&Process>) -> Process {
+        eventually("a guard", async || {
+            let tree = Tree::below(&[self.0.id()]);
+            let guards = tree.processes.into_iter();
+            let mut guards = guards.filter(|it| it.command.starts_with("playhouse-guard"));
+            guards.find(|it| Some(it) != not)
+        })
+        .await
+    }
+
     fn kill(mut self) -> Tree {
         let tree = Tree::below(&[self.0.id()]);
         self.0.kill().unwrap();
@@ -148,14 +159,38 @@ async fn nothing_outlives_a_killed_worker_process() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_guard_that_is_killed_is_replaced() {
+    let _turn = turn().await;
+    let temporary = tempfile::tempdir().unwrap();
+    let up = Up::start(temporary.path());
+    up.first(Kind::Node).await;
+    let first = up.first(Kind::Other).await;
+    first.kill();
+    eventually("another guard", async || {
+        let tree = Tree::below(&[up.0.id()]);
+        let guards = tree.of_kind(Kind::Other);
+        guards
+            .into_iter()
+            .find(|it| **it != first && !it.zombie)
+            .cloned()
+    })
+    .await;
+    all_gone(&up.kill()).await;
+    eventually_equal("no file is left", 0, async || folders(temporary.path())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_killed_worker_and_its_guard_leave_the_next_one_cleans_up() {
     let _turn = turn().await;
     let temporary = tempfile::tempdir().unwrap();
     let up = Up::start(temporary.path());
     let browser = up.first(Kind::Browser).await;
-    up.first(Kind::Other).await.kill();
+    // Killed, it would be replaced.
+    let guard = up.guard(None).await;
+    guard.signal(Signal::SIGSTOP);
     browser.signal(Signal::SIGSTOP);
     let tree = up.kill();
+    guard.kill();
     assert!(browser.exists(), "it cannot die of its server's death");
     assert_eq!(folders(temporary.path()), 1);
 

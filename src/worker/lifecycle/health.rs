@@ -1,7 +1,7 @@
 //! What a worker does about browsers that are not fit to go on: suspicion, and the end of those that
 //! are broken or take too much.
 
-use super::life::Phase;
+use super::life::{MAX_DISK, Phase};
 use super::{EVICTION_GRACE, Generation, Health, Lifecycle, Output, SOUND_AFTER, Turn};
 use crate::model::Reason;
 
@@ -48,6 +48,17 @@ impl Lifecycle {
         turn.todo.push(Output::Evict(generation, Some(why)));
     }
 
+    pub(super) fn wrote(&mut self, generation: Generation, bytes: u64, turn: &mut Turn<'_>) {
+        let Some(life) = self.lives.get_mut(&generation) else {
+            return;
+        };
+        life.disk = bytes;
+        if bytes > 2 * MAX_DISK && matches!(life.phase, Phase::Draining { .. }) {
+            let why = format!("its sessions have {} MiB on its disk", bytes >> 20);
+            self.condemn(generation, Reason::Disk, why, turn);
+        }
+    }
+
     /// Ends those that go on growing while they drain, when memory is short: nothing else would.
     pub(super) fn end_growing(&mut self, turn: &mut Turn<'_>) {
         let all: u64 = self.lives.values().map(|life| life.memory).sum();
@@ -58,7 +69,7 @@ impl Lifecycle {
         let limit = max.unwrap_or(turn.policy.room.limit);
         for generation in self.generations() {
             let life = &self.lives[&generation];
-            if life.grows_while_draining() {
+            if life.grows_while_draining(self.usual) {
                 let why = format!(
                     "its browser went on growing while it drained, to {} MiB of {} MiB",
                     life.memory >> 20,

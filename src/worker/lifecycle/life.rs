@@ -30,8 +30,12 @@ pub(super) enum Phase {
 }
 
 /// A draining browser may grow by this part of what it used, and this many bytes: its sessions go on.
-const GROWTH_PART: u64 = 10;
+const GROWTH_PART: u64 = 2;
 const GROWTH: u64 = 64 << 20;
+
+/// Bytes that the sessions of one browser may have on its disk: some hours of video. Beyond that it is
+/// replaced, and one that drains is ended at twice as much.
+pub(super) const MAX_DISK: u64 = 2 << 30;
 
 #[derive(Debug)]
 pub(super) struct Life {
@@ -44,6 +48,7 @@ pub(super) struct Life {
     /// Nobody is connected to it any more.
     pub quiet: bool,
     pub memory: u64,
+    pub disk: u64,
     /// Its last check failed, and the next one has not come to its end.
     pub suspect: bool,
     /// Checks in a row that failed at first.
@@ -65,6 +70,7 @@ impl Life {
             miscounted: false,
             quiet: false,
             memory: 0,
+            disk: 0,
             suspect: false,
             failures: 0,
             ordered: false,
@@ -99,13 +105,17 @@ impl Life {
         }
     }
 
-    /// Whether it drains although it uses much more than when it began to.
-    pub fn grows_while_draining(&self) -> bool {
+    /// Whether it drains although it uses much more than when it began to, and than is `usual`: the
+    /// last of its sessions may only have begun then.
+    pub fn grows_while_draining(&self, usual: u64) -> bool {
         let Phase::Draining { memory, .. } = self.phase else {
             return false;
         };
-        let allowed = memory.saturating_add(memory / GROWTH_PART) + GROWTH;
-        memory > 0 && self.memory > allowed
+        let base = memory.max(usual);
+        let allowed = base
+            .saturating_add(base / GROWTH_PART)
+            .saturating_add(GROWTH);
+        base > 0 && self.memory > allowed
     }
 
     /// The store lost it, and knows it again with fresh counters.
@@ -140,6 +150,8 @@ impl Life {
             Some(Reason::Lifetime)
         } else if self.is_bloated(others, policy) {
             Some(Reason::Memory)
+        } else if self.disk > MAX_DISK {
+            Some(Reason::Disk)
         } else if policy.max_failures > 0 && self.failures >= policy.max_failures {
             Some(Reason::Failures)
         } else if policy.max_age.is_some_and(|max| self.age(now) > Some(max)) {

@@ -164,6 +164,7 @@ impl Lifecycle {
             Input::Relisted(generation) => self.learn(generation, Life::relisted),
             Input::Quiet(generation) => self.learn(generation, |life| life.quiet = true),
             Input::Memory(generation, bytes) => self.measured(generation, bytes),
+            Input::Disk(generation, bytes) => self.wrote(generation, bytes, turn),
             Input::Checked(generation, health) => self.checked(generation, health, turn),
         }
     }

@@ -889,18 +889,35 @@ fn one_that_goes_on_growing_while_it_drains_is_ended_when_memory_is_short() {
     world.answer(new);
     world.register(new);
     assert_eq!(world.recycled, [(old, Reason::Memory)]);
-    world.feed(Input::Memory(old, 1100 * MIB));
+    world.feed(Input::Memory(old, 1500 * MIB));
     assert_eq!(
         world.server(old).evicted,
         None,
         "its sessions go on, and so may it, a little"
     );
-    world.feed(Input::Memory(old, 1300 * MIB));
+    world.feed(Input::Memory(old, 1600 * MIB));
     let why = world.server(old).evicted.clone().unwrap();
-    assert!(why.contains("1300 MiB of 1000 MiB"), "{why}");
+    assert!(why.contains("1600 MiB of 1000 MiB"), "{why}");
     world.pass(EVICTION_GRACE);
     assert!(world.server(old).killed);
     assert_eq!(world.available().collect::<Vec<_>>(), [new]);
+}
+
+#[test]
+fn who_fills_the_disk_is_replaced_and_ended_if_it_goes_on() {
+    let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+    let old = world.first_is_up();
+    world.seat(old);
+    world.tell_counts(old);
+    world.feed(Input::Disk(old, life::MAX_DISK + 1));
+    let new = world.alive()[1];
+    world.answer(new);
+    world.register(new);
+    assert_eq!(world.recycled, [(old, Reason::Disk)]);
+    world.feed(Input::Disk(old, 2 * life::MAX_DISK));
+    assert_eq!(world.server(old).evicted, None);
+    world.feed(Input::Disk(old, 2 * life::MAX_DISK + 1));
+    assert!(world.server(old).evicted.is_some());
 }
 
 #[test]

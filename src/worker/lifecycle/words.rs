@@ -98,6 +98,8 @@ pub enum Input {
     Quiet(Generation),
     /// Memory of the process tree, in bytes.
     Memory(Generation, u64),
+    /// What its sessions, open ones and ended ones, have on its disk, in bytes.
+    Disk(Generation, u64),
     /// A check of the browser came to its end.
     Checked(Generation, Health),
     /// Take no more sessions, end with the last one.
