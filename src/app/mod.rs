@@ -99,7 +99,10 @@ fn try_run(command: &Command) -> anyhow::Result<()> {
             begin(&loaded);
             block_on(run_proxy(sources, loaded, proxy.upgrade))
         }
-        Command::Check(_) => print(&loaded.effective()),
+        Command::Check(_) => {
+            tls::check_authorities()?;
+            print(&loaded.effective())
+        }
         Command::Status(status) => {
             let client = AdminClient::new(&status.operator, &loaded.config)?;
             show_status(&client, status)

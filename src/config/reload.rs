@@ -11,15 +11,18 @@
 //! tokens where there were some, has to stand for longer, unless it came with a new file in the old
 //! one's place, which is written to its end, or somebody asked for it.
 
+mod status;
+
+pub use status::{Change, Outcome, ReloadStatus};
+
 use super::LiveConfig;
-use super::load::{Fingerprints, Loaded, Purpose, Setting, Sources, fingerprints};
+use super::load::{Fingerprints, Loaded, Purpose, Sources, fingerprints};
 use super::model::KEYS;
 use super::{relations, writers};
 use crate::logging;
 use crate::model::unix_millis;
 use crate::settings::{ConfigErrors, Masking, Origin, Problems};
 use arc_swap::ArcSwap;
-use serde::Serialize;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -39,68 +42,6 @@ const SETTLE_OPEN: Duration = Duration::from_secs(5);
 const TELL_WRITER: Duration = Duration::from_secs(5);
 /// Longest text of a changed value in the log, in characters.
 const MAX_SHOWN: usize = 200;
-
-/// One key whose value is new. Secrets are masked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
-    pub key: &'static str,
-    pub from: String,
-    pub to: String,
-}
-
-/// What the last load came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// The one at start; no reload so far.
-    Started,
-    /// What is hot in it is in force.
-    Applied,
-    /// It is what was in force already, as far as it is hot.
-    Unchanged,
-    /// It has mistakes; what was in force still is.
-    Invalid,
-    /// All of it is in force but the certificate, which cannot be served; the old one still is.
-    CertificateRefused,
-}
-
-impl Outcome {
-    /// What a reload can come to.
-    pub const OF_RELOADS: [Outcome; 4] = [
-        Outcome::Applied,
-        Outcome::Unchanged,
-        Outcome::Invalid,
-        Outcome::CertificateRefused,
-    ];
-
-    /// The value of the metric's `result` label.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Outcome::Started => "started",
-            Outcome::Applied => "applied",
-            Outcome::Unchanged => "unchanged",
-            Outcome::Invalid => "invalid",
-            Outcome::CertificateRefused => "certificate_refused",
-        }
-    }
-}
-
-/// The state of the configuration, for the admin API and for those who react to a change.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ReloadStatus {
-    /// Rises with every valid load, also when only a certificate's file is new.
-    pub generation: u64,
-    /// When the last load ended, in milliseconds since the epoch.
-    pub at: u64,
-    pub outcome: Outcome,
-    /// The mistakes of the last load, one each; empty unless something was refused.
-    pub errors: Vec<String>,
-    /// Restart-only keys whose value in the file is not the one in force.
-    pub pending_restart: Vec<&'static str>,
-    /// Every key as it is in force, secrets masked.
-    pub settings: Arc<[Setting]>,
-}
 
 /// Told the outcome of each reload, for the metric that counts them.
 pub type OnReload = Box<dyn Fn(Outcome) + Send + Sync>;

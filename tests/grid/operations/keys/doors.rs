@@ -158,6 +158,7 @@ pub async fn workers_of_the_file_come_and_go() {
         let workers = grid.workers().await;
         let mut ports: Vec<u16> = workers
             .iter()
+            .filter(|it| it.serves())
             .map(|it| it.endpoint.rsplit(':').next().unwrap().parse().unwrap())
             .collect();
         ports.sort_unstable();
@@ -174,6 +175,7 @@ pub async fn workers_of_the_file_come_and_go() {
     stays.echo("my worker left the file, not me").await;
     stays.close().await;
     grid.idle().await;
+    eventually_equal("workers", 1, async || grid.workers().await.len()).await;
 }
 
 #[tokio::test]
