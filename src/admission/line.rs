@@ -348,11 +348,6 @@ impl Line {
         }
     }
 
-    /// How many dials of a client have begun.
-    pub fn dials(&self, place: Place) -> usize {
-        self.clients.get(&place).map_or(0, |client| client.dials)
-    }
-
     /// How many wait for this browser.
     pub fn len(&self, browser: Browser) -> usize {
         self.waiting[browser as usize]

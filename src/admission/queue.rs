@@ -82,6 +82,7 @@ impl<C, G> Queue<C, G> {
             browser,
             place,
             answer: None,
+            dials: 0,
         }
     }
 
@@ -348,6 +349,7 @@ pub struct Ticket<C, G> {
     browser: Browser,
     place: Place,
     answer: Option<oneshot::Receiver<Result<G, Refused>>>,
+    dials: usize,
 }
 
 impl<C, G> Ticket<C, G> {
@@ -404,13 +406,14 @@ impl<C, G> Ticket<C, G> {
     }
 
     /// The worker of the grant is dialled: for how long it may be.
-    pub fn dial(&self) -> Duration {
+    pub fn dial(&mut self) -> Duration {
+        self.dials += 1;
         self.queue.state().line.dial(self.place, Instant::now())
     }
 
     /// How many dials have begun.
     pub fn dials(&self) -> usize {
-        self.queue.state().line.dials(self.place)
+        self.dials
     }
 
     /// The dial failed through the worker's fault: the client stands at its old place again.

@@ -96,11 +96,13 @@ impl Known {
         })
     }
 
-    /// Sessions that it would take now: never more than its life has left.
+    /// Sessions that it would take now.
     fn free(&self, policy: &Policy) -> u32 {
-        if !self.open() {
-            return 0;
-        }
+        if self.open() { self.left(policy) } else { 0 }
+    }
+
+    /// Sessions that it would take if it were reached: never more than its life has left.
+    fn left(&self, policy: &Policy) -> u32 {
         let of_its_life = policy
             .lifetime_cap(self.record.replaces_itself)
             .map_or(u32::MAX, |cap| cap.saturating_sub(self.lifetime()));

@@ -3,7 +3,7 @@
 //! Nobody looks for a seat by himself. The line of each browser is served when a seat may have come
 //! free, when the fleet changed, and when somebody comes; in the order of the queue, several at once.
 
-use super::{Fleet, Target, policy};
+use super::{Fleet, Known, Target, policy};
 use crate::admission::line::{Need, Refused};
 use crate::admission::queue::{self, Wanting};
 use crate::admission::turns::Place;
@@ -299,22 +299,26 @@ impl Fleet {
         overdue.map(|(_, key, replaces)| (key, replaces)).collect()
     }
 
-    /// Why a client got no seat, for its message.
-    pub fn why_no_seat(&self, wanted: &Wanted) -> NoSeat {
+    /// Why a client got no seat, for its message. One that has `dialled` was offered seats, so those
+    /// that are free are no use to it; for another one they have come free this moment.
+    pub fn why_no_seat(&self, wanted: &Wanted, dialled: bool) -> NoSeat {
+        let policy = policy(&self.config);
         let known = self.known();
         let fits = |record: &WorkerRecord| {
             record.key.browser == wanted.browser && wanted.accepts(record.version)
         };
-        let mut fitting = known
-            .values()
-            .filter(|worker| fits(&worker.record))
-            .peekable();
-        if fitting.peek().is_none() {
+        let fitting: Vec<_> = known.values().filter(|it| fits(&it.record)).collect();
+        let available = |it: &&&Known| it.record.status == WorkerStatus::Available;
+        let available: Vec<_> = fitting.iter().filter(available).collect();
+        let of_no_use = |it: &&&Known| it.left(&policy) > 0 && (dialled || !it.open());
+        if fitting.is_empty() {
             NoSeat::NoWorker
-        } else if fitting.any(|worker| worker.open()) {
-            NoSeat::AllTaken
-        } else {
+        } else if available.is_empty() {
             NoSeat::AllDraining
+        } else if available.into_iter().any(|it| of_no_use(&it)) {
+            NoSeat::OutOfReach
+        } else {
+            NoSeat::AllTaken
         }
     }
 }

@@ -72,7 +72,10 @@ pub enum Refusal {
 /// Why there was no seat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoSeat {
+    /// Every worker that is reached has as many sessions as it may have.
     AllTaken,
+    /// There are seats, but their workers are not reached from here, or were too slow.
+    OutOfReach,
     NoWorker,
     AllDraining,
 }
@@ -129,6 +132,7 @@ impl Refusal {
             Refusal::NotDialled { .. } => "no_worker_reachable",
             Refusal::NoSeat { why, .. } => match why {
                 NoSeat::AllTaken => "all_seats_taken",
+                NoSeat::OutOfReach => "workers_out_of_reach",
                 NoSeat::NoWorker => "no_worker",
                 NoSeat::AllDraining => "all_workers_draining",
             },
@@ -158,6 +162,7 @@ impl Refusal {
         "all_seats_taken",
         "no_worker",
         "all_workers_draining",
+        "workers_out_of_reach",
         "draining",
         "store_away",
         "too_many_connections",
@@ -249,8 +254,12 @@ impl Refusal {
                         format!("no {browser} worker is registered"),
                         "Start one: playhouse worker, or BROWSER_TYPE for another browser.",
                     ),
+                    NoSeat::OutOfReach => (
+                        format!("the {browser} workers with free seats are slow or out of reach"),
+                        "Try again; the grid's log says which workers and why.",
+                    ),
                     NoSeat::AllDraining => (
-                        format!("all {browser} workers are draining or out of reach"),
+                        format!("all {browser} workers are draining"),
                         "Try again in a moment.",
                     ),
                 };
@@ -364,6 +373,7 @@ mod tests {
             Refusal::HeadTooLarge { max: 65536 },
             Refusal::NotDialled { tried: 3 },
             no_seat(NoSeat::AllTaken),
+            no_seat(NoSeat::OutOfReach),
             no_seat(NoSeat::NoWorker),
             no_seat(NoSeat::AllDraining),
             Refusal::Draining,

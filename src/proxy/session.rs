@@ -296,8 +296,8 @@ fn refusal(grid: &Grid, wanted: &Wanted, ticket: &Ticket, why: Refused, came: In
             if let Some(refusal) = other_version(grid, wanted) {
                 return refusal;
             }
-            let why = grid.fleet.why_no_seat(wanted);
             let tried = ticket.dials();
+            let why = grid.fleet.why_no_seat(wanted, tried > 0);
             if tried > 0 && why != NoSeat::AllTaken {
                 return Refusal::NotDialled { tried };
             }

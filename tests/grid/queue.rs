@@ -309,3 +309,19 @@ async fn a_browser_that_nobody_has_fills_no_line_for_the_others() {
     others.shutdown().await;
     grid.idle().await;
 }
+
+#[tokio::test]
+async fn who_dialled_in_vain_is_not_told_that_all_seats_are_taken() {
+    let fake = FakePlaywright::start().await;
+    let grid = Grid::new()
+        .fakes(&[&fake])
+        .config("queue: { timeout: 1s }\nselection: { dial_timeout: 1s }")
+        .start()
+        .await;
+    fake.behave(Behaviour::HangAtUpgrades);
+    let refusal = grid.dial().connect().await.err().unwrap();
+    let told: serde_json::Value = refusal.json();
+    assert_eq!(told["error"]["code"], "no_worker_reachable", "{refusal:?}");
+    assert_eq!(refusal.status, 502);
+    grid.idle().await;
+}
