@@ -143,7 +143,7 @@ impl Refusal {
     }
 
     /// Every [code](Refusal::code), and how a client is counted that left without an answer.
-    pub const CODES: [&'static str; 23] = [
+    pub const CODES: [&'static str; 24] = [
         "bad_request",
         "unknown_browser",
         "no_token",
