@@ -3,6 +3,7 @@
 
 use super::{Fleet, Obstacle, Target, Unreachable};
 use crate::selection::worker_key;
+use crate::worker::PATH_HEADER;
 use async_trait::async_trait;
 use pingora::prelude::{Error, ErrorType};
 use pingora_load_balancing::Backend;
@@ -22,7 +23,8 @@ const FAILURES_TO_UNHEALTHY: usize = 2;
 const SUCCESSES_TO_HEALTHY: usize = 1;
 
 /// Asks the worker's Playwright server for `GET /json`, which it answers itself, without touching
-/// the browser. Behind TLS only the connection is tried: the certificate is the dial's business.
+/// the browser. A worker of Playhouse tells nothing there, except to those who show the path that
+/// they would send a session to: it answers whether that path leads somewhere. Behind TLS only the connection is tried: the certificate is the dial's business.
 ///
 /// One address that answers is enough: a dial tries all of them too.
 pub(super) async fn probe(target: &Target) -> Result<(), Unreachable> {
@@ -48,8 +50,8 @@ async fn probe_at(address: SocketAddr, target: &Target, until: Instant) -> Resul
         return Ok(());
     }
     let request = format!(
-        "GET /json HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
-        target.authority
+        "GET /json HTTP/1.1\r\nHost: {}\r\n{PATH_HEADER}: {}\r\nConnection: close\r\n\r\n",
+        target.authority, target.endpoint.path
     );
     let said = async {
         stream.write_all(request.as_bytes()).await?;

@@ -1,12 +1,15 @@
 //! What is counted, and how it is shown to Prometheus.
 //!
-//! One registry, made here and passed to whoever counts. Label sets are closed: browsers, states,
+//! One registry for a proxy and one for each worker ([`WorkerMetrics`]), made here and passed to whoever counts. Label sets are closed: browsers, states,
 //! reasons and worker ids, never a session, a token or a client's address. Gauges that mirror a
 //! state (workers, slots, queue) and what the store counts for the whole grid (recycles) are not
 //! kept up to date but read when somebody scrapes: see [`Metrics::set_fleet`] and
 //! [`Metrics::set_recycles`].
 
 pub mod cache;
+mod worker;
+
+pub use worker::WorkerMetrics;
 
 use crate::config::Outcome;
 use crate::logging;
@@ -96,8 +99,7 @@ pub struct WorkerGauges {
 impl Metrics {
     /// A fresh set on a registry of its own.
     pub fn new() -> Arc<Metrics> {
-        let registry = Registry::new_custom(Some("playhouse".into()), None)
-            .expect("the prefix is a valid metric name");
+        let registry = new_registry();
         let put = Register(&registry);
         let phases = put.histograms(
             "connect_duration_seconds",
@@ -196,13 +198,6 @@ impl Metrics {
 
     /// Makes the series whose labels are known beforehand, so that they are 0 and not absent.
     fn fill(&self) {
-        let info = Opts::new("build_info", "Always 1; the label tells the version.")
-            .const_label("version", env!("CARGO_PKG_VERSION"));
-        let info = IntGauge::with_opts(info).expect("valid");
-        info.set(1);
-        self.registry
-            .register(Box::new(info))
-            .expect("registered once");
         for browser in Browser::ALL {
             self.sessions_active.with_label_values(&[browser.as_str()]);
             self.queue_depth.with_label_values(&[browser.as_str()]);
@@ -290,13 +285,30 @@ impl Metrics {
         let dropped = logging::dropped_lines();
         self.log_dropped
             .inc_by(dropped.saturating_sub(self.log_dropped.get()));
-        let mut text = Vec::with_capacity(8 * 1024);
-        // Writing to memory fails only for an inconsistent family, which `Register` rules out.
-        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
-            log::error!(error:% = error; "metrics cannot be encoded");
-        }
-        text
+        text_of(&self.registry)
     }
+}
+
+/// A registry with our prefix, on which the version is.
+fn new_registry() -> Registry {
+    let registry = Registry::new_custom(Some("playhouse".into()), None)
+        .expect("the prefix is a valid metric name");
+    let info = Opts::new("build_info", "Always 1; the label tells the version.")
+        .const_label("version", env!("CARGO_PKG_VERSION"));
+    let info = IntGauge::with_opts(info).expect("valid");
+    info.set(1);
+    registry.register(Box::new(info)).expect("registered once");
+    registry
+}
+
+/// Everything on a registry in Prometheus' text format, version 0.0.4.
+fn text_of(registry: &Registry) -> Vec<u8> {
+    let mut text = Vec::with_capacity(8 * 1024);
+    // Writing to memory fails only for an inconsistent family, which `Register` rules out.
+    if let Err(error) = TextEncoder::new().encode(&registry.gather(), &mut text) {
+        log::error!(error:% = error; "metrics cannot be encoded");
+    }
+    text
 }
 
 /// The content type of [`Metrics::text`].

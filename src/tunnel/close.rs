@@ -153,40 +153,45 @@ pub struct Close {
 impl Close {
     /// The proxy is going down at once.
     pub fn shutting_down(id: SessionId) -> Close {
-        Close::new(id, Why::ShuttingDown, None)
+        Close::new(Some(id), Why::ShuttingDown, None)
     }
 
     /// The drain timeout is over and the session still runs.
     pub fn draining(id: SessionId) -> Close {
-        Close::new(id, Why::Draining, None)
+        Close::new(Some(id), Why::Draining, None)
     }
 
     /// The same for one worker, of a grid that goes on.
     pub fn worker_draining(id: SessionId) -> Close {
         let sentence = "the worker is draining and the drain timeout is over";
-        Close::saying(id, Why::Draining, sentence)
+        Close::saying(Some(id), Why::Draining, sentence)
+    }
+
+    /// The worker gives its browser up, and says why. Which session it is the proxy knows.
+    pub fn browser_broken(why: &str) -> Close {
+        Close::saying(None, Why::WorkerLost, why)
     }
 
     /// The worker ends its browser, for the reason that it gives.
     pub fn worker_condemned(id: SessionId, why: &str) -> Close {
-        Close::saying(id, Why::WorkerLost, &format!("worker lost, {why}"))
+        Close::saying(Some(id), Why::WorkerLost, &format!("worker lost, {why}"))
     }
 
     /// An operator killed the session.
     pub fn killed(id: SessionId) -> Close {
-        Close::new(id, Why::Killed, None)
+        Close::new(Some(id), Why::Killed, None)
     }
 
     pub(super) fn worker_lost(id: SessionId) -> Close {
-        Close::new(id, Why::WorkerLost, None)
+        Close::new(Some(id), Why::WorkerLost, None)
     }
 
     /// The session has reached `limit`, whose meaning depends on `why`.
-    pub(super) fn overdue(id: SessionId, why: Why, limit: Duration) -> Close {
+    pub(super) fn overdue(id: Option<SessionId>, why: Why, limit: Duration) -> Close {
         Close::new(id, why, Some(limit))
     }
 
-    fn new(id: SessionId, why: Why, limit: Option<Duration>) -> Close {
+    fn new(id: Option<SessionId>, why: Why, limit: Option<Duration>) -> Close {
         let mut sentence = why.sentence().to_owned();
         if let Some(limit) = limit {
             let _ = write!(sentence, " {}", humantime::format_duration(limit));
@@ -194,9 +199,9 @@ impl Close {
         Close::saying(id, why, &sentence)
     }
 
-    fn saying(id: SessionId, why: Why, sentence: &str) -> Close {
+    fn saying(id: Option<SessionId>, why: Why, sentence: &str) -> Close {
         let mut reason = format!("playhouse: {sentence}");
-        let suffix = format!(" (session {id})");
+        let suffix = id.map_or(String::new(), |id| format!(" (session {id})"));
         reason.truncate(reason.floor_char_boundary(frame::MAX_REASON - suffix.len()));
         reason.push_str(&suffix);
         Close {
@@ -214,7 +219,7 @@ impl Close {
         self.why.code()
     }
 
-    /// At most [`frame::MAX_REASON`] bytes, with the session id at the end.
+    /// At most [`frame::MAX_REASON`] bytes, with the session id, where it is known, at the end.
     pub fn reason(&self) -> &str {
         &self.reason
     }
@@ -240,7 +245,7 @@ mod tests {
         for why in Why::ALL {
             for limit in [None, Some(Duration::from_secs(1800)), Some(longest)] {
                 let id = SessionId::random();
-                let close = Close::new(id, why, limit);
+                let close = Close::new(Some(id), why, limit);
                 assert!(close.reason().len() <= frame::MAX_REASON);
                 assert!(close.reason().starts_with("playhouse: "));
                 assert!(close.reason().ends_with(&format!("(session {id})")));

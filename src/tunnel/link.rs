@@ -1,5 +1,5 @@
-//! One of a session's two connections: a plain socket of our own, one under TLS, or, to a worker,
-//! whatever Pingora made.
+//! One of a session's two connections: a plain socket of our own, over TCP or to a browser server on
+//! this machine, one under TLS, or, to a worker, whatever Pingora made.
 //!
 //! Pingora's HTTP takes it for a stream of its own, so that a client's connection goes in and comes
 //! out again as what it is.
@@ -12,12 +12,12 @@ use pingora::protocols::{
     TimingDigest, UniqueID, UniqueIDType,
 };
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
 /// A connection to a client or a worker.
@@ -26,6 +26,8 @@ pub enum Link {
     /// Costs a session some 450 bytes less than Pingora's stream around it, and can be spliced.
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+    /// To a browser server of this machine.
+    Unix(UnixStream),
     Boxed(Stream),
 }
 
@@ -34,9 +36,18 @@ impl Link {
     /// is to say by being closed, but TLS has a farewell of its own.
     pub(super) fn hang_up(&mut self, cx: &mut Context<'_>) {
         match self {
-            Link::Plain(_) => {}
+            Link::Plain(_) | Link::Unix(_) => {}
             Link::Tls(stream) => drop(Pin::new(stream).poll_shutdown(cx)),
             Link::Boxed(stream) => drop(Pin::new(stream).poll_shutdown(cx)),
+        }
+    }
+
+    /// The socket, where bytes go through it as they are.
+    pub(super) fn socket(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Link::Plain(stream) => Some(stream.as_fd()),
+            Link::Unix(stream) => Some(stream.as_fd()),
+            Link::Tls(_) | Link::Boxed(_) => None,
         }
     }
 
@@ -61,6 +72,12 @@ impl From<TlsStream<TcpStream>> for Link {
     }
 }
 
+impl From<UnixStream> for Link {
+    fn from(stream: UnixStream) -> Link {
+        Link::Unix(stream)
+    }
+}
+
 impl From<Stream> for Link {
     /// What went to Pingora as a link is one again.
     fn from(stream: Stream) -> Link {
@@ -81,6 +98,7 @@ impl AsyncRead for Link {
         match self.get_mut() {
             Link::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
             Link::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Link::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
             Link::Boxed(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
@@ -95,6 +113,7 @@ impl AsyncWrite for Link {
         match self.get_mut() {
             Link::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             Link::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Link::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
             Link::Boxed(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
@@ -103,6 +122,7 @@ impl AsyncWrite for Link {
         match self.get_mut() {
             Link::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Link::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Link::Unix(stream) => Pin::new(stream).poll_flush(cx),
             Link::Boxed(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
@@ -111,6 +131,7 @@ impl AsyncWrite for Link {
         match self.get_mut() {
             Link::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Link::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Link::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             Link::Boxed(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
@@ -129,6 +150,7 @@ impl UniqueID for Link {
         match self {
             Link::Plain(stream) => stream.as_raw_fd(),
             Link::Tls(stream) => stream.get_ref().0.as_raw_fd(),
+            Link::Unix(stream) => stream.as_raw_fd(),
             Link::Boxed(stream) => stream.id(),
         }
     }

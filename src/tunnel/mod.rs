@@ -6,7 +6,9 @@
 //! to say why a session ends when the end is ours.
 //!
 //! It knows nothing of HTTP, seats or the store: whoever calls [`run`] holds the seat, logs the
-//! [`Ended`] and releases. Dropping the future closes both connections at once.
+//! [`Ended`] and releases. Dropping the future closes both connections at once. A worker's door, a
+//! second tunnel on the way of the same session, calls [`pass_on`] and leaves the watching to the
+//! proxy.
 //!
 //! * [`frame`]: where frames begin (pure).
 //! * [`Link`]: a connection, plain or not.
@@ -41,6 +43,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::sleep_until;
+
+/// How long a side may take no bytes where somebody else watches the session: longer than anybody
+/// has patience, so that the watcher is the one who says why.
+const PASS_ON_WRITE_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// The two connections of a session, both behind their HTTP heads.
 #[derive(Debug)]
@@ -103,9 +109,31 @@ pub fn run(
     traffic: Arc<Traffic>,
     stop: oneshot::Receiver<Close>,
 ) -> impl Future<Output = Ended> + Send + 'static {
-    // Made outside of the block, whose captures have a place of their own in the future: what is
-    // moved inside of it would have two.
-    let mut relay = Relay::new(id, ends, limits, traffic, stop);
+    drive(Relay::new(Some(id), ends, limits, traffic, stop))
+}
+
+/// The same behind somebody who watches the session: an end is passed on as it comes, with no word
+/// in between but that of `stop`. Only a side that takes no bytes for long is not waited for.
+pub fn pass_on(
+    ends: Ends,
+    traffic: Arc<Traffic>,
+    stop: oneshot::Receiver<Close>,
+) -> impl Future<Output = Ended> + Send + 'static {
+    let limits = Limits {
+        idle_timeout: None,
+        max_duration: None,
+        ping_interval: None,
+        ping_timeout: PASS_ON_WRITE_TIMEOUT,
+        write_timeout: PASS_ON_WRITE_TIMEOUT,
+    };
+    drive(Relay::new(None, ends, limits, traffic, stop))
+}
+
+#[expect(
+    clippy::manual_async_fn,
+    reason = "what a block captures has one place in the future, an argument has two"
+)]
+fn drive(mut relay: Relay) -> impl Future<Output = Ended> + Send + 'static {
     async move {
         let mut timer = pin!(sleep_until(relay.alarm()));
         poll_fn(|cx| relay.poll(timer.as_mut(), cx)).await

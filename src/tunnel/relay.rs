@@ -36,7 +36,8 @@ thread_local! {
 }
 
 pub(super) struct Relay {
-    id: SessionId,
+    /// `None`: somebody in front says how the session ends.
+    id: Option<SessionId>,
     client: Link,
     worker: Link,
     /// From the client to the worker.
@@ -62,7 +63,7 @@ pub(super) struct Relay {
 
 impl Relay {
     pub(super) fn new(
-        id: SessionId,
+        id: Option<SessionId>,
         ends: Ends,
         limits: Limits,
         traffic: Arc<Traffic>,
@@ -219,7 +220,14 @@ impl Relay {
             });
         } else if self.down.source_ended() || self.up.sink_ended() {
             self.up.shut();
-            self.end(Close::worker_lost(self.id));
+            match self.id {
+                Some(id) => self.end(Close::worker_lost(id)),
+                None => self.follow(Ended {
+                    by: Party::Worker,
+                    why: Why::WorkerLost,
+                    code: None,
+                }),
+            }
         }
         let (shut_up, shut_down) = if self.has_parted() {
             (false, false)

@@ -29,7 +29,7 @@ mod linux {
     use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
     use nix::unistd::{pipe2, read};
     use std::cell::RefCell;
-    use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+    use std::os::fd::OwnedFd;
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
     /// What a pipe is asked to hold, bytes. One page slot holds one segment, however short, so a
@@ -90,7 +90,7 @@ mod linux {
     impl Pipe {
         /// A pipe between two streams; `None` when they cannot be spliced or no pipe is left.
         pub(in crate::tunnel) fn between(from: &Link, to: &Link) -> Option<Pipe> {
-            socket(from).and(socket(to))?;
+            from.socket().and(to.socket())?;
             let spare = POOL.with_borrow_mut(Vec::pop);
             let ends = spare.or_else(Ends::open)?;
             Some(Pipe {
@@ -108,7 +108,7 @@ mod linux {
         pub(in crate::tunnel) fn fill(&mut self, from: &Link, count: u64) -> Spliced {
             debug_assert_eq!(self.held, 0, "else a full pipe looks like an empty socket");
             let count = usize::try_from(count).map_or(CAPACITY, |count| count.min(CAPACITY));
-            let (Some(from), Some(ends)) = (socket(from), &self.ends) else {
+            let (Some(from), Some(ends)) = (from.socket(), &self.ends) else {
                 return Spliced::Failed;
             };
             let spliced = result(splice(from, None, &ends.write, None, count, flags()));
@@ -120,7 +120,7 @@ mod linux {
 
         /// Gives what it holds to the socket, as far as that takes it.
         pub(in crate::tunnel) fn drain(&mut self, to: &Link) -> Spliced {
-            let (Some(to), Some(ends)) = (socket(to), &self.ends) else {
+            let (Some(to), Some(ends)) = (to.socket(), &self.ends) else {
                 return Spliced::Failed;
             };
             let spliced = result(splice(&ends.read, None, to, None, self.held, flags()));
@@ -165,14 +165,6 @@ mod linux {
             Ok(count) => Spliced::Moved(count),
             Err(Errno::EAGAIN | Errno::EINTR) => Spliced::WouldBlock,
             Err(_) => Spliced::Failed,
-        }
-    }
-
-    /// The socket of a plain connection; `None` under TLS and for anything else.
-    fn socket(link: &Link) -> Option<BorrowedFd<'_>> {
-        match link {
-            Link::Plain(stream) => Some(stream.as_fd()),
-            Link::Tls(_) | Link::Boxed(_) => None,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One worker, from the outside: feeds its life cycle with what happens to the processes, in the
 //! store and to the time. What follows is carried out by [`Shell`].
 
+use super::door::Door;
 use super::lifecycle::Input;
 use super::machine::MachineShared;
 use super::progress::Observer;
@@ -8,7 +9,9 @@ use super::shell::Shell;
 use super::toolchain::Toolchain;
 use super::tree;
 use crate::config::LiveConfig;
+use crate::metrics::WorkerMetrics;
 use crate::store::{Event, Store};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, watch};
@@ -46,6 +49,8 @@ pub struct Shared {
     pub toolchain: Toolchain,
     pub advertise: String,
     pub machine: Arc<MachineShared>,
+    /// The one port, for the worker's whole life.
+    pub door: Door,
     pub observer: Observer,
     pub inputs: mpsc::Sender<Input>,
 }
@@ -59,7 +64,11 @@ impl Shared {
 
 impl Agent {
     /// A worker whose browser servers are made of `toolchain` and reached by proxies under the
-    /// name or address `advertise`.
+    /// name or address `advertise`. Opens its port.
+    ///
+    /// # Errors
+    ///
+    /// No port can be opened.
     pub fn new(
         config: LiveConfig,
         toolchain: Toolchain,
@@ -67,22 +76,25 @@ impl Agent {
         advertise: impl Into<String>,
         machine: Arc<MachineShared>,
         observer: Observer,
-    ) -> Agent {
+    ) -> io::Result<Agent> {
         let (sender, inputs) = mpsc::channel(BACKLOG);
+        let advertise = advertise.into();
+        let door = Door::open(&advertise, config.load().worker.port, WorkerMetrics::new())?;
         let shared = Shared {
             config,
             toolchain,
-            advertise: advertise.into(),
+            advertise,
             machine,
+            door,
             observer,
             inputs: sender,
         };
-        Agent {
+        Ok(Agent {
             shared: Arc::new(shared),
             inputs,
             store,
             start_over: false,
-        }
+        })
     }
 
     /// With `recycle.mode: exit`, starts a fresh browser after the old one is gone instead of

@@ -1,15 +1,13 @@
-//! What the agents of one process share on their machine: turns to warm a browser up, memory, ports,
-//! and the folder that holds the browsers' temporary files.
+//! What the agents of one process share on their machine: turns to warm a browser up, memory, and
+//! the folder that holds the browsers' temporary files.
 
 use super::lifecycle::Room;
 use super::memory::Memory;
 use super::tree;
-use std::collections::BTreeSet;
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io;
-use std::net::{IpAddr, TcpListener};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -19,19 +17,15 @@ const PREFIX: &str = "playhouse-";
 /// Held locked in each of them as long as its process lives. The kernel lets go of it however the
 /// process ends, in whichever container it ran; a process id could mean anything by then.
 const LOCK: &str = "lock";
-/// Ports tried from the configured one on before a free one of the kernel's choice is used.
-const PORT_RANGE: u16 = 200;
 /// How old a look at the memory may be.
 const MEMORY_IS_FRESH: Duration = Duration::from_secs(1);
 
 /// Shared by all [`Agent`](super::Agent)s of a process. Dropping it removes its folder.
 pub struct MachineShared {
-    ports: Arc<Mutex<BTreeSet<u16>>>,
     /// Browsers that warm up in their turn.
     warming: Arc<Mutex<usize>>,
     budget: Arc<Mutex<Budget>>,
     folder: TempDir,
-    next_folder: AtomicU64,
     _lock: File,
 }
 
@@ -55,11 +49,9 @@ impl MachineShared {
         std::fs::rename(&unnamed, folder.path().join(LOCK))?;
         tree::adopt_orphans();
         Ok(Arc::new(MachineShared {
-            ports: Arc::default(),
             warming: Arc::default(),
             budget: Arc::new(Mutex::new(Budget::new())),
             folder,
-            next_folder: AtomicU64::new(1),
             _lock: lock,
         }))
     }
@@ -88,32 +80,12 @@ impl MachineShared {
         }
     }
 
-    /// A port for a server on `host`: the first one free from `first` on, or 0 (the kernel's
-    /// choice) when `first` is 0 or there is none. Ours until the lease is dropped.
-    pub fn lease_port(&self, host: IpAddr, first: u16) -> PortLease {
-        let mut ports = locked(&self.ports);
-        let last = first.saturating_add(PORT_RANGE);
-        let port = (first..=last)
-            .filter(|_| first != 0)
-            .find(|port| !ports.contains(port) && TcpListener::bind((host, *port)).is_ok())
-            .unwrap_or(0);
-        if port != first && !ports.contains(&first) {
-            log::info!(port = first; "the port is taken by another program, taking another one");
-        }
-        if port != 0 {
-            ports.insert(port);
-        }
-        PortLease {
-            port,
-            ports: Arc::clone(&self.ports),
-        }
-    }
-
-    /// A folder for one browser server's temporary files.
+    /// A folder for one browser server's files, for this user alone. What runs in another server's
+    /// folder cannot guess its name, and cannot read it anywhere.
     pub fn server_folder(&self) -> io::Result<ServerFolder> {
-        let number = self.next_folder.fetch_add(1, Ordering::Relaxed);
-        let path = self.folder.path().join(number.to_string());
-        std::fs::create_dir(&path)?;
+        let name = format!("{:032x}", rand::random::<u128>());
+        let path = self.folder.path().join(name);
+        std::fs::DirBuilder::new().mode(0o700).create(&path)?;
         Ok(ServerFolder { path })
     }
 
@@ -223,27 +195,6 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A port that no other server of this process is given.
-#[derive(Debug)]
-#[must_use]
-pub struct PortLease {
-    port: u16,
-    ports: Arc<Mutex<BTreeSet<u16>>>,
-}
-
-impl PortLease {
-    /// The port; 0 for one of the kernel's choice.
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-}
-
-impl Drop for PortLease {
-    fn drop(&mut self) {
-        locked(&self.ports).remove(&self.port);
-    }
-}
-
 /// The temporary files of one browser server: home, profile, shared memory. Removed when dropped.
 #[derive(Debug)]
 pub struct ServerFolder {
@@ -285,7 +236,7 @@ fn remove(folder: &Path) {
 
 /// Ends the browsers and removes the folders of processes that are dead.
 fn sweep(root: &Path) {
-    for path in folders(root, Holder::Dead) {
+    for path in folders_of_the_dead(root) {
         let killed = tree::kill_once(&path, None);
         match std::fs::remove_dir_all(&path) {
             Ok(()) => log::info!(processes = killed; "cleaned up after a dead worker"),
@@ -294,45 +245,26 @@ fn sweep(root: &Path) {
     }
 }
 
-/// The folders that living processes of this user have below `root`.
-pub(super) fn living_folders(root: &Path) -> Vec<PathBuf> {
-    folders(root, Holder::Living)
-}
-
-/// Whether the process whose folder it is still runs.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Holder {
-    Living,
-    Dead,
-}
-
-fn folders(root: &Path, wanted: Holder) -> Vec<PathBuf> {
+/// This user's folders whose processes do not run any more.
+fn folders_of_the_dead(root: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
     entries
         .filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX))
         .map(|entry| entry.path())
-        .filter(|path| holder(path) == Some(wanted))
+        .filter(|path| is_of_the_dead(path))
         .collect()
 }
 
-/// Who holds the folder; `None` when it is not one of ours (this user's).
-fn holder(folder: &Path) -> Option<Holder> {
+fn is_of_the_dead(folder: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
-    let found = std::fs::symlink_metadata(folder).ok()?;
-    if !found.is_dir() || found.uid() != nix::unistd::geteuid().as_raw() {
-        return None;
-    }
-    match File::open(folder.join(LOCK)).ok()?.try_lock() {
-        Ok(()) => Some(Holder::Dead),
-        Err(TryLockError::WouldBlock) => Some(Holder::Living),
-        Err(TryLockError::Error(_)) => None,
-    }
+    let ours = std::fs::symlink_metadata(folder)
+        .is_ok_and(|found| found.is_dir() && found.uid() == nix::unistd::geteuid().as_raw());
+    ours && File::open(folder.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::Ipv4Addr;
 
     #[test]
     fn a_living_process_keeps_its_folder_and_a_dead_ones_is_removed() {
@@ -352,22 +284,5 @@ mod tests {
         let path = first.folder().to_owned();
         drop(first);
         assert!(!path.exists());
-    }
-
-    #[test]
-    fn two_leases_are_two_ports_and_a_dropped_one_comes_back() {
-        let root = tempfile::tempdir().unwrap();
-        let machine = MachineShared::below(root.path()).unwrap();
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let taken = free.local_addr().unwrap().port();
-        let host = IpAddr::from(Ipv4Addr::LOCALHOST);
-
-        let one = machine.lease_port(host, taken);
-        let two = machine.lease_port(host, taken);
-        assert!(one.port() != taken && two.port() != taken && one.port() != two.port());
-        let number = one.port();
-        drop(one);
-        assert_eq!(machine.lease_port(host, taken).port(), number);
-        assert_eq!(machine.lease_port(host, 0).port(), 0);
     }
 }

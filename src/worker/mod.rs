@@ -8,35 +8,34 @@
 //!   `process` (one server), `supervision` (its task) and `registration` (its entry in the
 //!   store).
 //! * `machine`: what the agents of one process share. `memory`: how much of that there is.
-//! * `presence`: how another process of this machine finds the servers.
 //! * [`guard`]: the process that cleans up after a killed one.
-//!
-//! Proxies dial the Playwright servers directly: no session traffic passes through here.
+//! * `door`: the worker's port. Proxies come to it, and it passes their sessions on to the browser
+//!   server that listens at an `address` of its own on this machine.
 
+mod address;
 mod agent;
 mod diagnosis;
+mod door;
 mod fill;
 pub mod guard;
 mod leftovers;
 pub mod lifecycle;
 mod machine;
 mod memory;
-mod presence;
 mod probe;
 mod process;
 mod progress;
 mod recorder;
 mod registration;
 mod shell;
-mod sockets;
 mod spawn;
 mod supervision;
 mod toolchain;
 mod tree;
 
 pub use agent::{Agent, Shutdown};
+pub use door::PATH_HEADER;
 pub use guard::Guard;
 pub use machine::MachineShared;
-pub use presence::servers_here;
 pub use progress::{Observer, Progress};
 pub use toolchain::{MissingTool, Toolchain, locate};

@@ -8,14 +8,14 @@
 //! `initialize` sets the language of the error texts of everybody on that browser, and the last one
 //! who says it wins (playwright-core, `remote/playwrightConnection.ts`).
 
+use super::address::ServerAddress;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::UnixStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{WebSocketStream, client_async};
 
@@ -38,30 +38,14 @@ pub enum Unwell {
     NotUnderstood(String),
 }
 
-/// Where a server of ours is asked: its address on this machine, and its secret path.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Door {
-    pub address: SocketAddr,
-    pub path: String,
-}
-
-type Stream = TcpStream;
-
-async fn connect(door: &Door) -> io::Result<Stream> {
-    TcpStream::connect(door.address).await
-}
-
 /// Asks for `GET /json`, which the server answers without its browser: in a millisecond, or in
 /// many seconds where everything is read from disk for the first time. The caller sets the limit.
 /// The error says why there is no such answer.
-pub async fn answers(door: &Door) -> Result<(), String> {
+pub async fn answers(server: &ServerAddress) -> Result<(), String> {
     let exchange = async {
-        let mut stream = connect(door).await?;
-        let request = format!(
-            "GET /json HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
-            door.address
-        );
-        stream.write_all(request.as_bytes()).await?;
+        let mut stream = server.connect().await?;
+        let request = b"GET /json HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).await?;
         let mut answer = String::new();
         stream.take(MAX_ANSWER).read_to_string(&mut answer).await?;
         io::Result::Ok(answer)
@@ -69,20 +53,19 @@ pub async fn answers(door: &Door) -> Result<(), String> {
     let answer = exchange
         .await
         .map_err(|error| format!("its server does not answer: {error}"))?;
-    // Another server on the port would answer as well, but not with our secret.
-    if answer.starts_with("HTTP/1.1 200") && answer.contains(&door.path) {
+    if answer.starts_with("HTTP/1.1 200") && answer.contains(server.path()) {
         Ok(())
     } else if answer.is_empty() {
         // It went away over the question: whoever waits for its end knows why.
         Err("its server ended while it was asked".to_owned())
     } else {
-        Err("another server answers on its port".to_owned())
+        Err("it answers something else than a Playwright server".to_owned())
     }
 }
 
 /// Checks one browser, over a connection of its own that lives as long as the browser does.
 pub struct Prober {
-    socket: WebSocketStream<Stream>,
+    socket: WebSocketStream<UnixStream>,
     asked: u64,
     /// The browser that the server introduced, by its name in the wire format.
     browser: String,
@@ -94,10 +77,10 @@ pub struct Prober {
 impl Prober {
     /// Connects, which is to be done before any client does. `patience` is for the connection and
     /// the first answer.
-    pub async fn connect(door: &Door, patience: Duration) -> Result<Prober, Unwell> {
+    pub async fn connect(server: &ServerAddress, patience: Duration) -> Result<Prober, Unwell> {
         let connecting = async {
-            let stream = connect(door).await.map_err(gone)?;
-            let url = format!("ws://{}{}", door.address, door.path);
+            let stream = server.connect().await.map_err(gone)?;
+            let url = format!("ws://localhost{}", server.path());
             let (socket, _) = client_async(url, stream).await.map_err(gone)?;
             Ok(socket)
         };

@@ -1,16 +1,16 @@
 //! One browser server: Node running `playwright-core launch-server`, and the browser below it.
 //! From its start until nothing of it is left. When to start and stop is not decided here.
 
+use super::address::ServerAddress;
 use super::diagnosis::{Tail, cause_of_files};
-use super::machine::{MachineShared, PortLease, ServerFolder};
-use super::probe::{self, Door, Prober, Unwell};
+use super::machine::{MachineShared, ServerFolder};
+use super::probe::{self, Prober, Unwell};
 use super::toolchain::Toolchain;
-use super::{presence, recorder, spawn, tree};
+use super::{door, recorder, spawn, tree};
 use crate::config;
 use crate::model::Browser;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -76,8 +76,6 @@ pub enum StartError {
 pub struct Launch<'a> {
     pub toolchain: &'a Toolchain,
     pub settings: &'a config::Worker,
-    /// The name or address under which proxies reach this machine.
-    pub advertise: &'a str,
     pub machine: &'a MachineShared,
 }
 
@@ -86,7 +84,7 @@ pub struct Launch<'a> {
 pub struct Server {
     child: Child,
     node: i32,
-    door: Door,
+    address: ServerAddress,
     tail: Arc<Mutex<Tail>>,
     /// Reads the errors into `tail`, up to their end.
     errors: JoinHandle<()>,
@@ -94,7 +92,6 @@ pub struct Server {
     ended: bool,
     // Dropped after `drop` has killed the processes.
     folder: ServerFolder,
-    _port: PortLease,
 }
 
 impl Server {
@@ -117,15 +114,14 @@ impl Server {
     }
 
     async fn begin(launch: &Launch<'_>) -> Result<(Server, ChildStdout), StartError> {
-        let host = listening_host(launch.advertise);
-        let port = launch.machine.lease_port(host, launch.settings.port);
         let files = |error| StartError::Files {
             folder: launch.machine.folder().to_owned(),
             error,
         };
         let folder = launch.machine.server_folder().map_err(files)?;
         let path = format!("/{:032x}", rand::random::<u128>());
-        let plan = plan(launch, host, port.port(), &path, folder.path());
+        let address = ServerAddress::in_folder(folder.path(), path).map_err(files)?;
+        let plan = plan(launch, &address, folder.path());
         let file = folder.path().join("launch.json");
         write_private(&file, &plan).map_err(files)?;
         let node = &launch.toolchain.node;
@@ -146,31 +142,27 @@ impl Server {
         let server = Server {
             node: child.id().map_or(0, |id| id as i32),
             child,
-            door: Door {
-                address: SocketAddr::new(dialled_host(host), port.port()),
-                path,
-            },
+            address,
             tail,
             errors,
             ended: false,
             folder,
-            _port: port,
         };
         Ok((server, stdout))
     }
 
     async fn come_up(&mut self, stdout: ChildStdout) -> Result<(), StartError> {
         let mut stdout = BufReader::new(stdout);
-        let port = loop {
+        loop {
             let Some(line) = read_line(&mut stdout).await else {
                 return Err(StartError::Ended(self.exited().await));
             };
-            match port_of(&line) {
-                Some(port) => break port,
-                None => self.tail().push(&line),
+            // The one line that it prints is its address.
+            if line.trim_end().ends_with(self.address.path()) {
+                break;
             }
-        };
-        self.door.address.set_port(port);
+            self.tail().push(&line);
+        }
         let files = |error| StartError::Files {
             folder: self.folder.path().to_owned(),
             error,
@@ -178,19 +170,19 @@ impl Server {
         // Read by now; the path in it is the key to the browser.
         std::fs::remove_file(self.folder.path().join("launch.json")).map_err(files)?;
         tokio::spawn(keep_tail(stdout, Arc::clone(&self.tail)));
-        if let Err(error) = probe::answers(&self.door).await {
+        if let Err(error) = probe::answers(&self.address).await {
             // If it ended meanwhile, that has a cause.
             let ended = tokio::time::timeout(LAST_CAUSE, self.exited()).await;
             return Err(StartError::Ended(ended.unwrap_or(error)));
         }
-        presence::announce(self.folder.path(), self.door.address).map_err(files)
+        Ok(())
     }
 
     /// Opens and closes the browser's first page, so that the first client does not wait for what a
     /// browser does only once. What comes of it checks the browser from then on.
     pub async fn first_page(&self, patience: Duration) -> Result<Prober, Unwell> {
         let first = async {
-            let mut prober = Prober::connect(&self.door, patience).await?;
+            let mut prober = Prober::connect(&self.address, patience).await?;
             prober.check(patience).await?;
             Ok(prober)
         };
@@ -200,8 +192,8 @@ impl Server {
     }
 
     /// Where the server is reached on this machine.
-    pub fn door(&self) -> &Door {
-        &self.door
+    pub fn address(&self) -> &ServerAddress {
+        &self.address
     }
 
     /// Its temporary files.
@@ -282,28 +274,8 @@ impl Drop for Server {
     }
 }
 
-/// What the server listens on: loopback when it is advertised there, else every address, since the
-/// advertised one may be a name or somebody else's that leads here.
-fn listening_host(advertise: &str) -> IpAddr {
-    match advertise.parse::<IpAddr>() {
-        Ok(address) if address.is_loopback() => address,
-        Ok(IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
-        _ if advertise == "localhost" => Ipv4Addr::LOCALHOST.into(),
-        _ => Ipv4Addr::UNSPECIFIED.into(),
-    }
-}
-
-/// Where a server that listens on `host` is reached from this machine.
-fn dialled_host(host: IpAddr) -> IpAddr {
-    match host {
-        IpAddr::V4(host) if host.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(host) if host.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        host => host,
-    }
-}
-
 /// The options of Playwright's `launchServer`, as its command line reads them from a file.
-fn plan(launch: &Launch<'_>, host: IpAddr, port: u16, path: &str, folder: &Path) -> String {
+fn plan(launch: &Launch<'_>, address: &ServerAddress, folder: &Path) -> String {
     let Launch {
         toolchain,
         settings,
@@ -322,9 +294,8 @@ fn plan(launch: &Launch<'_>, host: IpAddr, port: u16, path: &str, folder: &Path)
     }
     let mut plan = serde_json::json!({
         "headless": settings.headless,
-        "host": host.to_string(),
-        "port": port,
-        "wsPath": path,
+        "port": ServerAddress::to_bind(),
+        "wsPath": address.path(),
         "args": settings.args,
         "chromiumSandbox": settings.sandbox,
         "env": env,
@@ -342,6 +313,8 @@ fn command(launch: &Launch<'_>, plan: &Path, folder: &Path) -> Command {
     let toolchain = launch.toolchain;
     let mut command = Command::new(&toolchain.node);
     command
+        // What the door lets in is not for Node to refuse.
+        .arg(format!("--max-http-header-size={}", 2 * door::MAX_HEAD))
         .arg(toolchain.playwright.join("cli.js"))
         .args(["launch-server", "--browser", toolchain.browser.as_str()])
         .arg("--config")
@@ -376,13 +349,6 @@ fn write_private(path: &Path, text: &str) -> io::Result<()> {
         .write_all(text.as_bytes())
 }
 
-/// The port in the one line that the server prints: its WebSocket address.
-fn port_of(line: &str) -> Option<u16> {
-    let rest = line.trim().strip_prefix("ws://")?;
-    let authority = rest.split('/').next()?;
-    authority.rsplit(':').next()?.parse().ok()
-}
-
 fn describe(status: ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt;
     match (status.code(), status.signal()) {
@@ -409,32 +375,5 @@ async fn read_line(output: &mut (impl AsyncBufReadExt + Unpin)) -> Option<String
     match output.take(MAX_LINE).read_until(b'\n', &mut line).await {
         Ok(0) | Err(_) => None,
         Ok(_) => Some(String::from_utf8_lossy(&line).into_owned()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn listens_no_wider_than_it_is_advertised() {
-        for (advertise, host) in [
-            ("127.0.0.1", "127.0.0.1"),
-            ("127.0.0.2", "127.0.0.2"),
-            ("localhost", "127.0.0.1"),
-            ("::1", "::1"),
-            ("10.0.0.5", "0.0.0.0"),
-            ("worker-1", "0.0.0.0"),
-            ("fd00::5", "::"),
-        ] {
-            assert_eq!(listening_host(advertise).to_string(), host, "{advertise}");
-        }
-    }
-
-    #[test]
-    fn reads_the_port_of_the_printed_address() {
-        assert_eq!(port_of("ws://127.0.0.1:3131/abc\n"), Some(3131));
-        assert_eq!(port_of("ws://[::1]:3132/abc"), Some(3132));
-        assert_eq!(port_of("Listening"), None);
     }
 }

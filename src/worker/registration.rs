@@ -2,8 +2,9 @@
 //! tells changes of status at once, and takes it off again. Never gives up while the store is
 //! away, and decides nothing.
 
+use super::door::Visitors;
 use super::lifecycle::{Generation, Input};
-use super::{leftovers, sockets, tree};
+use super::{leftovers, tree};
 use crate::config::{LiveConfig, RecycleMode};
 use crate::model::{Counts, Reason, WorkerRecord, WorkerStatus, unix_millis};
 use crate::store::{Store, StoreError};
@@ -20,9 +21,6 @@ const FAREWELL_PAUSE: Duration = Duration::from_millis(500);
 /// How long nobody may have been connected to a draining server until it counts as empty whatever
 /// the store says: longer than a proxy takes to dial after it reserved a seat.
 const QUIET: Duration = Duration::from_secs(10);
-
-/// The connection of the checks, which lasts as long as the browser.
-const OURS: usize = 1;
 
 /// What the store is to know of a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +92,7 @@ pub struct Registration {
     folder: PathBuf,
     /// Since when it has had no session, and how many it had had by then.
     empty: Option<(SystemTime, u32)>,
+    visitors: Visitors,
     wish: watch::Receiver<Wish>,
     /// Whether the store knows why it is being recycled.
     reason_told: bool,
@@ -106,6 +105,7 @@ impl Registration {
         record: WorkerRecord,
         node: i32,
         folder: PathBuf,
+        visitors: Visitors,
         wish: watch::Receiver<Wish>,
     ) -> Registration {
         Registration {
@@ -115,6 +115,7 @@ impl Registration {
             node,
             folder,
             empty: None,
+            visitors,
             wish,
             reason_told: false,
         }
@@ -139,7 +140,7 @@ impl Registration {
                 self.beat(status).await;
                 self.tell_reason().await;
             }
-            if status == WorkerStatus::Available || !self.is_quiet().await {
+            if status == WorkerStatus::Available || self.visitors.count() > 0 {
                 quiet_since = None;
             } else if quiet_since.get_or_insert_with(Instant::now).elapsed() >= QUIET {
                 self.tell(Input::Quiet(self.generation)).await;
@@ -227,7 +228,7 @@ impl Registration {
         };
         // The store may have lost its counters.
         let moment = match self.empty.and(before) {
-            Some((since, _)) if self.is_quiet().await => Some(since),
+            Some((since, _)) if self.visitors.count() == 0 => Some(since),
             _ => None,
         };
         let folder = self.folder.clone();
@@ -272,13 +273,6 @@ impl Registration {
             .ok()??;
         self.tell(Input::Memory(self.generation, memory)).await;
         Some(memory)
-    }
-
-    /// Whether nobody is connected to the server.
-    async fn is_quiet(&self) -> bool {
-        let port = self.record.endpoint.port;
-        let connected = tokio::task::spawn_blocking(move || sockets::connected_to(port));
-        matches!(connected.await, Ok(Some(connected)) if connected <= OURS)
     }
 
     async fn say_farewell(&self) {

@@ -296,8 +296,15 @@ impl Shell {
         });
         life.wish = Some(sender);
         let books = Arc::clone(&self.books);
-        let registration =
-            Registration::new(books, generation, record, up.node, up.folder.clone(), wish);
+        let registration = Registration::new(
+            books,
+            generation,
+            record,
+            up.node,
+            up.folder.clone(),
+            up.visitors.clone(),
+            wish,
+        );
         self.entries.spawn(registration.run());
     }
 

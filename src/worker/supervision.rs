@@ -1,6 +1,7 @@
 //! One generation's processes, from waiting for its turn to start until nothing of it is left.
 
 use super::agent::Shared;
+use super::door::{Behind, Resident, Visitors};
 use super::lifecycle::{Generation, Health, Input};
 use super::machine::Turn;
 use super::probe::{Prober, Unwell};
@@ -52,6 +53,8 @@ pub struct Up {
     pub node: i32,
     /// With its temporary files.
     pub folder: PathBuf,
+    /// The sessions that it has.
+    pub visitors: Visitors,
     pub toolchain: Toolchain,
     pub browser_version: Option<String>,
     pub took: Duration,
@@ -88,7 +91,7 @@ impl Supervision {
     /// Runs the server; says at the end why it ended.
     pub async fn run(self) -> String {
         let mut wish = self.wish.clone();
-        let (mut server, prober) = tokio::select! {
+        let (mut server, resident, prober) = tokio::select! {
             biased;
             _ = reaches(&mut wish, ServerWish::StopPolitely) => return "stopped before it was up".to_owned(),
             started = self.start() => match started {
@@ -97,12 +100,13 @@ impl Supervision {
             },
         };
         let why = self.watch(&mut server, prober).await;
+        drop(resident);
         server.stop(reaches(&mut wish, ServerWish::StopNow)).await;
         why
     }
 
     /// The checks come with the server, unless it does not understand them.
-    async fn start(&self) -> Result<(Server, Option<Prober>), String> {
+    async fn start(&self) -> Result<(Server, Resident, Option<Prober>), String> {
         let shared = &self.shared;
         let turn = match self.at_once {
             true => None,
@@ -118,7 +122,6 @@ impl Supervision {
         let launch = Launch {
             toolchain: &toolchain,
             settings: &config.worker,
-            advertise: &shared.advertise,
             machine: &shared.machine,
         };
         let started = Server::start(launch).await;
@@ -140,25 +143,28 @@ impl Supervision {
             }
         };
         drop((turn, permit_of_grid));
-        let door = server.door();
+        let address = server.address();
+        let behind = Behind::Server(address.clone());
+        let resident = shared.door.admit(address.path(), behind);
         let browser_version = prober.as_ref().and_then(Prober::browser_version);
         let up = Up {
             generation: self.generation,
             endpoint: Endpoint {
                 tls: false,
                 host: shared.advertise.clone(),
-                port: door.address.port(),
-                path: door.path.clone(),
+                port: shared.door.port(),
+                path: address.path().to_owned(),
             },
             node: server.node(),
             folder: server.folder().to_owned(),
+            visitors: resident.visitors().clone(),
             toolchain,
             browser_version: browser_version.map(str::to_owned),
             took: began.elapsed(),
         };
         // The agent being gone ends this task as well.
         self.ups.send(up).await.ok();
-        Ok((server, prober))
+        Ok((server, resident, prober))
     }
 
     /// Waits until few enough browsers of this process are warming up.

@@ -91,7 +91,8 @@ impl<S: Store> Bench<S> {
             "127.0.0.1",
             Arc::clone(&machine),
             Arc::new(move |progress| seen.lock().unwrap().push(progress)),
-        );
+        )
+        .unwrap();
         let (shutdown, receiver) = watch::channel(Shutdown::None);
         Bench {
             store,

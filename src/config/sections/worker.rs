@@ -15,8 +15,8 @@ section! {
     /// One worker.
     pub struct Worker: "worker" (role: Role)
 
-    /// Port of the Playwright server; 0 picks a free one, which is the default of `up`. A
-    /// replacement uses the next free one.
+    /// Port of the worker, for all of its browsers; 0 picks a free one, which is the default of `up`.
+    /// Where another program has it, the next free one.
     // Several workers of one machine cannot share a port.
     port: u16 = if role == Role::Up { 0 } else { PORT }, number(0..=65535), .env(&["PORT"]);
 

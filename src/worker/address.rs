@@ -1,0 +1,103 @@
+//! Where a browser server of ours listens: a Unix socket in the server's own folder, and the path
+//! that it asks for.
+//!
+//! The server binds the socket by a name relative to its working directory, and it is reached here
+//! through a descriptor of that folder. So no path can be too long for a socket's address, and the
+//! folder's name is not in the kernel's table of sockets.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::net::UnixStream;
+
+/// The socket's name in its folder.
+const SOCKET: &str = "server.sock";
+
+/// The address of one browser server. Known to nobody outside of this process.
+#[derive(Clone)]
+pub struct ServerAddress {
+    folder: Arc<File>,
+    path: Arc<str>,
+}
+
+impl ServerAddress {
+    /// For a server whose working directory is `folder`.
+    ///
+    /// # Errors
+    ///
+    /// The folder cannot be opened.
+    pub fn in_folder(folder: &Path, path: impl Into<Arc<str>>) -> io::Result<ServerAddress> {
+        let flags = nix::libc::O_PATH | nix::libc::O_DIRECTORY | nix::libc::O_CLOEXEC;
+        let folder = OpenOptions::new()
+            .read(true)
+            .custom_flags(flags)
+            .open(folder)?;
+        Ok(ServerAddress {
+            folder: Arc::new(folder),
+            path: path.into(),
+        })
+    }
+
+    /// What the server is told to listen on, in its working directory.
+    pub fn to_bind() -> String {
+        format!("./{SOCKET}")
+    }
+
+    /// The path to ask for; starts with a slash.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Connects to the server.
+    ///
+    /// # Errors
+    ///
+    /// Nobody listens, or the server has accepted nobody for so long that its queue is full.
+    pub async fn connect(&self) -> io::Result<UnixStream> {
+        UnixStream::connect(format!(
+            "/proc/self/fd/{}/{SOCKET}",
+            self.folder.as_raw_fd()
+        ))
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+    use tokio::io::AsyncReadExt;
+
+    #[tokio::test]
+    async fn a_folder_with_a_long_name_is_no_obstacle() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("a".repeat(120));
+        std::fs::create_dir(&folder).unwrap();
+        let address = ServerAddress::in_folder(&folder, "/secret").unwrap();
+        let refused = address.connect().await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::NotFound);
+        let listen = format!(
+            "import socket; s = socket.socket(socket.AF_UNIX); s.bind({:?}); s.listen(); \
+             print('up', flush=True); s.accept()[0].send(b'here')",
+            ServerAddress::to_bind()
+        );
+        let mut server = Command::new("python3")
+            .args(["-c", &listen])
+            .current_dir(&folder)
+            .spawn()
+            .unwrap();
+        let mut stream = loop {
+            match address.connect().await {
+                Ok(stream) => break stream,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        let mut said = String::new();
+        stream.read_to_string(&mut said).await.unwrap();
+        assert_eq!(said, "here");
+        server.wait().unwrap();
+    }
+}

@@ -1,0 +1,151 @@
+//! What a request at a worker's door asks for. Pure.
+
+use http::{Method, StatusCode};
+
+/// Longest head that is read: what a proxy may send on (`limits.max_header_bytes`) is far less by
+/// default. Node is told the same.
+pub const MAX_HEAD: usize = 64 * 1024;
+/// Most headers of a request.
+const MAX_HEADERS: usize = 256;
+/// A proxy that asks whether a worker answers shows the path to which it would send a session.
+pub const PATH_HEADER: &str = "x-playhouse-path";
+
+/// What somebody wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// The browser behind a path.
+    Session {
+        path: String,
+    },
+    /// To know whether the browser behind a path takes sessions.
+    Answers {
+        path: String,
+    },
+    Health,
+    Readiness,
+    Metrics,
+    /// Nothing that is here.
+    Refused(StatusCode),
+}
+
+/// Reads a whole head.
+pub fn wanted(head: &[u8]) -> Wanted {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut headers);
+    let target = match request.parse(head) {
+        Ok(httparse::Status::Complete(_)) => request.path.unwrap_or_default(),
+        Err(httparse::Error::TooManyHeaders) => {
+            return Wanted::Refused(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+        }
+        _ => return Wanted::Refused(StatusCode::BAD_REQUEST),
+    };
+    let value = |name: &str| {
+        let found = request
+            .headers
+            .iter()
+            .find(|it| it.name.eq_ignore_ascii_case(name));
+        found.and_then(|it| std::str::from_utf8(it.value).ok())
+    };
+    if request.method != Some(Method::GET.as_str()) {
+        return Wanted::Refused(StatusCode::METHOD_NOT_ALLOWED);
+    }
+    if value("upgrade").is_some_and(|to| to.eq_ignore_ascii_case("websocket")) {
+        let path = target.to_owned();
+        return Wanted::Session { path };
+    }
+    match (target, value(PATH_HEADER)) {
+        ("/healthz", _) => Wanted::Health,
+        ("/readyz", _) => Wanted::Readiness,
+        ("/metrics", _) => Wanted::Metrics,
+        ("/json", Some(path)) => Wanted::Answers {
+            path: path.to_owned(),
+        },
+        _ => Wanted::Refused(StatusCode::NOT_FOUND),
+    }
+}
+
+/// The head with another path in its request line.
+pub fn with_path(head: &[u8], path: &str) -> Vec<u8> {
+    let mut spaces = head.iter().enumerate().filter(|(_, byte)| **byte == b' ');
+    let (Some((start, _)), Some((end, _))) = (spaces.next(), spaces.next()) else {
+        // Nothing that was parsed as a request.
+        return head.to_vec();
+    };
+    [&head[..=start], path.as_bytes(), &head[end..]].concat()
+}
+
+/// Where a head ends, behind its empty line.
+pub fn end_of(bytes: &[u8], from: usize) -> Option<usize> {
+    let from = from.saturating_sub(3);
+    let new = bytes.get(from..)?;
+    new.windows(4)
+        .position(|window| window == b"\r\n\r\n")
+        .map(|at| from + at + 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn get(target: &str, more: &str) -> Wanted {
+        wanted(format!("GET {target} HTTP/1.1\r\nHost: w\r\n{more}\r\n").as_bytes())
+    }
+
+    #[test]
+    fn pages_and_sessions_are_told_apart() {
+        assert_eq!(get("/healthz", ""), Wanted::Health);
+        assert_eq!(get("/readyz", ""), Wanted::Readiness);
+        assert_eq!(get("/metrics", ""), Wanted::Metrics);
+        let path = || "/abc".to_owned();
+        let session = get("/abc", "Connection: Upgrade\r\nUpgrade: WebSocket\r\n");
+        assert_eq!(session, Wanted::Session { path: path() });
+        let asked = get("/json", "X-Playhouse-Path: /abc\r\n");
+        assert_eq!(asked, Wanted::Answers { path: path() });
+    }
+
+    #[test]
+    fn everything_else_is_not_here() {
+        for target in [
+            "/json",
+            "/json/version",
+            "/",
+            "/abc",
+            "/metrics?x",
+            "*",
+            "http://a/healthz",
+        ] {
+            let refused = Wanted::Refused(StatusCode::NOT_FOUND);
+            assert_eq!(get(target, ""), refused, "{target}");
+        }
+        let posted = wanted(b"POST /healthz HTTP/1.1\r\n\r\n");
+        assert_eq!(posted, Wanted::Refused(StatusCode::METHOD_NOT_ALLOWED));
+        let noise = wanted(b"\x16\x03\x01\r\n\r\n");
+        assert_eq!(noise, Wanted::Refused(StatusCode::BAD_REQUEST));
+    }
+
+    #[test]
+    fn the_rest_of_a_head_stays_as_it_is() {
+        let head = b"GET /outer HTTP/1.1\r\nA: b c\r\n\r\n";
+        assert_eq!(
+            with_path(head, "/in"),
+            b"GET /in HTTP/1.1\r\nA: b c\r\n\r\n"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_are_too_strange(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            wanted(&bytes);
+            with_path(&bytes, "/x");
+            end_of(&bytes, bytes.len() / 2);
+        }
+
+        #[test]
+        fn a_head_ends_at_the_same_place_however_it_comes(split in 0usize..30) {
+            let head = b"GET / HTTP/1.1\r\nA: b\r\n\r\nrest";
+            let first = end_of(&head[..split.min(head.len())], 0);
+            prop_assert_eq!(first.or_else(|| end_of(head, split)), Some(24));
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! One connection at a worker's door, from its first byte to its last.
+
+use super::request::{self, MAX_HEAD, Wanted, end_of, with_path};
+use super::residents::Visitors;
+use super::{Hall, Stranger};
+use crate::metrics::TEXT_FORMAT;
+use crate::tunnel::{Ends, Link, Side, Traffic, pass_on};
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// First read of a head: a client's handshake is some 500 bytes.
+const HEAD_READ: usize = 2048;
+/// How long a whole head may take.
+const HEAD_TIME: Duration = Duration::from_secs(10);
+/// How long a browser server may take to answer a handshake. Proxies have less patience.
+const ANSWER_TIME: Duration = Duration::from_secs(60);
+/// Longest answer of a browser server to a handshake that is read.
+const MAX_ANSWER: usize = 16 * 1024;
+const MAX_ANSWER_HEADERS: usize = 48;
+/// How long somebody may take to read a last answer and hang up.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// An answer that is not a session.
+struct Answer {
+    status: StatusCode,
+    kind: &'static str,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn text(status: StatusCode, body: impl Into<String>) -> Answer {
+        Answer {
+            status,
+            kind: "text/plain; charset=utf-8",
+            body: (body.into() + "\n").into_bytes(),
+        }
+    }
+
+    fn plain(status: StatusCode) -> Answer {
+        Answer::text(status, status.canonical_reason().unwrap_or_default())
+    }
+}
+
+/// Serves a connection to its end.
+pub(super) async fn serve(mut stream: TcpStream, hall: Arc<Hall>, stranger: Stranger) {
+    let mut head = BytesMut::with_capacity(HEAD_READ);
+    let read = timeout(HEAD_TIME, read_head(&mut stream, &mut head, MAX_HEAD)).await;
+    let answer = match read {
+        Ok(Ok(Some(end))) => {
+            let early = head.split_off(end).freeze();
+            match request::wanted(&head) {
+                Wanted::Session { path } => match hall.residents.find(&path) {
+                    Some(visitors) => {
+                        drop(stranger);
+                        session(&hall, &visitors, stream, head, early).await;
+                        return;
+                    }
+                    None => Answer::plain(StatusCode::NOT_FOUND),
+                },
+                wanted => page(&hall, &wanted),
+            }
+        }
+        Ok(Ok(None)) => Answer::plain(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+        // Who is gone, or has said nothing at all, gets no answer.
+        Ok(Err(_)) => return,
+        Err(_) if head.is_empty() => return,
+        Err(_) => Answer::plain(StatusCode::REQUEST_TIMEOUT),
+    };
+    hall.metrics.door_answers(answer.status).inc();
+    say(stream, answer).await;
+}
+
+/// Reads until a head is whole, and says where it ends; `None` when it is too long.
+async fn read_head(
+    stream: &mut (impl AsyncReadExt + Unpin),
+    head: &mut BytesMut,
+    max: usize,
+) -> io::Result<Option<usize>> {
+    loop {
+        let seen = head.len();
+        if stream.read_buf(head).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        match end_of(head, seen) {
+            Some(end) if end <= max => return Ok(Some(end)),
+            None if head.len() <= max => {}
+            _ => return Ok(None),
+        }
+    }
+}
+
+fn page(hall: &Hall, wanted: &Wanted) -> Answer {
+    match wanted {
+        Wanted::Health => Answer::text(StatusCode::OK, "ok"),
+        Wanted::Readiness if hall.residents.any_serves() => Answer::text(StatusCode::OK, "ready"),
+        Wanted::Readiness => {
+            let why = "the worker has no browser that serves";
+            Answer::text(StatusCode::SERVICE_UNAVAILABLE, why)
+        }
+        Wanted::Metrics => {
+            let (browsers, sessions) = hall.residents.count();
+            Answer {
+                status: StatusCode::OK,
+                kind: TEXT_FORMAT,
+                body: hall.metrics.text(browsers, sessions),
+            }
+        }
+        Wanted::Answers { path } => match hall.residents.find(path).map(|it| it.closed()) {
+            Some(None) => Answer::plain(StatusCode::OK),
+            Some(Some(why)) => Answer::text(StatusCode::SERVICE_UNAVAILABLE, why),
+            None => Answer::plain(StatusCode::NOT_FOUND),
+        },
+        Wanted::Refused(status) => Answer::plain(*status),
+        Wanted::Session { .. } => Answer::plain(StatusCode::NOT_FOUND),
+    }
+}
+
+/// Sends a last answer and hangs up in a way that lets it be read: to close with unread bytes in the
+/// socket would reset the connection and take the answer along.
+async fn say(mut stream: TcpStream, answer: Answer) {
+    let head = format!(
+        "HTTP/1.1 {} {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\
+         Connection: close\r\n\r\n",
+        answer.status.as_str(),
+        answer.status.canonical_reason().unwrap_or_default(),
+        answer.kind,
+        answer.body.len(),
+    );
+    let farewell = async {
+        stream
+            .write_all(&[head.as_bytes(), &answer.body].concat())
+            .await?;
+        stream.shutdown().await?;
+        let mut rest = [0; 1024];
+        while stream.read(&mut rest).await? > 0 {}
+        io::Result::Ok(())
+    };
+    // Whether it was read is the reader's business.
+    timeout(LINGER, farewell).await.ok();
+}
+
+/// A session: shakes hands with what stands behind the path, and passes on what both sides say.
+async fn session(
+    hall: &Hall,
+    visitors: &Visitors,
+    mut client: TcpStream,
+    head: BytesMut,
+    early: Bytes,
+) {
+    let (visitor, stop) = visitors.enter();
+    let greeted = timeout(ANSWER_TIME, greet(visitors, &head));
+    let greeted = tokio::select! {
+        greeted = greeted => greeted,
+        () = gone(&client) => return,
+    };
+    let failed = |why: String| Answer::text(StatusCode::SERVICE_UNAVAILABLE, why);
+    let answer = match greeted {
+        Ok(Ok(Greeting::Accepted {
+            stream,
+            answer,
+            early: said,
+        })) => {
+            hall.metrics
+                .door_answers(StatusCode::SWITCHING_PROTOCOLS)
+                .inc();
+            if client.write_all(&answer).await.is_err() {
+                return;
+            }
+            let side = |stream, early| Side { stream, early };
+            let ends = Ends {
+                client: side(Link::from(client), early),
+                worker: side(stream, said),
+            };
+            // Not kept while the session lasts.
+            drop((head, answer));
+            pass_on(ends, Arc::new(Traffic::new()), stop).await;
+            return drop(visitor);
+        }
+        Ok(Ok(Greeting::Refused(status))) => Answer::plain(status),
+        Ok(Err(error)) => failed(format!("the browser server does not answer: {error}")),
+        Err(_) => failed(format!(
+            "the browser server did not answer within {ANSWER_TIME:?}"
+        )),
+    };
+    drop(visitor);
+    hall.metrics.door_answers(answer.status).inc();
+    say(client, answer).await;
+}
+
+/// What a browser server says to a handshake.
+enum Greeting {
+    Accepted {
+        stream: Link,
+        answer: BytesMut,
+        early: Bytes,
+    },
+    Refused(StatusCode),
+}
+
+async fn greet(visitors: &Visitors, head: &[u8]) -> io::Result<Greeting> {
+    if let Some(why) = visitors.closed() {
+        return Err(io::Error::other(why));
+    }
+    let reached = visitors.behind().reach().await?;
+    let mut stream = reached.stream;
+    stream.write_all(&with_path(head, &reached.path)).await?;
+    let mut answer = BytesMut::with_capacity(HEAD_READ);
+    let garbage = || io::Error::other("its answer is no HTTP");
+    let end = read_head(&mut stream, &mut answer, MAX_ANSWER).await?;
+    let early = answer.split_off(end.ok_or_else(garbage)?).freeze();
+    let mut headers = [httparse::EMPTY_HEADER; MAX_ANSWER_HEADERS];
+    let mut parsed = httparse::Response::new(&mut headers);
+    parsed.parse(&answer).map_err(|_| garbage())?;
+    let status = StatusCode::from_u16(parsed.code.unwrap_or_default()).map_err(|_| garbage())?;
+    Ok(match status {
+        StatusCode::SWITCHING_PROTOCOLS => Greeting::Accepted {
+            stream,
+            answer,
+            early,
+        },
+        status => Greeting::Refused(status),
+    })
+}
+
+/// Returns when the client has hung up without having said anything more.
+async fn gone(client: &TcpStream) {
+    // Who talks before its answer is there is looked after when it has come.
+    if !matches!(client.peek(&mut [0]).await, Ok(0) | Err(_)) {
+        std::future::pending::<()>().await;
+    }
+}
