@@ -44,6 +44,7 @@ fn fleet(size: u32) -> Vec<Facts> {
         lifetime: n.wrapping_mul(2_654_435_761) % 60,
         started_at: u64::from(n % 97),
         open: n % 50 != 49,
+        suspected: false,
         replaces_itself: true,
     };
     (0..size).map(worker).collect()

@@ -307,6 +307,7 @@ impl<'a> Grid<'a> {
             lifetime: 0,
             started_at: self.now,
             open: true,
+            suspected: false,
             replaces_itself: true,
         };
         self.live.insert(key.clone(), Live { facts, slot });

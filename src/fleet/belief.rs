@@ -1,19 +1,15 @@
 //! Changing what is believed: every fact that comes in goes through here, into the map of known
 //! workers and into the selection's index, and wakes those who wait for a seat.
 
+use super::standing::Suspicion;
 use super::unreachable::{Obstacles, Unreachable};
-use super::{Fleet, Known, Target, health};
+use super::{Fleet, Known, Target};
 use crate::model::{Counts, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
 use crate::store::{Event, WorkerView};
 use crate::tunnel::Close;
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
-use std::time::Duration;
-
-/// Pause before a worker that could not be dialled is probed; doubles up to [`PROBATION_MAX`].
-const PROBATION_MIN: Duration = Duration::from_millis(250);
-const PROBATION_MAX: Duration = Duration::from_secs(10);
 
 impl Fleet {
     /// Takes in what the store says.
@@ -81,6 +77,8 @@ impl Fleet {
                         counts: view.counts,
                         target: target.clone(),
                         obstacles: Obstacles::default(),
+                        suspicion: Suspicion::default(),
+                        is_asked: false,
                         fixed,
                     };
                     known.insert(key.clone(), worker);
@@ -140,47 +138,52 @@ impl Fleet {
 
     /// A health check failed; whether that is more than a hiccup comes with [`Fleet::set_answering`].
     pub(super) fn note_failed_check(&self, target: &Arc<Target>, why: Unreachable) {
-        self.change(target, |obstacles| obstacles.last_check = Some(why));
+        self.change(target, |worker| {
+            worker.obstacles.last_check = Some(why);
+            false
+        });
+    }
+
+    /// Whether so many checks failed in a row that a worker is taken for unhealthy.
+    pub(super) fn fails_checks(&self, key: &WorkerKey) -> bool {
+        let known = self.known();
+        known.get(key).is_some_and(|it| it.obstacles.unhealthy)
     }
 
     /// The health checks changed their mind about a worker.
     pub(super) fn set_answering(&self, key: &WorkerKey, answering: bool) {
         if let Some(target) = self.target(key) {
-            self.change(&target, |obstacles| obstacles.unhealthy = !answering);
+            self.change(&target, |worker| {
+                worker.obstacles.unhealthy = !answering;
+                false
+            });
         }
     }
 
     /// Looks a worker's name up again.
     pub(super) async fn resolve(self: Arc<Self>, target: Arc<Target>) {
         let found = target.resolve().await;
-        self.change(&target, |obstacles| obstacles.name = found.err());
-    }
-
-    /// A worker could not be dialled: it is out of selection until a probe goes well.
-    pub fn dial_failed(self: &Arc<Self>, target: &Arc<Target>, why: Unreachable) {
-        self.metrics.dial_failures.inc();
-        let mut begins = false;
-        self.change(target, |obstacles| {
-            begins = obstacles.dial.is_none();
-            obstacles.dial.get_or_insert(why);
+        self.change(&target, |worker| {
+            worker.obstacles.name = found.err();
+            // It may have another address.
+            true
         });
-        if begins {
-            tokio::spawn(probation(Arc::downgrade(self), target.clone()));
-        }
     }
 
-    /// Changes what is in the way of a worker, and tells when it is not reached any more, or is
-    /// again. Of one that has another address by now nothing is learnt.
-    fn change(&self, target: &Arc<Target>, change: impl FnOnce(&mut Obstacles)) {
-        {
+    /// Changes what stands against a worker, and tells when it is not reached any more, or is again.
+    /// `change` says whether that matters for selection in any other way. Nothing is changed of a
+    /// worker that has another address by now.
+    pub(super) fn change(&self, target: &Arc<Target>, change: impl FnOnce(&mut Known) -> bool) {
+        let matters = {
             let mut known = self.known();
             let worker = known.get_mut(&target.key);
             let Some(worker) = worker.filter(|worker| Arc::ptr_eq(&worker.target, target)) else {
                 return;
             };
-            let was_reached = worker.obstacles.first().is_none();
-            change(&mut worker.obstacles);
-            match worker.obstacles.first() {
+            let was_reached = worker.unreachable().is_none();
+            let matters = change(worker);
+            let is_reached = worker.unreachable().is_none();
+            match worker.unreachable() {
                 Some(why) if was_reached => log_unreachable(worker, why),
                 None if !was_reached => {
                     log::info!(worker:% = target.key, address = target.authority;
@@ -188,8 +191,11 @@ impl Fleet {
                 }
                 _ => {}
             }
+            matters || is_reached != was_reached
+        };
+        if matters {
+            self.publish(&target.key);
         }
-        self.publish(&target.key);
     }
 
     pub(super) fn note_store(&self, up: bool) {
@@ -229,25 +235,6 @@ impl Fleet {
             self.membership.notify_one();
         } else if has_seat {
             self.queue.wake(key.browser);
-        }
-    }
-}
-
-/// Probes a worker that could not be dialled until that goes well, or it is gone.
-async fn probation(fleet: Weak<Fleet>, target: Arc<Target>) {
-    let mut pause = PROBATION_MIN;
-    loop {
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(PROBATION_MAX);
-        let probed = health::probe(&target).await;
-        let Some(fleet) = fleet.upgrade() else { return };
-        let current = fleet.target(&target.key);
-        if !current.is_some_and(|current| Arc::ptr_eq(&current, &target)) {
-            return;
-        }
-        if probed.is_ok() {
-            fleet.change(&target, |obstacles| obstacles.dial = None);
-            return;
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Whether a worker's Playwright server answers: the question Pingora's health checks ask, and the
-//! one that lets a worker back in after a dial failed.
+//! Whether a worker's Playwright server answers at all: the question Pingora's health checks ask.
+//! Whether its upgrades work is another one ([`super::questions`]).
 
-use super::{Fleet, Obstacle, Target, Unreachable};
+use super::{DialFailure, Fleet, Obstacle, Shortage, Target, Unreachable};
 use crate::selection::worker_key;
 use crate::worker::PATH_HEADER;
 use async_trait::async_trait;
@@ -27,8 +27,8 @@ const SUCCESSES_TO_HEALTHY: usize = 1;
 /// they would send a session to: it answers whether that path leads somewhere. Behind TLS only the connection is tried: the certificate is the dial's business.
 ///
 /// One address that answers is enough: a dial tries all of them too.
-pub(super) async fn probe(target: &Target) -> Result<(), Unreachable> {
-    let mut last = Unreachable::new(Obstacle::Nameless, "its name has no address");
+async fn probe(target: &Target) -> Result<(), DialFailure> {
+    let mut last = Unreachable::new(Obstacle::Nameless, "its name has no address").into();
     for (address, share) in target.attempts(PROBE_TIMEOUT) {
         match probe_at(address, target, Instant::now() + share).await {
             Ok(()) => return Ok(()),
@@ -38,13 +38,16 @@ pub(super) async fn probe(target: &Target) -> Result<(), Unreachable> {
     Err(last)
 }
 
-async fn probe_at(address: SocketAddr, target: &Target, until: Instant) -> Result<(), Unreachable> {
+async fn probe_at(address: SocketAddr, target: &Target, until: Instant) -> Result<(), DialFailure> {
     let mut stream = timeout_at(until, TcpStream::connect(address))
         .await
         .map_err(|_| Unreachable::new(Obstacle::NoWay, "cannot connect in time"))?
-        .map_err(|error| {
-            let obstacle = Obstacle::of_connecting(&error);
-            Unreachable::new(obstacle, format_args!("cannot connect: {error}"))
+        .map_err(|error| match Shortage::of(&error) {
+            Some(shortage) => DialFailure::Ours(shortage),
+            None => {
+                let obstacle = Obstacle::of_connecting(&error);
+                Unreachable::new(obstacle, format_args!("cannot connect: {error}")).into()
+            }
         })?;
     if target.endpoint.tls {
         return Ok(());
@@ -73,13 +76,20 @@ async fn probe_at(address: SocketAddr, target: &Target, until: Instant) -> Resul
     } else {
         let start = String::from_utf8_lossy(&start);
         let error = format!("it answers {start:?}");
-        Err(Unreachable::new(Obstacle::Stranger, error))
+        Err(Unreachable::new(Obstacle::Stranger, error).into())
     }
 }
 
 /// Pingora's health check of a worker.
 pub(super) struct PlaywrightAnswers {
     pub fleet: Weak<Fleet>,
+}
+
+impl PlaywrightAnswers {
+    fn is_unhealthy(&self, target: &Target) -> bool {
+        let fleet = self.fleet.upgrade();
+        fleet.is_some_and(|fleet| fleet.fails_checks(&target.key))
+    }
 }
 
 #[async_trait]
@@ -93,8 +103,15 @@ impl HealthCheck for PlaywrightAnswers {
         let Some(target) = target else {
             return Ok(());
         };
-        let Err(why) = probe(&target).await else {
-            return Ok(());
+        let why = match probe(&target).await {
+            Ok(()) => return Ok(()),
+            Err(DialFailure::Worker(why)) => why,
+            // Nothing was learnt: it stays as it was.
+            Err(DialFailure::Ours(shortage)) if self.is_unhealthy(&target) => {
+                let error = format!("not asked, out of {shortage}");
+                return Err(Error::explain(ErrorType::InternalError, error));
+            }
+            Err(DialFailure::Ours(_) | DialFailure::Client(_)) => return Ok(()),
         };
         let error = Error::explain(ErrorType::ConnectError, why.to_string());
         if let Some(fleet) = self.fleet.upgrade() {

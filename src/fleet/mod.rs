@@ -7,16 +7,22 @@
 //! a wrong seat.
 
 mod belief;
+mod dial;
+mod failure;
 mod health;
 mod outage;
+mod questions;
 mod seating;
 mod shared_line;
+mod standing;
 mod suspicion;
 mod target;
 mod unreachable;
 mod watch;
 
-pub use seating::{Grant, Queue, Ticket};
+pub use dial::{Dialled, Handshake};
+pub use failure::{DialFailure, Shortage, WorkerAnswer};
+pub use seating::{Grant, NoSeat, Queue, Ticket};
 pub use target::Target;
 pub use unreachable::{Obstacle, Unreachable};
 
@@ -30,6 +36,7 @@ use crate::store::Store;
 use async_trait::async_trait;
 use pingora_load_balancing::discovery::ServiceDiscovery;
 use pingora_load_balancing::{Backend, Backends, LoadBalancer};
+use standing::{Standing, Suspicion};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -65,6 +72,9 @@ struct Known {
     counts: Counts,
     target: Arc<Target>,
     obstacles: Obstacles,
+    suspicion: Suspicion,
+    /// A task asks it what [`Known::suspicion`] wants to know.
+    is_asked: bool,
     /// It stands in this proxy's configuration: nobody recycles it.
     fixed: bool,
 }
@@ -92,6 +102,7 @@ impl Known {
             lifetime: self.lifetime(),
             started_at: self.record.started_at,
             open: self.open(),
+            suspected: self.suspicion.standing() == Standing::Suspected,
             replaces_itself: self.record.replaces_itself,
         })
     }
@@ -114,9 +125,14 @@ impl Known {
         if self.fixed { 0 } else { self.counts.lifetime }
     }
 
+    /// Why it is not reached, if it is not.
+    fn unreachable(&self) -> Option<&Unreachable> {
+        self.obstacles.first().or(self.suspicion.why())
+    }
+
     fn open(&self) -> bool {
         self.record.status == WorkerStatus::Available
-            && self.obstacles.first().is_none()
+            && self.unreachable().is_none()
             && !self.target.addresses().is_empty()
     }
 }
@@ -183,7 +199,7 @@ impl Fleet {
             .map(|known| WorkerState {
                 record: known.record.clone(),
                 counts: known.counts,
-                unreachable: known.obstacles.first().map(|why| {
+                unreachable: known.unreachable().map(|why| {
                     let likely = why.likely_cause(known.fixed);
                     format!("{why}; likely {likely}")
                 }),

@@ -9,7 +9,6 @@ use crate::admission::queue::{self, Wanting};
 use crate::admission::turns::Place;
 use crate::metrics::ObserveTime;
 use crate::model::{Browser, Counts, SessionId, Version, WorkerKey, WorkerRecord, WorkerStatus};
-use crate::proxy::refusal::NoSeat;
 use crate::selection::{Policy, Wanted, candidates, worker_key};
 use crate::session::seat::Seat;
 use crate::store::{Candidate, Reserved};
@@ -32,6 +31,17 @@ pub struct Grant {
 pub type Queue = queue::Queue<Seat, Grant>;
 /// A client's place in it.
 pub type Ticket = queue::Ticket<Seat, Grant>;
+
+/// Why a client that waited got no seat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoSeat {
+    /// Every worker that is reached has as many sessions as it may have.
+    AllTaken,
+    /// There are seats, but their workers are not reached from here, or were too slow.
+    OutOfReach,
+    NoWorker,
+    AllDraining,
+}
 
 /// Why there is no seat at this moment.
 #[derive(Debug)]

@@ -1,11 +1,12 @@
 //! Where a worker is dialled: its endpoint and the addresses its name stands for right now.
 
-use super::{Obstacle, Unreachable};
+use super::{Obstacle, Shortage, Unreachable};
 use crate::model::{Endpoint, Version, WorkerKey, WorkerRecord};
 use arc_swap::ArcSwap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 /// How long a name may take to resolve.
@@ -22,6 +23,10 @@ pub struct Target {
     /// The browser's own version, if the worker tells.
     pub browser_version: Option<String>,
     addresses: ArcSwap<Vec<SocketAddr>>,
+    /// Told after each question that it was asked.
+    pub(super) asked: watch::Sender<()>,
+    /// A question may be due earlier than it was.
+    pub(super) doubted: Notify,
 }
 
 impl Target {
@@ -40,6 +45,8 @@ impl Target {
             browser_version: record.browser_version.clone(),
             endpoint,
             addresses: ArcSwap::from_pointee(addresses),
+            asked: watch::Sender::new(()),
+            doubted: Notify::new(),
         }
     }
 
@@ -80,6 +87,8 @@ impl Target {
                 }
                 "its name has no address".to_owned()
             }
+            // Nothing was learnt of the name.
+            Ok(Err(error)) if Shortage::of(&error).is_some() => return Ok(()),
             Ok(Err(error)) => format!("its name does not resolve: {error}"),
             Err(_) => "its name takes too long to resolve".to_owned(),
         };

@@ -89,15 +89,13 @@ pub(super) struct Obstacles {
     pub last_check: Option<Unreachable>,
     /// So many failed in a row that it counts.
     pub unhealthy: bool,
-    /// A dial failed and no probe has gone well since.
-    pub dial: Option<Unreachable>,
 }
 
 impl Obstacles {
     /// Why it is not reached, if it is not.
     pub fn first(&self) -> Option<&Unreachable> {
         let check = self.last_check.as_ref().filter(|_| self.unhealthy);
-        self.name.as_ref().or(check).or(self.dial.as_ref())
+        self.name.as_ref().or(check)
     }
 }
 
@@ -114,11 +112,8 @@ mod tests {
         };
         assert_eq!(obstacles.first(), None, "one failed check is no reason");
         obstacles.unhealthy = true;
-        obstacles.dial = Some(why(Obstacle::Refused));
         assert_eq!(obstacles.first(), Some(&why(Obstacle::Silent)));
         obstacles.unhealthy = false;
-        assert_eq!(obstacles.first(), Some(&why(Obstacle::Refused)));
-        obstacles.dial = None;
         assert_eq!(obstacles.first(), None);
     }
 

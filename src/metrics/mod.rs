@@ -258,6 +258,13 @@ impl Metrics {
         }
     }
 
+    /// Adds what a session has [relayed](crate::tunnel::Traffic::take_unreported), from the client
+    /// and from the worker, in bytes.
+    pub fn count_relayed(&self, (bytes_in, bytes_out): (u64, u64)) {
+        self.bytes_in.inc_by(bytes_in);
+        self.bytes_out.inc_by(bytes_out);
+    }
+
     /// Takes over what the store counted. One that came back empty starts anew, as counters may.
     pub fn set_recycles(&self, recycles: &HashMap<Reason, u64>) {
         for reason in Reason::ALL {

@@ -1,15 +1,15 @@
 //! What a client asks for: a request head turned into an [`Ask`] or a [`Refusal`]. Pure.
 
+use super::handshake;
 use super::refusal::Refusal;
 use crate::config;
+use crate::fleet::Handshake;
 use crate::model::{Browser, Version};
 use crate::selection::Wanted;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::HeaderMap;
-use http::header::{
-    AUTHORIZATION, CONTENT_LENGTH, HOST, ORIGIN, TRANSFER_ENCODING, UPGRADE, USER_AGENT,
-};
+use http::header::{AUTHORIZATION, HOST, ORIGIN, USER_AGENT};
 use std::borrow::Cow;
 
 /// Header in which every Playwright client names its browser.
@@ -21,8 +21,8 @@ pub struct Ask {
     pub wanted: Wanted,
     /// Whether the client is Playwright, and so shows text bodies to its user.
     pub playwright: bool,
-    /// The request's headers that the worker gets to see, as they go over the wire.
-    pub forwarded: Vec<u8>,
+    /// What the worker gets to see of the request.
+    pub handshake: Handshake,
 }
 
 /// What may be the token of a request: `Authorization: Bearer …`, the user and the password of the
@@ -56,13 +56,6 @@ pub fn is_playwright(headers: &HeaderMap) -> bool {
     user_agent(headers).is_some_and(|agent| agent.starts_with("Playwright/"))
 }
 
-/// Whether the protocol to change to is WebSocket; curl offers `h2c` with plain requests.
-pub fn is_websocket(headers: &HeaderMap) -> bool {
-    headers
-        .get(UPGRADE)
-        .is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))
-}
-
 /// Reads the wish out of an upgrade request.
 pub fn read(
     query: Option<&str>,
@@ -70,26 +63,7 @@ pub fn read(
     selection: &config::Selection,
     auth: &config::Auth,
 ) -> Result<Ask, Refusal> {
-    if !headers.contains_key("sec-websocket-key") {
-        return Err(Refusal::BadRequest(
-            "The upgrade has no Sec-WebSocket-Key header: it is not a WebSocket handshake.",
-        ));
-    }
-    if headers
-        .get("sec-websocket-version")
-        .is_none_or(|v| v != "13")
-    {
-        return Err(Refusal::BadRequest(
-            "The grid speaks WebSocket version 13 (Sec-WebSocket-Version: 13).",
-        ));
-    }
-    let has_body = headers.contains_key(TRANSFER_ENCODING)
-        || headers
-            .get(CONTENT_LENGTH)
-            .is_some_and(|length| length != "0");
-    if has_body {
-        return Err(Refusal::BadRequest("A WebSocket handshake has no body."));
-    }
+    let key = handshake::check(headers)?;
     check_origin(headers, auth)?;
     let browser = match parameter(query, "browser") {
         Some(name) => name.parse().map_err(|_| Refusal::UnknownBrowser)?,
@@ -104,7 +78,7 @@ pub fn read(
             version: user_agent(headers).and_then(Version::from_user_agent),
         },
         playwright: is_playwright(headers),
-        forwarded: forwarded(headers),
+        handshake: Handshake::new(forwarded(headers), key.as_bytes()),
     })
 }
 
@@ -189,6 +163,7 @@ mod tests {
         );
         headers.insert("sec-websocket-version", "13".parse().unwrap());
         headers.insert("host", "grid:8080".parse().unwrap());
+        headers.insert("connection", "Upgrade".parse().unwrap());
         for (name, value) in extra {
             headers.insert(*name, value.parse().unwrap());
         }
@@ -236,7 +211,7 @@ mod tests {
             ],
         )
         .unwrap();
-        let wire = String::from_utf8(asked.forwarded).unwrap();
+        let wire = std::str::from_utf8(asked.handshake.headers()).unwrap();
         assert!(!wire.contains("secret") && !wire.contains("origin") && !wire.contains("host"));
         assert!(wire.contains("x-playwright-proxy: *\r\n"));
         assert!(wire.contains("user-agent: Playwright/1.65.1"));
@@ -249,16 +224,6 @@ mod tests {
         let foreign = ask("/", &[("origin", "http://evil.example")]);
         assert_eq!(foreign.err(), Some(Refusal::ForeignOrigin));
         assert!(ask("/", &[("origin", "http://grid:8080")]).is_ok());
-    }
-
-    #[test]
-    fn what_is_no_handshake_is_refused() {
-        let refused =
-            |extra: &[(&'static str, &str)]| matches!(ask("/", extra), Err(Refusal::BadRequest(_)));
-        assert!(refused(&[("sec-websocket-version", "8")]));
-        assert!(refused(&[("content-length", "5")]));
-        assert!(refused(&[("transfer-encoding", "chunked")]));
-        assert!(!refused(&[("content-length", "0")]));
     }
 
     #[test]

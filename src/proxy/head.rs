@@ -56,8 +56,31 @@ impl Head<'_> {
         for header in request.headers.iter() {
             head.take(header.name, header.value)?;
         }
+        check_framing(request.headers)?;
         Ok(head)
     }
+}
+
+/// The headers that decide who is meant and where the request ends, as Pingora wants them.
+fn check_framing(headers: &[httparse::Header<'_>]) -> Result<(), &'static str> {
+    let all = |name: &'static str| {
+        let named = move |it: &&httparse::Header<'_>| it.name.eq_ignore_ascii_case(name);
+        headers.iter().filter(named).map(|it| it.value)
+    };
+    if all("host").any(|host| host.contains(&b'@')) {
+        return Err("A Host header names no user.");
+    }
+    let number = |value: &[u8]| !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    let first = all("content-length").next();
+    if !all("content-length").all(|value| number(value) && Some(value) == first) {
+        return Err("The Content-Length is no number, or not always the same.");
+    }
+    let coding = all("transfer-encoding").next_back();
+    let chunked = |value: &[u8]| value.to_ascii_lowercase().ends_with(b"chunked");
+    if coding.is_some_and(|value| !chunked(value.trim_ascii())) {
+        return Err("The last Transfer-Encoding has to be chunked.");
+    }
+    Ok(())
 }
 
 impl<'a> Head<'a> {
@@ -70,9 +93,6 @@ impl<'a> Head<'a> {
             6 if is("origin") => self.from_page = true,
             17 if is("sec-websocket-key") => self.websocket_key = true,
             10 if is("user-agent") => self.playwright = value.starts_with(b"Playwright/"),
-            14 if is("content-length") && !value.iter().all(u8::is_ascii_digit) => {
-                return Err("The Content-Length is no number.");
-            }
             15 if is("x-forwarded-for") => self.forwarded_for.push(value),
             _ => {}
         }

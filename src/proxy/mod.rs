@@ -5,11 +5,12 @@
 //! ([`session`]) that queues, dials, answers and relays. Everything else is answered in [`pages`].
 //! Why the stream is taken over instead of passed through is told in ARCHITECTURE.md.
 
+mod answer;
 pub mod ask;
 mod client_address;
 pub mod connections;
-pub mod dial;
 pub mod front_door;
+mod handshake;
 mod head;
 pub mod listener;
 mod pages;
@@ -150,6 +151,10 @@ impl Grid {
 /// Takes the connection out of Pingora's hands, with what the client sent beyond its head. Pingora
 /// keeps a session over nothing, which it finishes without writing anything.
 async fn take_over(request: &mut Session) -> pingora::Result<Option<(Stream, Vec<u8>)>> {
+    // `close` stands beside `Upgrade` in what some clients send, and in Pingora's eyes forbids to go
+    // on with the connection.
+    let head = request.as_downstream_mut().req_header_mut();
+    head.remove_header(&http::header::CONNECTION);
     let ServerSession::H1(mut taken) = take_out(request) else {
         return Error::e_explain(ErrorType::InternalError, "an upgrade is HTTP/1");
     };
@@ -258,7 +263,8 @@ impl ProxyHttp for DataPort {
             let config = self.0.config.load();
             Page::at(head.uri.path(), config.server.base_path.as_deref())
         };
-        let upgrade = request.as_downstream().is_upgrade_req() && ask::is_websocket(&head.headers);
+        let upgrade =
+            request.as_downstream().is_upgrade_req() && handshake::is_websocket(&head.headers);
         let answered = if page == Some(Page::Root) && upgrade && head.method == Method::GET {
             self.0.open_session(request, &downstream).await
         } else {

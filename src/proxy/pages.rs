@@ -247,6 +247,10 @@ impl Grid {
         let recycles = self.store.recycles().await.ok();
         let oom_kills = self.store.oom_kills().await.ok();
         let open = self.registry.list();
+        for session in &open {
+            let passed = session.traffic.take_unreported();
+            self.metrics.count_relayed(passed);
+        }
         self.metrics.text(|metrics| {
             metrics.set_fleet(&workers);
             if let Some(recycles) = &recycles {

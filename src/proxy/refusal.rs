@@ -1,11 +1,13 @@
 //! Why a client does not get a session, and how it is told.
 //!
-//! One place maps outcomes to HTTP. Playwright prints the body of a refused upgrade to its user
-//! unshortened, so a Playwright client gets one to four short lines of text, the cause first, then
-//! what to do; everybody else gets JSON.
+//! One table ([`Refusal::told`]) maps outcomes to HTTP. Playwright prints the body of a refused
+//! upgrade to its user unshortened, so a Playwright client gets one to four short lines of text, the
+//! cause first, then what to do; everybody else gets JSON.
 
 use crate::admission::tokens::QuotaUsedUp;
+use crate::fleet::{NoSeat, Shortage, WorkerAnswer};
 use crate::model::{Browser, Version};
+use crate::selection::Wanted;
 use bytes::Bytes;
 use http::StatusCode;
 use std::fmt::Write;
@@ -19,6 +21,8 @@ pub const CLIENT_GONE: &str = "client_gone";
 pub enum Refusal {
     /// The request makes no sense; the text says what is wrong and what to do.
     BadRequest(&'static str),
+    /// A WebSocket handshake of another version than 13.
+    WebSocketVersion,
     UnknownBrowser,
     NoToken,
     WrongToken,
@@ -50,6 +54,8 @@ pub enum Refusal {
     HeadTooLarge {
         max: usize,
     },
+    /// A worker that works refused this very request.
+    ByWorker(WorkerAnswer),
     /// There were seats, but none of their workers could be reached.
     NotDialled {
         tried: usize,
@@ -64,20 +70,11 @@ pub enum Refusal {
     Draining,
     /// The shared store is away, and the configuration is strict about that.
     StoreAway,
+    /// This process or its machine has none left of what it takes to dial a worker.
+    OutOf(Shortage),
     /// The process has no descriptors left for another session, or the address too many
     /// connections.
     TooManyConnections,
-}
-
-/// Why there was no seat.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoSeat {
-    /// Every worker that is reached has as many sessions as it may have.
-    AllTaken,
-    /// There are seats, but their workers are not reached from here, or were too slow.
-    OutOfReach,
-    NoWorker,
-    AllDraining,
 }
 
 impl From<QuotaUsedUp> for Refusal {
@@ -86,65 +83,245 @@ impl From<QuotaUsedUp> for Refusal {
     }
 }
 
-impl Refusal {
-    pub fn status(&self) -> StatusCode {
-        match self {
-            Refusal::BadRequest(_) | Refusal::UnknownBrowser | Refusal::TlsExpected => {
-                StatusCode::BAD_REQUEST
-            }
-            Refusal::NoToken | Refusal::WrongToken => StatusCode::UNAUTHORIZED,
-            Refusal::ForeignOrigin | Refusal::ForeignHost => StatusCode::FORBIDDEN,
-            Refusal::NotFound => StatusCode::NOT_FOUND,
-            Refusal::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Refusal::UpgradeRequired | Refusal::UpgradeSwallowed => StatusCode::UPGRADE_REQUIRED,
-            Refusal::HeaderTimeout => StatusCode::REQUEST_TIMEOUT,
-            Refusal::NoSuchVersion { .. } => StatusCode::PRECONDITION_REQUIRED,
-            Refusal::QueueFull { .. } | Refusal::QuotaUsedUp { .. } => {
-                StatusCode::TOO_MANY_REQUESTS
-            }
-            Refusal::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Refusal::NotDialled { .. } => StatusCode::BAD_GATEWAY,
-            Refusal::NoSeat { .. }
-            | Refusal::Draining
-            | Refusal::StoreAway
-            | Refusal::TooManyConnections => StatusCode::SERVICE_UNAVAILABLE,
-        }
-    }
-
+/// How a refusal is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    pub status: StatusCode,
     /// The code in JSON bodies and the `reason` label of `rejections_total`.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Refusal::BadRequest(_) => "bad_request",
-            Refusal::UnknownBrowser => "unknown_browser",
-            Refusal::NoToken => "no_token",
-            Refusal::WrongToken => "wrong_token",
-            Refusal::ForeignOrigin => "foreign_origin",
-            Refusal::ForeignHost => "foreign_host",
-            Refusal::TlsExpected => "tls_expected",
-            Refusal::NotFound => "not_found",
-            Refusal::MethodNotAllowed => "method_not_allowed",
-            Refusal::UpgradeRequired | Refusal::UpgradeSwallowed => "upgrade_required",
-            Refusal::HeaderTimeout => "header_timeout",
-            Refusal::NoSuchVersion { .. } => "no_such_version",
-            Refusal::QueueFull { .. } => "queue_full",
-            Refusal::QuotaUsedUp { .. } => "quota_used_up",
-            Refusal::HeadTooLarge { .. } => "headers_too_large",
-            Refusal::NotDialled { .. } => "no_worker_reachable",
-            Refusal::NoSeat { why, .. } => match why {
-                NoSeat::AllTaken => "all_seats_taken",
-                NoSeat::OutOfReach => "workers_out_of_reach",
-                NoSeat::NoWorker => "no_worker",
-                NoSeat::AllDraining => "all_workers_draining",
-            },
-            Refusal::Draining => "draining",
-            Refusal::StoreAway => "store_away",
-            Refusal::TooManyConnections => "too_many_connections",
+    pub code: &'static str,
+    /// The cause, then what to do: short lines.
+    pub lines: Vec<String>,
+    /// Headers beyond length, type and close.
+    pub headers: &'static [(&'static str, &'static str)],
+}
+
+/// For those who read it: proxies and scripts. Playwright does not try again.
+const RETRY: &[(&str, &str)] = &[("Retry-After", "1")];
+const BEARER: &[(&str, &str)] = &[("WWW-Authenticate", "Bearer")];
+
+impl Told {
+    fn new<const N: usize>(status: StatusCode, code: &'static str, lines: [&str; N]) -> Told {
+        Told {
+            status,
+            code,
+            lines: lines.map(str::to_owned).to_vec(),
+            headers: &[],
         }
     }
 
-    /// Every [code](Refusal::code), and how a client is counted that left without an answer.
-    pub const CODES: [&'static str; 24] = [
+    fn with(mut self, headers: &'static [(&'static str, &'static str)]) -> Told {
+        self.headers = headers;
+        self
+    }
+}
+
+impl Refusal {
+    /// What the client of `wanted` hears when a worker refused its request.
+    pub fn of_worker(answer: WorkerAnswer, wanted: &Wanted) -> Refusal {
+        let browser = wanted.browser;
+        match (wanted.version, answer.server_version()) {
+            (Some(client), Some(server)) if answer.is_version_mismatch() => {
+                let available = vec![server];
+                Refusal::NoSuchVersion {
+                    browser,
+                    client,
+                    available,
+                }
+            }
+            _ => Refusal::ByWorker(answer),
+        }
+    }
+
+    /// The table of refusals.
+    pub fn told(&self) -> Told {
+        use StatusCode as Status;
+        let unavailable = |code, lines: [&str; 2]| {
+            Told::new(Status::SERVICE_UNAVAILABLE, code, lines).with(RETRY)
+        };
+        match self {
+            Refusal::BadRequest(what) => Told::new(Status::BAD_REQUEST, "bad_request", [what]),
+            Refusal::WebSocketVersion => Told::new(
+                Status::UPGRADE_REQUIRED,
+                "websocket_version",
+                ["The grid speaks WebSocket version 13 (Sec-WebSocket-Version: 13, once)."],
+            )
+            .with(&[("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")]),
+            Refusal::UnknownBrowser => Told::new(
+                Status::BAD_REQUEST,
+                "unknown_browser",
+                ["Unknown browser. Use chromium, firefox or webkit."],
+            ),
+            Refusal::NoToken => Told::new(
+                Status::UNAUTHORIZED,
+                "no_token",
+                [
+                    "This grid asks for a token, and none was given.",
+                    "Send it as header `Authorization: Bearer TOKEN`, as ?token=TOKEN, or as the URL's password.",
+                ],
+            )
+            .with(BEARER),
+            Refusal::WrongToken => Told::new(
+                Status::UNAUTHORIZED,
+                "wrong_token",
+                [
+                    "This grid does not know the given token.",
+                    "Check it with whoever runs the grid (auth.tokens).",
+                ],
+            )
+            .with(BEARER),
+            Refusal::ForeignOrigin => Told::new(
+                Status::FORBIDDEN,
+                "foreign_origin",
+                [
+                    "A web page of another origin may not open sessions on this grid.",
+                    "List its origin under auth.allowed_origins if it should.",
+                ],
+            ),
+            Refusal::ForeignHost => Told::new(
+                Status::FORBIDDEN,
+                "foreign_host",
+                [
+                    "The grid does not know the name in the Host header for its own.",
+                    "Use its address or localhost, or list the name under auth.allowed_hosts.",
+                ],
+            ),
+            Refusal::TlsExpected => Told::new(
+                Status::BAD_REQUEST,
+                "tls_expected",
+                [
+                    "This port speaks TLS, and plain text arrived.",
+                    "Connect with wss:// or https:// instead of ws:// or http://.",
+                ],
+            ),
+            Refusal::NotFound => Told::new(
+                Status::NOT_FOUND,
+                "not_found",
+                [
+                    "There is nothing at this path.",
+                    "Sessions are opened at /: ws://HOST:PORT/",
+                ],
+            ),
+            Refusal::MethodNotAllowed => Told::new(
+                Status::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                ["This path answers GET, HEAD and OPTIONS only."],
+            )
+            .with(&[("Allow", "GET, HEAD, OPTIONS")]),
+            Refusal::UpgradeRequired => Told::new(
+                Status::UPGRADE_REQUIRED,
+                "upgrade_required",
+                [
+                    "This is a Playwright grid: it speaks WebSocket here.",
+                    "Connect with chromium.connect(\"ws://HOST:PORT/\").",
+                ],
+            )
+            .with(&[("Upgrade", "websocket")]),
+            Refusal::UpgradeSwallowed => Told::new(
+                Status::UPGRADE_REQUIRED,
+                "upgrade_required",
+                [
+                    "The Upgrade header is missing: a proxy in front of the grid does not forward it.",
+                    "Have it forward Upgrade and Connection over HTTP/1.1; nginx: proxy_http_version 1.1;",
+                    "proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection \"upgrade\";",
+                ],
+            )
+            .with(&[("Upgrade", "websocket")]),
+            Refusal::HeaderTimeout => Told::new(
+                Status::REQUEST_TIMEOUT,
+                "header_timeout",
+                ["The request head took too long to arrive."],
+            ),
+            Refusal::NoSuchVersion {
+                browser,
+                client,
+                available,
+            } => {
+                let list: Vec<String> = available.iter().map(Version::to_string).collect();
+                let newest = available.iter().max().unwrap_or(client);
+                let code = "no_such_version";
+                Told::new(
+                    Status::PRECONDITION_REQUIRED,
+                    code,
+                    [
+                        &format!("No {browser} worker of Playwright {client} on this grid."),
+                        &format!("Available: {}.", list.join(", ")),
+                        &format!(
+                            "Use playwright {newest} in the client, or add a worker of {client}."
+                        ),
+                    ],
+                )
+            }
+            Refusal::QueueFull { max_waiting } => Told::new(
+                Status::TOO_MANY_REQUESTS,
+                "queue_full",
+                [
+                    &format!("Too many clients are waiting for a seat already ({max_waiting})."),
+                    "Try again later, add workers, or raise queue.max_waiting.",
+                ],
+            )
+            .with(RETRY),
+            Refusal::QuotaUsedUp { max_sessions } => Told::new(
+                Status::TOO_MANY_REQUESTS,
+                "quota_used_up",
+                [
+                    &format!("This token has all its {max_sessions} sessions in use."),
+                    "Close some, or have its max_sessions raised.",
+                ],
+            ),
+            Refusal::HeadTooLarge { max } => Told::new(
+                Status::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "headers_too_large",
+                [&format!("The request head is larger than {max} bytes.")],
+            ),
+            Refusal::ByWorker(answer) => by_worker(answer),
+            Refusal::NotDialled { tried } => Told::new(
+                Status::BAD_GATEWAY,
+                "no_worker_reachable",
+                [
+                    &format!("None of {tried} workers with a free seat could be reached."),
+                    "Try again; the grid's log says which workers and why.",
+                ],
+            ),
+            Refusal::NoSeat {
+                browser,
+                why,
+                waited,
+            } => no_seat(*browser, *why, *waited),
+            Refusal::Draining => unavailable(
+                "draining",
+                [
+                    "no available servers: this proxy is shutting down.",
+                    "Try again: another one, or its successor, will answer.",
+                ],
+            ),
+            Refusal::StoreAway => unavailable(
+                "store_away",
+                [
+                    "no available servers: the grid's shared store is out of reach.",
+                    "Try again in a moment.",
+                ],
+            ),
+            Refusal::OutOf(shortage) => unavailable(
+                "out_of_resources",
+                [
+                    &format!("no available servers: this proxy is out of {shortage}."),
+                    "Try again in a moment, or have its limits raised by whoever runs the grid.",
+                ],
+            ),
+            Refusal::TooManyConnections => unavailable(
+                "too_many_connections",
+                [
+                    "no available servers: this proxy has as many connections as it can hold.",
+                    "Try again later, or raise limits.max_connections and the descriptor limit.",
+                ],
+            ),
+        }
+    }
+
+    /// Every [code](Told::code), and how a client is counted that left without an answer.
+    pub const CODES: [&'static str; 27] = [
         "bad_request",
+        "websocket_version",
         "unknown_browser",
         "no_token",
         "wrong_token",
@@ -158,166 +335,47 @@ impl Refusal {
         "queue_full",
         "quota_used_up",
         "headers_too_large",
+        "refused_by_worker",
         "no_worker_reachable",
         "all_seats_taken",
+        "workers_out_of_reach",
         "no_worker",
         "all_workers_draining",
-        "workers_out_of_reach",
         "draining",
         "store_away",
+        "out_of_resources",
         "too_many_connections",
         "tls_expected",
         CLIENT_GONE,
     ];
 
-    /// The cause, then what to do: short lines.
-    pub fn lines(&self) -> Vec<String> {
-        let line = |text: &str| vec![text.to_owned()];
-        match self {
-            Refusal::BadRequest(what) => line(what),
-            Refusal::UnknownBrowser => line("Unknown browser. Use chromium, firefox or webkit."),
-            Refusal::NoToken => vec![
-                "This grid asks for a token, and none was given.".into(),
-                "Send it as header `Authorization: Bearer TOKEN`, as ?token=TOKEN, or as the URL's password.".into(),
-            ],
-            Refusal::WrongToken => vec![
-                "This grid does not know the given token.".into(),
-                "Check it with whoever runs the grid (auth.tokens).".into(),
-            ],
-            Refusal::ForeignOrigin => vec![
-                "A web page of another origin may not open sessions on this grid.".into(),
-                "List its origin under auth.allowed_origins if it should.".into(),
-            ],
-            Refusal::ForeignHost => vec![
-                "The grid does not know the name in the Host header for its own.".into(),
-                "Use its address or localhost, or list the name under auth.allowed_hosts.".into(),
-            ],
-            Refusal::TlsExpected => vec![
-                "This port speaks TLS, and plain text arrived.".into(),
-                "Connect with wss:// or https:// instead of ws:// or http://.".into(),
-            ],
-            Refusal::NotFound => vec![
-                "There is nothing at this path.".into(),
-                "Sessions are opened at /: ws://HOST:PORT/".into(),
-            ],
-            Refusal::MethodNotAllowed => line("This path answers GET, HEAD and OPTIONS only."),
-            Refusal::UpgradeRequired => vec![
-                "This is a Playwright grid: it speaks WebSocket here.".into(),
-                "Connect with chromium.connect(\"ws://HOST:PORT/\").".into(),
-            ],
-            Refusal::UpgradeSwallowed => vec![
-                "The Upgrade header is missing: a proxy in front of the grid does not forward it.".into(),
-                "Have it forward Upgrade and Connection over HTTP/1.1; nginx: proxy_http_version 1.1;".into(),
-                "proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection \"upgrade\";".into(),
-            ],
-            Refusal::HeaderTimeout => line("The request head took too long to arrive."),
-            Refusal::NoSuchVersion {
-                browser,
-                client,
-                available,
-            } => {
-                let list: Vec<String> = available.iter().map(Version::to_string).collect();
-                let newest = available.iter().max().copied().unwrap_or(*client);
-                vec![
-                    format!("No {browser} worker of Playwright {client} on this grid."),
-                    format!("Available: {}.", list.join(", ")),
-                    format!("Use playwright {newest} in the client, or add a worker of {client}."),
-                ]
-            }
-            Refusal::QueueFull { max_waiting } => vec![
-                format!("Too many clients are waiting for a seat already ({max_waiting})."),
-                "Try again later, add workers, or raise queue.max_waiting.".into(),
-            ],
-            Refusal::QuotaUsedUp { max_sessions } => vec![
-                format!("This token has all its {max_sessions} sessions in use."),
-                "Close some, or have its max_sessions raised.".into(),
-            ],
-            Refusal::HeadTooLarge { max } => {
-                vec![format!("The request head is larger than {max} bytes.")]
-            }
-            Refusal::NotDialled { tried } => vec![
-                format!("None of {tried} workers with a free seat could be reached."),
-                "Try again; the grid's log says which workers and why.".into(),
-            ],
-            Refusal::NoSeat {
-                browser,
-                why,
-                waited,
-            } => {
-                let waited = waited.as_secs_f64();
-                let (cause, advice) = match why {
-                    NoSeat::AllTaken => (
-                        format!("all {browser} seats are taken"),
-                        "Try again, add workers, or raise queue.timeout.",
-                    ),
-                    NoSeat::NoWorker => (
-                        format!("no {browser} worker is registered"),
-                        "Start one: playhouse worker, or BROWSER_TYPE for another browser.",
-                    ),
-                    NoSeat::OutOfReach => (
-                        format!("the {browser} workers with free seats are slow or out of reach"),
-                        "Try again; the grid's log says which workers and why.",
-                    ),
-                    NoSeat::AllDraining => (
-                        format!("all {browser} workers are draining"),
-                        "Try again in a moment.",
-                    ),
-                };
-                vec![
-                    format!("no available servers: {cause} (waited {waited:.1} s)."),
-                    advice.into(),
-                ]
-            }
-            Refusal::Draining => vec![
-                "no available servers: this proxy is shutting down.".into(),
-                "Try again: another one, or its successor, will answer.".into(),
-            ],
-            Refusal::StoreAway => vec![
-                "no available servers: the grid's shared store is out of reach.".into(),
-                "Try again in a moment.".into(),
-            ],
-            Refusal::TooManyConnections => vec![
-                "no available servers: this proxy has as many connections as it can hold.".into(),
-                "Try again later, or raise limits.max_connections and the descriptor limit.".into(),
-            ],
-        }
+    pub fn status(&self) -> StatusCode {
+        self.told().status
+    }
+
+    /// The code in JSON bodies and the `reason` label of `rejections_total`.
+    pub fn code(&self) -> &'static str {
+        self.told().code
     }
 
     /// Headers beyond length, type and close.
     pub fn headers(&self) -> &'static [(&'static str, &'static str)] {
-        match self {
-            Refusal::NoToken | Refusal::WrongToken => &[("WWW-Authenticate", "Bearer")],
-            Refusal::MethodNotAllowed => &[("Allow", "GET, HEAD, OPTIONS")],
-            Refusal::UpgradeRequired | Refusal::UpgradeSwallowed => &[("Upgrade", "websocket")],
-            Refusal::QueueFull { .. }
-            | Refusal::NoSeat { .. }
-            | Refusal::Draining
-            | Refusal::StoreAway
-            | Refusal::TooManyConnections => &[("Retry-After", "1")],
-            _ => &[],
-        }
+        self.told().headers
     }
 
     /// Body and content type for this kind of client.
     pub fn body(&self, playwright: bool) -> (Bytes, &'static str) {
-        let lines = self.lines();
-        if playwright {
-            let text = format!("{}\n", lines.join("\n"));
-            (text.into(), "text/plain; charset=utf-8")
-        } else {
-            let message = lines.join(" ");
-            (error_json(self.code(), &message), "application/json")
-        }
+        self.told().body(playwright)
     }
 
     /// The whole answer as it goes over a connection that is ours alone.
     pub fn to_http(&self, playwright: bool, extra: &[(&str, String)]) -> Vec<u8> {
-        let status = self.status();
-        let reason = status.canonical_reason().unwrap_or("");
-        let (body, content_type) = self.body(playwright);
-        let mut head = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16());
+        let told = self.told();
+        let reason = told.status.canonical_reason().unwrap_or("");
+        let (body, content_type) = told.body(playwright);
+        let mut head = format!("HTTP/1.1 {} {reason}\r\n", told.status.as_u16());
         let fixed = [("Content-Type", content_type), ("Connection", "close")];
-        for (name, value) in fixed.iter().chain(self.headers()) {
+        for (name, value) in fixed.iter().chain(told.headers) {
             let _ = write!(head, "{name}: {value}\r\n");
         }
         for (name, value) in extra {
@@ -328,6 +386,76 @@ impl Refusal {
         answer.extend_from_slice(&body);
         answer
     }
+}
+
+impl Told {
+    /// Body and content type for this kind of client.
+    fn body(&self, playwright: bool) -> (Bytes, &'static str) {
+        if playwright {
+            let text = format!("{}\n", self.lines.join("\n"));
+            (text.into(), "text/plain; charset=utf-8")
+        } else {
+            let message = self.lines.join(" ");
+            (error_json(self.code, &message), "application/json")
+        }
+    }
+}
+
+/// What a worker said that refused the request; the status is the worker's.
+fn by_worker(answer: &WorkerAnswer) -> Told {
+    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_REQUEST);
+    let reason = status.canonical_reason().unwrap_or("no reason");
+    let (code, advice) = match answer.status {
+        428 => (
+            "no_such_version",
+            "Use the Playwright version of the grid's workers in the client.",
+        ),
+        431 => (
+            "headers_too_large",
+            "Send shorter headers: launch options and custom headers count.",
+        ),
+        _ => (
+            "refused_by_worker",
+            "The request is at fault, not the grid: check what the client sends.",
+        ),
+    };
+    let cause = format!(
+        "The worker refused this request: {} {reason}.",
+        answer.status
+    );
+    let mut told = Told::new(status, code, [&cause]);
+    told.lines.extend(answer.words.iter().cloned());
+    told.lines.push(advice.to_owned());
+    told
+}
+
+/// No seat came free in time.
+fn no_seat(browser: Browser, why: NoSeat, waited: Duration) -> Told {
+    let waited = waited.as_secs_f64();
+    let (code, cause, advice) = match why {
+        NoSeat::AllTaken => (
+            "all_seats_taken",
+            format!("all {browser} seats are taken"),
+            "Try again, add workers, or raise queue.timeout.",
+        ),
+        NoSeat::OutOfReach => (
+            "workers_out_of_reach",
+            format!("the {browser} workers with free seats are slow or out of reach"),
+            "Try again; the grid's log says which workers and why.",
+        ),
+        NoSeat::NoWorker => (
+            "no_worker",
+            format!("no {browser} worker is registered"),
+            "Start one: playhouse worker, or BROWSER_TYPE for another browser.",
+        ),
+        NoSeat::AllDraining => (
+            "all_workers_draining",
+            format!("all {browser} workers are draining or out of reach"),
+            "Try again in a moment.",
+        ),
+    };
+    let cause = format!("no available servers: {cause} (waited {waited:.1} s).");
+    Told::new(StatusCode::SERVICE_UNAVAILABLE, code, [&cause, advice]).with(RETRY)
 }
 
 /// The shape of every error that is told as JSON, on both ports.
@@ -342,6 +470,7 @@ pub fn error_json(code: &str, message: &str) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fleet::WorkerAnswer;
 
     fn some_of_each() -> Vec<Refusal> {
         let version = |minor| Version { major: 1, minor };
@@ -352,6 +481,7 @@ mod tests {
         };
         vec![
             Refusal::BadRequest("The upgrade has no Sec-WebSocket-Key."),
+            Refusal::WebSocketVersion,
             Refusal::UnknownBrowser,
             Refusal::NoToken,
             Refusal::WrongToken,
@@ -371,6 +501,9 @@ mod tests {
             Refusal::QueueFull { max_waiting: 1000 },
             Refusal::QuotaUsedUp { max_sessions: 20 },
             Refusal::HeadTooLarge { max: 65536 },
+            Refusal::ByWorker(WorkerAnswer::new(400, "<p>Missing Key</p>", "")),
+            Refusal::ByWorker(WorkerAnswer::new(431, "", "")),
+            Refusal::OutOf(Shortage::Descriptors),
             Refusal::NotDialled { tried: 3 },
             no_seat(NoSeat::AllTaken),
             no_seat(NoSeat::OutOfReach),
@@ -385,7 +518,7 @@ mod tests {
     #[test]
     fn text_is_one_to_four_short_lines() {
         for refusal in some_of_each() {
-            let lines = refusal.lines();
+            let lines = refusal.told().lines;
             assert!((1..=4).contains(&lines.len()), "{refusal:?}");
             assert!(lines.iter().all(|l| l.len() <= 100), "{refusal:?}");
         }
@@ -397,6 +530,7 @@ mod tests {
         codes.push(CLIENT_GONE);
         let mut listed = Refusal::CODES.to_vec();
         codes.sort();
+        // A worker may refuse for the same reason as the grid does.
         codes.dedup();
         listed.sort();
         assert_eq!(codes, listed);
@@ -425,7 +559,7 @@ mod tests {
     fn every_503_says_no_available_servers() {
         for refusal in some_of_each() {
             if refusal.status() == StatusCode::SERVICE_UNAVAILABLE {
-                assert!(refusal.lines()[0].starts_with("no available servers"));
+                assert!(refusal.told().lines[0].starts_with("no available servers"));
             }
         }
     }

@@ -3,15 +3,15 @@
 //! Everything it holds is a guard in this task: quota share, place in line, seat, registry entry,
 //! connection. However it ends, dropping the task gives all of it back.
 
+use super::answer::switching_protocols;
 use super::ask::Ask;
 use super::connections::Connection;
-use super::dial::{Dialled, dial};
 use super::front_door::refuse;
-use super::refusal::{CLIENT_GONE, NoSeat, Refusal};
+use super::refusal::{CLIENT_GONE, Refusal};
 use super::{Arrival, Grid};
 use crate::admission::line::{Patience, Refused, Wish};
 use crate::admission::tokens::{Identity, QuotaShare};
-use crate::fleet::{Grant, Target, Ticket};
+use crate::fleet::{DialFailure, Dialled, Grant, NoSeat, Target, Ticket};
 use crate::metrics::ObserveTime;
 use crate::model::unix_millis;
 use crate::selection::Wanted;
@@ -207,15 +207,17 @@ async fn find_seat(
     };
     let mut ticket = grid.queue.ask(wish, patience, came);
     check(grid, ask, share, &ticket).await?;
-    let refused = |ticket: &Ticket, why| refusal(grid, &ask.wanted, ticket, why, came);
+    let refused = |tried, why| refusal(grid, &ask.wanted, tried, why, came);
     ticket.enter();
+    let mut tried = 0;
     loop {
         let Grant { seat, target } = wait(grid, &mut ticket)
             .await?
-            .map_err(|why| refused(&ticket, why))?;
+            .map_err(|why| refused(tried, why))?;
         let waited = came.elapsed();
         let dialling = Instant::now();
-        match dial(&target, &ask.forwarded, ticket.dial()).await {
+        let fleet = &grid.fleet;
+        match fleet.dial(&target, &ask.handshake, ticket.dial()).await {
             Ok(dialled) => {
                 let dial_time = dialling.elapsed();
                 grid.metrics.phases.dial.observe_time(dial_time);
@@ -227,13 +229,17 @@ async fn find_seat(
                     dial_time,
                 });
             }
-            Err(error) => grid.fleet.dial_failed(&target, error.into()),
+            Err(DialFailure::Worker(_)) => {}
+            Err(DialFailure::Client(answer)) => {
+                return Err(Refusal::of_worker(answer, &ask.wanted).into());
+            }
+            Err(DialFailure::Ours(shortage)) => return Err(Refusal::OutOf(shortage).into()),
         }
         // Given back before the client stands in line again: it may be for somebody else.
         drop(seat);
-        let dials = ticket.dials();
+        tried += 1;
         if ticket.dial_failed().is_err() {
-            return Err(Refusal::NotDialled { tried: dials }.into());
+            return Err(Refusal::NotDialled { tried }.into());
         }
     }
 }
@@ -283,20 +289,17 @@ impl Drop for ObserveWait<'_> {
 }
 
 /// What a client is told that the line has refused.
-fn refusal(grid: &Grid, wanted: &Wanted, ticket: &Ticket, why: Refused, came: Instant) -> Refusal {
+fn refusal(grid: &Grid, wanted: &Wanted, tried: usize, why: Refused, came: Instant) -> Refusal {
     match why {
         Refused::Full => Refusal::QueueFull {
             max_waiting: grid.config.load().queue.max_waiting,
         },
         Refused::StoreAway => Refusal::StoreAway,
-        Refused::NotDialled => Refusal::NotDialled {
-            tried: ticket.dials(),
-        },
+        Refused::NotDialled => Refusal::NotDialled { tried },
         Refused::TimedOut => {
             if let Some(refusal) = other_version(grid, wanted) {
                 return refusal;
             }
-            let tried = ticket.dials();
             let why = grid.fleet.why_no_seat(wanted, tried > 0);
             if tried > 0 && why != NoSeat::AllTaken {
                 return Refusal::NotDialled { tried };
@@ -321,42 +324,11 @@ fn other_version(grid: &Grid, wanted: &Wanted) -> Option<Refusal> {
     })
 }
 
-/// The 101. Playwright prints the debug-log headers in its own log, if their name is lower-case.
-fn switching_protocols(
-    seat: &Seat,
-    target: &Target,
-    from_worker: &[u8],
-    waited: Duration,
-) -> Vec<u8> {
-    use std::io::Write;
-    let mut answer = Vec::with_capacity(from_worker.len() + 512);
-    let browser = match &target.browser_version {
-        Some(version) => format!("{} {version}", target.key.browser),
-        None => target.key.browser.to_string(),
-    };
-    let version = target.version.map_or("unknown".into(), |v| v.to_string());
-    // Writing to memory does not fail.
-    let _ = write!(
-        answer,
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         x-playhouse-session: {id}\r\n\
-         x-playwright-debug-log: playhouse session {id}\r\n\
-         x-playwright-debug-log: playhouse worker {worker}\r\n\
-         x-playwright-debug-log: playhouse waited {waited} ms\r\n\
-         x-playwright-debug-log: playhouse {browser}, Playwright {version}\r\n",
-        id = seat.session(),
-        worker = target.key.id,
-        waited = waited.as_millis(),
-    );
-    answer.extend_from_slice(from_worker);
-    answer.extend_from_slice(b"\r\n");
-    answer
-}
-
 fn finish(grid: &Grid, running: &Running, ended: &Ended) {
     let info = &*running.entry;
     let lasted = info.since.elapsed();
-    let (bytes_in, bytes_out) = (info.traffic.bytes_in(), info.traffic.bytes_out());
+    let traffic = &info.traffic;
+    let (bytes_in, bytes_out) = (traffic.bytes_in(), traffic.bytes_out());
     log::info!(session:% = info.id, worker:% = info.worker.id, browser:% = info.browser,
         duration_ms = lasted.as_millis() as u64, bytes_in = bytes_in, bytes_out = bytes_out,
         ended_by:% = ended.by, why:% = ended.why, code = ended.code.unwrap_or(1006); "session ended");
@@ -364,8 +336,7 @@ fn finish(grid: &Grid, running: &Running, ended: &Ended) {
     let outcome = [info.browser.as_str(), ended.why.as_str()];
     metrics.sessions_total.with_label_values(&outcome).inc();
     metrics.session_duration.observe_time(lasted);
-    metrics.bytes_in.inc_by(bytes_in);
-    metrics.bytes_out.inc_by(bytes_out);
+    metrics.count_relayed(traffic.take_unreported());
     debug_assert!(running.seat.worker().is_some());
 }
 

@@ -49,6 +49,8 @@ struct OfVersion {
 /// opens or closes, and must not move the others.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
+    /// Behind all that are not.
+    suspected: bool,
     /// At or beyond the lifetime limit.
     past: bool,
     /// What the strategy compares first and second.
@@ -60,9 +62,10 @@ struct Place {
 }
 
 impl Place {
-    /// Before every place with this `past` and at least this `first`.
-    fn start(past: bool, first: u32) -> Place {
+    /// Before every place with this `suspected`, this `past` and at least this `first`.
+    fn start(suspected: bool, past: bool, first: u32) -> Place {
         Place {
+            suspected,
             past,
             first,
             second: 0,
@@ -84,6 +87,7 @@ impl Place {
             Strategy::LeastActive => (worker.active, worker.lifetime),
         };
         Some(Place {
+            suspected: worker.suspected,
             past,
             first,
             second,
@@ -104,6 +108,7 @@ fn highest_first(lifetime: u32) -> u32 {
 #[derive(Debug)]
 pub struct Cursor {
     wanted: Wanted,
+    suspected: bool,
     tier: Option<Tier>,
     after: Option<Place>,
 }
@@ -119,6 +124,7 @@ impl Cursor {
     pub fn new(wanted: Wanted) -> Cursor {
         Cursor {
             wanted,
+            suspected: false,
             tier: Some(Tier::BelowThreshold),
             after: None,
         }
@@ -129,6 +135,11 @@ impl Cursor {
         self.tier = match self.tier {
             Some(Tier::BelowThreshold) => Some(Tier::BelowLimit),
             Some(Tier::BelowLimit) => Some(Tier::Past),
+            // The same once more, for those that are suspected.
+            Some(Tier::Past) if !self.suspected => {
+                self.suspected = true;
+                Some(Tier::BelowThreshold)
+            }
             Some(Tier::Past) | None => None,
         };
     }
@@ -253,7 +264,7 @@ impl Index {
     pub fn next(&self, cursor: &mut Cursor) -> Option<&Arc<Backend>> {
         let browser = &self.browsers[cursor.wanted.browser as usize];
         while let Some(tier) = cursor.tier {
-            let Range { start, end } = self.stretch(tier, browser.open);
+            let Range { start, end } = self.stretch(cursor.suspected, tier, browser.open);
             // What was the place of the last step may by now lie outside of the tier.
             let from = match &cursor.after {
                 Some(after) if *after >= end => {
@@ -279,18 +290,19 @@ impl Index {
     }
 
     /// The places of a tier. Its start is never behind its end, which [`BTreeMap::range`] needs.
-    fn stretch(&self, tier: Tier, open: usize) -> Range<Place> {
-        let below = Place::start(false, 0);
-        let past = Place::start(true, 0);
+    fn stretch(&self, suspected: bool, tier: Tier, open: usize) -> Range<Place> {
+        let start = |past, first| Place::start(suspected, past, first);
+        let below = start(false, 0);
+        let past = start(true, 0);
         let threshold = match self.policy.threshold(open) {
             None | Some(0) => below.clone(),
-            Some(lifetime) => Place::start(false, highest_first(lifetime - 1)),
+            Some(lifetime) => start(false, highest_first(lifetime - 1)),
         };
         match tier {
             Tier::BelowThreshold => threshold..past,
             Tier::BelowLimit => below..threshold,
             // Nobody with a seat stands at the end: the lifetime is below a cap.
-            Tier::Past => past..Place::start(true, u32::MAX),
+            Tier::Past => past..start(true, u32::MAX),
         }
     }
 }

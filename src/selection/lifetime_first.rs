@@ -157,6 +157,7 @@ mod tests {
             lifetime,
             started_at: 0,
             open: true,
+            suspected: false,
             replaces_itself: false,
         }
     }

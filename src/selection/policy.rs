@@ -26,6 +26,8 @@ pub struct Facts {
     pub started_at: u64,
     /// Available, alive and healthy, as far as this proxy knows.
     pub open: bool,
+    /// Sessions failed there, and whether it works is not known yet: the last choice.
+    pub suspected: bool,
     /// Whether it warms up its replacement before it drains. Then it goes on past its lifetime
     /// limit up to the ceiling rather than cost a seat; others go on until their turn to recycle.
     pub replaces_itself: bool,
@@ -141,6 +143,8 @@ impl FromStr for Wanted {
 /// 2. The rest below the limit, in the same order.
 /// 3. Past the limit and below the ceiling: lowest lifetime first, so that the excess is shared.
 ///
+/// Suspected workers come after all others, in the same order among themselves.
+///
 /// Ties: fewest active, then the oldest, then by id. [`Strategy::LeastActive`] puts those of 1 and
 /// 2 together: fewest active first, then lowest lifetime, oldest, id. Without a limit all are in 1.
 pub fn rank<'a>(workers: &'a [Facts], policy: &Policy, wanted: &Wanted) -> Vec<&'a Facts> {
@@ -160,7 +164,7 @@ pub fn rank<'a>(workers: &'a [Facts], policy: &Policy, wanted: &Wanted) -> Vec<&
         .filter(|worker| policy.has_seat(worker))
         .collect();
     ranked.sort_by(|a, b| {
-        let by_tier = tier(a).cmp(&tier(b));
+        let by_tier = (a.suspected, tier(a)).cmp(&(b.suspected, tier(b)));
         let by_load = || match (policy.strategy, tier(a)) {
             (_, 3) => (a.lifetime, a.active).cmp(&(b.lifetime, b.active)),
             (Strategy::LifetimeFirst, _) => {

@@ -41,8 +41,6 @@ pub enum Why {
     WorkerLost,
     /// The worker has answered no ping for the ping timeout.
     WorkerSilent,
-    /// The client has answered no ping for the ping timeout.
-    ClientSilent,
     /// The client took no bytes for the write timeout.
     ClientSlow,
     /// The worker took no bytes for the write timeout.
@@ -61,12 +59,11 @@ pub enum Why {
 
 impl Why {
     /// Every reason, for those who declare a metric for each.
-    pub const ALL: [Why; 12] = [
+    pub const ALL: [Why; 11] = [
         Why::Closed,
         Why::ClientGone,
         Why::WorkerLost,
         Why::WorkerSilent,
-        Why::ClientSilent,
         Why::ClientSlow,
         Why::WorkerSlow,
         Why::Idle,
@@ -83,7 +80,6 @@ impl Why {
             Why::ClientGone => "client_gone",
             Why::WorkerLost => "worker_lost",
             Why::WorkerSilent => "worker_silent",
-            Why::ClientSilent => "client_silent",
             Why::ClientSlow => "client_slow",
             Why::WorkerSlow => "worker_slow",
             Why::Idle => "idle",
@@ -98,7 +94,7 @@ impl Why {
     pub fn party(self) -> Option<Party> {
         match self {
             Why::Closed => None,
-            Why::ClientGone | Why::ClientSilent | Why::ClientSlow => Some(Party::Client),
+            Why::ClientGone | Why::ClientSlow => Some(Party::Client),
             Why::WorkerLost | Why::WorkerSilent | Why::WorkerSlow => Some(Party::Worker),
             Why::Idle | Why::TooLong | Why::Killed | Why::Draining | Why::ShuttingDown => {
                 Some(Party::Playhouse)
@@ -113,7 +109,6 @@ impl Why {
             Why::ClientGone => "client gone",
             Why::WorkerLost => "worker lost, its connection broke",
             Why::WorkerSilent => "worker lost, no answer for",
-            Why::ClientSilent => "client lost, no answer for",
             Why::ClientSlow => "client too slow, took no data for",
             Why::WorkerSlow => "worker lost, took no data for",
             Why::Idle => "session idle for",
@@ -129,7 +124,7 @@ impl Why {
         match self {
             Why::Closed | Why::ClientGone => 1000,
             Why::Draining | Why::ShuttingDown => 1001,
-            Why::Killed | Why::Idle | Why::TooLong | Why::ClientSilent => 1008,
+            Why::Killed | Why::Idle | Why::TooLong => 1008,
             Why::WorkerLost | Why::WorkerSilent | Why::WorkerSlow => 1011,
             Why::ClientSlow => 1013,
         }
@@ -230,8 +225,8 @@ impl Close {
 pub struct Ended {
     pub by: Party,
     pub why: Why,
-    /// The code of the Close frame that ended it, theirs or ours; 1005 when it had none, `None`
-    /// when there was no Close frame.
+    /// The code of the Close frame that ended it: theirs as it came, ours as the client's connection
+    /// took it. 1005 when it had none, `None` when there was no Close frame.
     pub code: Option<u16>,
 }
 

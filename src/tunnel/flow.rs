@@ -50,15 +50,15 @@ pub(super) struct Moved {
     pub messages: u64,
     /// Whether bytes of a message were among them.
     pub in_message: bool,
-    /// Whether the receiver took bytes.
-    pub taken: bool,
+    /// Bytes that the receiver took.
+    pub taken: u64,
     /// Whether a ping of ours was put between two frames.
     pub pinged: bool,
 }
 
 impl Moved {
     pub(super) fn any(&self) -> bool {
-        self.bytes > 0 || self.taken || self.pinged
+        self.bytes > 0 || self.taken > 0 || self.pinged
     }
 
     fn ended(&mut self, frame: Frame) {
@@ -84,6 +84,16 @@ pub(super) struct Flow {
     /// Taken by the receiver's stream, which may keep it in a buffer.
     unflushed: bool,
     ping_due: bool,
+    goodbye: Goodbye,
+}
+
+/// How far our Close frame has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Goodbye {
+    Unsaid,
+    Pending,
+    /// The receiver's connection took it.
+    Written,
 }
 
 impl Flow {
@@ -99,6 +109,7 @@ impl Flow {
             masked,
             unflushed: false,
             ping_due: false,
+            goodbye: Goodbye::Unsaid,
         }
     }
 
@@ -134,6 +145,16 @@ impl Flow {
     /// It waits for the end of a frame, to say our Close.
     pub(super) fn is_finishing(&self) -> bool {
         self.mode == Mode::Finish
+    }
+
+    /// Our Close frame has yet to be taken by the receiver's connection, and can be.
+    pub(super) fn is_saying_goodbye(&self) -> bool {
+        !self.sink_ended() && (self.is_finishing() || self.goodbye == Goodbye::Pending)
+    }
+
+    /// The receiver's connection took our Close frame.
+    pub(super) fn has_said_goodbye(&self) -> bool {
+        self.goodbye == Goodbye::Written
     }
 
     pub(super) fn ping_due(&self) -> bool {
@@ -259,7 +280,7 @@ impl Flow {
             }
             Poll::Pending => 0,
         };
-        moved.taken |= taken > 0;
+        moved.taken += taken as u64;
         self.unflushed |= taken > 0;
         self.pending.extend_from_slice(&chunk[taken..]);
     }
@@ -340,6 +361,7 @@ impl Flow {
         if self.mode == Mode::Finish {
             if let Some(close) = close.filter(|_| may_speak) {
                 frame::put_close(&mut self.pending, close.code(), close.reason(), self.masked);
+                self.goodbye = Goodbye::Pending;
             }
             self.mode = Mode::Drain;
         } else if self.ping_due {
@@ -359,7 +381,7 @@ impl Flow {
                 return true;
             };
             match pipe.drain(to) {
-                Spliced::Moved(count) if count > 0 => moved.taken = true,
+                Spliced::Moved(count) if count > 0 => moved.taken += count as u64,
                 Spliced::WouldBlock => {
                     self.pending.resize(COPIED_OUT, 0);
                     let Some(count) = pipe.copy_out(&mut self.pending) else {
@@ -387,7 +409,7 @@ impl Flow {
                 Poll::Ready(Ok(taken)) if taken > 0 => {
                     self.sent += taken;
                     self.unflushed = true;
-                    moved.taken = true;
+                    moved.taken += taken as u64;
                 }
                 Poll::Ready(_) => {
                     self.lose_sink();
@@ -406,6 +428,9 @@ impl Flow {
                 Poll::Ready(Err(_)) => self.lose_sink(),
                 Poll::Pending => return false,
             }
+        }
+        if self.goodbye == Goodbye::Pending && !self.sink_ended() {
+            self.goodbye = Goodbye::Written;
         }
         true
     }

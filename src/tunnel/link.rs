@@ -4,6 +4,7 @@
 //! Pingora's HTTP takes it for a stream of its own, so that a client's connection goes in and comes
 //! out again as what it is.
 
+use super::frame;
 use super::tune::keep_alive;
 use async_trait::async_trait;
 use pingora::protocols::raw_connect::ProxyDigest;
@@ -16,9 +17,14 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
+
+/// The code of an end in order (RFC 6455, section 7.4.1).
+const NORMAL: u16 = 1000;
 
 /// A connection to a client or a worker.
 #[derive(Debug)]
@@ -58,6 +64,25 @@ impl Link {
             let _ = keep_alive(stream);
         }
     }
+}
+
+/// How long the other end may take to part.
+const PARTING: Duration = Duration::from_secs(2);
+
+/// Ends a WebSocket of ours to a server in order, so that it keeps nothing of it: a Close frame, its
+/// answer, the end.
+pub async fn say_goodbye(mut link: Link) {
+    let mut farewell = Vec::new();
+    frame::put_close(&mut farewell, NORMAL, "", true);
+    let parting = async {
+        link.write_all(&farewell).await?;
+        link.flush().await?;
+        let mut rest = [0; 1024];
+        while link.read(&mut rest).await? > 0 {}
+        io::Result::Ok(())
+    };
+    // A server that breaks off has parted too.
+    timeout(PARTING, parting).await.ok();
 }
 
 impl From<TcpStream> for Link {

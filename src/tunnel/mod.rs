@@ -29,7 +29,7 @@ mod tune;
 mod watch;
 
 pub use close::{Close, Ended, Party, Why};
-pub use link::Link;
+pub use link::{Link, say_goodbye};
 pub use traffic::Traffic;
 pub use tune::{keepalive, tune};
 

@@ -21,8 +21,12 @@ use tokio::time::{Instant, Sleep};
 const LINGER: Duration = Duration::from_secs(10);
 
 /// How long an end of ours may take: the rest of the frames in flight, the Close frames, and the
-/// sides' answers to them.
+/// sides' answers to them. It begins anew with each [`PROGRESS`] of a large message on its way to
+/// the client, behind which the reason is to be said.
 const PARTING: Duration = Duration::from_secs(3);
+
+/// Bytes that a client has to take in that time while an end of ours waits for the end of a frame.
+const PROGRESS: u64 = 64 * 1024;
 
 /// What the timer is set to when nothing is due.
 const FAR: Duration = Duration::from_secs(24 * 3600);
@@ -33,6 +37,13 @@ const SCRATCH: usize = 64 * 1024 + 256;
 
 thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+}
+
+/// What is said at an end of ours. Apart, because most of a session's life there is none.
+struct Farewell {
+    close: Close,
+    /// Bytes that the client took since the parting began or began anew.
+    progress: u64,
 }
 
 pub(super) struct Relay {
@@ -52,7 +63,7 @@ pub(super) struct Relay {
     traffic: Arc<Traffic>,
     stop: Option<oneshot::Receiver<Close>>,
     /// An end of ours, while it is under way.
-    close: Option<Close>,
+    farewell: Option<Box<Farewell>>,
     /// What ended the session, once something has.
     ended: Option<Ended>,
     /// When the parting has taken long enough.
@@ -83,7 +94,7 @@ impl Relay {
             limits,
             traffic,
             stop: Some(stop),
-            close: None,
+            farewell: None,
             ended: None,
             until: None,
             alarm: now,
@@ -144,7 +155,7 @@ impl Relay {
     /// Moves bytes both ways.
     fn pump(&mut self, cx: &mut Context<'_>) {
         let (up, down) = BUFFER.with_borrow_mut(|scratch| {
-            let close = self.close.as_ref();
+            let close = self.farewell.as_deref().map(|it| &it.close);
             let (client, worker) = (&mut self.client, &mut self.worker);
             let up = self.up.pump(client, worker, close, scratch, cx);
             let down = self.down.pump(worker, client, close, scratch, cx);
@@ -188,19 +199,29 @@ impl Relay {
         ] {
             if !flow.is_blocked() {
                 *stalled = None;
-            } else if moved.taken || stalled.is_none() {
+            } else if moved.taken > 0 || stalled.is_none() {
                 *stalled = Some(now);
             }
         }
         if self.up_stalled.is_some() || self.down_stalled.is_some() {
             self.wake_by(now + self.limits.write_timeout);
         }
+        if let Some(farewell) = &mut self.farewell
+            && self.down.is_saying_goodbye()
+        {
+            farewell.progress += down.taken;
+            if farewell.progress >= PROGRESS {
+                farewell.progress = 0;
+                self.until = Some(now + PARTING);
+                self.wake_by(now + PARTING);
+            }
+        }
     }
 
     /// What the sides have said and shown so far, and what follows from it. Whether that gives the
     /// two directions something new to do.
     fn observe(&mut self) -> bool {
-        let was_closing = self.close.is_some();
+        let was_closing = self.farewell.is_some();
         let closed = |by, code| Ended {
             by,
             why: Why::Closed,
@@ -231,7 +252,7 @@ impl Relay {
         }
         let (shut_up, shut_down) = if self.has_parted() {
             (false, false)
-        } else if self.close.is_some() {
+        } else if self.farewell.is_some() {
             // A side that is told the end early might not send the rest of the frame it is in.
             let told = !self.up.is_finishing() && !self.down.is_finishing();
             (told, told)
@@ -240,7 +261,7 @@ impl Relay {
         };
         let up = shut_up && self.up.shut();
         let down = shut_down && self.down.shut();
-        up || down || self.close.is_some() != was_closing
+        up || down || self.farewell.is_some() != was_closing
     }
 
     /// A side has ended the session: the other gets its time to follow.
@@ -251,7 +272,7 @@ impl Relay {
 
     /// Ends the session: a Close frame to both sides, then the end of both connections.
     fn end(&mut self, close: Close) {
-        if self.close.is_some() {
+        if self.farewell.is_some() {
             return;
         }
         self.ended.get_or_insert(Ended {
@@ -261,7 +282,7 @@ impl Relay {
         });
         self.up.finish(&close);
         self.down.finish(&close);
-        self.close = Some(close);
+        self.farewell = Some(Box::new(Farewell { close, progress: 0 }));
         self.allow(PARTING);
     }
 
@@ -324,8 +345,13 @@ impl Relay {
     }
 
     fn verdict(&self) -> Ended {
-        self.ended
-            .expect("a direction is over, or time for the parting is, only after an end was seen")
+        let mut ended = self
+            .ended
+            .expect("a direction is over, or time for the parting is, only after an end was seen");
+        if ended.why != Why::Closed && !self.down.has_said_goodbye() {
+            ended.code = None;
+        }
+        ended
     }
 }
 

@@ -13,6 +13,9 @@ pub struct Traffic {
     bytes_out: AtomicU64,
     messages_in: AtomicU64,
     messages_out: AtomicU64,
+    /// Of the bytes, those that [`Traffic::take_unreported`] has told of.
+    reported_in: AtomicU64,
+    reported_out: AtomicU64,
     /// Milliseconds from `started` to the last bytes of a message.
     last_message: AtomicU64,
     /// They were the client's.
@@ -28,6 +31,8 @@ impl Traffic {
             bytes_out: AtomicU64::new(0),
             messages_in: AtomicU64::new(0),
             messages_out: AtomicU64::new(0),
+            reported_in: AtomicU64::new(0),
+            reported_out: AtomicU64::new(0),
             last_message: AtomicU64::new(0),
             client_spoke_last: AtomicBool::new(false),
         }
@@ -51,6 +56,19 @@ impl Traffic {
     /// Messages from the worker.
     pub fn messages_out(&self) -> u64 {
         self.messages_out.load(Relaxed)
+    }
+
+    /// The bytes from the client and from the worker since the last call, whoever made that: each
+    /// byte is told of once.
+    pub fn take_unreported(&self) -> (u64, u64) {
+        let take = |bytes: &AtomicU64, reported: &AtomicU64| {
+            let passed = bytes.load(Relaxed);
+            passed.saturating_sub(reported.fetch_max(passed, Relaxed))
+        };
+        (
+            take(&self.bytes_in, &self.reported_in),
+            take(&self.bytes_out, &self.reported_out),
+        )
     }
 
     /// How old the session is.
@@ -100,5 +118,29 @@ impl Traffic {
 impl Default for Traffic {
     fn default() -> Traffic {
         Traffic::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    #[test]
+    fn each_byte_is_told_of_once_while_they_pass() {
+        let traffic = Traffic::new();
+        let told: u64 = thread::scope(|scope| {
+            let passing = scope.spawn(|| (0..10_000).for_each(|_| traffic.count_out(3, 0)));
+            let reading = || {
+                (0..10_000)
+                    .map(|_| traffic.take_unreported().1)
+                    .sum::<u64>()
+            };
+            let readers = [scope.spawn(reading), scope.spawn(reading)];
+            passing.join().unwrap();
+            readers.map(|reader| reader.join().unwrap()).iter().sum()
+        });
+        assert_eq!(told + traffic.take_unreported().1, traffic.bytes_out());
+        assert_eq!(traffic.take_unreported(), (0, 0));
     }
 }

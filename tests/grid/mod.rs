@@ -13,6 +13,7 @@
 //! * [`goodbyes`]: every end that is ours, as its user reads it.
 //! * [`silence`]: sessions that say nothing, through what cuts silent connections.
 //! * [`answers`]: what the data port says to each kind of request.
+//! * [`blame`]: whose fault it is: the client's, ours or the worker's, and who pays.
 //! * [`unreachable`]: workers that a proxy does not reach, and how it says so.
 //! * [`missing`]: machines and settings that lack something.
 //! * [`hostile`]: clients that die, stall, or never were clients.
@@ -28,6 +29,7 @@
 //! * [`health`]: what `playhouse healthcheck` says.
 
 mod answers;
+mod blame;
 mod capacity;
 mod door;
 mod front_door;

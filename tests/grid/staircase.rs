@@ -123,6 +123,7 @@ fn by_policy(lifetimes: &[Option<u32>]) -> Option<usize> {
         lifetime: lifetime.unwrap_or_default(),
         started_at: 0,
         open: lifetime.is_some(),
+        suspected: false,
         replaces_itself: false,
     });
     let facts: Vec<Facts> = facts.collect();

@@ -98,12 +98,22 @@ async fn one_that_cannot_be_dialled_is_out_until_it_answers() {
     eventually_equal("why it is not reached", None, async || why(grid).await).await;
     grid.connect().await.close().await;
 
-    // It answers those who only ask: a probe lets it in again each time.
+    // To answer those who only ask does not let it in again: it is asked for an upgrade.
     fake.behave(Behaviour::HangUp);
     assert!(grid.dial().connect().await.is_err());
+    let (asked, probed) = (fake.upgrades(), fake.probes());
+    eventually("it is asked again and again", async || {
+        (fake.upgrades() >= asked + 3).then_some(())
+    })
+    .await;
+    assert_eq!(fake.probes(), probed);
+    assert!(why(grid).await.is_some());
+    fake.behave(Behaviour::Serve);
     eventually_equal("why it is not reached", None, async || why(grid).await).await;
-    assert!(lines(grid, LOST).len() > 1);
-    assert_eq!(lines(grid, LOST).len(), lines(grid, FOUND).len());
+    grid.connect().await.close().await;
+    assert_eq!(lines(grid, LOST).len(), 2);
+    assert_eq!(lines(grid, FOUND).len(), 2);
+    eventually_equal("connections left at the worker", 0, async || fake.open()).await;
     grid.idle().await;
 }
 

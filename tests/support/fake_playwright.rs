@@ -17,7 +17,8 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role};
 /// How it treats those who connect. What is open already goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Behaviour {
-    /// Echoes. The text `flood` makes it send without end; `bye CODE REASON` makes it close.
+    /// Echoes. The text `flood` makes it send without end, `hush` never say anything again, also
+    /// to pings; `bye CODE REASON` makes it close.
     Serve,
     /// The same, and takes so long to answer an upgrade.
     Slow(Duration),
@@ -31,6 +32,10 @@ pub enum Behaviour {
     Refuse(u16),
     /// Closes the connection of an upgrade without an answer; plain requests are served.
     HangUp,
+    /// Answers an upgrade with 103, a moment before it serves it.
+    Announce,
+    /// Serves, but a Playwright client of another version gets 428.
+    Only(&'static str),
 }
 
 pub struct FakePlaywright {
@@ -196,7 +201,17 @@ async fn connection(mut stream: TcpStream, state: Arc<State>) {
         (Behaviour::HangUp, true, _) => return,
         (Behaviour::NotFound, ..) => plain(404, "not found"),
         (Behaviour::Refuse(status), true, _) => plain(status, "refused"),
+        (Behaviour::Only(version), true, _) if speaks_another(&head, version) => format!(
+            "HTTP/1.1 428 Precondition Required\r\n\r\n\
+             ║ Playwright version mismatch:   ║\n║   - server version: v{version}   ║\n"
+        ),
         (_, true, Some(key)) if path == PATH => {
+            if behaviour == Behaviour::Announce {
+                let hints = b"HTTP/1.1 103 Early Hints\r\nLink: </>; rel=preload\r\n\r\n";
+                if stream.write_all(hints).await.is_err() {
+                    return;
+                }
+            }
             let accept = derive_accept_key(key.as_bytes());
             let answer = format!(
                 "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
@@ -235,6 +250,9 @@ async fn echo(stream: TcpStream, open: Open) {
             while socket.send(Message::binary(block.clone())).await.is_ok() {}
             return;
         }
+        if told == "hush" {
+            return std::future::pending().await;
+        }
         let reply = match told
             .strip_prefix("bye ")
             .and_then(|rest| rest.split_once(' '))
@@ -266,6 +284,13 @@ fn header<'h>(head: &'h str, name: &str) -> Option<&'h str> {
         let (found, value) = line.split_once(':')?;
         found.eq_ignore_ascii_case(name).then(|| value.trim())
     })
+}
+
+/// Whether the client is Playwright of another version than this one.
+fn speaks_another(head: &str, version: &str) -> bool {
+    header(head, "user-agent")
+        .and_then(|agent| agent.strip_prefix("Playwright/"))
+        .is_some_and(|release| !release.starts_with(version))
 }
 
 fn plain(status: u16, body: &str) -> String {

@@ -5,6 +5,7 @@ use super::eventually::eventually;
 use super::grid::{Grid, Spawned};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Output, Stdio};
 
@@ -29,6 +30,46 @@ impl Grid {
     /// Sends a signal to the first process.
     pub fn signal(&self, wanted: Signal) {
         signal(&self.processes[0], wanted);
+    }
+
+    /// Leaves the first process so many descriptors beyond those it has open. Returns the limit
+    /// there was.
+    pub fn limit_descriptors(&self, left: u64) -> u64 {
+        let folder = format!("/proc/{}/fd", self.processes[0].child.id());
+        let open = std::fs::read_dir(folder).expect("it is running").flatten();
+        let open: HashSet<u64> = open
+            .filter_map(|it| it.file_name().to_str()?.parse().ok())
+            .collect();
+        // The kernel gives the lowest number that is free, and none from the limit on.
+        let mut free = (0..).filter(|number| !open.contains(number));
+        let limit = free.nth(left as usize).expect("there is no end of numbers");
+        self.set_descriptor_limit(limit)
+    }
+
+    /// Sets how many descriptors the first process may have. Returns the limit there was.
+    pub fn set_descriptor_limit(&self, soft: u64) -> u64 {
+        let pid = self.processes[0].child.id() as i32;
+        let mut limit = libc::rlimit {
+            rlim_cur: 0,
+            rlim_max: 0,
+        };
+        // SAFETY: prlimit(2) reads and writes the two structures, which live on this stack.
+        let done = unsafe {
+            let asked = libc::prlimit(pid, libc::RLIMIT_NOFILE, std::ptr::null(), &raw mut limit);
+            let new = libc::rlimit {
+                rlim_cur: soft,
+                ..limit
+            };
+            asked
+                | libc::prlimit(
+                    pid,
+                    libc::RLIMIT_NOFILE,
+                    &raw const new,
+                    std::ptr::null_mut(),
+                )
+        };
+        assert_eq!(done, 0, "the process is ours");
+        limit.rlim_cur
     }
 
     pub(super) fn upgrade_socket(&self, n: usize) -> PathBuf {

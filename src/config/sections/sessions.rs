@@ -113,7 +113,7 @@ section! {
     // Below the 60 s after which most things in between cut an idle connection.
     ping_interval: Option<Duration> = Some(seconds(20)), never();
 
-    /// Ends a session whose side has been silent this long despite pings.
+    /// Ends a session whose worker has been silent this long despite pings.
     // Three pings without an answer.
     ping_timeout: Duration = seconds(60), time();
 

@@ -37,10 +37,11 @@ prop_compose! {
         lifetime in prop_oneof![9 => 0u32..14, 1 => Just(u32::MAX)],
         started_at in 0u64..3,
         open in prop::bool::weighted(0.8),
+        suspected in prop::bool::weighted(0.2),
         replaces_itself: bool,
     ) -> Facts {
         let address = ([127, 0, 0, 1], port).into();
-        Facts { key, address, version, active, lifetime, started_at, open, replaces_itself }
+        Facts { key, address, version, active, lifetime, started_at, open, suspected, replaces_itself }
     }
 }
 
@@ -158,6 +159,7 @@ fn facts(id: &str, port: u16, lifetime: u32) -> Facts {
         lifetime,
         started_at: 0,
         open: true,
+        suspected: false,
         replaces_itself: true,
     }
 }

@@ -24,6 +24,7 @@ fn worker(id: &str, lifetime: u32, active: u32) -> Facts {
         lifetime,
         started_at: 0,
         open: true,
+        suspected: false,
         replaces_itself: false,
     }
 }
@@ -42,6 +43,29 @@ const ANY: Wanted = Wanted {
 fn order(workers: &[Facts], policy: &Policy, wanted: &Wanted) -> Vec<String> {
     let ranked = rank(workers, policy, wanted);
     ranked.iter().map(|w| w.key.id.to_string()).collect()
+}
+
+#[test]
+fn a_suspected_worker_is_the_last_choice_and_still_one() {
+    let suspected = |id, lifetime| Facts {
+        suspected: true,
+        ..worker(id, lifetime, 0)
+    };
+    let workers = [
+        suspected("seven", 7),
+        suspected("eight", 8),
+        worker("three", 3, 4),
+        Facts {
+            replaces_itself: true,
+            ..worker("past", 10, 4)
+        },
+    ];
+    let policy = policy(Strategy::LifetimeFirst, 10, Some(20));
+    assert_eq!(
+        order(&workers, &policy, &ANY),
+        ["three", "past", "seven", "eight"]
+    );
+    assert_eq!(order(&workers[..1], &policy, &ANY), ["seven"]);
 }
 
 #[test]

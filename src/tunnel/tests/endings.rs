@@ -75,7 +75,84 @@ async fn a_worker_lost_within_a_frame_just_ends_the_connection() {
     rig.worker.write_all(half).await.unwrap();
     rig.worker.shutdown().await.unwrap();
     assert_eq!(read_to_end(&mut rig.client).await, half);
-    assert_eq!(rig.ended().await.why, Why::WorkerLost);
+    let ended = rig.ended().await;
+    assert_eq!(
+        (ended.why, ended.code),
+        (Why::WorkerLost, None),
+        "no code was written"
+    );
+}
+
+/// As slow as may be: each pause is shorter than the parting, all of them are much longer.
+#[tokio::test(start_paused = true)]
+async fn the_reason_waits_behind_a_large_message_as_long_as_that_moves() {
+    let mut rig = Rig::memory(NO_LIMITS, 4096);
+    let long = message(false, &vec![5; 3_000_000]);
+    let (mut worker, id) = (rig.worker, rig.id);
+    let writing = tokio::spawn(async move {
+        worker.write_all(&long).await.unwrap();
+        while read_frame(&mut worker).await.is_some() {}
+        long
+    });
+    let mut read = vec![0; 40_000];
+    rig.client.read_exact(&mut read).await.unwrap();
+    let begun = Instant::now();
+    let stop = rig.stop.take().unwrap();
+    stop.send(Close::killed(id)).unwrap();
+    let mut part = vec![0; 70_000];
+    loop {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let mut took = 0;
+        while took < part.len() {
+            match rig.client.read(&mut part[took..]).await.unwrap() {
+                0 => break,
+                count => took += count,
+            }
+        }
+        read.extend_from_slice(&part[..took]);
+        if took < part.len() {
+            break;
+        }
+    }
+    assert!(begun.elapsed() > Duration::from_secs(60));
+    let long = writing.await.unwrap();
+    assert!(read.starts_with(&long), "{} bytes", read.len());
+    let close = read_frame(&mut &read[long.len()..]).await.unwrap().close();
+    assert_eq!(close.0, 1008);
+    let ended = rig.task.await.unwrap();
+    assert_eq!((ended.why, ended.code), (Why::Killed, Some(1008)));
+}
+
+/// A client that takes a byte now and then does not hold a session that is over.
+#[tokio::test(start_paused = true)]
+async fn a_large_message_that_hardly_moves_is_not_waited_for() {
+    let mut rig = Rig::memory(NO_LIMITS, 4096);
+    let long = message(false, &vec![5; 3_000_000]);
+    let mut worker = rig.worker;
+    let writing = tokio::spawn(async move { worker.write_all(&long).await.is_ok() });
+    let mut read = vec![0; 40_000];
+    rig.client.read_exact(&mut read).await.unwrap();
+    let begun = Instant::now();
+    rig.stop
+        .take()
+        .unwrap()
+        .send(Close::killed(rig.id))
+        .unwrap();
+    let mut byte = [0];
+    while rig.client.read(&mut byte).await.unwrap() > 0 {
+        if rig.task.is_finished() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        begun.elapsed()
+    );
+    let ended = rig.task.await.unwrap();
+    assert_eq!((ended.why, ended.code), (Why::Killed, None));
+    assert!(!writing.await.unwrap());
 }
 
 #[tokio::test]

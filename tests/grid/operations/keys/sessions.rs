@@ -58,9 +58,13 @@ pub async fn sessions_end_when_their_time_is_up() {
     changing
         .now("session: { ping_interval: 50ms, ping_timeout: 300ms }")
         .await;
-    // Nobody reads, so nobody answers the pings.
-    let deaf = grid.connect().await;
-    gone(&deaf, "client_silent").await;
+    // Nobody reads here, so nobody answers the pings; but that machine is there.
+    let mut deaf = grid.connect().await;
+    let mut hushed = grid.connect().await;
+    hushed.send("hush").await;
+    gone(&hushed, "worker_silent").await;
+    deaf.echo("at a breakpoint, and on").await;
+    deaf.close().await;
 
     changing.now("session: { write_timeout: 300ms }").await;
     let mut full = grid.connect().await;

@@ -1,0 +1,218 @@
+//! Dialling for clients, and asking workers of which something is held: the shell around
+//! [`super::standing`]. One task asks one worker, for as long as there is something to ask.
+
+use super::dial::{DialError, Dialled, Handshake, dial};
+use super::standing::{Standing, Suspicion};
+use super::{DialFailure, Fleet, Obstacle, Target, Unreachable, WorkerAnswer};
+use crate::model::Browser;
+use crate::tunnel::say_goodbye;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
+
+/// Most time that a question may take; less where a dial has less.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a worker is known to work after an upgrade that went well.
+const STILL_KNOWN: Duration = Duration::from_secs(1);
+/// Most time in which a worker may show that it is not at fault, while a client waits for it.
+const DEFENCE: Duration = Duration::from_secs(1);
+/// A dial that is given up after this long may have met a worker that hangs.
+const LONG_FOR_A_DIAL: Duration = Duration::from_millis(500);
+
+impl Fleet {
+    /// Dials a worker for a client, within `patience`. What went wrong on the worker's side is held
+    /// against it, and nothing else. Dropping the future ends the attempt.
+    ///
+    /// # Errors
+    /// With whose trouble it is; only for a [`DialFailure::Worker`] another one may do.
+    pub async fn dial(
+        self: &Arc<Self>,
+        target: &Arc<Target>,
+        handshake: &Handshake,
+        patience: Duration,
+    ) -> Result<Dialled, DialFailure> {
+        let begun = Instant::now();
+        let mut unfinished = Unfinished {
+            fleet: self,
+            target,
+            begun,
+            ended: false,
+        };
+        let dialled = dial(target, handshake, patience).await;
+        unfinished.ended = true;
+        let error = match dialled {
+            Ok(dialled) => {
+                self.suspect(target, |suspicion, now| suspicion.session_served(now));
+                return Ok(dialled);
+            }
+            Err(error) => error,
+        };
+        let in_a_hurry = patience < self.config.load().selection.dial_timeout;
+        let timed_out = matches!(error, DialError::Timeout { .. });
+        let mut failure = error.judge();
+        if let DialFailure::Client(answer) = &failure {
+            let left = DEFENCE.min(patience.saturating_sub(begun.elapsed()));
+            if !self.works(target, answer, left).await {
+                let status = answer.status;
+                failure = DialFailure::Worker(Unreachable::new(
+                    Obstacle::Stranger,
+                    format_args!("it answered {status} instead of 101"),
+                ));
+            }
+        }
+        if let DialFailure::Worker(_) = &failure {
+            self.metrics.dial_failures.inc();
+            self.suspect(target, |suspicion, now| {
+                // Who had less time than others says less about the worker.
+                if timed_out && in_a_hurry {
+                    suspicion.doubt(now);
+                } else {
+                    suspicion.session_failed(now);
+                }
+            });
+        }
+        Err(failure)
+    }
+
+    /// Whether a worker that refused a request works: then the request is at fault. When that is
+    /// not known it is asked, with a handshake that has nothing wrong.
+    async fn works(
+        self: &Arc<Self>,
+        target: &Arc<Target>,
+        answer: &WorkerAnswer,
+        patience: Duration,
+    ) -> bool {
+        let mut asked = target.asked.subscribe();
+        let known = self.suspect(target, |suspicion, now| {
+            let known = answer.is_version_mismatch() || suspicion.worked_within(STILL_KNOWN, now);
+            if !known {
+                suspicion.doubt(now);
+            }
+            known
+        });
+        if known != Some(false) {
+            return true;
+        }
+        // In doubt the worker is spared.
+        timeout(patience, asked.changed()).await.ok();
+        let standing = self.suspect(target, |suspicion, _| suspicion.standing());
+        standing != Some(Standing::Out)
+    }
+
+    /// Looks at or changes what is held against a worker, and does what follows. `None` for one
+    /// that has left, or has another address by now.
+    fn suspect<T>(
+        self: &Arc<Self>,
+        target: &Arc<Target>,
+        change: impl FnOnce(&mut Suspicion, Instant) -> T,
+    ) -> Option<T> {
+        let mut starts = false;
+        let mut changed = None;
+        self.change(target, |worker| {
+            let before = worker.suspicion.standing();
+            changed = Some(change(&mut worker.suspicion, Instant::now()));
+            if worker.suspicion.next_question().is_some() {
+                starts = !std::mem::replace(&mut worker.is_asked, true);
+            }
+            before != worker.suspicion.standing()
+        });
+        if starts {
+            tokio::spawn(ask_while_in_doubt(Arc::downgrade(self), target.clone()));
+        } else {
+            // A question may be due earlier than before.
+            target.doubted.notify_one();
+        }
+        changed
+    }
+
+    /// When the next question to a worker is due; `None` ends the asking.
+    fn next_question(&self, target: &Arc<Target>) -> Option<Instant> {
+        let mut known = self.known();
+        let worker = known.get_mut(&target.key)?;
+        let current = Arc::ptr_eq(&worker.target, target);
+        let next = worker.suspicion.next_question().filter(|_| current);
+        if current && next.is_none() {
+            worker.is_asked = false;
+        }
+        next
+    }
+}
+
+/// A dial that is under way for a client.
+struct Unfinished<'a> {
+    fleet: &'a Arc<Fleet>,
+    target: &'a Arc<Target>,
+    begun: Instant,
+    ended: bool,
+}
+
+impl Drop for Unfinished<'_> {
+    /// The client left in the middle: that says nothing, but when it had to wait long.
+    fn drop(&mut self) {
+        if !self.ended && self.begun.elapsed() >= LONG_FOR_A_DIAL {
+            self.fleet.suspect(self.target, Suspicion::doubt);
+        }
+    }
+}
+
+/// Asks a worker whether its upgrades work, until nothing is held against it any more.
+async fn ask_while_in_doubt(fleet: Weak<Fleet>, target: Arc<Target>) {
+    loop {
+        let due = fleet.upgrade().and_then(|it| it.next_question(&target));
+        let Some(due) = due else { return };
+        tokio::select! {
+            () = sleep_until(due) => {}
+            () = target.doubted.notified() => continue,
+        }
+        let Some(patience) = fleet.upgrade().map(|fleet| {
+            fleet.suspect(&target, |suspicion, now| suspicion.asked(now));
+            let dial_timeout = fleet.config.load().selection.dial_timeout;
+            QUESTION_TIMEOUT.min(dial_timeout)
+        }) else {
+            return;
+        };
+        let asked = ask(&target, patience).await;
+        let Some(fleet) = fleet.upgrade() else { return };
+        fleet.suspect(&target, |suspicion, now| match asked {
+            Ok(()) => suspicion.answered(now),
+            Err(DialFailure::Ours(_)) => suspicion.could_not_ask(now),
+            Err(DialFailure::Worker(why)) => suspicion.failed_to_answer(why, now),
+            Err(DialFailure::Client(answer)) => {
+                let status = answer.status;
+                let error = format_args!("it answered {status} to a proper handshake");
+                let why = Unreachable::new(Obstacle::Stranger, error);
+                suspicion.failed_to_answer(why, now);
+            }
+        });
+        // Nobody may wait for it.
+        target.asked.send_replace(());
+    }
+}
+
+/// Asks a worker for what a session asks for: an upgrade, which is closed in order at once. A worker
+/// that judges our version has answered too.
+async fn ask(target: &Target, patience: Duration) -> Result<(), DialFailure> {
+    match dial(target, &question(target.key.browser), patience).await {
+        Ok(dialled) => {
+            // However long the worker takes to part, it has answered.
+            tokio::spawn(say_goodbye(dialled.stream));
+            Ok(())
+        }
+        Err(error) => match error.judge() {
+            DialFailure::Client(answer) if answer.is_version_mismatch() => Ok(()),
+            failure => Err(failure),
+        },
+    }
+}
+
+/// A handshake of our own.
+fn question(browser: Browser) -> Handshake {
+    let key = generate_key();
+    let headers = format!(
+        "user-agent: playhouse/{}\r\nsec-websocket-version: 13\r\nsec-websocket-key: {key}\r\n\
+         x-playwright-browser: {browser}\r\n",
+        env!("CARGO_PKG_VERSION")
+    );
+    Handshake::new(headers.into_bytes(), key.as_bytes())
+}
