@@ -32,8 +32,8 @@ pub enum Link {
     /// Costs a session some 450 bytes less than Pingora's stream around it, and can be spliced.
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
-    /// To a browser server of this machine.
-    Unix(UnixStream),
+    /// To a browser server of this machine. Boxed, so that it does not make the others larger.
+    Unix(Box<UnixStream>),
     Boxed(Stream),
 }
 
@@ -99,7 +99,7 @@ impl From<TlsStream<TcpStream>> for Link {
 
 impl From<UnixStream> for Link {
     fn from(stream: UnixStream) -> Link {
-        Link::Unix(stream)
+        Link::Unix(Box::new(stream))
     }
 }
 

@@ -47,8 +47,9 @@ struct Farewell {
 }
 
 pub(super) struct Relay {
-    /// `None`: somebody in front says how the session ends.
-    id: Option<SessionId>,
+    id: SessionId,
+    /// Somebody in front says how the session ends, and knows which one it is.
+    passes_on: bool,
     client: Link,
     worker: Link,
     /// From the client to the worker.
@@ -82,7 +83,8 @@ impl Relay {
     ) -> Relay {
         let now = Instant::now();
         let mut relay = Relay {
-            id,
+            id: id.unwrap_or_else(SessionId::random),
+            passes_on: id.is_none(),
             client: ends.client.stream,
             worker: ends.worker.stream,
             up: Flow::new(true),
@@ -241,13 +243,14 @@ impl Relay {
             });
         } else if self.down.source_ended() || self.up.sink_ended() {
             self.up.shut();
-            match self.id {
-                Some(id) => self.end(Close::worker_lost(id)),
-                None => self.follow(Ended {
+            if self.passes_on {
+                self.follow(Ended {
                     by: Party::Worker,
                     why: Why::WorkerLost,
                     code: None,
-                }),
+                });
+            } else {
+                self.end(Close::worker_lost(self.id));
             }
         }
         let (shut_up, shut_down) = if self.has_parted() {
@@ -317,7 +320,8 @@ impl Relay {
             self.up.want_ping();
         }
         if let Some((why, limit)) = due.end {
-            self.end(Close::overdue(self.id, why, limit));
+            let id = (!self.passes_on).then_some(self.id);
+            self.end(Close::overdue(id, why, limit));
         }
     }
 
