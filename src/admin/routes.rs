@@ -1,5 +1,6 @@
 //! The admin port's paths. Pure, so that any path can be thrown at it.
 
+use crate::model::PoolFilter;
 use http::{Method, StatusCode};
 use percent_encoding::percent_decode_str;
 
@@ -13,6 +14,7 @@ pub enum Route {
     Workers,
     Sessions,
     Capacity,
+    Events,
     Config,
     DrainWorker(String),
     KillSession(String),
@@ -57,11 +59,22 @@ impl Miss {
         match self {
             Miss::NotFound => {
                 "There is nothing at this path. Try /v1/workers, /v1/sessions, /v1/capacity, \
-                 /v1/config, /metrics, /healthz or /readyz."
+                 /v1/events, /v1/config, /metrics, /healthz or /readyz."
             }
             Miss::MethodNotAllowed => "This path does not answer this method.",
         }
     }
+}
+
+/// The pools that the query `pool=…` names; `None` for all.
+///
+/// # Errors
+/// When it names none that could be.
+pub fn pool(query: Option<&str>) -> Result<Option<PoolFilter>, ()> {
+    let pairs = query.unwrap_or_default().split('&');
+    let named = pairs.filter_map(|pair| pair.strip_prefix("pool=")).next();
+    let decode = |text| percent_decode_str(text).decode_utf8_lossy().parse();
+    named.map(decode).transpose()
 }
 
 /// Finds what a request is for.
@@ -84,6 +97,7 @@ pub fn route(method: &Method, path: &str) -> Result<Route, Miss> {
         ["v1", "workers"] => read(Route::Workers),
         ["v1", "sessions"] => read(Route::Sessions),
         ["v1", "capacity"] => read(Route::Capacity),
+        ["v1", "events"] => read(Route::Events),
         ["v1", "config"] => read(Route::Config),
         ["v1", "workers", id, "drain"] if *method == Method::POST => {
             Ok(Route::DrainWorker(decoded(id)))
@@ -116,6 +130,15 @@ mod tests {
             Err(Miss::MethodNotAllowed)
         );
         assert_eq!(route(&Method::GET, "/v1"), Err(Miss::NotFound));
+    }
+
+    #[test]
+    fn a_query_names_a_pool_or_none() {
+        assert_eq!(pool(None), Ok(None));
+        assert_eq!(pool(Some("a=b")), Ok(None));
+        let named = pool(Some("a=b&pool=chromium%2F1.65%2Fshared"));
+        assert_eq!(named, Ok("chromium/1.65/shared".parse().ok()));
+        assert_eq!(pool(Some("pool=netscape")), Err(()));
     }
 
     proptest! {

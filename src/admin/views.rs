@@ -1,6 +1,7 @@
 //! The shapes of the admin API's answers.
 
-use crate::model::Browser;
+use crate::fleet::demand::PoolState;
+use crate::model::{Browser, PoolFilter, SeatKind};
 use crate::proxy::Grid;
 use crate::session::registry::Registry;
 use serde::{Deserialize, Serialize};
@@ -78,13 +79,37 @@ pub struct Session {
 }
 
 /// `GET /v1/capacity`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Capacity {
     pub slots: Slots,
+    /// Clients that wait, at whichever proxy.
     pub queued: usize,
     pub workers: usize,
-    /// The same for each browser that has workers or waiting clients: what an autoscaler reads.
+    /// Seats that would satisfy everybody: those in use, and one for each client that waits.
+    #[serde(default)]
+    pub demand: u64,
+    /// The same for each browser that has a pool.
     pub browsers: BTreeMap<String, BrowserCapacity>,
+    /// The same for each pool: what an autoscaler reads.
+    #[serde(default)]
+    pub pools: Vec<PoolCapacity>,
+}
+
+/// Workers that can stand in for each other.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PoolCapacity {
+    pub browser: Browser,
+    /// Playwright's version; `None` for workers that do not tell, and for clients that wait for a
+    /// version of which there is no worker.
+    pub version: Option<String>,
+    pub seat: SeatKind,
+    /// Whether the configuration names it.
+    pub expected: bool,
+    pub demand: u64,
+    pub used: u64,
+    pub free: u64,
+    pub queued: usize,
+    pub workers: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
@@ -144,30 +169,42 @@ pub(super) fn sessions(registry: &Registry) -> Vec<Session> {
     sessions.collect()
 }
 
-pub(super) fn capacity(grid: &Grid) -> Capacity {
-    let all = grid.fleet.workers();
-    let mut capacity = Capacity {
-        slots: Slots::default(),
-        queued: 0,
-        workers: all.len(),
-        browsers: BTreeMap::new(),
-    };
-    for browser in Browser::ALL {
-        let mut of_browser = BrowserCapacity {
-            queued: grid.queue.depth(browser),
-            ..BrowserCapacity::default()
-        };
-        for worker in all.iter().filter(|w| w.record.key.browser == browser) {
-            of_browser.workers += 1;
-            of_browser.slots.used += u64::from(worker.counts.active);
-            of_browser.slots.free += u64::from(worker.free);
-        }
-        capacity.slots.used += of_browser.slots.used;
-        capacity.slots.free += of_browser.slots.free;
-        capacity.queued += of_browser.queued;
-        if of_browser.workers > 0 || of_browser.queued > 0 {
-            capacity.browsers.insert(browser.to_string(), of_browser);
+/// The grid as a whole, or the part of it that `filter` names.
+pub(super) async fn capacity(grid: &Grid, filter: Option<PoolFilter>) -> Capacity {
+    let mut capacity = Capacity::default();
+    for pool in grid.pools().await {
+        if filter.is_none_or(|filter| filter.matches(&pool.pool)) {
+            capacity.add(&pool);
         }
     }
     capacity
+}
+
+impl Capacity {
+    fn add(&mut self, state: &PoolState) {
+        let (used, free) = (state.used, state.free);
+        let queued = state.queued as usize;
+        self.slots.used += used;
+        self.slots.free += free;
+        self.queued += queued;
+        self.workers += state.workers;
+        self.demand += state.demand();
+        let browser = state.pool.browser.to_string();
+        let of_browser = self.browsers.entry(browser).or_default();
+        of_browser.slots.used += used;
+        of_browser.slots.free += free;
+        of_browser.queued += queued;
+        of_browser.workers += state.workers;
+        self.pools.push(PoolCapacity {
+            browser: state.pool.browser,
+            version: state.pool.version.map(|version| version.to_string()),
+            seat: state.pool.seat,
+            expected: state.expected,
+            demand: state.demand(),
+            used,
+            free,
+            queued,
+            workers: state.workers,
+        });
+    }
 }

@@ -13,8 +13,11 @@ use super::tls::{Certificate, check_authorities, install_crypto};
 use crate::admin::{ConfigView, answer_others};
 use crate::admission::tokens::Quotas;
 use crate::config::{LiveConfig, ReloadStatus, TlsVersion};
-use crate::fleet::{Fleet, Queue};
+use crate::events::{Events, Kind};
+use crate::fleet::{self, Fleet, Queue};
+use crate::kubernetes;
 use crate::metrics::Metrics;
+use crate::proxy::demand::Elsewhere;
 use crate::proxy::{Grid, MetricsPage};
 use crate::session::quota;
 use crate::session::registry::Registry;
@@ -51,10 +54,12 @@ impl Plane {
         tokio::spawn(releases);
         let registry = Registry::new();
         let quotas = Quotas::new();
+        let events = Arc::new(Events::default());
+        tokio::spawn(fleet::events::follow(store.clone(), events.clone()));
         if store.is_shared() {
             tokio::spawn(quota::tell(store.clone(), quotas.clone()));
         }
-        answer_others(&*store, registry.clone());
+        answer_others(&*store, registry.clone(), queue.clone());
         let fleet = Fleet::new(
             config.clone(),
             store.clone(),
@@ -73,6 +78,8 @@ impl Plane {
             quotas,
             releaser,
             registry,
+            elsewhere: Elsewhere::default(),
+            events,
             metrics_page: MetricsPage::default(),
             admin_token,
             draining: watch::Sender::new(false),
@@ -108,6 +115,11 @@ impl Plane {
                 .map_or(TlsVersion::V1_2, |tls| tls.min_version),
         );
         check_authorities()?;
+        kubernetes::keep_annotations(
+            &self.grid.fleet,
+            kubernetes::host_of_environment(),
+            &config.server.service_account,
+        );
         let certificate = config
             .tls
             .files()
@@ -165,7 +177,7 @@ async fn follow(
     certificate: Option<Arc<Certificate>>,
 ) {
     while status.changed().await.is_ok() {
-        status.borrow_and_update();
+        note_reload(&grid, &status.borrow_and_update());
         grid.fleet.reconfigure();
         let tls = grid.config.load().tls.files();
         let Some((certificate, tls)) = certificate.clone().zip(tls) else {
@@ -175,5 +187,12 @@ async fn follow(
         if let Ok(Err(error)) = spawn_blocking(move || certificate.reload(&tls)).await {
             log::error!(error:% = error; "the old certificate stays in force");
         }
+    }
+}
+
+fn note_reload(grid: &Grid, status: &ReloadStatus) {
+    let outcome = status.outcome.as_str();
+    if outcome != "unchanged" {
+        grid.events.note(Kind::Configuration, outcome, None);
     }
 }

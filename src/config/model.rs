@@ -1,7 +1,8 @@
 //! The resolved configuration: what everything else reads, and the table of its keys. Values here
 //! are valid by construction; the keys are declared in `sections`.
 
-use super::sections::{address, static_workers};
+use super::sections::{address, pools, static_workers};
+use crate::model::Pool;
 use crate::settings::{Field, Key, Table};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::LazyLock;
@@ -47,6 +48,8 @@ pub struct Config {
     pub auth: Auth,
     /// Playwright servers that run somewhere without an agent.
     pub workers: Vec<StaticWorker>,
+    /// Pools whose clients wait for a worker to come.
+    pub pools: Vec<Pool>,
     pub worker: Worker,
     pub log: Log,
     pub server: Server,
@@ -72,6 +75,7 @@ impl Config {
             recycle: Recycle::defaults(role),
             auth: Auth::defaults(role),
             workers: Vec::new(),
+            pools: Vec::new(),
             worker: Worker::defaults(role),
             log: Log::defaults(role),
             server: Server::defaults(role),
@@ -95,11 +99,23 @@ pub static KEYS: LazyLock<Table<Config>> = LazyLock::new(|| {
     keys.extend(Recycle::keys(|c: &Config| &c.recycle, |c| &mut c.recycle));
     keys.extend(Auth::keys(|c: &Config| &c.auth, |c| &mut c.auth));
     keys.push(workers());
+    keys.push(expected());
     keys.extend(Worker::keys(|c: &Config| &c.worker, |c| &mut c.worker));
     keys.extend(Log::keys(|c: &Config| &c.log, |c| &mut c.log));
     keys.extend(Server::keys(|c: &Config| &c.server, |c| &mut c.server));
     Table::new("PLAYHOUSE", REMOVED, keys)
 });
+
+fn expected() -> Key<Config> {
+    let field = Field {
+        value: Box::new(|config: &Config| config.pools.clone()),
+        put: Box::new(|config, value| config.pools = value),
+    };
+    let doc = "Pools that are expected though they may have no worker at times, because an autoscaler \
+        starts some when they are wanted: their clients wait instead of being refused at once.";
+    let example = "     pools: [ { browser: chromium, version: \"1.65\", seat: shared } ]";
+    Key::new("pools", field, pools(), &[doc, example]).hot()
+}
 
 fn listen() -> Key<Config> {
     let field = Field {

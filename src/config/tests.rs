@@ -253,6 +253,7 @@ fn the_table_agrees_with_itself() {
         "recycle",
         "auth",
         "workers",
+        "pools",
         "log",
     ];
     for key in KEYS.iter() {

@@ -7,7 +7,9 @@
 //! a wrong seat.
 
 mod belief;
+pub mod demand;
 mod dial;
+pub mod events;
 mod failure;
 mod health;
 mod outage;
@@ -213,14 +215,23 @@ impl Fleet {
         workers
     }
 
-    /// The versions a client could have had instead; empty when it can be served, or when there is
-    /// no worker of the browser that tells its version.
+    /// The versions a client could have had instead; empty when it can be served, now or by a pool
+    /// that is expected, or when there is neither a worker of the browser that tells its version nor
+    /// such a pool.
     pub fn other_versions(&self, wanted: &Wanted) -> Vec<Version> {
+        let config = self.config.load();
+        let expected = config.pools.iter();
+        let expected: Vec<_> = expected
+            .filter(|pool| pool.browser == wanted.browser)
+            .map(|pool| pool.version)
+            .collect();
         let index = self.index.lock();
-        if index.knows(wanted) {
+        if index.knows(wanted) || expected.iter().any(|version| wanted.accepts(*version)) {
             return Vec::new();
         }
-        index.versions(wanted.browser).flatten().collect()
+        let versions = index.versions(wanted.browser).chain(expected).flatten();
+        let versions: BTreeSet<Version> = versions.collect();
+        versions.into_iter().collect()
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<WorkerKey, Known>> {

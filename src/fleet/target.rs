@@ -123,6 +123,7 @@ mod tests {
             last_heartbeat: 0,
             memory: None,
             end_reason: None,
+            pod: None,
         });
         let patience = Duration::from_secs(6);
         assert_eq!(target.attempts(patience).count(), 0, "nothing is known");

@@ -167,6 +167,7 @@ impl Fleet {
                 last_heartbeat: now,
                 memory: None,
                 end_reason: None,
+                pod: None,
             };
             if self.store.register(&record, ttl).await.is_err() {
                 return;

@@ -12,6 +12,7 @@ mod worker;
 pub use worker::WorkerMetrics;
 
 use crate::config::Outcome;
+use crate::fleet::demand::PoolState;
 use crate::logging;
 use crate::model::{Browser, Reason, WorkerStatus};
 use crate::proxy::refusal::Refusal;
@@ -45,6 +46,7 @@ pub struct Metrics {
     pub rejections: IntCounterVec,
     pub workers: IntGaugeVec,
     pub slots: IntGaugeVec,
+    demand: IntGaugeVec,
     pub worker_active: IntGaugeVec,
     pub worker_lifetime: IntGaugeVec,
     recycles: IntCounterVec,
@@ -148,6 +150,11 @@ impl Metrics {
             rejections: put.counters("rejections_total", "Refused clients.", &["reason"]),
             workers: put.gauges("workers", "Known workers.", &["browser", "status"]),
             slots: put.gauges("slots", "Seats of the grid.", &["browser", "state"]),
+            demand: put.gauges(
+                "demand",
+                "Seats in use and clients waiting in the whole grid, the same at every proxy.",
+                &["browser", "version", "seat"],
+            ),
             worker_active: put.gauges(
                 "worker_active_sessions",
                 "Open or reserved sessions.",
@@ -263,6 +270,19 @@ impl Metrics {
     pub fn count_relayed(&self, (bytes_in, bytes_out): (u64, u64)) {
         self.bytes_in.inc_by(bytes_in);
         self.bytes_out.inc_by(bytes_out);
+    }
+
+    /// Sets the demand of each pool, and forgets pools that are gone.
+    pub fn set_demand(&self, pools: &[PoolState]) {
+        self.demand.reset();
+        for state in pools {
+            let pool = &state.pool;
+            let version = pool.version_label();
+            let demand = i64::try_from(state.demand()).unwrap_or(i64::MAX);
+            self.demand
+                .with_label_values(&[pool.browser.as_str(), &version, pool.seat.as_str()])
+                .set(demand);
+        }
     }
 
     /// Takes over what the store counted. One that came back empty starts anew, as counters may.

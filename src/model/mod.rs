@@ -1,9 +1,12 @@
-//! The words everything else is written in: browser, version, worker, endpoint, session, reason to recycle.
+//! The words everything else is written in: browser, version, worker, pod, pool, endpoint, session,
+//! reason to recycle.
 //!
 //! Plain values only. Nothing here does I/O, holds a lock or knows of Pingora, Redis or a process.
 
 mod browser;
 mod endpoint;
+mod pod;
+mod pool;
 mod reason;
 mod session_id;
 mod version;
@@ -12,6 +15,8 @@ mod worker;
 
 pub use browser::{Browser, UnknownBrowser};
 pub use endpoint::{Endpoint, EndpointError};
+pub use pod::{NoPod, Pod};
+pub use pool::{Pool, PoolFilter, SeatKind};
 pub use reason::Reason;
 pub use session_id::SessionId;
 pub use version::Version;

@@ -1,6 +1,6 @@
 //! A worker as the store records it: one browser server with an id of its own.
 
-use super::{Browser, Endpoint, Version};
+use super::{Browser, Endpoint, Pod, Version};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -127,6 +127,9 @@ pub struct WorkerRecord {
     /// Of one that is [shutting down](WorkerStatus::ShuttingDown): why its sessions have to end, if
     /// it is not that their time is up.
     pub end_reason: Option<String>,
+    /// The pod it runs in.
+    #[serde(default)]
+    pub pod: Option<Pod>,
 }
 
 /// A worker's two counters, as the store has them.

@@ -78,6 +78,7 @@ mod tests {
             last_heartbeat: 0,
             memory: None,
             end_reason: None,
+            pod: None,
         });
         let from_worker = b"Sec-WebSocket-Accept: abc=\r\n";
         let waited = Duration::from_millis(7);

@@ -9,6 +9,7 @@ mod answer;
 pub mod ask;
 mod client_address;
 pub mod connections;
+pub mod demand;
 pub mod front_door;
 mod handshake;
 mod head;
@@ -21,6 +22,7 @@ pub use pages::MetricsPage;
 
 use crate::admission::tokens::{self, Quotas, Unauthorized};
 use crate::config::LiveConfig;
+use crate::events::{Events, Kind};
 use crate::fleet::{Fleet, Queue};
 use crate::metrics::Metrics;
 use crate::session::registry::{Client, Registry};
@@ -29,6 +31,7 @@ use crate::store::Store;
 use ask::Ask;
 use async_trait::async_trait;
 use connections::Connection;
+use demand::Elsewhere;
 use front_door::{Application, Downstream, Kept};
 use http::Method;
 use pages::Page;
@@ -57,12 +60,16 @@ pub struct Grid {
     pub store: Arc<dyn Store>,
     pub fleet: Arc<Fleet>,
     pub queue: Arc<Queue>,
+    /// Who waits at other proxies.
+    pub elsewhere: Elsewhere,
     pub quotas: Arc<Quotas>,
     pub releaser: Releaser,
     pub registry: Arc<Registry>,
     /// Hash of the token that this process made for its admin port; in force unless one is
     /// configured.
     pub admin_token: Option<[u8; 32]>,
+    /// What happened lately.
+    pub events: Arc<Events>,
     /// True from the moment on that no new session is taken.
     pub draining: watch::Sender<bool>,
     /// True from the moment on that both ports are open: the admin port may be the first.
@@ -89,6 +96,7 @@ impl Grid {
 
     fn count_refusal(&self, refusal: &Refusal) {
         let code = refusal.code();
+        self.events.note(Kind::Refusal, code, None);
         self.metrics.rejections.with_label_values(&[code]).inc();
     }
 

@@ -243,6 +243,7 @@ impl Grid {
                 free: worker.free,
             })
             .collect();
+        let pools = self.pools().await;
         // While the store is away, what it said last stands.
         let recycles = self.store.recycles().await.ok();
         let oom_kills = self.store.oom_kills().await.ok();
@@ -253,6 +254,7 @@ impl Grid {
         }
         self.metrics.text(|metrics| {
             metrics.set_fleet(&workers);
+            metrics.set_demand(&pools);
             if let Some(recycles) = &recycles {
                 metrics.set_recycles(recycles);
             }

@@ -11,6 +11,7 @@ use super::refusal::{CLIENT_GONE, Refusal};
 use super::{Arrival, Grid};
 use crate::admission::line::{Patience, Refused, Wish};
 use crate::admission::tokens::{Identity, QuotaShare};
+use crate::events::Kind;
 use crate::fleet::{DialFailure, Dialled, Grant, NoSeat, Target, Ticket};
 use crate::metrics::ObserveTime;
 use crate::model::unix_millis;
@@ -18,7 +19,7 @@ use crate::selection::Wanted;
 use crate::session::quota;
 use crate::session::registry::{Client as InOurHands, Entry, Info};
 use crate::session::seat::Seat;
-use crate::tunnel::{self, Ended, Ends, Limits, Link, Side, Traffic};
+use crate::tunnel::{self, Ended, Ends, Limits, Link, Side, Traffic, Why};
 use pingora::protocols::Stream;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -332,6 +333,10 @@ fn finish(grid: &Grid, running: &Running, ended: &Ended) {
     log::info!(session:% = info.id, worker:% = info.worker.id, browser:% = info.browser,
         duration_ms = lasted.as_millis() as u64, bytes_in = bytes_in, bytes_out = bytes_out,
         ended_by:% = ended.by, why:% = ended.why, code = ended.code.unwrap_or(1006); "session ended");
+    if !matches!(ended.why, Why::Closed | Why::ClientGone) {
+        let (why, worker) = (ended.why.as_str(), info.worker.id.as_str());
+        grid.events.note(Kind::Session, why, Some(worker));
+    }
     let metrics = &grid.metrics;
     let outcome = [info.browser.as_str(), ended.why.as_str()];
     metrics.sessions_total.with_label_values(&outcome).inc();

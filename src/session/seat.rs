@@ -206,6 +206,7 @@ mod tests {
             last_heartbeat: 0,
             memory: None,
             end_reason: None,
+            pod: None,
         };
         store
             .register(&record, Duration::from_secs(60))

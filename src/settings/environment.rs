@@ -49,6 +49,7 @@ impl Environment {
         let ours = self.0.keys().filter(|name| {
             let rest = name.strip_prefix(prefix);
             rest.is_some_and(|rest| rest.starts_with('_'))
+                && self.value(name).is_some()
                 && !known.iter().any(|known| known == *name)
         });
         ours.filter_map(|name| {

@@ -285,6 +285,7 @@ impl Shell {
             last_heartbeat: now,
             memory: None,
             end_reason: None,
+            pod: self.books.config.load().worker.pod.clone(),
         };
         let (sender, wish) = watch::channel(Wish {
             entry: Entry::Status(WorkerStatus::Available),

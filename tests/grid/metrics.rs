@@ -2,10 +2,11 @@
 
 use crate::support::{FakePlaywright, Grid, Scrape, eventually_equal};
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
 
 /// What the contract promises of a proxy, without prefix: name, type, and the labels of each series.
-const PROMISED: [(&str, &str, &[&str]); 18] = [
+const PROMISED: [(&str, &str, &[&str]); 19] = [
     ("sessions_active", "gauge", &["browser"]),
     ("sessions_total", "counter", &["browser", "outcome"]),
     ("session_duration_seconds", "histogram", &[]),
@@ -15,6 +16,7 @@ const PROMISED: [(&str, &str, &[&str]); 18] = [
     ("rejections_total", "counter", &["reason"]),
     ("workers", "gauge", &["browser", "status"]),
     ("slots", "gauge", &["browser", "state"]),
+    ("demand", "gauge", &["browser", "version", "seat"]),
     ("worker_active_sessions", "gauge", &["worker"]),
     ("worker_lifetime_sessions", "gauge", &["worker"]),
     ("worker_recycles_total", "counter", &["reason"]),
@@ -127,4 +129,29 @@ fn curl(grid: &Grid) -> String {
     let output = output.expect("curl is installed");
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// What dashboards and alerts ask Prometheus for is there to be asked for.
+#[tokio::test]
+async fn dashboards_and_alerts_name_metrics_that_exist() {
+    let fake = FakePlaywright::start().await;
+    let grid = Grid::new().fakes(&[&fake]).start().await;
+    grid.connect().await.close().await;
+    grid.idle().await;
+    let scrape = Scrape::of(&grid.admin_url("/metrics"), &[]);
+    let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/helm/playhouse/files");
+    for file in ["alerts.yaml", "dashboard.json"] {
+        let text = std::fs::read_to_string(files.join(file)).unwrap();
+        let mut names = BTreeSet::new();
+        for (at, _) in text.match_indices("playhouse_") {
+            let name = text[at..].split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+            names.insert(name.into_iter().next().unwrap());
+        }
+        assert!(names.len() > 5, "{file}: {names:?}");
+        for name in names {
+            let base = name.trim_start_matches("playhouse_");
+            let base = base.strip_suffix("_bucket").unwrap_or(base);
+            assert!(!scrape.family(base).samples.is_empty(), "{file}: {name}");
+        }
+    }
 }

@@ -6,6 +6,7 @@
 //! * [`recycles`]: many recycles in a row, and nothing of them is left.
 //! * [`rolling`]: every worker and every proxy is restarted, under load.
 //! * [`many_proxies`]: three proxies and one Redis, and all that can befall them.
+//! * [`demand`]: what an autoscaler is told, from no worker at all to full.
 //! * [`queue`]: more clients than seats.
 //! * [`kills`]: browsers, servers, workers and the grid itself die by SIGKILL.
 //! * [`stages`]: the same at each stage of a recycle.
@@ -25,12 +26,14 @@
 //! * [`suite`]: Playwright's own test runner, with everything on.
 //! * [`operations`]: reloads, upgrades, tenants, TLS, and all that is wrong on purpose.
 //! * [`words`]: the language of error texts, which our checks do not touch.
+//! * [`kubernetes`]: what a cluster is told of the pods that workers run in.
 //! * [`metrics`]: what curl and Prometheus are told.
 //! * [`health`]: what `playhouse healthcheck` says.
 
 mod answers;
 mod blame;
 mod capacity;
+mod demand;
 mod door;
 mod front_door;
 mod goodbyes;
@@ -38,6 +41,7 @@ mod health;
 mod hostile;
 mod in_front;
 mod kills;
+mod kubernetes;
 mod logs;
 mod many_proxies;
 mod metrics;

@@ -114,6 +114,7 @@ pub fn record(worker: &WorkerKey) -> WorkerRecord {
         last_heartbeat: unix_millis(),
         memory: None,
         end_reason: None,
+        pod: None,
     }
 }
 

@@ -9,6 +9,7 @@
 //! * [`authority`]: certificates and who signs them.
 //! * [`middlebox`]: what stands between a client and a grid and cuts who is silent.
 //! * [`scrape`]: what Prometheus understands of our metrics.
+//! * [`kubernetes_api`]: the part of Kubernetes that keeps pods.
 //! * [`redis_server`]: a real Redis that can be killed and paused; [`books`]: what it has on record.
 //! * [`original_worker`]: a worker that speaks the original's schema and nothing of ours.
 //! * [`visitors`]: many short sessions at once, of clients without a browser.
@@ -28,6 +29,7 @@ mod eventually;
 mod fake_playwright;
 mod grid;
 mod http;
+mod kubernetes_api;
 mod machine;
 mod middlebox;
 mod operations;
@@ -47,12 +49,13 @@ pub use eventually::{eventually, eventually_equal};
 pub use fake_playwright::{Behaviour, FakePlaywright};
 pub use grid::{Grid, GridBuilder};
 pub use http::{Answer, get, raw, read_to_close};
+pub use kubernetes_api::KubernetesApi;
 pub use machine::{examples, free_port, repository, script, tools, version};
 pub use middlebox::Middlebox;
 pub use original_worker::OriginalWorker;
 pub use playwright::{Driver, Language, run_example};
 pub use process::{Kind, Process, Tree};
-pub use proxy::{Capacity, Proxy, SessionView, WorkerView};
+pub use proxy::{Capacity, Pool, Proxy, SessionView, WorkerView};
 pub use redis_server::RedisServer;
 pub use scrape::Scrape;
 pub use visitors::Visitors;

@@ -58,6 +58,23 @@ pub struct SessionView {
 pub struct Capacity {
     pub slots: Slots,
     pub queued: u32,
+    pub workers: u32,
+    pub demand: u32,
+    pub pools: Vec<Pool>,
+}
+
+/// Workers that can stand in for each other, in [`Capacity`].
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Pool {
+    pub browser: String,
+    pub version: Option<String>,
+    pub seat: String,
+    pub expected: bool,
+    pub demand: u32,
+    pub used: u32,
+    pub free: u32,
+    pub queued: u32,
+    pub workers: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -186,6 +203,12 @@ impl Proxy {
         self.admin("GET", "/v1/capacity").await.json()
     }
 
+    /// The part of it that `pool` names: `chromium`, `chromium/1.65`, `chromium/1.65/shared`.
+    pub async fn capacity_of(&self, pool: &str) -> Capacity {
+        let path = format!("/v1/capacity?pool={pool}");
+        self.admin("GET", &path).await.json()
+    }
+
     /// Sessions of the whole grid, as the data port tells.
     pub async fn active(&self) -> u32 {
         #[derive(Deserialize)]
@@ -218,7 +241,7 @@ impl Proxy {
         .await;
     }
 
-    /// Waits until so many clients wait for a seat.
+    /// Waits until so many clients wait for a seat, at whichever proxy.
     pub async fn queued(&self, clients: u32) {
         eventually_equal("waiting clients", clients, async || {
             self.capacity().await.queued

@@ -92,6 +92,7 @@ async fn store(worker: &WorkerKey) -> Arc<MemoryStore> {
         last_heartbeat: 0,
         memory: None,
         end_reason: None,
+        pod: None,
     };
     let hour = Duration::from_secs(3600);
     store.register(&record, hour).await.unwrap();

@@ -2,8 +2,8 @@
 
 use super::browser;
 use crate::config::Role;
-use crate::model::{Browser, Endpoint, Version};
-use crate::settings::forms::{list, number, optional, scalar, text, yaml_text};
+use crate::model::{Browser, Endpoint, Pool, SeatKind, Version};
+use crate::settings::forms::{choice, list, mapped, number, optional, scalar, text, yaml_text};
 use crate::settings::{Form, Masking, element, section, unique};
 
 /// Enough to prefer one tenant clearly, small enough that no tenant waits for ever.
@@ -70,6 +70,53 @@ element! {
     version: Option<Version> = None, version();
 }
 
+element! {
+    /// A pool that may be empty.
+    #[derive(Eq)]
+    pub struct ExpectedPool, expected_pool
+
+    /// The browser that it serves.
+    browser: Browser = Browser::Chromium, browser();
+
+    /// Its Playwright's version.
+    version: Version, known_version();
+
+    /// What its clients get.
+    seat: SeatKind = SeatKind::Shared, choice(SEATS);
+}
+
+const SEATS: &[(&str, SeatKind)] = &[("shared", SeatKind::Shared)];
+
+impl From<ExpectedPool> for Pool {
+    fn from(pool: ExpectedPool) -> Pool {
+        let ExpectedPool {
+            browser,
+            version,
+            seat,
+        } = pool;
+        Pool {
+            browser,
+            version: Some(version),
+            seat,
+        }
+    }
+}
+
+impl ExpectedPool {
+    fn of(pool: &Pool) -> Option<ExpectedPool> {
+        let Pool {
+            browser,
+            version,
+            seat,
+        } = *pool;
+        Some(ExpectedPool {
+            browser,
+            version: version?,
+            seat,
+        })
+    }
+}
+
 fn tokens() -> Form<Vec<Token>> {
     let form = list("tokens, each with name and sha256", token());
     unique(form, |token| {
@@ -84,6 +131,24 @@ fn tokens() -> Form<Vec<Token>> {
 pub fn static_workers() -> Form<Vec<StaticWorker>> {
     let form = list("workers, each with its endpoint", static_worker());
     unique(form, |worker| [("endpoint", worker.endpoint.to_string())])
+}
+
+/// `pools`: what an autoscaler starts workers of.
+pub fn pools() -> Form<Vec<Pool>> {
+    let form = list("pools, each with its version", expected_pool());
+    let form = unique(form, |pool: &ExpectedPool| {
+        let ExpectedPool {
+            browser,
+            version,
+            seat,
+        } = pool;
+        [("version", format!("{browser} {version} {seat}"))]
+    });
+    mapped(
+        form,
+        |pools| pools.into_iter().map(Pool::from).collect(),
+        |pools: &Vec<Pool>| pools.iter().filter_map(ExpectedPool::of).collect(),
+    )
 }
 
 /// The SHA-256 of a secret.
@@ -130,12 +195,15 @@ fn endpoint() -> Form<Endpoint> {
 }
 
 fn version() -> Form<Option<Version>> {
-    let known = scalar(
+    optional("unknown", known_version())
+}
+
+fn known_version() -> Form<Version> {
+    scalar(
         "a Playwright version in quotes such as \"1.65\"",
         |text, _| text.parse().ok(),
         |version: &Version, _| yaml_text(&version.to_string()),
-    );
-    optional("unknown", known)
+    )
 }
 
 fn origins() -> Form<Vec<String>> {

@@ -9,7 +9,7 @@ mod sessions;
 mod store;
 mod worker;
 
-pub use auth::{Auth, StaticWorker, Token, static_workers};
+pub use auth::{Auth, StaticWorker, Token, pools, static_workers};
 pub use ports::{Admin, Tls, TlsFiles, TlsVersion, address};
 pub use recycle::{Recycle, RecycleMode};
 pub use server::{Log, LogFormat, Server};

@@ -45,6 +45,9 @@ const FORMATS: &[(&str, LogFormat)] = &[
     ("text", LogFormat::Text),
 ];
 
+/// Where Kubernetes puts it.
+const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
 section! {
     /// Threads, and how the process ends and is replaced.
     #[derive(Eq)]
@@ -56,6 +59,10 @@ section! {
     /// How long the listener stays open, answering 503, after SIGTERM. Some seconds in Kubernetes.
     // Long enough for whoever asks /readyz each second to see the 503.
     shutdown_grace: Duration = seconds(1), duration(Duration::ZERO..=DAY);
+
+    /// Folder of the service account with which a proxy keeps annotations of workers' pods, if it is
+    /// there.
+    service_account: PathBuf = SERVICE_ACCOUNT.into(), path("the path of a folder");
 
     /// Balancers and proxies in front, whose PROXY protocol (v1, v2) and X-Forwarded-For tell a
     /// client's address. Whoever can write from one of these addresses can take any address for its

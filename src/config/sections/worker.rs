@@ -2,8 +2,10 @@
 
 use super::{YEAR, browser, minutes, seconds, time};
 use crate::config::Role;
-use crate::model::Browser;
-use crate::settings::forms::{boolean, duration, list, number, optional, path, text};
+use crate::model::{Browser, Pod};
+use crate::settings::forms::{
+    boolean, duration, list, number, optional, path, scalar, text, yaml_text,
+};
 use crate::settings::{Form, section};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,6 +25,9 @@ section! {
     /// Name under which proxies reach this worker; auto = the address that its connection to the
     /// store uses.
     hostname: Option<String> = None, optional("auto", text("a host name or address")), .env(&["PRIVATE_HOSTNAME"]);
+
+    /// The pod it runs in: proxies keep annotations on it that say whether it is busy.
+    pod: Option<Pod> = None, optional("none", pod());
 
     /// Which browser it runs.
     browser: Browser = Browser::Chromium, browser(), .env(&["BROWSER_TYPE"]);
@@ -65,4 +70,12 @@ section! {
 
 fn found(what: &'static str) -> Form<Option<PathBuf>> {
     optional("auto", path(what))
+}
+
+fn pod() -> Form<Pod> {
+    scalar(
+        "a pod such as browsers/worker-7d9f",
+        |text, _| text.parse().ok(),
+        |pod: &Pod, _| yaml_text(&pod.to_string()),
+    )
 }

@@ -29,6 +29,7 @@ fn target(address: SocketAddr) -> Target {
         last_heartbeat: 0,
         memory: None,
         end_reason: None,
+        pod: None,
     })
 }
 

@@ -27,6 +27,9 @@ pub fn fields(record: &WorkerRecord) -> Vec<(&'static str, String)> {
     if let Some(memory) = record.memory {
         fields.push(("memory", memory.to_string()));
     }
+    if let Some(pod) = &record.pod {
+        fields.push(("pod", pod.to_string()));
+    }
     if let Some(reason) = &record.end_reason {
         fields.push(("endReason", reason.clone()));
     }
@@ -70,6 +73,7 @@ pub fn record(key: WorkerKey, fields: &HashMap<String, String>) -> Option<Worker
         last_heartbeat: number("lastHeartbeat").unwrap_or(0),
         memory: number("memory"),
         end_reason: text("endReason").map(str::to_owned),
+        pod: text("pod").and_then(|pod| pod.parse().ok()),
     })
 }
 
@@ -240,6 +244,7 @@ mod tests {
             last_heartbeat: 2,
             memory: Some(3),
             end_reason: Some("it hangs".to_owned()),
+            pod: "browsers/worker-a".parse().ok(),
         };
         let hash = fields(&written)
             .into_iter()

@@ -1,7 +1,7 @@
 //! Clients wait at several proxies, many at one and few at the others, and are served in the order
 //! in which they came to the grid.
 
-use super::{PROXIES, everybody_counts, grid};
+use super::{everybody_counts, grid};
 use crate::support::{OriginalWorker, RedisServer};
 use std::sync::{Arc, Mutex};
 use tokio::task::JoinSet;
@@ -18,7 +18,6 @@ async fn who_came_first_to_any_proxy_is_served_first() {
 
     let served = Arc::new(Mutex::new(Vec::new()));
     let mut clients = JoinSet::new();
-    let mut waiting = [0; PROXIES];
     for (number, &at) in CLIENTS.iter().enumerate() {
         let (proxy, served) = (grid.proxy(at).clone(), served.clone());
         clients.spawn(async move {
@@ -27,8 +26,7 @@ async fn who_came_first_to_any_proxy_is_served_first() {
             session.echo("hello").await;
             session.close().await;
         });
-        waiting[at] += 1;
-        grid.proxy(at).queued(waiting[at]).await;
+        grid.queued(number as u32 + 1).await;
     }
     holder.close().await;
     while let Some(done) = clients.join_next().await {

@@ -53,6 +53,7 @@ async fn answers_have_the_fields_that_the_page_promises() {
         ("Workers", "/v1/workers"),
         ("Sessions", "/v1/sessions"),
         ("Capacity", "/v1/capacity"),
+        ("Events", "/v1/events"),
         ("Configuration", "/v1/config"),
         ("Errors", "/v1/nothing"),
     ] {

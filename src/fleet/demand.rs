@@ -1,0 +1,202 @@
+//! How much of each pool is wanted: the sessions that run and the clients that wait. Pure.
+//!
+//! Autoscalers are told the whole demand, never how much is missing: what is missing is right only
+//! at the moment it is computed, and an autoscaler adds it again as long as the pods that it has
+//! asked for are not there.
+
+use super::WorkerState;
+use crate::model::{Pool, SeatKind};
+use crate::selection::Wanted;
+use std::collections::BTreeMap;
+
+/// Clients that wait for one thing, and how many there are.
+pub type Waiting = (Wanted, usize);
+
+/// One pool in the whole grid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolState {
+    pub pool: Pool,
+    /// It stands under `pools` in the configuration, whether or not it has workers.
+    pub expected: bool,
+    /// Open or reserved sessions, those of draining workers included.
+    pub used: u64,
+    /// Seats that are offered.
+    pub free: u64,
+    /// Clients that wait.
+    pub queued: u64,
+    pub workers: usize,
+}
+
+impl PoolState {
+    fn empty(pool: Pool) -> PoolState {
+        PoolState {
+            pool,
+            expected: false,
+            used: 0,
+            free: 0,
+            queued: 0,
+            workers: 0,
+        }
+    }
+
+    /// Seats that would satisfy everybody.
+    pub fn demand(&self) -> u64 {
+        self.used + self.queued
+    }
+}
+
+/// The pools that have workers or are expected, and the clients that wait, each in one of them. Who
+/// waits for a version of which there is neither is counted under its browser without a version, so
+/// that no client can make up a pool.
+pub fn pools(workers: &[WorkerState], waiting: &[Waiting], expected: &[Pool]) -> Vec<PoolState> {
+    let mut pools: BTreeMap<Pool, PoolState> = BTreeMap::new();
+    for pool in expected {
+        entry(&mut pools, *pool).expected = true;
+    }
+    for worker in workers {
+        let pool = entry(&mut pools, pool_of(worker));
+        pool.used += u64::from(worker.counts.active);
+        pool.free += u64::from(worker.free);
+        pool.workers += 1;
+    }
+    for (wanted, clients) in waiting {
+        let pool = waiting_for(&pools, wanted);
+        entry(&mut pools, pool).queued += *clients as u64;
+    }
+    pools.into_values().collect()
+}
+
+fn entry(pools: &mut BTreeMap<Pool, PoolState>, pool: Pool) -> &mut PoolState {
+    pools.entry(pool).or_insert_with(|| PoolState::empty(pool))
+}
+
+fn pool_of(worker: &WorkerState) -> Pool {
+    Pool {
+        browser: worker.record.key.browser,
+        version: worker.record.version,
+        seat: SeatKind::Shared,
+    }
+}
+
+/// The pool that should grow for this client: its version's, or, if any version will do, that of
+/// the newest.
+fn waiting_for(pools: &BTreeMap<Pool, PoolState>, wanted: &Wanted) -> Pool {
+    let versions = pools
+        .keys()
+        .filter(|pool| pool.browser == wanted.browser && wanted.accepts(pool.version));
+    versions.max().copied().unwrap_or(Pool {
+        browser: wanted.browser,
+        version: None,
+        seat: SeatKind::Shared,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Browser, Counts, Version, WorkerKey, WorkerRecord, WorkerStatus};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    fn worker(browser: Browser, version: Option<Version>, active: u32, free: u32) -> WorkerState {
+        WorkerState {
+            record: WorkerRecord {
+                key: WorkerKey::new(browser, "w"),
+                endpoint: "ws://127.0.0.1:1/".parse().unwrap(),
+                status: WorkerStatus::Available,
+                version,
+                browser_version: None,
+                replaces_itself: true,
+                started_at: 0,
+                last_heartbeat: 0,
+                memory: None,
+                end_reason: None,
+                pod: None,
+            },
+            counts: Counts {
+                active,
+                ..Counts::default()
+            },
+            unreachable: None,
+            free,
+        }
+    }
+
+    fn expected(version: &str) -> Pool {
+        Pool {
+            browser: Browser::Chromium,
+            version: version.parse().ok(),
+            seat: SeatKind::Shared,
+        }
+    }
+
+    fn wanted(version: Option<&str>) -> Wanted {
+        Wanted {
+            browser: Browser::Chromium,
+            version: version.and_then(|version| version.parse().ok()),
+        }
+    }
+
+    #[test]
+    fn an_empty_pool_that_is_expected_has_the_demand_of_those_who_wait() {
+        let pools = pools(&[], &[(wanted(Some("1.65")), 3)], &[expected("1.65")]);
+        assert_eq!(pools.len(), 1);
+        assert_eq!((pools[0].expected, pools[0].demand()), (true, 3));
+        assert_eq!(pools[0].workers, 0);
+    }
+
+    #[test]
+    fn who_takes_any_version_waits_for_the_newest() {
+        let workers = [
+            worker(Browser::Chromium, "1.64".parse().ok(), 1, 0),
+            worker(Browser::Chromium, "1.65".parse().ok(), 2, 0),
+        ];
+        let pools = pools(&workers, &[(wanted(None), 5)], &[]);
+        let demands: Vec<u64> = pools.iter().map(PoolState::demand).collect();
+        assert_eq!(demands, [1, 7]);
+    }
+
+    fn browsers() -> impl Strategy<Value = Browser> {
+        prop::sample::select(Browser::ALL.to_vec())
+    }
+
+    fn versions() -> impl Strategy<Value = Option<Version>> {
+        prop::option::of((60u16..64).prop_map(|minor| Version { major: 1, minor }))
+    }
+
+    proptest! {
+        /// Everybody is counted once, and the pools are those that somebody vouches for.
+        #[test]
+        fn the_pools_add_up_to_the_grid(
+            workers in vec((browsers(), versions(), 0u32..5, 0u32..5), 0..12),
+            waiting in vec((browsers(), versions(), 0usize..9), 0..12),
+            expect in vec((browsers(), versions()), 0..4),
+        ) {
+            let workers: Vec<WorkerState> =
+                workers.into_iter().map(|(b, v, active, free)| worker(b, v, active, free)).collect();
+            let waiting: Vec<Waiting> = waiting
+                .into_iter()
+                .map(|(browser, version, n)| (Wanted { browser, version }, n))
+                .collect();
+            let expect: Vec<Pool> = expect
+                .into_iter()
+                .map(|(browser, version)| Pool { browser, version, seat: SeatKind::Shared })
+                .collect();
+            let pools = pools(&workers, &waiting, &expect);
+            let used: u64 = workers.iter().map(|it| u64::from(it.counts.active)).sum();
+            let queued: usize = waiting.iter().map(|(_, n)| n).sum();
+            prop_assert_eq!(pools.iter().map(|it| it.used).sum::<u64>(), used);
+            prop_assert_eq!(pools.iter().map(|it| it.queued).sum::<u64>(), queued as u64);
+            prop_assert_eq!(pools.iter().map(|it| it.workers).sum::<usize>(), workers.len());
+            for pool in &pools {
+                let vouched = workers.iter().any(|it| pool_of(it) == pool.pool)
+                    || expect.contains(&pool.pool)
+                    || pool.pool.version.is_none();
+                prop_assert!(vouched, "{:?}", pool);
+            }
+            for pool in &expect {
+                prop_assert_eq!(pools.iter().filter(|it| it.pool == *pool).count(), 1);
+            }
+        }
+    }
+}

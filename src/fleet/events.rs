@@ -1,0 +1,48 @@
+//! What happens to workers and the store, as the store tells it, for those who look at the grid.
+
+use crate::events::{Events, Kind};
+use crate::model::{WorkerKey, WorkerStatus};
+use crate::store::{Event, Store};
+use std::collections::HashMap;
+use std::sync::Arc;
+use tokio::sync::broadcast::error::RecvError;
+
+/// Notes it until the store is gone.
+pub async fn follow(store: Arc<dyn Store>, events: Arc<Events>) {
+    let mut heard = store.events();
+    drop(store);
+    let mut known = HashMap::new();
+    loop {
+        match heard.recv().await {
+            Ok(event) => note(&event, &mut known, &events),
+            // Those that were missed are not told: this is no log.
+            Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+fn note(event: &Event, known: &mut HashMap<WorkerKey, WorkerStatus>, events: &Events) {
+    let worker = |key: &WorkerKey, what: &str| {
+        events.note(Kind::Worker, what, Some(key.id.as_str()));
+    };
+    match event {
+        Event::Worker(view) => {
+            let (key, status) = (&view.record.key, view.record.status);
+            match known.insert(key.clone(), status) {
+                Some(before) if before == status => {}
+                None if status == WorkerStatus::Available => worker(key, "joined"),
+                _ => worker(key, status.as_str()),
+            }
+        }
+        Event::Gone(key) => {
+            known.remove(key);
+            worker(key, "left");
+        }
+        Event::Recycle(key) => worker(key, "asked to recycle"),
+        Event::Reachable(true) => events.note(Kind::Store, "the store is back", None),
+        Event::Reachable(false) => events.note(Kind::Store, "the store is away", None),
+        Event::Suspect(key) => worker(key, "suspected to hang"),
+        Event::Counts(..) | Event::Resync => {}
+    }
+}

@@ -1,0 +1,125 @@
+//! What workers have in common that are one to an autoscaler: browser, version and kind of seat.
+
+use super::{Browser, Version};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// What a client gets of a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SeatKind {
+    /// A place on a warm browser of several sessions.
+    Shared,
+}
+
+impl SeatKind {
+    pub const ALL: [SeatKind; 1] = [SeatKind::Shared];
+
+    /// The name in the configuration, in answers and in metric labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SeatKind::Shared => "shared",
+        }
+    }
+}
+
+impl fmt::Display for SeatKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for SeatKind {
+    type Err = ();
+
+    fn from_str(name: &str) -> Result<Self, ()> {
+        let is = |kind: &SeatKind| kind.as_str() == name;
+        SeatKind::ALL.into_iter().find(is).ok_or(())
+    }
+}
+
+/// Workers that can stand in for each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Pool {
+    pub browser: Browser,
+    /// Playwright's version; `None` for workers that do not tell, and for clients that wait for a
+    /// version of which there is no worker.
+    pub version: Option<Version>,
+    pub seat: SeatKind,
+}
+
+impl Pool {
+    /// The version as a metric label and a table show it.
+    pub fn version_label(&self) -> String {
+        self.version
+            .map_or_else(|| "unknown".to_owned(), |version| version.to_string())
+    }
+}
+
+/// Some pools: `chromium`, `chromium/1.65`, `chromium/1.65/shared`. What is left out may be
+/// anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolFilter {
+    browser: Browser,
+    version: Option<Version>,
+    seat: Option<SeatKind>,
+}
+
+impl PoolFilter {
+    pub fn matches(&self, pool: &Pool) -> bool {
+        pool.browser == self.browser
+            && (self.version.is_none() || pool.version == self.version)
+            && self.seat.is_none_or(|seat| pool.seat == seat)
+    }
+}
+
+impl FromStr for PoolFilter {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut parts = text.split('/');
+        let browser = parts.next().ok_or(())?.parse().map_err(|_| ())?;
+        let version = parts.next().map(|version| version.parse().map_err(|_| ()));
+        let seat = parts.next().map(str::parse);
+        match parts.next() {
+            Some(_) => Err(()),
+            None => Ok(PoolFilter {
+                browser,
+                version: version.transpose()?,
+                seat: seat.transpose()?,
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_names_pools_from_the_left() {
+        let pool = Pool {
+            browser: Browser::Chromium,
+            version: "1.65".parse().ok(),
+            seat: SeatKind::Shared,
+        };
+        let matches = |text: &str| text.parse::<PoolFilter>().map(|it| it.matches(&pool));
+        for text in ["chromium", "chromium/1.65", "chromium/1.65/shared"] {
+            assert_eq!(matches(text), Ok(true), "{text}");
+        }
+        for text in ["firefox", "chromium/1.64"] {
+            assert_eq!(matches(text), Ok(false), "{text}");
+        }
+        for text in [
+            "",
+            "lynx",
+            "chromium/",
+            "chromium/x",
+            "chromium/1.65/sofa",
+            "chromium/1.65/shared/",
+        ] {
+            assert_eq!(matches(text), Err(()), "{text}");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! How many clients wait in the whole grid: this proxy's own, and what the others tell when asked.
+//!
+//! Anybody may scrape the data port, so the others are asked at most once in [`FRESH`], by one
+//! request at a time, and all who come meanwhile are told the same.
+
+use super::Grid;
+use crate::fleet::Queue;
+use crate::fleet::demand::{PoolState, Waiting, pools};
+use crate::model::Browser;
+use crate::selection::Wanted;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
+
+/// What the others are asked, as JSON.
+pub const QUESTION: &str = "\"waiting\"";
+/// How long an answer of the others is passed on.
+const FRESH: Duration = Duration::from_millis(500);
+/// How long the others may take to answer. They are alive, or were within `store.proxy_ttl`. Well
+/// within the three seconds that KEDA waits.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Lines that a proxy tells one by one. Clients choose the versions they wait for, so beyond this
+/// they are told by browser alone.
+const MOST_LINES: usize = 256;
+
+/// What a proxy answers when it is asked who waits: clients by what they want (`chromium/1.65`).
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waits(BTreeMap<String, usize>);
+
+impl Waits {
+    /// Those that wait in this line.
+    pub fn of(queue: &Queue) -> Waits {
+        let mut waiting = queue.waiting();
+        waiting.sort_by_key(|(_, clients)| std::cmp::Reverse(*clients));
+        let mut waits = Waits::default();
+        for (n, (wanted, clients)) in waiting.into_iter().enumerate() {
+            let line = match n {
+                0..MOST_LINES => wanted.to_string(),
+                _ => wanted.browser.to_string(),
+            };
+            *waits.0.entry(line).or_default() += clients;
+        }
+        waits
+    }
+
+    /// What is not understood is a line of a version that knows more; its browser is.
+    fn waiting(&self) -> impl Iterator<Item = Waiting> + '_ {
+        self.0.iter().filter_map(|(line, clients)| {
+            let wanted = line.parse().ok().or_else(|| {
+                let browser: Browser = line.split('/').next()?.parse().ok()?;
+                Some(Wanted {
+                    browser,
+                    version: None,
+                })
+            });
+            Some((wanted?, *clients))
+        })
+    }
+}
+
+/// Who waits at other proxies, as last heard.
+pub struct Elsewhere {
+    heard: Mutex<Option<(Instant, Vec<Waiting>)>>,
+    /// Held by whoever asks.
+    asking: Semaphore,
+}
+
+impl Default for Elsewhere {
+    fn default() -> Elsewhere {
+        Elsewhere {
+            heard: Mutex::default(),
+            asking: Semaphore::new(1),
+        }
+    }
+}
+
+impl Elsewhere {
+    fn fresh(&self) -> Option<Vec<Waiting>> {
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, waiting) = heard.as_ref()?;
+        (at.elapsed() < FRESH).then(|| waiting.clone())
+    }
+}
+
+impl Grid {
+    /// Every pool of the grid, with the clients that wait at whichever proxy. Those of a proxy that
+    /// does not answer in time are missing.
+    pub async fn pools(&self) -> Vec<PoolState> {
+        let mut waiting = self.waiting_elsewhere().await;
+        waiting.extend(self.queue.waiting());
+        let expected = &self.config.load().pools;
+        pools(&self.fleet.workers(), &waiting, expected)
+    }
+
+    async fn waiting_elsewhere(&self) -> Vec<Waiting> {
+        if let Some(waiting) = self.elsewhere.fresh() {
+            return waiting;
+        }
+        let Ok(_permit) = self.elsewhere.asking.acquire().await else {
+            return Vec::new();
+        };
+        if let Some(waiting) = self.elsewhere.fresh() {
+            return waiting;
+        }
+        let answers = self.store.ask(QUESTION, PATIENCE, |_| false).await;
+        let given = answers.map(|answers| answers.given).unwrap_or_default();
+        let waits: Vec<Waits> = given
+            .iter()
+            .filter_map(|(_, answer)| serde_json::from_str(answer).ok())
+            .collect();
+        let waiting: Vec<Waiting> = waits.iter().flat_map(Waits::waiting).collect();
+        let mut heard = self
+            .elsewhere
+            .heard
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *heard = Some((Instant::now(), waiting.clone()));
+        waiting
+    }
+}
