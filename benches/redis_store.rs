@@ -142,6 +142,7 @@ impl Contender {
     async fn ours(server: &Server, workers: Vec<WorkerKey>) -> Contender {
         let config = StoreConfig {
             url: Some(server.url()),
+            namespace: None,
             strict: false,
             proxy_ttl: Duration::from_secs(15),
             reap_interval: HOUR,
@@ -156,6 +157,7 @@ impl Contender {
                 version: "1.65".parse().ok(),
                 browser_version: None,
                 replaces_itself: true,
+                fixed: false,
                 started_at: unix_millis(),
                 last_heartbeat: unix_millis(),
                 memory: None,

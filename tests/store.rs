@@ -3,6 +3,8 @@
 //! * `suite`: what every store promises, run unchanged on memory and on Redis.
 //! * `model`: random interleavings from several proxies, against a model, on both.
 //! * `loss`: proxies that die, Redis that goes away, comes back empty, is paused or read-only.
+//! * `apart`: grids that share one Redis.
+//! * `disturbed`: keys that somebody deleted, overwrote or put there by mistake.
 //! * `line`: who waits at which proxy, and who is served first.
 //! * `original`: a worker that registers by writing its hash by hand.
 //! * `reach`: TCP, TLS, passwords, database numbers, a Redis that is late.
@@ -12,6 +14,10 @@
 
 mod support;
 
+#[path = "store/apart.rs"]
+mod apart;
+#[path = "store/disturbed.rs"]
+mod disturbed;
 #[path = "store/line.rs"]
 mod line;
 #[path = "store/loss.rs"]

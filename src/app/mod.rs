@@ -170,7 +170,7 @@ async fn run_proxy(sources: Sources, loaded: Loaded, upgrade: bool) -> anyhow::R
     let memory = memory.then(|| Arc::new(MemoryStore::new()));
     let store = match &memory {
         Some(memory) => memory.clone(),
-        None => open_store(&loaded.config, StoreRole::Proxy, stopped.clone())?,
+        None => open_store(&loaded.config, StoreRole::Proxy, stopped.clone()).await?,
     };
     let (config, status) = reloading(sources, loaded, &metrics, stopped, orders.reloads());
     let plane = Plane::start(config, store, metrics, None);
@@ -202,7 +202,7 @@ async fn run_up(sources: Sources, loaded: Loaded, workers: usize) -> anyhow::Res
     let sockets = Sockets::open(&loaded.config, &mut Inherited::default())?;
     let metrics = Metrics::new();
     let (stop, stopped) = watch::channel(false);
-    let store = open_store(&loaded.config, StoreRole::Proxy, stopped.clone())?;
+    let store = open_store(&loaded.config, StoreRole::Proxy, stopped.clone()).await?;
     let token = match loaded.config.admin.token_sha256 {
         Some(_) => None,
         None => Some(AdminToken::make(sockets.admin.local())),
@@ -238,7 +238,7 @@ async fn run_worker(sources: Sources, loaded: Loaded) -> anyhow::Result<()> {
     let mut orders = Orders::listen(None).context("cannot listen to signals")?;
     let toolchain = locate(&loaded.config.worker)?;
     let (stop, stopped) = watch::channel(false);
-    let store = open_store(&loaded.config, StoreRole::Worker, stopped.clone())?;
+    let store = open_store(&loaded.config, StoreRole::Worker, stopped.clone()).await?;
     let (config, _) = reloading(sources, loaded, &Metrics::new(), stopped, orders.reloads());
     let ran = worker::run(config, toolchain, store, orders).await;
     farewell(&stop).await;
@@ -318,7 +318,7 @@ async fn farewell(stop: &watch::Sender<bool>) {
 
 /// The store of the configuration. `stopped` is the last thing told to a process: until then the
 /// store's signs of life go on.
-fn open_store(
+async fn open_store(
     config: &Config,
     role: StoreRole,
     stopped: watch::Receiver<bool>,
@@ -327,6 +327,7 @@ fn open_store(
         return Ok(Arc::new(MemoryStore::new()));
     }
     let store = RedisStore::connect(&config.store, role, stopped).context("store.url")?;
+    store.usable().await.context("store.url")?;
     Ok(Arc::new(store))
 }
 

@@ -10,6 +10,7 @@ use url::Url;
 /// Redis's own port.
 const REDIS_PORT: u16 = 6379;
 const KEY: &str = "store.url";
+const SCHEMES: [&str; 4] = ["redis", "rediss", "redis+sentinel", "rediss+sentinel"];
 
 /// Whether a URL means what its author meant, and is one that the store takes.
 ///
@@ -27,7 +28,7 @@ pub fn is_understood(text: &str) -> bool {
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let whole = rest.matches('@').count() <= 1 && rest.contains('@') == authority.contains('@');
     let host = authority.rsplit('@').next().unwrap_or_default();
-    matches!(scheme, "redis" | "rediss") && whole && !host.is_empty() && accepts_url(text)
+    SCHEMES.contains(&scheme) && whole && !host.is_empty() && accepts_url(text)
 }
 
 /// A URL for people: without its password, without its query, where one of a socket has it, and

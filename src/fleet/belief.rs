@@ -71,7 +71,7 @@ impl Fleet {
                 _ => {
                     let target = Arc::new(Target::new(&view.record));
                     log_joined(&view.record);
-                    let fixed = self.fixed_keys().contains(&key);
+                    let configured = self.fixed_keys().contains(&key);
                     let worker = Known {
                         record: view.record,
                         counts: view.counts,
@@ -79,7 +79,8 @@ impl Fleet {
                         obstacles: Obstacles::default(),
                         suspicion: Suspicion::default(),
                         is_asked: false,
-                        fixed,
+                        configured,
+                        share: None,
                     };
                     known.insert(key.clone(), worker);
                     target.is_name().then_some(target)
@@ -118,6 +119,13 @@ impl Fleet {
         let open = self.known().get(key).is_some_and(Known::open);
         if open {
             self.forget(key);
+        }
+    }
+
+    /// A session of ours gave its seat back. As long as the store is away nobody else says so.
+    pub(super) fn seat_given_back(&self, key: &WorkerKey) {
+        if !self.store_up() {
+            self.publish(key);
         }
     }
 
@@ -218,7 +226,7 @@ impl Fleet {
         let Some(worker) = known.get(key) else {
             return;
         };
-        let Some(facts) = worker.facts() else {
+        let Some(facts) = self.facts(worker) else {
             return;
         };
         let address = facts.address;
@@ -241,8 +249,8 @@ impl Fleet {
 
 fn log_unreachable(worker: &Known, why: &Unreachable) {
     let target = &worker.target;
-    let likely = why.likely_cause(worker.fixed);
-    if worker.fixed {
+    let likely = why.likely_cause(worker.fixed());
+    if worker.fixed() {
         log::warn!(worker:% = target.key, address = target.authority, error:% = why, likely;
             "worker is not reached from here");
     } else {

@@ -36,6 +36,7 @@ use crate::session::registry::Registry;
 use crate::session::seat::Releaser;
 use crate::store::Store;
 use async_trait::async_trait;
+use outage::Share;
 use pingora_load_balancing::discovery::ServiceDiscovery;
 use pingora_load_balancing::{Backend, Backends, LoadBalancer};
 use standing::{Standing, Suspicion};
@@ -53,7 +54,6 @@ pub struct Fleet {
     queue: Arc<Queue>,
     registry: Arc<Registry>,
     releaser: Releaser,
-    shares: Mutex<outage::Shares>,
     known: Mutex<HashMap<WorkerKey, Known>>,
     index: SharedIndex,
     balancer: LoadBalancer<LifetimeFirst>,
@@ -77,8 +77,10 @@ struct Known {
     suspicion: Suspicion,
     /// A task asks it what [`Known::suspicion`] wants to know.
     is_asked: bool,
-    /// It stands in this proxy's configuration: nobody recycles it.
-    fixed: bool,
+    /// It stands in this proxy's configuration.
+    configured: bool,
+    /// What this proxy may give of it while the store is away.
+    share: Option<Share>,
 }
 
 /// One worker for the admin API and the metrics.
@@ -93,7 +95,7 @@ pub struct WorkerState {
 }
 
 impl Known {
-    /// The worker as selection sees it; `None` as long as its name has no address.
+    /// The worker as the store has it; `None` as long as its name has no address.
     fn facts(&self) -> Option<Facts> {
         let address = self.target.addresses().first().copied()?;
         Some(Facts {
@@ -124,7 +126,16 @@ impl Known {
 
     /// Sessions of its life so far. Nobody recycles a fixed worker: it is always young.
     fn lifetime(&self) -> u32 {
-        if self.fixed { 0 } else { self.counts.lifetime }
+        if self.fixed() {
+            0
+        } else {
+            self.counts.lifetime
+        }
+    }
+
+    /// It stands in somebody's configuration: nobody recycles it.
+    fn fixed(&self) -> bool {
+        self.record.fixed || self.configured
     }
 
     /// Why it is not reached, if it is not.
@@ -158,6 +169,12 @@ impl Fleet {
                     fleet.grant(granted);
                 }
             }));
+            let observer = fleet.clone();
+            releaser.observe(move |worker| {
+                if let Some(fleet) = observer.upgrade() {
+                    fleet.seat_given_back(worker);
+                }
+            });
             let mut backends = Backends::new(discovery);
             backends.set_health_check(Box::new(health::PlaywrightAnswers {
                 fleet: fleet.clone(),
@@ -170,7 +187,6 @@ impl Fleet {
                 queue,
                 registry,
                 releaser,
-                shares: Mutex::default(),
                 known: Mutex::default(),
                 index,
                 membership: Notify::new(),
@@ -202,7 +218,7 @@ impl Fleet {
                 record: known.record.clone(),
                 counts: known.counts,
                 unreachable: known.unreachable().map(|why| {
-                    let likely = why.likely_cause(known.fixed);
+                    let likely = why.likely_cause(known.fixed());
                     format!("{why}; likely {likely}")
                 }),
                 free: known.free(&policy),
@@ -232,6 +248,16 @@ impl Fleet {
         let versions = index.versions(wanted.browser).chain(expected).flatten();
         let versions: BTreeSet<Version> = versions.collect();
         versions.into_iter().collect()
+    }
+
+    /// The worker as selection sees it; `None` as long as its name has no address.
+    fn facts(&self, worker: &Known) -> Option<Facts> {
+        let mut facts = worker.facts()?;
+        if let Some(share) = &worker.share {
+            let held = self.releaser.held(&facts.key);
+            share.apply(&mut facts, held, &policy(&self.config));
+        }
+        Some(facts)
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<WorkerKey, Known>> {

@@ -1,64 +1,85 @@
-//! Admitting sessions while the store is away, from the last view of it.
+//! Admitting sessions while the store is away, from what was agreed before.
 //!
-//! Nobody can ask how full a worker is then, so each proxy keeps to a share that was settled when
-//! the store went: the seats it held on the worker, and its part of those that were free, rounded
-//! up. With `P` proxies a worker gets at most `P - 1` sessions beyond its concurrent limit, if all
-//! of them round up; with one proxy, none. Where each session is to have a browser of its own, they
-//! round down. The store hears of these sessions when it is back.
+//! Nobody can ask how full a worker is then, so each proxy keeps to a share that is settled when the
+//! store goes: the seats it held on the worker, which nobody else gets as long as the store believes
+//! it alive, and its part of those that were free, rounded *down*. It spends the share for as long
+//! as the others hold what it has for its own: up to `store.proxy_ttl` after its last sign of life
+//! that was answered. A proxy that knows of no other goes on.
+//!
+//! With `P` proxies of which `c` are cut off, a worker gets at most `c * floor(free / P)` sessions
+//! beyond its concurrent limit, `free` being the seats it had left at the cut: none when all are cut
+//! off, and none ever on a worker of one seat. The store hears of these sessions when it is back.
 
 use super::seating::NoGrant;
-use super::{Fleet, Target, policy};
+use super::{Fleet, Known, Target, policy};
 use crate::admission::queue::Wanting;
 use crate::model::WorkerKey;
-use crate::selection::Facts;
-use crate::selection::policy::rank;
+use crate::selection::{Facts, Policy, candidates};
 use crate::session::seat::Seat;
-use std::collections::HashMap;
 use std::sync::Arc;
 
-/// What this proxy may give while the store is away.
-#[derive(Default)]
-pub(super) struct Shares {
-    /// Most seats that this proxy may hold on each worker.
-    most: HashMap<WorkerKey, u32>,
-    /// Sessions it gave each worker since.
-    given: HashMap<WorkerKey, u32>,
+/// What this proxy may give of one worker while the store is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Share {
+    /// Most seats that it may hold at once.
+    most: u32,
+    /// Sessions that it gave the worker since.
+    given: u32,
+}
+
+impl Share {
+    /// The share of one of `proxies` that holds `held` seats of a worker with `free` more.
+    fn new(held: u32, free: u32, proxies: u32) -> Share {
+        Share {
+            most: held + free / proxies.max(1),
+            given: 0,
+        }
+    }
+
+    /// How selection sees the worker: as full as it is beyond this share.
+    pub(super) fn apply(&self, facts: &mut Facts, held: u32, policy: &Policy) {
+        let left = self.most.saturating_sub(held);
+        facts.active = policy.max_active.saturating_sub(left);
+        facts.lifetime = facts.lifetime.saturating_add(self.given);
+    }
 }
 
 impl Fleet {
     /// Settles the shares, as the store goes away.
     pub(super) fn settle_shares(&self) {
         let policy = policy(&self.config);
-        let isolate = self.config.load().limits.isolate();
-        let proxies = u32::try_from(self.store.proxies().max(1)).unwrap_or(u32::MAX);
-        let most = self
-            .known()
-            .iter()
-            .map(|(key, worker)| {
-                let free = policy.max_active.saturating_sub(worker.counts.active);
-                let part = if isolate {
-                    free / proxies
-                } else {
-                    free.div_ceil(proxies)
-                };
-                (key.clone(), self.releaser.held(key) + part)
-            })
-            .collect();
-        let given = HashMap::new();
-        *self.shares() = Shares { most, given };
+        let proxies = u32::try_from(self.store.proxies()).unwrap_or(u32::MAX);
+        self.change_shares(|key, worker| {
+            let free = policy.max_active.saturating_sub(worker.counts.active);
+            Some(Share::new(self.releaser.held(key), free, proxies))
+        });
     }
 
     /// The store is back: from here on its word counts. A call of it that fails nevertheless must
     /// not fall back on what was free before the outage.
     pub(super) fn forget_shares(&self) {
-        *self.shares() = Shares::default();
+        self.change_shares(|_, _| None);
+    }
+
+    fn change_shares(&self, share: impl Fn(&WorkerKey, &Known) -> Option<Share>) {
+        let mut known = self.known();
+        for (key, worker) in known.iter_mut() {
+            worker.share = share(key, worker);
+        }
+        let mut index = self.index.lock();
+        for worker in known.values() {
+            if let Some(facts) = self.facts(worker) {
+                index.put(facts);
+            }
+        }
     }
 
     /// Takes a seat without asking the store. The seat's session must be one that the store has
     /// never been asked about, or it could end up with two.
     ///
     /// # Errors
-    /// When the share is used up, or the configuration is strict about the store.
+    /// When the share is used up or its time is over, or the configuration is strict about the
+    /// store.
     pub(super) fn reserve_from_share(
         &self,
         seat: &mut Seat,
@@ -67,43 +88,69 @@ impl Fleet {
         if self.config.load().store.strict || !self.has_view() {
             return Err(NoGrant::StoreAway);
         }
-        let policy = policy(&self.config);
-        let target = {
-            let known = self.known();
-            let mut shares = self.shares();
-            let facts: Vec<Facts> = known
-                .values()
-                .filter_map(|worker| {
-                    let key = &worker.record.key;
-                    if wanting.offered.contains(key) {
-                        return None;
-                    }
-                    let most = shares.most.get(key)?;
-                    let left = most.saturating_sub(self.releaser.held(key));
-                    let given = shares.given.get(key).copied().unwrap_or(0);
-                    let mut facts = worker.facts()?;
-                    facts.active = policy.max_active.saturating_sub(left);
-                    facts.lifetime = facts.lifetime.saturating_add(given);
-                    Some(facts)
-                })
-                .collect();
-            let best = rank(&facts, &policy, &wanting.wanted)
-                .first()
-                .map(|best| best.key.clone());
-            let key = best.ok_or(NoGrant::NoneFree)?;
-            let worker = known.get(&key).ok_or(NoGrant::NoneFree)?;
-            *shares.given.entry(key.clone()).or_default() += 1;
-            // Under the lock: the next one must see it.
-            seat.taken(key);
-            worker.target.clone()
-        };
-        self.store.adopt(seat.session(), &target.key);
-        Ok(target)
+        if !self.store.holds_seats() {
+            return Err(NoGrant::ShareOver);
+        }
+        // What was best a moment ago may be taken by now: each try learns that, or gets it.
+        let best = || candidates(&self.balancer, &wanting.wanted, &wanting.offered, 1).pop();
+        while let Some(key) = best() {
+            let target = {
+                let mut known = self.known();
+                let worker = known.get_mut(&key).ok_or(NoGrant::NoneFree)?;
+                let share = worker.share.as_mut().ok_or(NoGrant::NoneFree)?;
+                if self.releaser.held(&key) < share.most {
+                    share.given += 1;
+                    // Under the lock: the next one must see it.
+                    seat.taken(key.clone());
+                    Some(worker.target.clone())
+                } else {
+                    None
+                }
+            };
+            self.publish(&key);
+            if let Some(target) = target {
+                self.store.adopt(seat.session(), &target.key);
+                return Ok(target);
+            }
+        }
+        Err(NoGrant::NoneFree)
     }
 
-    fn shares(&self) -> std::sync::MutexGuard<'_, Shares> {
-        self.shares
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    /// Whether nobody is seated because the store is away.
+    pub fn waits_for_store(&self) -> bool {
+        !self.store_up() && !self.store.holds_seats()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Whoever is cut off, and whatever the others do meanwhile: they seat up to the limit.
+        #[test]
+        fn the_bound_holds_for_every_number_of_cut_off_proxies(
+            held in prop::collection::vec(0..5u32, 1..12),
+            cut in prop::collection::vec(any::<bool>(), 12),
+            free in 0..12u32,
+        ) {
+            let proxies = held.len() as u32;
+            let most = held.iter().sum::<u32>() + free;
+            let gives = |(held, cut): (&u32, &bool)| {
+                cut.then(|| Share::new(*held, free, proxies).most)
+            };
+            let given: Vec<u32> = held.iter().zip(&cut).filter_map(gives).collect();
+            let others: u32 = held.iter().zip(&cut).filter(|(_, cut)| !**cut).map(|(h, _)| h).sum();
+            let cut_off = given.len() as u32;
+            // The store keeps what the cut-off held, and gives all that was free.
+            let by_the_store = if cut_off == proxies { 0 } else { others + free };
+            let beyond = (given.iter().sum::<u32>() + by_the_store).saturating_sub(most);
+            let bound = if cut_off == proxies { 0 } else { cut_off * (free / proxies) };
+            prop_assert!(beyond <= bound, "{beyond} > {bound}");
+            if most == 1 && proxies > 1 {
+                prop_assert_eq!(beyond, 0);
+            }
+        }
     }
 }

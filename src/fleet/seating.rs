@@ -50,6 +50,8 @@ pub enum NoGrant {
     NoneFree,
     /// The store could not say.
     StoreAway,
+    /// The store is away for so long that what this proxy was to give meanwhile is not its any more.
+    ShareOver,
 }
 
 /// For whom there was no seat when it was asked for, so that the others are served.
@@ -128,7 +130,8 @@ impl Fleet {
             }
             match granted {
                 Ok(target) => question.grant(target.key.clone(), Grant { seat, target }),
-                Err(NoGrant::NoneFree) => in_vain.add(wanting),
+                // The store may be back before the client's time is over.
+                Err(NoGrant::NoneFree | NoGrant::ShareOver) => in_vain.add(wanting),
                 Err(NoGrant::StoreAway) => {
                     let wanted = wanting.wanted;
                     drop(question);
@@ -213,7 +216,7 @@ impl Fleet {
         best.into_iter()
             .filter_map(|key| {
                 let worker = known.get(&key)?;
-                let max_lifetime = if worker.fixed {
+                let max_lifetime = if worker.fixed() {
                     None
                 } else {
                     policy.lifetime_cap(worker.record.replaces_itself)
@@ -239,7 +242,7 @@ impl Fleet {
             return;
         }
         let known = self.known();
-        let worker = known.get(key).filter(|worker| !worker.fixed);
+        let worker = known.get(key).filter(|worker| !worker.fixed());
         if let Some(replaces_itself) = worker.map(|worker| worker.record.replaces_itself) {
             let (fleet, key) = (self.clone(), key.clone());
             tokio::spawn(async move { fleet.order_recycle(&key, replaces_itself).await });
@@ -293,7 +296,7 @@ impl Fleet {
             .filter(|worker| {
                 worker.record.status == WorkerStatus::Available
                     && worker.counts.lifetime >= limit
-                    && !worker.fixed
+                    && !worker.fixed()
             })
             .map(|worker| {
                 let record = &worker.record;

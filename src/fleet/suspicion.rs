@@ -24,7 +24,7 @@ impl Fleet {
             });
             for worker in suspects {
                 // Those of the original know no such question, nor do those of the configuration.
-                let asks = |known: &super::Known| !known.fixed && known.record.version.is_some();
+                let asks = |known: &super::Known| !known.fixed() && known.record.version.is_some();
                 if !self.known().get(&worker).is_some_and(asks) {
                     continue;
                 }

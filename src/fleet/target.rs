@@ -119,6 +119,7 @@ mod tests {
             version: None,
             browser_version: None,
             replaces_itself: false,
+            fixed: false,
             started_at: 0,
             last_heartbeat: 0,
             memory: None,

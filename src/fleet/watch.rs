@@ -163,6 +163,7 @@ impl Fleet {
                 version: worker.version,
                 browser_version: None,
                 replaces_itself: false,
+                fixed: true,
                 started_at,
                 last_heartbeat: now,
                 memory: None,
@@ -175,8 +176,12 @@ impl Fleet {
         }
         let fixed = self.fixed_keys();
         let removed: Vec<_> = {
-            let known = self.known();
-            let of_file = known.values().filter(|worker| worker.fixed);
+            let mut known = self.known();
+            for (key, worker) in known.iter_mut() {
+                worker.configured |= fixed.contains(key);
+            }
+            // Those of other proxies' configurations are their business.
+            let of_file = known.values().filter(|worker| worker.configured);
             of_file
                 .filter(|worker| !fixed.contains(&worker.record.key))
                 .map(|worker| (worker.record.clone(), worker.counts.active))

@@ -118,6 +118,9 @@ pub struct WorkerRecord {
     /// Whether it replaces its browser before it drains the old one (make before break). Such a
     /// worker may go past its lifetime limit while the replacement warms up.
     pub replaces_itself: bool,
+    /// Whether it stands in a proxy's configuration: it has no agent, and nobody recycles it.
+    #[serde(default)]
+    pub fixed: bool,
     /// When this browser was started, in milliseconds since the epoch.
     pub started_at: u64,
     /// Its last sign of life, in milliseconds since the epoch.

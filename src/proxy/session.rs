@@ -301,6 +301,9 @@ fn refusal(grid: &Grid, wanted: &Wanted, tried: usize, why: Refused, came: Insta
             if let Some(refusal) = other_version(grid, wanted) {
                 return refusal;
             }
+            if grid.fleet.waits_for_store() {
+                return Refusal::StoreAway;
+            }
             let why = grid.fleet.why_no_seat(wanted, tried > 0);
             if tried > 0 && why != NoSeat::AllTaken {
                 return Refusal::NotDialled { tried };

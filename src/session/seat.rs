@@ -10,7 +10,7 @@ use crate::model::{Browser, SessionId, WorkerKey};
 use crate::store::Store;
 use futures_util::StreamExt;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::{Context, Poll, Waker};
 use tokio::sync::{mpsc, watch};
 
@@ -20,9 +20,11 @@ const AT_ONCE: usize = 64;
 
 struct Release {
     session: SessionId,
-    browser: Option<Browser>,
+    worker: Option<WorkerKey>,
     refund: bool,
 }
+
+type Observer = Box<dyn Fn(&WorkerKey) + Send + Sync>;
 
 /// Where seats are given back. Cloning it gives another handle to the same list.
 #[derive(Clone)]
@@ -37,6 +39,8 @@ pub struct Releaser {
 /// Who is told of a release, in this order.
 struct Office {
     store: Arc<dyn Store>,
+    /// Hears first of a seat that came free.
+    observer: OnceLock<Observer>,
     told: Box<dyn Fn(Browser) + Send + Sync>,
 }
 
@@ -46,8 +50,11 @@ impl Office {
             log::debug!(session:% = release.session, error:% = error;
                 "the store will hear of the release later");
         }
-        if let Some(browser) = release.browser {
-            (self.told)(browser);
+        if let Some(worker) = &release.worker {
+            if let Some(observer) = self.observer.get() {
+                observer(worker);
+            }
+            (self.told)(worker.browser);
         }
     }
 
@@ -73,6 +80,7 @@ impl Releaser {
         let (list, mut work) = mpsc::unbounded_channel::<Release>();
         let office = Arc::new(Office {
             store,
+            observer: OnceLock::new(),
             told: Box::new(told),
         });
         let releaser = Releaser {
@@ -91,6 +99,12 @@ impl Releaser {
             }
         });
         (releaser, run)
+    }
+
+    /// Tells `observer` of every seat that was given back, before anybody is woken for it. The first
+    /// one stays.
+    pub fn observe(&self, observer: impl Fn(&WorkerKey) + Send + Sync + 'static) {
+        self.office.observer.set(Box::new(observer)).ok();
     }
 
     /// A seat for `session`, to be held from before the reservation is asked for: should the
@@ -172,7 +186,7 @@ impl Drop for Seat {
         }
         let release = Release {
             session: self.session,
-            browser: self.worker.as_ref().map(|worker| worker.browser),
+            worker: self.worker.take(),
             refund: !self.reached,
         };
         if self.releaser.office.tell_at_once(&release) {
@@ -202,6 +216,7 @@ mod tests {
             version: None,
             browser_version: None,
             replaces_itself: false,
+            fixed: false,
             started_at: 0,
             last_heartbeat: 0,
             memory: None,

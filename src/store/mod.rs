@@ -278,6 +278,12 @@ pub trait Store: Send + Sync + 'static {
         true
     }
 
+    /// Whether the others still count what this proxy holds as taken: its last sign of life that was
+    /// answered is younger than its TTL, or there are no others.
+    fn holds_seats(&self) -> bool {
+        true
+    }
+
     /// Whether other processes share this store, so that the counters known here may be behind.
     fn is_shared(&self) -> bool {
         false

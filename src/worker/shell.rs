@@ -281,6 +281,7 @@ impl Shell {
             version: Some(up.toolchain.version),
             browser_version: up.browser_version.clone(),
             replaces_itself: self.books.replaces_itself(),
+            fixed: false,
             started_at: now,
             last_heartbeat: now,
             memory: None,

@@ -297,6 +297,175 @@ async fn redis_dies_and_comes_back_empty() {
     assert_eq!(tally.refused.load(Ordering::Relaxed), 0);
 }
 
+/// A proxy that cannot speak yet when Redis comes back without what it held: nobody gets its seats
+/// before it does. `lose` makes Redis forget.
+fn seats_of_the_silent_are_kept(lose: fn(&mut RedisServer)) {
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let (freezer, world) = (runtime(), runtime());
+    let a = key("a");
+    let order = [candidate(&a, 4, None)];
+    let (mut redis, agent, other) = world.block_on(async {
+        let redis = RedisServer::start().await;
+        let agent = store(&redis, Role::Worker).await;
+        agent.register(&record(&a), TTL).await.unwrap();
+        let other = store(&redis, Role::Proxy).await;
+        (redis, agent, other)
+    });
+    // For a store that forgets only what came after this.
+    redis.cli(&["SAVE"]);
+    let (silent, held) = freezer.block_on(async {
+        let silent = store(&redis, Role::Proxy).await;
+        let mut held = Vec::new();
+        for _ in 0..3 {
+            held.push(seat(&silent, &order).await.0);
+        }
+        (silent, held)
+    });
+    world.block_on(async {
+        seat(&other, &order).await;
+        eventually_equal("it knows of all four", Some((4, 4)), async || {
+            counts(&other, &a).await
+        })
+        .await;
+        lose(&mut redis);
+        eventually_equal("it is asked again", true, async || {
+            match other.reserve(SessionId::random(), &order).await {
+                Ok(Reserved::Full { counts }) => {
+                    assert_eq!((counts[0].1.active, counts[0].1.lifetime), (4, 4));
+                    true
+                }
+                Ok(taken) => panic!("somebody else's seat is given away: {taken:?}"),
+                Err(_) => false,
+            }
+        })
+        .await;
+        audit(&redis);
+    });
+    freezer.block_on(async {
+        eventually_equal("what it holds is on the books", Ok(3), async || {
+            let key = "return redis.call('HLEN', KEYS[1])";
+            let leases = redis.cli(&["KEYS", "playhouse:leases:*"]);
+            let of_both = leases.lines().filter(|name| !name.ends_with("ghosts"));
+            let sizes = of_both.map(|name| redis.cli(&["EVAL", key, "1", name]));
+            let most = sizes.map(|size| size.parse::<u32>().unwrap()).max();
+            most.ok_or("no leases")
+        })
+        .await;
+        for session in held {
+            silent.release(session, false).await.unwrap();
+        }
+        eventually_equal("its seats are free", Some((1, 4)), async || {
+            counts(&silent, &a).await
+        })
+        .await;
+    });
+    audit(&redis);
+    drop((silent, agent, other));
+}
+
+#[test]
+fn an_empty_redis_keeps_the_seats_of_the_silent() {
+    seats_of_the_silent_are_kept(|redis| {
+        redis.cli(&["FLUSHALL"]);
+    });
+}
+
+/// It starts from the snapshot that it made before the seats were taken.
+#[test]
+fn an_old_redis_keeps_the_seats_of_the_silent_and_all_lifetimes() {
+    seats_of_the_silent_are_kept(|redis| {
+        redis.kill();
+        redis.restart_now();
+    });
+}
+
+/// Of somebody who never comes back nothing is kept for good.
+#[tokio::test]
+async fn an_empty_redis_forgets_the_dead() {
+    let redis = RedisServer::start().await;
+    let agent = store(&redis, Role::Worker).await;
+    let a = key("a");
+    agent.register(&record(&a), TTL).await.unwrap();
+    let (other, victim) = (
+        store(&redis, Role::Proxy).await,
+        store(&redis, Role::Proxy).await,
+    );
+    for _ in 0..5 {
+        seat(&victim, &[candidate(&a, 5, None)]).await;
+    }
+    eventually_equal("it knows of all five", Some((5, 5)), async || {
+        counts(&other, &a).await
+    })
+    .await;
+    drop(victim);
+    redis.cli(&["FLUSHALL"]);
+    eventually_equal("all seats are free", Some((0, 5)), async || {
+        counts(&other, &a).await
+    })
+    .await;
+    audit(&redis);
+}
+
+/// Redis starts again and again from the same old snapshot.
+#[tokio::test]
+async fn lifetimes_do_not_rewind() {
+    let mut redis = RedisServer::start().await;
+    let agent = store(&redis, Role::Worker).await;
+    let proxy = store(&redis, Role::Proxy).await;
+    let a = key("a");
+    let order = [candidate(&a, 5, None)];
+    agent.register(&record(&a), TTL).await.unwrap();
+    let (open, ..) = seat(&proxy, &order).await;
+    redis.cli(&["SAVE"]);
+    let mut served = 1;
+    for _ in 0..3 {
+        for _ in 0..4 {
+            let (session, ..) = seat(&proxy, &order).await;
+            proxy.release(session, false).await.unwrap();
+            served += 1;
+        }
+        redis.kill();
+        redis.restart().await;
+        becomes(&proxy, true).await;
+        eventually_equal("sessions of its life", Some((1, served)), async || {
+            counts(&proxy, &a).await
+        })
+        .await;
+    }
+    proxy.release(open, false).await.unwrap();
+    eventually_equal("sessions of its life", Some((0, served)), async || {
+        counts(&proxy, &a).await
+    })
+    .await;
+    audit(&redis);
+}
+
+/// What only the worker's agent remembers, because no proxy lived on.
+#[tokio::test]
+async fn a_workers_heartbeat_carries_its_lifetime() {
+    let redis = RedisServer::start().await;
+    let agent = store(&redis, Role::Worker).await;
+    let a = key("a");
+    agent.register(&record(&a), TTL).await.unwrap();
+    let proxy = store(&redis, Role::Proxy).await;
+    for _ in 0..7 {
+        let (session, ..) = seat(&proxy, &[candidate(&a, 5, None)]).await;
+        proxy.release(session, false).await.unwrap();
+    }
+    drop(proxy);
+    let available = playhouse::model::WorkerStatus::Available;
+    let beat = agent.heartbeat(&a, available, None, TTL).await.unwrap();
+    assert_eq!(beat.counts.lifetime, 7);
+    redis.cli(&["HSET", "cluster:lifetime_connections", "chromium:a", "2"]);
+    let beat = agent.heartbeat(&a, available, None, TTL).await.unwrap();
+    assert_eq!(beat.counts.lifetime, 7);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_is_emptied() {
     let redis = RedisServer::start().await;

@@ -2,7 +2,7 @@
 //! late.
 
 use crate::stores::*;
-use crate::support::{RedisServer, eventually_equal, free_port};
+use crate::support::{RedisServer, Sentinels, eventually_equal, free_port};
 use playhouse::model::SessionId;
 use playhouse::store::redis::{RedisStore, Role};
 use playhouse::store::{Event, Store, StoreError};
@@ -104,6 +104,97 @@ async fn a_password_is_never_told() {
         };
         assert!(!format!("{error} {error:?}").contains("s3cret"), "{error}");
     }
+}
+
+/// What Redis refuses while all is running is told as what it is, and is over when it is put right.
+#[tokio::test]
+async fn a_refusal_says_what_is_wrong() {
+    let redis = RedisServer::start().await;
+    let user = |permissions: &str| {
+        let mut command = vec!["ACL", "SETUSER", "grid", "reset", "on", ">pass"];
+        command.extend(permissions.split_whitespace());
+        assert_eq!(redis.cli(&command), "OK");
+    };
+    user(PERMISSIONS);
+    let url = redis.url().replace("redis://", "redis://grid:pass@");
+    let store = connect(&store_config(url), Role::Proxy);
+    let a = key("a");
+    let order = [candidate(&a, 100, None)];
+    store.register(&record(&a), TTL).await.unwrap();
+    let says = async |words: &str| {
+        eventually_equal("what it says", words.to_owned(), async || {
+            let refused = store.reserve(SessionId::random(), &order).await;
+            let text = format!("{refused:?}");
+            assert!(!text.contains("pass@"), "{text}");
+            if text.contains(words) {
+                words.to_owned()
+            } else {
+                text
+            }
+        })
+        .await;
+    };
+    let goes_on = async |after: &str| {
+        eventually_equal(&format!("it goes on after {after}"), true, async || {
+            let reserved = store.reserve(SessionId::random(), &order).await;
+            matches!(reserved, Ok(playhouse::store::Reserved::Seat { .. }))
+        })
+        .await;
+    };
+    goes_on("the start").await;
+
+    for missing in ["~cluster:*", "+@write", "+@scripting", "&playhouse:*"] {
+        let fewer: Vec<&str> = PERMISSIONS
+            .split_whitespace()
+            .filter(|it| *it != missing)
+            .collect();
+        user(&fewer.join(" "));
+        // What it subscribed to before, it keeps: for this one it has to come anew.
+        redis.cli(&["CLIENT", "KILL", "USER", "grid"]);
+        says("may not do what Playhouse needs").await;
+        user(PERMISSIONS);
+        goes_on(missing).await;
+    }
+    for (broken, repaired, words) in [
+        (["maxmemory", "1"], ["maxmemory", "0"], "memory is full"),
+        (
+            ["min-replicas-to-write", "1"],
+            ["min-replicas-to-write", "0"],
+            "min-replicas-to-write",
+        ),
+    ] {
+        redis.cli(&[&["CONFIG", "SET"], &broken[..]].concat());
+        says(words).await;
+        redis.cli(&[&["CONFIG", "SET"], &repaired[..]].concat());
+        goes_on(words).await;
+    }
+    redis.cli(&["REPLICAOF", "127.0.0.1", "1"]);
+    says("this is a replica").await;
+    redis.cli(&["REPLICAOF", "NO", "ONE"]);
+    goes_on("being a replica").await;
+    redis.cli(&["ACL", "SETUSER", "grid", "resetpass", ">other"]);
+    redis.cli(&["CLIENT", "KILL", "USER", "grid"]);
+    says("user or password").await;
+}
+
+#[tokio::test]
+async fn a_cluster_and_a_sentinel_are_refused_at_once() {
+    let cluster = RedisServer::with(&["--cluster-enabled", "yes"]).await;
+    let store = connect(&store_config(cluster.url()), Role::Proxy);
+    let refused = store.usable().await.unwrap_err();
+    assert!(refused.to_string().contains("Redis Cluster"), "{refused}");
+
+    let sentinels = Sentinels::start().await;
+    let one = sentinels.url();
+    let one = one
+        .split(',')
+        .next()
+        .unwrap()
+        .replace("redis+sentinel", "redis");
+    let store = connect(&store_config(one), Role::Proxy);
+    let refused = store.usable().await.unwrap_err();
+    assert!(refused.to_string().contains("Sentinel"), "{refused}");
+    works(sentinels.url()).await;
 }
 
 #[tokio::test]

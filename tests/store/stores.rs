@@ -86,6 +86,7 @@ pub async fn store(redis: &RedisServer, role: Role) -> RedisStore {
 pub fn store_config(url: String) -> StoreConfig {
     StoreConfig {
         url: Some(url),
+        namespace: None,
         strict: false,
         proxy_ttl: PROXY_TTL,
         reap_interval: Duration::from_secs(300),
@@ -110,6 +111,7 @@ pub fn record(worker: &WorkerKey) -> WorkerRecord {
         version: "1.65".parse().ok(),
         browser_version: None,
         replaces_itself: true,
+        fixed: false,
         started_at: unix_millis(),
         last_heartbeat: unix_millis(),
         memory: None,

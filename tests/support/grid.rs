@@ -106,6 +106,12 @@ impl GridBuilder {
         self
     }
 
+    /// The same, on a way of the test's own.
+    pub fn redis_at(mut self, url: String) -> Self {
+        self.redis = Some(url);
+        self
+    }
+
     /// With Redis: this many proxies.
     pub fn proxies(mut self, proxies: usize) -> Self {
         self.proxies = proxies;

@@ -11,6 +11,7 @@
 //! * [`scrape`]: what Prometheus understands of our metrics.
 //! * [`kubernetes_api`]: the part of Kubernetes that keeps pods.
 //! * [`redis_server`]: a real Redis that can be killed and paused; [`books`]: what it has on record.
+//! * [`sentinels`]: two of those, and three sentinels that watch them.
 //! * [`original_worker`]: a worker that speaks the original's schema and nothing of ours.
 //! * [`visitors`]: many short sessions at once, of clients without a browser.
 //! * [`process`]: who is a child of whom, and whether it is gone.
@@ -39,6 +40,7 @@ mod process;
 mod proxy;
 mod redis_server;
 mod scrape;
+mod sentinels;
 mod visitors;
 mod websocket;
 
@@ -58,5 +60,6 @@ pub use process::{Kind, Process, Tree};
 pub use proxy::{Capacity, Pool, Proxy, SessionView, WorkerView};
 pub use redis_server::RedisServer;
 pub use scrape::Scrape;
+pub use sentinels::Sentinels;
 pub use visitors::Visitors;
 pub use websocket::{Connected, Dial, Refusal};

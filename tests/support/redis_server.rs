@@ -58,10 +58,16 @@ impl RedisServer {
         self.child.wait().expect("it was not waited for");
     }
 
-    /// Starts it again after [`RedisServer::kill`], on the same port, empty.
+    /// Starts it again after [`RedisServer::kill`], on the same port: empty, or as it was at the last
+    /// `SAVE`.
     pub async fn restart(&mut self) {
-        self.child = spawn(self.port, &self.folder, &self.arguments);
+        self.restart_now();
         self.answers().await;
+    }
+
+    /// The same without waiting until it answers.
+    pub fn restart_now(&mut self) {
+        self.child = spawn(self.port, &self.folder, &self.arguments);
     }
 
     /// Stops it from doing anything, its connections included.
@@ -112,14 +118,18 @@ impl Drop for RedisServer {
     }
 }
 
-fn spawn(port: u16, folder: &TempDir, arguments: &[String]) -> Child {
+/// The one that `make setup` built, or the machine's.
+pub fn redis_program() -> PathBuf {
     let own = repository().join(".tools/bin/redis-server");
-    let program = if own.exists() {
+    if own.exists() {
         own
     } else {
         PathBuf::from("redis-server")
-    };
-    Command::new(program)
+    }
+}
+
+fn spawn(port: u16, folder: &TempDir, arguments: &[String]) -> Child {
+    Command::new(redis_program())
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
         .args(["--save", "", "--appendonly", "no"])
         .arg("--dir")

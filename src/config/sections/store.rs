@@ -14,12 +14,15 @@ section! {
     /// proxy with static workers.
     url: Option<String> = None, optional("memory", redis_url()), .env(&["REDIS_URL"]).secret().short();
 
+    /// Stands before every key and channel: grids of different namespaces can share one database.
+    namespace: Option<String> = None, optional("none", namespace());
+
     /// Refuses sessions while the store is away instead of seating them on what this proxy knows.
     strict: bool = false, boolean();
 
     /// A proxy not heard of for this long is dead; its seats are given back.
-    // A proxy that stalls for half a minute has lost its sessions anyway.
-    proxy_ttl: Duration = seconds(30), time();
+    // Ten signs of life, and hardly longer than a client waits for a seat.
+    proxy_ttl: Duration = seconds(10), time();
 
     /// How often expired workers are swept up.
     // The original's.
@@ -27,12 +30,31 @@ section! {
 
     /// How often the fleet is read whole, to mend what a lost event missed.
     // Events tell within milliseconds; this only bounds how long a lost one is missed.
-    poll_interval: Duration = seconds(10), time();
+    poll_interval: Duration = seconds(5), time();
+}
+
+/// No glob characters and no quotes; and no name that the keys themselves begin with, so that no grid
+/// finds another one's keys among its own.
+fn namespace() -> Form<String> {
+    scalar(
+        "up to 64 letters, digits, and . _ - :, beginning with none of worker, cluster and playhouse",
+        |text, _| {
+            let plain = |c: char| c.is_ascii_alphanumeric() || ".:_-".contains(c);
+            let reserved = ["worker", "cluster", "playhouse"];
+            let first = text.split(':').next().unwrap_or_default();
+            let right = (1..=64).contains(&text.len())
+                && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+                && text.chars().all(plain)
+                && !reserved.contains(&first);
+            right.then(|| text.to_owned())
+        },
+        |text, _| yaml_text(text),
+    )
 }
 
 fn redis_url() -> Form<String> {
     scalar(
-        "a URL such as redis://redis:6379/0, rediss://… for TLS, or redis+unix:///run/redis.sock; in a user or password, @ is written %40, / is %2F, # is %23",
+        "a URL such as redis://redis:6379/0, rediss://… for TLS, redis+unix:///run/redis.sock, or redis+sentinel://one:26379,two:26379/NAME; in a user or password, @ is written %40, / is %2F, # is %23",
         |text, _| store_url::is_understood(text).then(|| text.to_owned()),
         |url, masking| match masking {
             Masking::Whole => yaml_text(url),

@@ -3,10 +3,8 @@
 
 use super::keeper::{BATCH, millis};
 use super::link::Live;
-use super::scripts::SCRIPTS;
 use super::wire::{LineAnswer, SignOfLife};
 use super::{Inner, MAX_CANDIDATES, RedisStore, inquiry, keys, upkeep, wire};
-use super::{deregister_call, register_call};
 use crate::model::{
     Browser, Counts, Reason, SessionId, Waiter, WorkerKey, WorkerRecord, WorkerStatus, unix_millis,
 };
@@ -55,7 +53,11 @@ impl Store for RedisStore {
             .inner
             .link
             .script(|live| {
-                let mut call = SCRIPTS.index.key(keys::GRID);
+                let mut call = self
+                    .inner
+                    .scripts
+                    .index
+                    .key(self.inner.keys.name(keys::GRID));
                 call.arg(&*live.grid);
                 call
             })
@@ -67,10 +69,15 @@ impl Store for RedisStore {
                 .inner
                 .link
                 .script(|live| {
-                    let mut call = SCRIPTS.fleet.key(keys::GRID);
+                    let mut call = self
+                        .inner
+                        .scripts
+                        .fleet
+                        .key(self.inner.keys.name(keys::GRID));
                     call.arg(&*live.grid);
                     for worker in batch {
-                        call.key(keys::record(worker)).arg(worker.to_string());
+                        call.key(self.inner.keys.record(worker))
+                            .arg(worker.to_string());
                     }
                     call
                 })
@@ -138,8 +145,12 @@ impl Store for RedisStore {
             .inner
             .link
             .script(|_| {
-                let mut call = SCRIPTS.recycle.key(keys::record(worker));
-                call.key(keys::command(worker)).arg(millis(ttl));
+                let mut call = self
+                    .inner
+                    .scripts
+                    .recycle
+                    .key(self.inner.keys.record(worker));
+                call.key(self.inner.keys.command(worker)).arg(millis(ttl));
                 call
             })
             .await?;
@@ -156,9 +167,13 @@ impl Store for RedisStore {
         self.inner
             .link
             .script(|_| {
-                let mut call = SCRIPTS.recycle_in_turn.key(keys::record(worker));
-                call.key(keys::command(worker))
-                    .key(keys::turns(worker.browser))
+                let mut call = self
+                    .inner
+                    .scripts
+                    .recycle_in_turn
+                    .key(self.inner.keys.record(worker));
+                call.key(self.inner.keys.command(worker))
+                    .key(self.inner.keys.turns(worker.browser))
                     .arg(worker.to_string())
                     .arg(millis(ttl))
                     .arg(max_out)
@@ -173,8 +188,13 @@ impl Store for RedisStore {
             .inner
             .link
             .script(|_| {
-                let mut call = SCRIPTS.count_recycle.key(keys::record(worker));
-                call.key(keys::RECYCLES).arg(reason.as_str());
+                let mut call = self
+                    .inner
+                    .scripts
+                    .count_recycle
+                    .key(self.inner.keys.record(worker));
+                call.key(self.inner.keys.name(keys::RECYCLES))
+                    .arg(reason.as_str());
                 call
             })
             .await?;
@@ -187,7 +207,7 @@ impl Store for RedisStore {
             .link
             .call(|mut live| async move {
                 redis::cmd("HGETALL")
-                    .arg(keys::RECYCLES)
+                    .arg(self.inner.keys.name(keys::RECYCLES))
                     .query_async(&mut live.connection)
                     .await
             })
@@ -199,7 +219,7 @@ impl Store for RedisStore {
     }
 
     async fn suspect(&self, worker: &WorkerKey) -> Result<(), StoreError> {
-        let channel = &keys::command(worker);
+        let channel = &self.inner.keys.command(worker);
         self.inner
             .link
             .call(|mut live| async move {
@@ -217,7 +237,7 @@ impl Store for RedisStore {
             .link
             .call(|mut live| async move {
                 redis::cmd("INCRBY")
-                    .arg(keys::OOM_KILLS)
+                    .arg(self.inner.keys.name(keys::OOM_KILLS))
                     .arg(kills)
                     .exec_async(&mut live.connection)
                     .await
@@ -231,7 +251,7 @@ impl Store for RedisStore {
             .link
             .call(|mut live| async move {
                 redis::cmd("GET")
-                    .arg(keys::OOM_KILLS)
+                    .arg(self.inner.keys.name(keys::OOM_KILLS))
                     .query_async(&mut live.connection)
                     .await
             })
@@ -248,7 +268,11 @@ impl Store for RedisStore {
         self.inner
             .link
             .script(|_| {
-                let mut call = SCRIPTS.take_warm_up.key(keys::WARMING);
+                let mut call = self
+                    .inner
+                    .scripts
+                    .take_warm_up
+                    .key(self.inner.keys.name(keys::WARMING));
                 call.arg(worker.to_string()).arg(most).arg(millis(ttl));
                 call
             })
@@ -261,7 +285,7 @@ impl Store for RedisStore {
             .link
             .call(|mut live| async move {
                 redis::cmd("ZREM")
-                    .arg(keys::WARMING)
+                    .arg(self.inner.keys.name(keys::WARMING))
                     .arg(worker)
                     .exec_async(&mut live.connection)
                     .await
@@ -276,9 +300,9 @@ impl Store for RedisStore {
             .link
             .call(|mut live| async move {
                 // Listen before anybody can see the worker and order it to recycle.
-                let channel = keys::command(&registration.record.key);
+                let channel = self.inner.keys.command(&registration.record.key);
                 live.connection.subscribe(channel).await?;
-                let call = register_call(registration);
+                let call = self.inner.register_call(registration);
                 let _: (u32, u32, u64) = call.invoke_async(&mut live.connection).await?;
                 Ok(())
             })
@@ -298,18 +322,23 @@ impl Store for RedisStore {
             at: unix_millis(),
         };
         let expires = Instant::now() + ttl;
-        self.inner.ledger().beat(worker, &beat, expires);
+        let lifetime = self.inner.ledger().beat(worker, &beat, expires);
         let answer: Vec<u64> = self
             .inner
             .link
             .script(|_| {
-                let mut call = SCRIPTS.heartbeat.key(keys::record(worker));
-                call.key(keys::command(worker))
+                let mut call = self
+                    .inner
+                    .scripts
+                    .heartbeat
+                    .key(self.inner.keys.record(worker));
+                call.key(self.inner.keys.command(worker))
                     .arg(worker.to_string())
                     .arg(millis(ttl));
                 for (name, value) in beat.fields() {
                     call.arg(name).arg(value);
                 }
+                call.arg(lifetime);
                 call
             })
             .await?;
@@ -334,9 +363,13 @@ impl Store for RedisStore {
 
     async fn deregister(&self, worker: &WorkerKey) -> Result<(), StoreError> {
         self.inner.ledger().deregister(worker);
-        let _: u32 = self.inner.link.script(|_| deregister_call(worker)).await?;
+        let _: u32 = self
+            .inner
+            .link
+            .script(|_| self.inner.deregister_call(worker))
+            .await?;
         self.inner.ledger().deregistered(worker);
-        let channel = &keys::command(worker);
+        let channel = &self.inner.keys.command(worker);
         self.inner
             .link
             .call(|mut live| async move { live.connection.unsubscribe(channel).await })
@@ -352,21 +385,30 @@ impl Store for RedisStore {
     }
 
     async fn active_sessions(&self) -> Result<u64, StoreError> {
-        let counts: Vec<u64> = self
+        let counts: Vec<String> = self
             .inner
             .link
             .call(|mut live| async move {
                 redis::cmd("HVALS")
-                    .arg(keys::ACTIVE)
+                    .arg(self.inner.keys.name(keys::ACTIVE))
                     .query_async(&mut live.connection)
                     .await
             })
             .await?;
-        Ok(counts.into_iter().sum())
+        // What is no number is mended by the next sweep.
+        let counts = counts.iter().filter_map(|count| count.parse::<u64>().ok());
+        Ok(counts.sum())
     }
 
     fn reachable(&self) -> bool {
         self.inner.reachable.load(Ordering::Relaxed)
+    }
+
+    fn holds_seats(&self) -> bool {
+        let Some(alive) = *self.inner.alive() else {
+            return false;
+        };
+        self.proxies() == 1 || alive.elapsed() < self.inner.proxy_ttl - self.inner.proxy_ttl / 10
     }
 
     fn is_shared(&self) -> bool {
@@ -378,7 +420,7 @@ impl Store for RedisStore {
     }
 
     async fn own_address(&self) -> Option<IpAddr> {
-        let info: String = self
+        let info: Result<String, StoreError> = self
             .inner
             .link
             .call(|mut live| async move {
@@ -387,9 +429,21 @@ impl Store for RedisStore {
                     .query_async(&mut live.connection)
                     .await
             })
-            .await
-            .ok()?;
-        wire::client_address(&info)
+            .await;
+        let seen = wire::client_address(&info.ok()?);
+        let own = self.inner.way.own_address().await;
+        let advertised = wire::advertised(own, seen);
+        match (advertised, seen) {
+            (None, _) => log::warn!(
+                "cannot know where proxies reach this worker: set worker.hostname (PRIVATE_HOSTNAME)"
+            ),
+            (Some(address), Some(seen)) if address != seen => log::warn!(
+                address:%, seen_by_redis:% = seen;
+                "something stands between this worker and Redis: where proxies do not reach it at this address, set worker.hostname (PRIVATE_HOSTNAME)"
+            ),
+            _ => {}
+        }
+        advertised
     }
 
     async fn use_quota(
@@ -402,7 +456,11 @@ impl Store for RedisStore {
         self.inner
             .link
             .script(|_| {
-                let mut call = SCRIPTS.use_quota.key(keys::quota(tenant));
+                let mut call = self
+                    .inner
+                    .scripts
+                    .use_quota
+                    .key(self.inner.keys.quota(tenant));
                 call.arg(&self.inner.proxy)
                     .arg(version)
                     .arg(sessions)
@@ -447,10 +505,10 @@ impl RedisStore {
         let answer: Vec<String> = inner
             .link
             .script(|live| {
-                let mut call = inner.fenced(&SCRIPTS.reserve, live.epoch);
+                let mut call = inner.fenced(&inner.scripts.reserve, live.epoch);
                 call.arg(session.to_string());
                 for candidate in candidates {
-                    call.key(keys::record(&candidate.key))
+                    call.key(self.inner.keys.record(&candidate.key))
                         .arg(candidate.key.to_string())
                         .arg(candidate.max_active)
                         .arg(candidate.max_lifetime.map_or(-1, i64::from));
@@ -507,9 +565,9 @@ impl Inner {
         anew: bool,
         coming: &[Waiter],
         candidates: &[Candidate],
-    ) -> ScriptInvocation<'static> {
-        let mut call = self.fenced(&SCRIPTS.line, live.epoch);
-        call.key(keys::waiting(&self.proxy))
+    ) -> ScriptInvocation<'_> {
+        let mut call = self.fenced(&self.scripts.line, live.epoch);
+        call.key(self.keys.waiting(&self.proxy))
             .arg(browser.as_str())
             .arg(u8::from(anew))
             .arg(millis(WAITS))
@@ -526,7 +584,7 @@ impl Inner {
                 .arg(offered);
         }
         for candidate in candidates.iter().take(MAX_CANDIDATES) {
-            call.key(keys::record(&candidate.key))
+            call.key(self.keys.record(&candidate.key))
                 .arg(candidate.key.to_string())
                 .arg(candidate.max_active)
                 .arg(candidate.max_lifetime.map_or(-1, i64::from));

@@ -2,9 +2,8 @@
 //! to anyway. What the questions mean is the caller's business; Redis carries them for whoever may
 //! write there.
 
+use super::Inner;
 use super::keeper::millis;
-use super::scripts::SCRIPTS;
-use super::{Inner, keys};
 use crate::store::{Answerer, Answers, Judge, StoreError};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -92,9 +91,9 @@ pub async fn answer(inner: Arc<Inner>, mut questions: mpsc::Receiver<Question>) 
             continue;
         };
         let answer = answerer(&question.text);
-        let answers = keys::answers(&question.inquiry);
+        let answers = inner.keys.answers(&question.inquiry);
         let told = inner.link.script::<u8>(|_| {
-            let mut call = SCRIPTS.answer.key(&answers);
+            let mut call = inner.scripts.answer.key(&answers);
             call.arg(&question.inquiry)
                 .arg(&inner.proxy)
                 .arg(&answer)
@@ -120,12 +119,12 @@ pub async fn ask(
     let mut silent: Vec<String> = inner
         .link
         .script(|_| {
-            let mut call = SCRIPTS.ask.prepare_invoke();
+            let mut call = inner.scripts.ask.prepare_invoke();
             call.arg(&inquiry).arg(&inner.proxy).arg(question);
             call
         })
         .await?;
-    let answers = &keys::answers(&inquiry);
+    let answers = &inner.keys.answers(&inquiry);
     let mut given = Vec::new();
     while !silent.is_empty() {
         // Before looking, so that what comes in between is not missed.

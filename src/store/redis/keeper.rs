@@ -3,11 +3,11 @@
 
 use super::keys;
 use super::link::{Live, RESPONSE_TIMEOUT, State, describe};
-use super::scripts::{SCRIPTS, load};
+use super::way::Finder;
 use super::{Inner, Role, inquiry, wire};
-use crate::store::Event;
+use crate::store::{Event, StoreError};
 use backon::{BackoffBuilder, ExponentialBuilder};
-use redis::{AsyncConnectionConfig, PushInfo, PushKind, RedisError, RedisResult, Value};
+use redis::{AsyncConnectionConfig, ErrorKind, PushInfo, PushKind, RedisError, RedisResult, Value};
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 /// How long it may take to reach Redis and to authenticate.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between attempts, with jitter, doubling.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// After a connection that lived this long the next is opened without a pause.
 const STEADY: Duration = Duration::from_secs(1);
 /// Commands that may be on their way at once before callers queue up.
@@ -33,8 +33,18 @@ const RESTORED_TTL: Duration = Duration::from_secs(15);
 /// Keeps the connection for good. Runs until it is dropped.
 pub async fn keep(inner: Arc<Inner>) {
     let mut pauses = backoff();
+    let mut finder = inner.way.finder();
     loop {
-        match open(&inner).await {
+        let opened = match &mut finder {
+            Ok(finder) => open(&inner, finder).await,
+            Err(error) => Err(error.clone()),
+        };
+        let never = opened.as_ref().err().filter(|error| is_final(error));
+        let outcome = never.map_or(Ok(()), |error| Err(StoreError::Refused(describe(error))));
+        inner
+            .tried
+            .send_if_modified(|tried| tried.replace(outcome).is_none());
+        match opened {
             Ok(live) => {
                 let since = live.since;
                 arrived(&inner, live);
@@ -80,13 +90,21 @@ fn away(inner: &Inner, error: &RedisError) {
     inner.link.set(State::Away(reason.as_str().into()));
     let was_reachable = inner.reachable.swap(false, Ordering::Relaxed);
     let first = !inner.said_away.swap(true, Ordering::Relaxed);
+    if !was_reachable && !first && inner.link.is_news(error) {
+        log::warn!(store = inner.address.as_str(), reason = reason.as_str(); "the store answers and refuses");
+    }
     if was_reachable || first {
         log::warn!(store = inner.address.as_str(), reason = reason.as_str(); "the store is away");
         inner.tell(Event::Reachable(false));
     }
 }
 
-async fn open(inner: &Arc<Inner>) -> RedisResult<Live> {
+/// Whether trying again is of no use.
+fn is_final(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::InvalidClientConfig
+}
+
+async fn open(inner: &Arc<Inner>, finder: &mut Finder<'_>) -> RedisResult<Live> {
     let epoch = inner.epoch.fetch_add(1, Ordering::Relaxed) + 1;
     // Announcements missed meanwhile are made up for by hello.
     inner.grid().announced = None;
@@ -96,7 +114,7 @@ async fn open(inner: &Arc<Inner>) -> RedisResult<Live> {
         .set_response_timeout(Some(RESPONSE_TIMEOUT))
         .set_pipeline_buffer_size(PIPELINE)
         .set_push_sender(move |push| hear(&listener, epoch, push));
-    let client = &inner.client;
+    let client = finder.client().await?;
     let mut live = Live {
         connection: client
             .get_multiplexed_async_connection_with_config(&config)
@@ -105,34 +123,59 @@ async fn open(inner: &Arc<Inner>) -> RedisResult<Live> {
         grid: Arc::default(),
         since: Instant::now(),
     };
-    load(&mut live.connection).await?;
+    is_a_redis(&mut live).await?;
+    inner.scripts.load(&mut live.connection).await?;
     // First listen, then write: nothing that happens from here on is missed.
     subscribe(inner, &mut live).await?;
     live.grid = hello(inner, &mut live).await?.into();
     restate(inner, &mut live).await?;
+    // What else it needs permission for.
+    let mut index = inner.scripts.index.key(inner.keys.name(keys::GRID));
+    index.arg(&*live.grid);
+    let _: Value = index.invoke_async(&mut live.connection).await?;
     inner.grid().known = Some(live.grid.clone());
     live.since = Instant::now();
     Ok(live)
 }
 
+/// Scripts touch keys of many workers at once, which in a cluster live on many servers.
+async fn is_a_redis(live: &mut Live) -> RedisResult<()> {
+    let hello: HashMap<String, Value> = redis::cmd("HELLO")
+        .query_async(&mut live.connection)
+        .await?;
+    let wrong = match hello.get("mode").and_then(text) {
+        Some("cluster") => {
+            "this is a Redis Cluster, where the keys of one grid live on many servers: Playhouse \
+             wants one server, or a primary and replicas watched by Sentinel (redis+sentinel://)"
+        }
+        Some("sentinel") => {
+            "this is a Sentinel and no Redis server: write \
+             redis+sentinel://HOST:PORT/NAME, NAME being what it calls the primary"
+        }
+        _ => return Ok(()),
+    };
+    Err(RedisError::from((ErrorKind::InvalidClientConfig, wrong)))
+}
+
 async fn subscribe(inner: &Inner, live: &mut Live) -> RedisResult<()> {
-    let mut channels = vec![keys::RESET.to_owned()];
+    let mut channels = vec![inner.keys.reset.clone()];
     if inner.role == Role::Proxy {
-        channels.push(keys::EVENTS.to_owned());
+        channels.push(inner.keys.events.clone());
     }
     for registration in inner.ledger().registrations(Instant::now()) {
-        channels.push(keys::command(&registration.record.key));
+        channels.push(inner.keys.command(&registration.record.key));
     }
     live.connection.subscribe(channels).await
 }
 
 /// Returns the name of the grid.
 async fn hello(inner: &Inner, live: &mut Live) -> RedisResult<String> {
-    let mut hello = SCRIPTS.hello.prepare_invoke();
+    let mut hello = inner.scripts.hello.prepare_invoke();
     hello
-        .key(keys::GRID)
+        .key(inner.keys.name(keys::GRID))
         .arg(format!("{:016x}", rand::random::<u64>()))
-        .arg(inner.ledger().revision());
+        .arg(inner.ledger().revision())
+        .arg(inner.grid().known.as_deref().unwrap_or_default());
     if inner.role == Role::Proxy {
         hello
             .key(&inner.identity_key)
@@ -140,7 +183,9 @@ async fn hello(inner: &Inner, live: &mut Live) -> RedisResult<String> {
             .arg(live.epoch)
             .arg(millis(inner.proxy_ttl));
     }
+    let sent = Instant::now();
     let (grid, _revision): (String, u64) = hello.invoke_async(&mut live.connection).await?;
+    *inner.alive() = Some(sent);
     Ok(grid)
 }
 
@@ -164,20 +209,21 @@ async fn restate(inner: &Inner, live: &mut Live) -> RedisResult<()> {
     Ok(())
 }
 
-/// A Redis that came back empty knows no worker. Those that have an agent register again at once;
+/// A Redis that came back empty knows no worker, one that came back old has old counts. Those that have an agent register again at once;
 /// until they all have, and for those of the original, which do not, every proxy writes down what
 /// it remembers, so that there is no moment without workers.
 async fn restore(inner: &Inner, live: &mut Live) -> RedisResult<()> {
     let remembered = inner.ledger().remembered();
     for batch in remembered.chunks(RESTORE_BATCH) {
-        let mut restore = inner.fenced(&SCRIPTS.restore, live.epoch);
+        let mut restore = inner.fenced(&inner.scripts.restore, live.epoch);
         restore.arg(millis(RESTORED_TTL));
         for view in batch {
             let fields = wire::fields(&view.record);
             restore
-                .key(keys::record(&view.record.key))
+                .key(inner.keys.record(&view.record.key))
                 .arg(view.record.key.to_string())
                 .arg(view.counts.lifetime)
+                .arg(view.counts.active)
                 .arg(fields.len() * 2)
                 .arg(&fields);
         }
@@ -233,42 +279,38 @@ fn text(value: &Value) -> Option<&str> {
 }
 
 fn message(inner: &Inner, epoch: u64, channel: &str, payload: &str) {
-    match channel {
-        keys::EVENTS => {
-            if let Some(proxies) = wire::proxies(payload) {
-                inner.proxies.store(proxies.max(1), Ordering::Relaxed);
-            } else if let Some(event) = wire::event(payload) {
-                inner.heard(&event);
-                inner.tell(event);
-            } else if let Some((proxy, granted)) = wire::grant(payload) {
-                if proxy == inner.proxy
-                    && inner.granted(&granted)
-                    && let Some(grantee) = inner.grantee.get()
-                {
-                    grantee(granted);
-                }
-            } else if let Some(word) = inquiry::word(payload) {
-                inner.inquiries.hear(word, &inner.proxy);
+    if channel == inner.keys.events {
+        if let Some(proxies) = wire::proxies(payload) {
+            inner.proxies.store(proxies.max(1), Ordering::Relaxed);
+        } else if let Some(event) = wire::event(payload) {
+            inner.heard(&event);
+            inner.tell(event);
+        } else if let Some(word) = inquiry::word(payload) {
+            inner.inquiries.hear(word, &inner.proxy);
+        } else if let Some((proxy, granted)) = wire::grant(payload) {
+            if proxy == inner.proxy
+                && inner.granted(&granted)
+                && let Some(grantee) = inner.grantee.get()
+            {
+                grantee(granted);
             }
         }
-        keys::RESET => {
-            let mut grid = inner.grid();
-            grid.announced = Some(payload.into());
-            if grid.stale() {
-                drop(grid);
-                inner.link.lose(epoch);
-            }
+    } else if channel == inner.keys.reset {
+        let mut grid = inner.grid();
+        grid.announced = Some(payload.into());
+        if grid.stale() {
+            drop(grid);
+            inner.link.lose(epoch);
         }
-        _ => {
-            let worker = channel.strip_prefix(keys::COMMAND);
-            let Some(worker) = worker.and_then(|worker| worker.parse().ok()) else {
-                return;
-            };
-            match payload {
-                keys::SHUTDOWN => inner.tell(Event::Recycle(worker)),
-                keys::CHECK => inner.tell(Event::Suspect(worker)),
-                _ => {}
+    } else if let Some(worker) = inner.keys.ordered(channel) {
+        match payload {
+            // Channels know no database: only the key tells whether the order is meant for this
+            // grid.
+            keys::SHUTDOWN => {
+                inner.announced.try_send(worker).ok();
             }
+            keys::CHECK => inner.tell(Event::Suspect(worker)),
+            _ => {}
         }
     }
 }

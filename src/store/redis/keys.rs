@@ -1,5 +1,9 @@
 //! Every key and channel in Redis, and nothing else. The scripts get the names from here.
 //!
+//! The constants are the names without a namespace; [`Keys`] are the names of one grid: behind its
+//! namespace, and with channels that carry the number of its database, because Redis' own channels
+//! know none.
+//!
 //! The first group is the schema of playwright-distributed v0.3, which its workers and people with
 //! `redis-cli` rely on; the second is ours alone and lives under `playhouse:`. `docs/redis.md`
 //! says what each holds.
@@ -54,6 +58,11 @@ pub const WARMING: &str = "playhouse:warming";
 pub const REVISION: &str = "playhouse:revision";
 /// A random name that is lost together with everything else: how emptiness is noticed.
 pub const GRID: &str = "playhouse:grid";
+/// There while seats are kept for those who have not spoken since Redis came back empty or old.
+pub const GHOSTS: &str = "playhouse:ghosts";
+/// Hash of what this Redis went through: when a proxy was last heard (`heard`), and from when on the
+/// silent are judged (`judged`), in Redis' milliseconds.
+pub const PULSE: &str = "playhouse:pulse";
 /// Held by the proxy that looks for workers that registered by hand.
 pub const SCAN: &str = "playhouse:scan";
 /// Prefix of the answers to one proxy's question: `playhouse:answers:{inquiry}`, a hash proxy -> its
@@ -67,83 +76,170 @@ pub const EVENTS: &str = "playhouse:events";
 /// Channel that tells everybody to write down again what is theirs.
 pub const RESET: &str = "playhouse:reset";
 
-/// The names as a Lua table, which every script begins with.
-pub fn lua_names() -> String {
-    let names = [
-        ("worker", WORKER),
-        ("command", COMMAND),
-        ("shutdown", SHUTDOWN),
-        ("active", ACTIVE),
-        ("lifetime", LIFETIME),
-        ("workers", WORKERS),
-        ("seats", SEATS),
-        ("proxies", PROXIES),
-        ("proxy", PROXY),
-        ("leases", LEASES),
-        ("turns", TURNS),
-        ("line", LINE),
-        ("lanes", LANES),
-        ("lane", LANE),
-        ("waiting", WAITING),
-        ("revision", REVISION),
-        ("events", EVENTS),
-        ("reset", RESET),
-    ];
-    let entries: Vec<String> = names
-        .iter()
-        .map(|(name, value)| format!("{name}='{value}'"))
-        .collect();
-    format!("local K={{{}}}\n", entries.join(","))
+/// The names of one grid.
+pub struct Keys {
+    /// Stands before every key and channel.
+    namespace: String,
+    /// The database when it is another than the first.
+    database: Option<i64>,
+    pub events: String,
+    pub reset: String,
 }
 
-/// The hash with what this worker says of itself.
-pub fn record(worker: &WorkerKey) -> String {
-    format!("{WORKER}{worker}")
-}
+impl Keys {
+    /// The names in this database, behind `namespace`, which a colon separates from them.
+    pub fn new(namespace: Option<&str>, database: i64) -> Keys {
+        let mut namespace = namespace.unwrap_or_default().to_owned();
+        if !namespace.is_empty() && !namespace.ends_with(':') {
+            namespace.push(':');
+        }
+        let mut keys = Keys {
+            namespace,
+            database: (database != 0).then_some(database),
+            events: String::new(),
+            reset: String::new(),
+        };
+        keys.events = keys.channel(EVENTS);
+        keys.reset = keys.channel(RESET);
+        keys
+    }
 
-/// The channel, and key, of the order to recycle this worker.
-pub fn command(worker: &WorkerKey) -> String {
-    format!("{COMMAND}{worker}")
-}
+    fn channel(&self, name: &str) -> String {
+        let name = self.name(name);
+        match self.database {
+            // As every version before had it.
+            None => name,
+            Some(database) => format!("{name}@{database}"),
+        }
+    }
 
-/// The hash of the seats of this worker.
-pub fn seats(worker: &WorkerKey) -> String {
-    format!("{SEATS}{worker}")
-}
+    /// This name behind the namespace.
+    pub fn name(&self, name: &str) -> String {
+        format!("{}{name}", self.namespace)
+    }
 
-/// The hash of the workers of a browser that have their turn to be out of service.
-pub fn turns(browser: Browser) -> String {
-    format!("{TURNS}{browser}")
-}
+    /// The names as a Lua table, which every script begins with.
+    pub fn lua_names(&self) -> String {
+        let names = [
+            ("worker", WORKER),
+            ("command", COMMAND),
+            ("shutdown", SHUTDOWN),
+            ("active", ACTIVE),
+            ("lifetime", LIFETIME),
+            ("workers", WORKERS),
+            ("seats", SEATS),
+            ("proxies", PROXIES),
+            ("proxy", PROXY),
+            ("leases", LEASES),
+            ("turns", TURNS),
+            ("line", LINE),
+            ("lanes", LANES),
+            ("lane", LANE),
+            ("waiting", WAITING),
+            ("revision", REVISION),
+            ("pulse", PULSE),
+            ("ghosts", GHOSTS),
+            ("events", EVENTS),
+            ("reset", RESET),
+        ];
+        let entries: Vec<String> = names
+            .iter()
+            .map(|&(entry, name)| {
+                let name = match name {
+                    // A word, no name.
+                    SHUTDOWN => name.to_owned(),
+                    EVENTS | RESET => self.channel(name),
+                    _ => self.name(name),
+                };
+                format!("{entry}='{name}'")
+            })
+            .collect();
+        format!("local K={{{}}}\n", entries.join(","))
+    }
 
-/// The key that is there while this proxy lives.
-pub fn identity(proxy: &str) -> String {
-    format!("{PROXY}{proxy}")
-}
+    /// Keys that a grid has once, with their types.
+    pub fn of_the_grid(&self) -> Vec<(String, &'static str)> {
+        let turns = Browser::ALL.into_iter().map(|browser| self.turns(browser));
+        let types = [
+            (ACTIVE, "hash"),
+            (LIFETIME, "hash"),
+            (WORKERS, "zset"),
+            (PROXIES, "set"),
+            (RECYCLES, "hash"),
+            (WARMING, "zset"),
+            (REVISION, "string"),
+            (PULSE, "hash"),
+            (GRID, "string"),
+            (SCAN, "string"),
+            (OOM_KILLS, "string"),
+        ];
+        let once = types.map(|(name, kind)| (self.name(name), kind));
+        once.into_iter()
+            .chain(turns.map(|key| (key, "hash")))
+            .collect()
+    }
 
-/// The hash of what this proxy holds.
-pub fn leases(proxy: &str) -> String {
-    format!("{LEASES}{proxy}")
-}
+    /// The hash with what this worker says of itself.
+    pub fn record(&self, worker: &WorkerKey) -> String {
+        format!("{}{WORKER}{worker}", self.namespace)
+    }
 
-/// The hash of this proxy's waiting clients.
-pub fn waiting(proxy: &str) -> String {
-    format!("{WAITING}{proxy}")
-}
+    /// The pattern of all records.
+    pub fn records(&self) -> String {
+        format!("{}{WORKER}*", self.namespace)
+    }
 
-/// The hash of what proxies have of this tenant's quota.
-pub fn quota(tenant: &str) -> String {
-    format!("{QUOTA}{tenant}")
-}
+    /// The channel, and key, of the order to recycle this worker.
+    pub fn command(&self, worker: &WorkerKey) -> String {
+        format!("{}{COMMAND}{worker}", self.namespace)
+    }
 
-/// The hash of the answers to this inquiry.
-pub fn answers(inquiry: &str) -> String {
-    format!("{ANSWERS}{inquiry}")
-}
+    /// The worker whose order to recycle has this channel, or key.
+    pub fn ordered(&self, command: &str) -> Option<WorkerKey> {
+        let name = command.strip_prefix(&self.namespace)?;
+        name.strip_prefix(COMMAND)?.parse().ok()
+    }
 
-/// The worker whose record has this name, if it is one.
-pub fn worker_of(record: &str) -> Option<WorkerKey> {
-    record.strip_prefix(WORKER)?.parse().ok()
+    /// The hash of the seats of this worker.
+    pub fn seats(&self, worker: &WorkerKey) -> String {
+        format!("{}{SEATS}{worker}", self.namespace)
+    }
+
+    /// The hash of the workers of a browser that have their turn to be out of service.
+    pub fn turns(&self, browser: Browser) -> String {
+        format!("{}{TURNS}{browser}", self.namespace)
+    }
+
+    /// The key that is there while this proxy lives.
+    pub fn identity(&self, proxy: &str) -> String {
+        format!("{}{PROXY}{proxy}", self.namespace)
+    }
+
+    /// The hash of this proxy's waiting clients.
+    pub fn waiting(&self, proxy: &str) -> String {
+        format!("{}{WAITING}{proxy}", self.namespace)
+    }
+
+    /// The hash of what this proxy holds.
+    pub fn leases(&self, proxy: &str) -> String {
+        format!("{}{LEASES}{proxy}", self.namespace)
+    }
+
+    /// The hash of what proxies have of this tenant's quota.
+    pub fn quota(&self, tenant: &str) -> String {
+        format!("{}{QUOTA}{tenant}", self.namespace)
+    }
+
+    /// The hash of the answers to this inquiry.
+    pub fn answers(&self, inquiry: &str) -> String {
+        format!("{}{ANSWERS}{inquiry}", self.namespace)
+    }
+
+    /// The worker whose record has this name, if it is one.
+    pub fn worker_of(&self, record: &str) -> Option<WorkerKey> {
+        let name = record.strip_prefix(&self.namespace)?;
+        name.strip_prefix(WORKER)?.parse().ok()
+    }
 }
 
 #[cfg(test)]
@@ -152,9 +248,34 @@ mod tests {
 
     #[test]
     fn a_record_names_its_worker_and_an_order_names_none() {
-        let worker: WorkerKey = "chromium:a:b".parse().unwrap();
-        assert_eq!(worker_of("worker:chromium:a:b"), Some(worker.clone()));
-        assert_eq!(worker_of(&command(&worker)), None);
-        assert_eq!(worker_of("worker:lynx:a"), None);
+        for namespace in [None, Some("ci"), Some("ci:")] {
+            let keys = Keys::new(namespace, 0);
+            let worker: WorkerKey = "chromium:a:b".parse().unwrap();
+            assert_eq!(keys.worker_of(&keys.record(&worker)), Some(worker.clone()));
+            assert_eq!(keys.worker_of(&keys.command(&worker)), None);
+            assert_eq!(keys.ordered(&keys.command(&worker)), Some(worker));
+        }
+        assert_eq!(Keys::new(None, 0).worker_of("worker:lynx:a"), None);
+        assert_eq!(
+            Keys::new(Some("ci"), 0).worker_of("worker:chromium:a"),
+            None
+        );
+    }
+
+    #[test]
+    fn no_two_grids_share_a_channel() {
+        let grids = [
+            (None, 0),
+            (None, 1),
+            (Some("a"), 0),
+            (Some("a"), 1),
+            (Some("b:"), 0),
+        ];
+        let names: std::collections::HashSet<_> = grids
+            .map(|(namespace, database)| Keys::new(namespace, database).events)
+            .into();
+        assert_eq!(names.len(), grids.len(), "{names:?}");
+        assert_eq!(Keys::new(None, 0).events, "playhouse:events");
+        assert_eq!(Keys::new(Some("b:"), 0).reset, "b:playhouse:reset");
     }
 }

@@ -52,8 +52,9 @@ pub struct Registration {
     /// When its record expires, as far as its agent's last sign of life goes, whether that reached
     /// Redis or not.
     pub expires: Instant,
-    /// The lifetime its last heartbeat heard of.
+    /// What was last heard of its counters: a Redis that comes back without them is told.
     pub lifetime: u32,
+    pub active: u32,
 }
 
 /// One seat that Redis has to be told of.
@@ -258,7 +259,9 @@ impl Ledger {
                 continue;
             }
             if quiet || self.strangers.contains(session) {
-                self.releases.insert(*session, true);
+                // Whether it reached its worker is not known here: a Redis that came back old has
+                // leases of sessions that were served and have ended. The lifetime stands.
+                self.releases.insert(*session, false);
             } else {
                 strangers.insert(*session);
             }
@@ -268,26 +271,31 @@ impl Ledger {
 
     pub fn register(&mut self, record: &WorkerRecord, expires: Instant) -> Registration {
         self.departed.remove(&record.key);
-        let lifetime = self
+        let (lifetime, active) = self
             .workers
             .get(&record.key)
-            .map_or(0, |registration| registration.lifetime);
+            .map_or((0, 0), |known| (known.lifetime, known.active));
         let registration = Registration {
             record: record.clone(),
             expires,
             lifetime,
+            active,
         };
         let key = record.key.clone();
         self.workers.insert(key, registration.clone());
         registration
     }
 
-    pub fn beat(&mut self, worker: &WorkerKey, beat: &SignOfLife, expires: Instant) {
+    /// Returns the lifetime that is remembered of the worker.
+    pub fn beat(&mut self, worker: &WorkerKey, beat: &SignOfLife, expires: Instant) -> u32 {
         if let Some(registration) = self.workers.get_mut(worker) {
             registration.record.status = beat.status;
             registration.record.memory = beat.memory;
             registration.record.last_heartbeat = beat.at;
             registration.expires = expires;
+            registration.lifetime
+        } else {
+            0
         }
     }
 
@@ -315,6 +323,7 @@ impl Ledger {
         self.revision = self.revision.max(counts.revision);
         if let Some(registration) = self.workers.get_mut(worker) {
             registration.lifetime = registration.lifetime.max(counts.lifetime);
+            registration.active = counts.active;
         }
         if let Some(known) = self.heard.get_mut(worker)
             && known.counts.revision <= counts.revision

@@ -4,9 +4,10 @@
 use crate::store::StoreError;
 use redis::aio::MultiplexedConnection;
 use redis::{ErrorKind, FromRedisValue, RedisError, ScriptInvocation};
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 /// How long Redis may take to answer before its connection counts as lost. Scripts take
@@ -39,12 +40,21 @@ pub enum State {
 /// The state of the connection, shared by all who call.
 pub struct Link {
     state: watch::Sender<State>,
+    /// Wakes whoever mends keys of a wrong type.
+    pub damaged: Notify,
+    /// How often that was done.
+    mended: watch::Sender<u64>,
+    /// Refusals that were said, each with when.
+    said: Mutex<HashMap<String, Instant>>,
 }
 
 impl Link {
     pub fn new() -> Link {
         Link {
             state: watch::Sender::new(State::Connecting),
+            damaged: Notify::new(),
+            mended: watch::Sender::new(0),
+            said: Mutex::default(),
         }
     }
 
@@ -82,9 +92,9 @@ impl Link {
     }
 
     /// Runs a script, prepared for the connection.
-    pub async fn script<T: FromRedisValue + Send>(
+    pub async fn script<'a, T: FromRedisValue + Send>(
         &self,
-        prepare: impl Fn(&Live) -> ScriptInvocation<'static> + Sync,
+        prepare: impl Fn(&Live) -> ScriptInvocation<'a> + Sync,
     ) -> Result<T, StoreError> {
         self.call(|mut live| {
             let invocation = prepare(&live);
@@ -110,7 +120,12 @@ impl Link {
                     Err(error) => error,
                 };
                 let failure = self.failed(epoch, &error);
-                if repeated || error.is_timeout() || matches!(failure, StoreError::Refused(_)) {
+                if repeated || error.is_timeout() {
+                    return Err(failure);
+                }
+                if error.code() == Some(WRONG_TYPE) {
+                    self.until_mended().await;
+                } else if matches!(failure, StoreError::Refused(_)) {
                     return Err(failure);
                 }
                 repeated = true;
@@ -121,12 +136,48 @@ impl Link {
             .unwrap_or_else(|_| Err(StoreError::Away("no answer in time".to_owned())))
     }
 
+    /// Something else stands where a key of ours belongs: waits until that was put right.
+    async fn until_mended(&self) {
+        let mut mended = self.mended.subscribe();
+        self.damaged.notify_one();
+        // The sender is ours; and no longer than the call that waits.
+        mended.changed().await.ok();
+    }
+
+    /// Keys of a wrong type were put right, as far as they could be.
+    pub fn note_mended(&self) {
+        self.mended.send_modify(|times| *times += 1);
+    }
+
+    /// Whether Redis itself refuses, in a way that was not said within the last minute.
+    pub fn is_news(&self, error: &RedisError) -> bool {
+        let of_server = matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension);
+        let code = error.code().unwrap_or_default();
+        if !of_server || QUIET.contains(&code) {
+            return false;
+        }
+        let mut said = self
+            .said
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        said.retain(|_, at| at.elapsed() < SAY_AGAIN);
+        if said.len() >= MAX_SAID || said.contains_key(code) {
+            return false;
+        }
+        said.insert(code.to_owned(), Instant::now());
+        true
+    }
+
     /// What an error on this connection comes to; one that makes it useless ends it.
     pub fn failed(&self, epoch: u64, error: &RedisError) -> StoreError {
         let text = describe(error);
+        if self.is_news(error) {
+            log::warn!(error = text.as_str(); "the store refuses what it is asked");
+        }
         let refused = match error.kind() {
             ErrorKind::Server(_) | ErrorKind::Extension => {
-                !error.code().is_some_and(|code| USELESS.contains(&code))
+                !lacks_permission(error)
+                    && !error.code().is_some_and(|code| USELESS.contains(&code))
             }
             ErrorKind::UnexpectedReturnType => true,
             _ => false,
@@ -153,10 +204,13 @@ impl Link {
     }
 }
 
+/// What Redis says of a key that is of another type than a command wants.
+pub const WRONG_TYPE: &str = "WRONGTYPE";
+
 /// Error codes that say Redis cannot do its work now, while the connection itself is fine: a
 /// replica, a primary without enough replicas, one that cannot save, is full, loads its data, or
 /// is busy with a script. `FENCED` is ours: this connection no longer speaks for its proxy.
-const USELESS: [&str; 9] = [
+const USELESS: [&str; 15] = [
     "FENCED",
     "READONLY",
     "NOREPLICAS",
@@ -166,12 +220,60 @@ const USELESS: [&str; 9] = [
     "BUSY",
     "MASTERDOWN",
     "NOAUTH",
+    "NOPERM",
+    "WRONGPASS",
+    "MOVED",
+    "ASK",
+    "CROSSSLOT",
+    "CLUSTERDOWN",
 ];
+/// Those that belong to the life of a connection, and that the keeper makes up for.
+const QUIET: [&str; 4] = ["FENCED", "NOSCRIPT", "LOADING", "BUSY"];
+/// How long one refusal is not said again.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
+/// Refusals that are remembered at once.
+const MAX_SAID: usize = 32;
+
+/// Before Redis 7.2 a script that lacks a permission says so in words only.
+fn lacks_permission(error: &RedisError) -> bool {
+    error.code() == Some("NOPERM")
+        || error
+            .to_string()
+            .contains("The user executing the script can't")
+}
+
+/// What to do about it, where that is known.
+fn advice(error: &RedisError) -> Option<&'static str> {
+    if lacks_permission(error) {
+        return Some("its user may not do what Playhouse needs: docs/redis.md has the permissions");
+    }
+    Some(match error.code()? {
+        "OOM" => "its memory is full: raise maxmemory, and keep maxmemory-policy at noeviction",
+        "READONLY" => {
+            "this is a replica: name the primary, or its sentinels with redis+sentinel://"
+        }
+        "NOREPLICAS" => "it has fewer replicas than its min-replicas-to-write wants",
+        "MISCONF" => "it cannot write its snapshot: look at its log and its disk",
+        "NOAUTH" => "it wants a password, and store.url has none",
+        "WRONGPASS" => "user or password in store.url are wrong",
+        "MOVED" | "ASK" | "CROSSSLOT" | "CLUSTERDOWN" => {
+            "this is a Redis Cluster, which Playhouse does not use: docs/redis.md says why"
+        }
+        _ if error.to_string().contains("max number of clients") => {
+            "it has as many clients as it takes: raise its maxclients"
+        }
+        _ if error.to_string().contains("unknown command") => "it has to be Redis 7 or newer",
+        _ => return None,
+    })
+}
 
 /// An error in words. Redis and its client never repeat a password in theirs.
 pub fn describe(error: &RedisError) -> String {
     if error.is_timeout() {
         return format!("no answer within {} s", RESPONSE_TIMEOUT.as_secs());
     }
-    error.to_string()
+    match advice(error) {
+        Some(advice) => format!("{error} ({advice})"),
+        None => error.to_string(),
+    }
 }

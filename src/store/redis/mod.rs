@@ -5,7 +5,7 @@
 //!   and writes down again what this process answers for, which the `ledger` knows.
 //! * `upkeep`: signs of life, reaping, and the slow poll that repairs what was missed.
 //! * `inquiry`: what proxies ask each other.
-//! * `wire`: hashes, messages and answers, to and from the model.
+//! * `way`: what a URL says, Sentinel's too. `wire`: hashes, messages and answers, to and from the model.
 //!
 //! One connection serves calls and messages alike (RESP3), so that they arrive in order and one
 //! loss is one loss. `docs/redis.md` has the keys, the guarantees and the bounds.
@@ -18,6 +18,7 @@ mod ledger;
 mod link;
 mod scripts;
 mod upkeep;
+mod way;
 mod wire;
 
 use super::{Event, Grantee, StoreError};
@@ -25,21 +26,27 @@ use crate::config::StoreConfig;
 use crate::model::{SessionId, WorkerKey};
 use inquiry::{Inquiries, Question};
 use keeper::{BATCH, millis};
+use keys::Keys;
 use ledger::{Ledger, Registration};
 use link::{Link, Live};
-use redis::{Client, IntoConnectionInfo, ProtocolVersion, RedisResult, Script, ScriptInvocation};
-use scripts::SCRIPTS;
+use redis::{RedisResult, Script, ScriptInvocation};
+use scripts::Scripts;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use way::Way;
 
 /// Events that a listener may be behind before it has to read the fleet anew.
 const EVENT_BACKLOG: usize = 16 * 1024;
+/// How long a start waits to learn whether Redis can serve at all.
+const FIRST_ATTEMPT: Duration = Duration::from_secs(2);
 /// How long a process that ends may take to say so.
 const BYE_TIMEOUT: Duration = Duration::from_millis(500);
+/// Orders to recycle that may wait to be looked up. What comes on top is told by a heartbeat.
+const ORDER_BACKLOG: usize = 64;
 /// Most candidates that Redis is asked about in one call.
 pub const MAX_CANDIDATES: usize = 32;
 
@@ -62,7 +69,7 @@ pub struct RedisStore {
 }
 
 struct Inner {
-    client: Client,
+    way: Way,
     /// Where Redis is, without user and password.
     address: String,
     role: Role,
@@ -70,6 +77,8 @@ struct Inner {
     proxy: String,
     identity_key: String,
     leases_key: String,
+    keys: Keys,
+    scripts: Scripts,
     proxy_ttl: Duration,
     poll_interval: Duration,
     link: Link,
@@ -77,6 +86,10 @@ struct Inner {
     grid: Mutex<Grid>,
     /// Wakes the task that tells Redis what could not be told at once.
     outbox: Notify,
+    /// Wakes the task that gives back what the dead left behind.
+    reaping: Notify,
+    /// Orders to recycle that were announced, to be looked up.
+    announced: mpsc::Sender<WorkerKey>,
     events: broadcast::Sender<Event>,
     inquiries: Inquiries,
     /// Hears of seats that others give to sessions of this proxy.
@@ -84,7 +97,11 @@ struct Inner {
     epoch: AtomicU64,
     reachable: AtomicBool,
     said_away: AtomicBool,
+    /// What came of the first attempt to connect: why this Redis can never serve, if it cannot.
+    tried: watch::Sender<Option<Result<(), StoreError>>>,
     proxies: AtomicUsize,
+    /// When the last sign of life that was answered set out.
+    alive: Mutex<Option<Instant>>,
 }
 
 /// Which grid Redis holds. The name is lost when Redis is emptied.
@@ -120,9 +137,10 @@ impl RedisStore {
         shutdown: watch::Receiver<bool>,
     ) -> Result<RedisStore, StoreError> {
         let (inquiries, questions) = Inquiries::new();
-        let inner = Arc::new(Inner::new(config, role, inquiries)?);
+        let (announced, orders) = mpsc::channel(ORDER_BACKLOG);
+        let inner = Arc::new(Inner::new(config, role, inquiries, announced)?);
         let mut tasks = JoinSet::new();
-        tasks.spawn(serve(inner.clone(), questions, shutdown));
+        tasks.spawn(serve(inner.clone(), questions, orders, shutdown));
         Ok(RedisStore {
             inner,
             _tasks: tasks,
@@ -130,10 +148,28 @@ impl RedisStore {
     }
 }
 
+impl RedisStore {
+    /// Waits for the first attempt to connect, for a moment at most.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Refused`] when what answers can never serve, such as a Redis Cluster. A Redis
+    /// that is away is no error: it is waited for.
+    pub async fn usable(&self) -> Result<(), StoreError> {
+        let mut tried = self.inner.tried.subscribe();
+        let first = tried.wait_for(Option::is_some);
+        match tokio::time::timeout(FIRST_ATTEMPT, first).await {
+            Ok(Ok(outcome)) => outcome.clone().unwrap_or(Ok(())),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// All background work of one store, until it is told to stop or dropped.
 async fn serve(
     inner: Arc<Inner>,
     questions: mpsc::Receiver<Question>,
+    orders: mpsc::Receiver<WorkerKey>,
     mut shutdown: watch::Receiver<bool>,
 ) {
     let stopped = async {
@@ -145,43 +181,53 @@ async fn serve(
     let keep = keeper::keep(inner.clone());
     let deliver = upkeep::deliver(inner.clone());
     let answer = inquiry::answer(inner.clone(), questions);
-    let beat = async {
+    let obey = upkeep::look_up_orders(inner.clone(), orders);
+    let mend = upkeep::mend(inner.clone());
+    let duties = async {
         match inner.role {
-            Role::Proxy => upkeep::beat(inner.clone()).await,
+            // Each on its own: the sign of life waits for nothing.
+            Role::Proxy => {
+                let beat = upkeep::beat(inner.clone());
+                let reap = upkeep::reap_when_due(inner.clone());
+                let rounds = upkeep::rounds(inner.clone());
+                tokio::join!(beat, reap, rounds).0
+            }
             Role::Worker => std::future::pending().await,
         }
     };
     tokio::select! {
-        _ = async { tokio::join!(keep, deliver, answer, beat) } => {}
+        _ = async { tokio::join!(keep, deliver, answer, obey, mend, duties) } => {}
         _ = stopped => inner.bye().await,
     }
 }
 
 /// Whether [`RedisStore::connect`] can make something of a URL.
 pub fn accepts_url(url: &str) -> bool {
-    url.into_connection_info().is_ok()
+    Way::parse(url).is_ok()
 }
 
 impl Inner {
-    fn new(config: &StoreConfig, role: Role, inquiries: Inquiries) -> Result<Inner, StoreError> {
+    fn new(
+        config: &StoreConfig,
+        role: Role,
+        inquiries: Inquiries,
+        announced: mpsc::Sender<WorkerKey>,
+    ) -> Result<Inner, StoreError> {
         // rediss:// needs a process-wide provider; ring is the one that Pingora uses.
         pingora::tls::install_default_crypto_provider();
         let unusable = |error: redis::RedisError| StoreError::Refused(error.category().to_owned());
         let url = config.url.as_deref().unwrap_or_default();
-        let info = url.into_connection_info().map_err(unusable)?;
-        let settings = info.redis_settings().clone();
-        let tcp = info.tcp_settings().clone().set_nodelay(true);
-        let address = info.addr().to_string();
-        let info = info
-            .set_tcp_settings(tcp)
-            .set_redis_settings(settings.set_protocol(ProtocolVersion::RESP3));
+        let way = Way::parse(url).map_err(unusable)?;
+        let keys = Keys::new(config.namespace.as_deref(), way.database());
         let proxy = format!("{:016x}", rand::random::<u64>());
         Ok(Inner {
-            client: Client::open(info).map_err(unusable)?,
-            address,
+            address: way.address(),
+            way,
             role,
-            identity_key: keys::identity(&proxy),
-            leases_key: keys::leases(&proxy),
+            identity_key: keys.identity(&proxy),
+            leases_key: keys.leases(&proxy),
+            scripts: Scripts::new(&keys),
+            keys,
             proxy,
             proxy_ttl: config.proxy_ttl,
             poll_interval: config.poll_interval,
@@ -189,13 +235,17 @@ impl Inner {
             ledger: Mutex::default(),
             grid: Mutex::default(),
             outbox: Notify::new(),
+            reaping: Notify::new(),
+            announced,
             events: broadcast::channel(EVENT_BACKLOG).0,
             inquiries,
             grantee: OnceLock::new(),
             epoch: AtomicU64::new(0),
             reachable: AtomicBool::new(false),
             said_away: AtomicBool::new(false),
+            tried: watch::Sender::new(None),
             proxies: AtomicUsize::new(1),
+            alive: Mutex::default(),
         })
     }
 
@@ -208,6 +258,12 @@ impl Inner {
 
     fn grid(&self) -> MutexGuard<'_, Grid> {
         self.grid
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn alive(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.alive
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -227,7 +283,7 @@ impl Inner {
     }
 
     /// A call of a script that is fenced and begins with identity, leases, proxy and epoch.
-    fn fenced(&self, script: &'static Script, epoch: u64) -> ScriptInvocation<'static> {
+    fn fenced<'a>(&self, script: &'a Script, epoch: u64) -> ScriptInvocation<'a> {
         let mut call = script.key(&self.identity_key);
         call.key(&self.leases_key).arg(&self.proxy).arg(epoch);
         call
@@ -248,7 +304,7 @@ impl Inner {
         }
         let departed = self.ledger().departed();
         for worker in departed {
-            let call = deregister_call(&worker);
+            let call = self.deregister_call(&worker);
             let _: u32 = call.invoke_async(&mut live.connection).await?;
             self.ledger().deregistered(&worker);
         }
@@ -265,7 +321,7 @@ impl Inner {
             if batch.is_empty() && unseen.is_empty() {
                 return Ok(());
             }
-            let mut adopt = self.fenced(&SCRIPTS.adopt, live.epoch);
+            let mut adopt = self.fenced(&self.scripts.adopt, live.epoch);
             for seat in &batch {
                 adopt
                     .arg(seat.session.to_string())
@@ -287,8 +343,8 @@ impl Inner {
         }
     }
 
-    fn release_call(&self, sessions: &[(SessionId, bool)]) -> ScriptInvocation<'static> {
-        let mut call = SCRIPTS.release.key(&self.leases_key);
+    fn release_call(&self, sessions: &[(SessionId, bool)]) -> ScriptInvocation<'_> {
+        let mut call = self.scripts.release.key(&self.leases_key);
         call.arg(&self.proxy);
         for (session, refund) in sessions {
             call.arg(session.to_string()).arg(u8::from(*refund));
@@ -301,7 +357,7 @@ impl Inner {
         live: &mut Live,
         registration: &Registration,
     ) -> RedisResult<()> {
-        let call = register_call(registration);
+        let call = self.register_call(registration);
         let _: (u32, u32, u64) = call.invoke_async(&mut live.connection).await?;
         Ok(())
     }
@@ -311,29 +367,29 @@ impl Inner {
             return;
         };
         if self.role == Role::Proxy {
-            let bye = self.fenced(&SCRIPTS.bye, live.epoch);
+            let bye = self.fenced(&self.scripts.bye, live.epoch);
             let said = bye.invoke_async::<u8>(&mut live.connection);
             // Unsaid, the TTL of the identity says it a little later.
             tokio::time::timeout(BYE_TIMEOUT, said).await.ok();
         }
         self.link.lose(live.epoch);
     }
-}
 
-fn register_call(registration: &Registration) -> ScriptInvocation<'static> {
-    let worker = &registration.record.key;
-    let mut call = SCRIPTS.register.key(keys::record(worker));
-    call.arg(worker.to_string())
-        .arg(millis(registration.expires - Instant::now()))
-        .arg(registration.lifetime);
-    for (name, value) in wire::fields(&registration.record) {
-        call.arg(name).arg(value);
+    fn register_call(&self, registration: &Registration) -> ScriptInvocation<'_> {
+        let worker = &registration.record.key;
+        let mut call = self.scripts.register.key(self.keys.record(worker));
+        call.arg(worker.to_string())
+            .arg(millis(registration.expires - Instant::now()))
+            .arg(format!("{} {}", registration.lifetime, registration.active));
+        for (name, value) in wire::fields(&registration.record) {
+            call.arg(name).arg(value);
+        }
+        call
     }
-    call
-}
 
-fn deregister_call(worker: &WorkerKey) -> ScriptInvocation<'static> {
-    let mut call = SCRIPTS.deregister.key(keys::seats(worker));
-    call.arg(worker.to_string());
-    call
+    fn deregister_call(&self, worker: &WorkerKey) -> ScriptInvocation<'_> {
+        let mut call = self.scripts.deregister.key(self.keys.seats(worker));
+        call.arg(worker.to_string());
+        call
+    }
 }

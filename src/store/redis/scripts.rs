@@ -5,27 +5,29 @@
 //! [`redis::ScriptInvocation`], which loads a script that Redis does not know, is for a
 //! `SCRIPT FLUSH` only.
 
-use super::keys;
+use super::keys::Keys;
 use redis::Script;
 use redis::aio::MultiplexedConnection;
-use std::sync::LazyLock;
 
 macro_rules! scripts {
     ($($name:ident),*) => {
-        /// All scripts of this store, each named like its file.
+        /// All scripts of one grid, each named like its file.
         pub struct Scripts {
             $(pub $name: Script,)*
             sources: Vec<String>,
         }
 
-        /// The one copy of them.
-        pub static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| {
-            $(let $name = source(include_str!(concat!("lua/", stringify!($name), ".lua")));)*
-            Scripts {
-                $($name: Script::new(&$name),)*
-                sources: vec![$($name),*],
+        impl Scripts {
+            pub fn new(keys: &Keys) -> Scripts {
+                let begin = format!("{}{}", keys.lua_names(), include_str!("lua/prelude.lua"));
+                $(let $name = concat!("\n", include_str!(concat!("lua/", stringify!($name), ".lua")));)*
+                $(let $name = format!("{begin}{}", $name);)*
+                Scripts {
+                    $($name: Script::new(&$name),)*
+                    sources: vec![$($name),*],
+                }
             }
-        });
+        }
     };
 }
 
@@ -43,29 +45,28 @@ scripts!(
     hello,
     index,
     line,
+    mend,
     reap,
     recycle,
     recycle_in_turn,
     register,
     release,
+    reseat,
     reserve,
     restore,
     sweep,
     take_warm_up,
+    unseat,
     use_quota
 );
 
-fn source(body: &str) -> String {
-    let names = keys::lua_names();
-    let prelude = include_str!("lua/prelude.lua");
-    format!("{names}{prelude}\n{body}")
-}
-
-/// Loads every script in one round trip.
-pub async fn load(connection: &mut MultiplexedConnection) -> redis::RedisResult<()> {
-    let mut pipeline = redis::pipe();
-    for source in &SCRIPTS.sources {
-        pipeline.cmd("SCRIPT").arg("LOAD").arg(source).ignore();
+impl Scripts {
+    /// Loads every script in one round trip.
+    pub async fn load(&self, connection: &mut MultiplexedConnection) -> redis::RedisResult<()> {
+        let mut pipeline = redis::pipe();
+        for source in &self.sources {
+            pipeline.cmd("SCRIPT").arg("LOAD").arg(source).ignore();
+        }
+        pipeline.exec_async(connection).await
     }
-    pipeline.exec_async(connection).await
 }

@@ -1,23 +1,28 @@
-//! What a proxy does in the background while Redis answers: its sign of life, the outbox, reaping,
-//! comparing its leases, and looking for workers that registered by hand. Errors end here: one that
+//! What is done in the background while Redis answers: a proxy's sign of life, the outbox, reaping,
+//! comparing leases, looking for workers that registered by hand, and mending what was disturbed. Errors end here: one that
 //! matters has ended the connection, and the keeper says so.
 
 use super::Inner;
 use super::keeper::{BATCH, leases, millis};
 use super::keys;
-use super::link::Live;
-use super::scripts::SCRIPTS;
+use super::link::{Live, WRONG_TYPE};
 use crate::model::WorkerKey;
+use crate::store::Event;
 use redis::{RedisResult, Script};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
 /// The longest between two signs of life, and with it between a death and its discovery.
 const MAX_BEAT: Duration = Duration::from_secs(1);
 const MIN_BEAT: Duration = Duration::from_millis(20);
+/// Looking through all names may take one part of Redis' time in so many and one.
+const SCAN_SHARE: u32 = 4;
+/// Keys that are none of ours and were said to be, at most.
+const MAX_STRAYS: usize = 1000;
 
 /// Tells Redis of what could not be told at once, whenever there is something.
 pub async fn deliver(inner: Arc<Inner>) {
@@ -33,26 +38,30 @@ pub async fn deliver(inner: Arc<Inner>) {
     }
 }
 
-/// A proxy's regular duties.
+/// A proxy's sign of life. Nothing else is done on the way of it.
 pub async fn beat(inner: Arc<Inner>) {
     let mut ticks = tokio::time::interval((inner.proxy_ttl / 4).clamp(MIN_BEAT, MAX_BEAT));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut next_round = Instant::now();
     loop {
         ticks.tick().await;
         let Some(mut live) = inner.link.live() else {
             continue;
         };
-        if let Err(error) = sign_of_life(&inner, &mut live).await {
-            failed(&inner, &live, "beat", &error);
-            continue;
-        }
-        if Instant::now() < next_round {
-            continue;
-        }
-        next_round = Instant::now() + inner.poll_interval;
-        if let Err(error) = round(&inner, &mut live).await {
-            failed(&inner, &live, "round", &error);
+        let mut beat = inner.scripts.beat.key(&inner.identity_key);
+        beat.arg(&inner.proxy)
+            .arg(live.epoch)
+            .arg(millis(inner.proxy_ttl))
+            .arg(inner.ledger().revision());
+        let sent = Instant::now();
+        match beat.invoke_async::<(usize, u8)>(&mut live.connection).await {
+            Ok((proxies, due)) => {
+                *inner.alive() = Some(sent);
+                inner.proxies.store(proxies.max(1), Ordering::Relaxed);
+                if due == 1 {
+                    inner.reaping.notify_one();
+                }
+            }
+            Err(error) => failed(&inner, &live, "beat", &error),
         }
     }
 }
@@ -62,29 +71,23 @@ fn failed(inner: &Inner, live: &Live, what: &str, error: &redis::RedisError) {
     log::debug!(what, error:%; "store upkeep failed");
 }
 
-async fn sign_of_life(inner: &Inner, live: &mut Live) -> RedisResult<()> {
-    let mut beat = SCRIPTS.beat.key(&inner.identity_key);
-    beat.arg(&inner.proxy)
-        .arg(live.epoch)
-        .arg(millis(inner.proxy_ttl));
-    let (proxies, work): (usize, u8) = beat.invoke_async(&mut live.connection).await?;
-    inner.proxies.store(proxies.max(1), Ordering::Relaxed);
-    if work == 1 {
-        reap(inner, live).await?;
+/// Gives back what the dead left behind, whenever a sign of life found that there is something.
+pub async fn reap_when_due(inner: Arc<Inner>) {
+    loop {
+        inner.reaping.notified().await;
+        if let Some(mut live) = inner.link.live()
+            && let Err(error) = reap(&inner, &mut live).await
+        {
+            failed(&inner, &live, "reaping", &error);
+        }
     }
-    Ok(())
 }
 
 /// Gives back what dead proxies held and strikes dead workers, until there is no more to do.
-///
-/// Who has only just come back judges nobody: after Redis was paused or cut off, everybody's TTL
-/// has run out, and each needs the time of one TTL to say that it lives.
+/// Whether anybody may be judged yet is known in Redis.
 pub async fn reap(inner: &Inner, live: &mut Live) -> RedisResult<()> {
-    if live.since.elapsed() < inner.proxy_ttl {
-        return Ok(());
-    }
     loop {
-        let mut reap = SCRIPTS.reap.key(&inner.identity_key);
+        let mut reap = inner.scripts.reap.key(&inner.identity_key);
         reap.arg(&inner.proxy).arg(live.epoch).arg(BATCH);
         let (seats, workers, more): (u32, u32, u8) =
             reap.invoke_async(&mut live.connection).await?;
@@ -100,73 +103,245 @@ pub async fn reap(inner: &Inner, live: &mut Live) -> RedisResult<()> {
     }
 }
 
-/// The slow round: what repairs whatever else was missed.
-async fn round(inner: &Inner, live: &mut Live) -> RedisResult<()> {
-    let leases = leases(inner, live).await?;
-    inner.ledger().compare(&leases, false);
-    inner.flush(live).await?;
-
-    let taken: Option<String> = redis::cmd("SET")
-        .arg(keys::SCAN)
-        .arg(&inner.proxy)
-        .arg("NX")
-        .arg("PX")
-        .arg(millis(inner.poll_interval))
-        .query_async(&mut live.connection)
-        .await?;
-    if taken.is_some() {
-        discover(inner, live).await?;
-    }
-    Ok(())
-}
-
-/// Finds workers that wrote their record by themselves, and mends counters.
-async fn discover(inner: &Inner, live: &mut Live) -> RedisResult<()> {
-    let mut cursor = 0u64;
-    loop {
-        let (next, names): (u64, Vec<String>) = redis::cmd("SCAN")
-            .arg(cursor)
-            .arg("MATCH")
-            .arg(format!("{}*", keys::WORKER))
-            .arg("COUNT")
-            .arg(1000)
-            .query_async(&mut live.connection)
-            .await?;
-        let workers = names.iter().filter_map(|name| keys::worker_of(name));
-        each(&SCRIPTS.discover, workers.collect(), live).await?;
-        cursor = next;
-        if cursor == 0 {
-            break;
+/// Looks up whether an order to recycle that was announced is there, and passes it on if so. When
+/// that fails, the worker's next heartbeat finds it.
+pub async fn look_up_orders(inner: Arc<Inner>, mut announced: mpsc::Receiver<WorkerKey>) {
+    while let Some(worker) = announced.recv().await {
+        let key = &inner.keys.command(&worker);
+        let there = inner.link.call(|mut live| async move {
+            let mut exists = redis::cmd("EXISTS");
+            exists.arg(key).query_async(&mut live.connection).await
+        });
+        if matches!(there.await, Ok(1u8)) {
+            inner.tell(Event::Recycle(worker));
         }
     }
-    if live.since.elapsed() < inner.proxy_ttl {
-        return Ok(());
+}
+
+/// The slow rounds: what repairs whatever else was missed.
+pub async fn rounds(inner: Arc<Inner>) {
+    let mut round = Round::default();
+    let mut ticks = tokio::time::interval(inner.poll_interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if let Some(mut live) = inner.link.live()
+            && let Err(error) = round.run(&inner, &mut live).await
+        {
+            failed(&inner, &live, "round", &error);
+            if error.code() == Some(WRONG_TYPE) {
+                inner.link.damaged.notify_one();
+            }
+        }
     }
-    let mut counted = HashSet::new();
-    for hash in [keys::ACTIVE, keys::LIFETIME] {
-        let fields: Vec<String> = redis::cmd("HKEYS")
-            .arg(hash)
+}
+
+/// What one round remembers for the next.
+#[derive(Default)]
+struct Round {
+    /// Seats that had no lease.
+    unleased: HashSet<(String, String)>,
+    /// Keys that were said to be none of ours.
+    strays: HashSet<String>,
+    /// How long the last look at all keys took.
+    took: Duration,
+}
+
+impl Round {
+    async fn run(&mut self, inner: &Inner, live: &mut Live) -> RedisResult<()> {
+        let leases = leases(inner, live).await?;
+        inner.ledger().compare(&leases, false);
+        inner.flush(live).await?;
+
+        // In a database that holds much else, looking through all names takes its time.
+        let pause = inner.poll_interval.max(self.took * SCAN_SHARE);
+        let taken: Option<String> = redis::cmd("SET")
+            .arg(inner.keys.name(keys::SCAN))
+            .arg(&inner.proxy)
+            .arg("NX")
+            .arg("PX")
+            .arg(millis(pause))
             .query_async(&mut live.connection)
             .await?;
-        counted.extend(fields.iter().filter_map(|field| field.parse().ok()));
+        if taken.is_some() {
+            // First: whatever else is wrong must not keep counters from being mended.
+            self.sweep(inner, live).await?;
+            let began = Instant::now();
+            self.discover(inner, live).await?;
+            self.took = began.elapsed();
+        }
+        Ok(())
     }
-    let mended = each(&SCRIPTS.sweep, counted.into_iter().collect(), live).await?;
-    if mended > 0 {
-        log::warn!(workers = mended; "mended counters that were not the sum of the leases");
+
+    /// Finds workers that wrote their record by themselves.
+    async fn discover(&mut self, inner: &Inner, live: &mut Live) -> RedisResult<()> {
+        let mut cursor = 0u64;
+        loop {
+            let asked = Instant::now();
+            let (next, names): (u64, Vec<String>) = redis::cmd("SCAN")
+                .arg(cursor)
+                .arg("MATCH")
+                .arg(inner.keys.records())
+                .arg("COUNT")
+                .arg(1000)
+                .query_async(&mut live.connection)
+                .await?;
+            let workers = names.iter().filter_map(|name| inner.keys.worker_of(name));
+            let workers: Vec<WorkerKey> = workers.collect();
+            for answer in each(inner, &inner.scripts.discover, &workers, live).await? {
+                self.say_strays(answer.into_iter().skip(1));
+            }
+            cursor = next;
+            if cursor == 0 {
+                return Ok(());
+            }
+            // Others want to use Redis too.
+            tokio::time::sleep(asked.elapsed() * SCAN_SHARE).await;
+        }
+    }
+
+    fn say_strays(&mut self, names: impl Iterator<Item = String>) {
+        for key in names {
+            if self.strays.len() < MAX_STRAYS && self.strays.insert(key.clone()) {
+                log::warn!(key; "a key has the name of a worker and is none; it is left alone");
+            }
+        }
+    }
+
+    /// Mends counters and indexes, of which the leases are the truth.
+    async fn sweep(&mut self, inner: &Inner, live: &mut Live) -> RedisResult<()> {
+        reseat(inner, live).await?;
+        let mut counted = HashSet::new();
+        for hash in [keys::ACTIVE, keys::LIFETIME] {
+            let fields: Vec<String> = redis::cmd("HKEYS")
+                .arg(inner.keys.name(hash))
+                .query_async(&mut live.connection)
+                .await?;
+            counted.extend(fields.iter().filter_map(|field| field.parse().ok()));
+        }
+        let counted: Vec<WorkerKey> = counted.into_iter().collect();
+        let (mut mended, mut unleased) = (0, HashSet::new());
+        for answer in each(inner, &inner.scripts.sweep, &counted, live).await? {
+            if let Some((number, seats)) = answer.split_first() {
+                mended += number.parse().unwrap_or(0);
+                let seats = seats.chunks_exact(2);
+                unleased.extend(seats.map(|seat| (seat[0].clone(), seat[1].clone())));
+            }
+        }
+        let again: Vec<_> = unleased.intersection(&self.unleased).collect();
+        for batch in again.chunks(BATCH) {
+            let mut unseat = inner.scripts.unseat.prepare_invoke();
+            for (worker, session) in batch {
+                unseat.arg(worker).arg(session);
+            }
+            mended += unseat.invoke_async::<u32>(&mut live.connection).await?;
+        }
+        self.unleased = unleased;
+        if mended > 0 {
+            log::warn!(workers = mended; "mended counters that were not the sum of the leases");
+        }
+        Ok(())
+    }
+}
+
+/// Writes down seats that leases speak of, of all proxies.
+async fn reseat(inner: &Inner, live: &mut Live) -> RedisResult<()> {
+    let proxies: Vec<String> = redis::cmd("SMEMBERS")
+        .arg(inner.keys.name(keys::PROXIES))
+        .query_async(&mut live.connection)
+        .await?;
+    for proxy in proxies {
+        let leases = inner.keys.leases(&proxy);
+        let sessions: Vec<String> = redis::cmd("HKEYS")
+            .arg(&leases)
+            .query_async(&mut live.connection)
+            .await?;
+        for batch in sessions.chunks(BATCH) {
+            let mut reseat = inner.scripts.reseat.key(&leases);
+            reseat.arg(&proxy).arg(batch);
+            let missing: u32 = reseat.invoke_async(&mut live.connection).await?;
+            if missing > 0 {
+                log::warn!(seats = missing; "wrote down seats that were lost, from the leases");
+            }
+        }
     }
     Ok(())
 }
 
-/// Runs a script that takes records and workers, batch by batch, and adds up its answers.
-async fn each(script: &Script, workers: Vec<WorkerKey>, live: &mut Live) -> RedisResult<u32> {
-    let mut sum = 0;
+/// Runs a script that takes records and workers, batch by batch.
+async fn each(
+    inner: &Inner,
+    script: &Script,
+    workers: &[WorkerKey],
+    live: &mut Live,
+) -> RedisResult<Vec<Vec<String>>> {
+    let mut answers = Vec::new();
     for batch in workers.chunks(BATCH) {
         let mut call = script.prepare_invoke();
         for worker in batch {
-            call.key(keys::record(worker)).arg(worker.to_string());
+            call.key(inner.keys.record(worker)).arg(worker.to_string());
         }
-        let found: u32 = call.invoke_async(&mut live.connection).await?;
-        sum += found;
+        answers.push(call.invoke_async(&mut live.connection).await?);
     }
-    Ok(sum)
+    Ok(answers)
+}
+
+/// Deletes what stands in the place of our keys and is of another type, whenever a call ran into
+/// it. What it held is written down again from the leases and by heartbeats.
+pub async fn mend(inner: Arc<Inner>) {
+    loop {
+        inner.link.damaged.notified().await;
+        if let Some(mut live) = inner.link.live() {
+            match delete_mistyped(&inner, &mut live).await {
+                Ok(()) => {}
+                Err(error) => failed(&inner, &live, "mending", &error),
+            }
+        }
+        inner.link.note_mended();
+    }
+}
+
+async fn delete_mistyped(inner: &Inner, live: &mut Live) -> RedisResult<()> {
+    // Those first by which the others are found.
+    let found = mistyped(inner, live, inner.keys.of_the_grid()).await?;
+    let leases = redis::cmd("SMEMBERS")
+        .arg(inner.keys.name(keys::PROXIES))
+        .query_async::<Vec<String>>(&mut live.connection)
+        .await?;
+    let workers = redis::cmd("HKEYS")
+        .arg(inner.keys.name(keys::ACTIVE))
+        .query_async::<Vec<String>>(&mut live.connection)
+        .await?;
+    let workers = workers.iter().filter_map(|worker| worker.parse().ok());
+    let heard = inner.ledger().remembered();
+    let workers = workers.chain(heard.into_iter().map(|view| view.record.key));
+    let leases = leases.iter().chain([&inner.proxy]);
+    let leases = leases.map(|proxy| inner.keys.leases(proxy));
+    let seats = workers.map(|worker: WorkerKey| inner.keys.seats(&worker));
+    let hashes = leases.chain(seats).map(|key| (key, "hash")).collect();
+    let mut deleted = found;
+    deleted.extend(mistyped(inner, live, hashes).await?);
+    for key in deleted {
+        log::warn!(key; "deleted a key of another type that stood in the place of one of ours");
+    }
+    Ok(())
+}
+
+async fn mistyped(
+    inner: &Inner,
+    live: &mut Live,
+    keys: Vec<(String, &'static str)>,
+) -> RedisResult<Vec<String>> {
+    let mut deleted = Vec::new();
+    for batch in keys.chunks(BATCH) {
+        let mut mend = inner.scripts.mend.prepare_invoke();
+        for (key, kind) in batch {
+            mend.key(key).arg(*kind);
+        }
+        deleted.extend(
+            mend.invoke_async::<Vec<String>>(&mut live.connection)
+                .await?,
+        );
+    }
+    Ok(deleted)
 }

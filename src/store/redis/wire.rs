@@ -18,6 +18,9 @@ pub fn fields(record: &WorkerRecord) -> Vec<(&'static str, String)> {
         ("lastHeartbeat", record.last_heartbeat.to_string()),
         ("replacesItself", record.replaces_itself.to_string()),
     ];
+    if record.fixed {
+        fields.push(("fixed", "true".to_owned()));
+    }
     if let Some(version) = record.version {
         fields.push(("playwrightVersion", version.to_string()));
     }
@@ -69,6 +72,7 @@ pub fn record(key: WorkerKey, fields: &HashMap<String, String>) -> Option<Worker
         version: text("playwrightVersion").and_then(|version| version.parse().ok()),
         browser_version: text("browserVersion").map(str::to_owned),
         replaces_itself: text("replacesItself") == Some("true"),
+        fixed: text("fixed") == Some("true"),
         started_at: number("startedAt").unwrap_or(0),
         last_heartbeat: number("lastHeartbeat").unwrap_or(0),
         memory: number("memory"),
@@ -219,6 +223,19 @@ pub fn client_address(info: &str) -> Option<IpAddr> {
     Some(address.ip())
 }
 
+/// Where others reach this machine: at the address that its packets to Redis have, `own`. When that
+/// is loopback and Redis still sees us, `seen`, at another address of this machine, something here passes
+/// bytes on to another machine, and that address is the one the others know.
+pub fn advertised(own: Option<IpAddr>, seen: Option<IpAddr>) -> Option<IpAddr> {
+    let is_ours = |address: &IpAddr| {
+        !address.is_loopback() && std::net::UdpSocket::bind((*address, 0)).is_ok()
+    };
+    match own {
+        Some(own) if own.is_loopback() => Some(seen.filter(is_ours).unwrap_or(own)),
+        own => own,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -240,6 +257,7 @@ mod tests {
             version: "1.65".parse().ok(),
             browser_version: None,
             replaces_itself: true,
+            fixed: true,
             started_at: 1,
             last_heartbeat: 2,
             memory: Some(3),
@@ -288,6 +306,20 @@ mod tests {
         assert_eq!((granted.counts.active, granted.counts.revision), (3, 99));
         assert_eq!(grant("s p1 000000000000002a 3 7"), None);
         assert_eq!(grant("c 1 2 3 chromium:a"), None);
+    }
+
+    #[test]
+    fn what_redis_sees_of_a_proxy_in_between_is_not_advertised() {
+        let address = |text: &str| text.parse::<IpAddr>().ok();
+        let (own, foreign) = (address("127.0.0.1"), address("192.0.2.7"));
+        assert_eq!(advertised(own, own), own);
+        assert_eq!(advertised(own, foreign), own);
+        assert_eq!(advertised(own, address("127.0.0.9")), own);
+        assert_eq!(
+            advertised(address("10.0.0.3"), foreign),
+            address("10.0.0.3")
+        );
+        assert_eq!(advertised(None, foreign), None);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! * [`outage`]: Redis dies, freezes, forgets, refuses; the grid goes on.
 //! * [`operator`]: what one of them is asked is asked of all.
 //! * [`quota`]: a tenant has no more sessions than it may have, wherever they go.
+//! * [`sentinel`]: the primary dies and a replica takes its place.
 //! * [`original`]: a worker that somebody registers by hand.
 //!
 //! Workers are fakes where only counts matter, registered as the original's are.
@@ -17,6 +18,7 @@ mod operator;
 mod original;
 mod outage;
 mod quota;
+mod sentinel;
 
 use crate::support::{Books, Connected, Grid, GridBuilder, OriginalWorker, RedisServer};
 use std::time::Duration;

@@ -18,8 +18,10 @@ for i = 3, #ARGV, 3 do
   if what == '+' then
     if on_the_books(worker) then change(worker, 0, n) end
   elseif call('HSETNX', KEYS[2], what, worker) == 1 then
-    call('HSET', K.seats .. worker, what, proxy)
-    if on_the_books(worker) then change(worker, 1, n) end
+    -- Its seat may have outlived the lease, or be one that somebody remembered.
+    local more = call('HSET', K.seats .. worker, what, proxy)
+    if more == 1 and n == 0 and end_ghost(worker) then more = 0 end
+    if on_the_books(worker) then change(worker, more, n) end
     new = new + 1
   end
 end

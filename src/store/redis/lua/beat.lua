@@ -1,13 +1,20 @@
 -- A proxy's sign of life.
 --
 -- KEYS  1: the proxy's identity
--- ARGV  1: proxy, 2: epoch, 3: TTL of the identity in ms
+-- ARGV  1: proxy, 2: epoch, 3: TTL of the identity in ms, 4: the highest revision it has seen
 -- Returns {proxies alive, 1 if there is something to reap}; FENCED
 -- Atomic because an identity that expired, or that a newer connection owns, must not be extended.
 
 if fenced(ARGV[1], ARGV[2]) then return FENCED end
 call('PEXPIRE', KEYS[1], ARGV[3])
+-- The set may have been lost.
+call('SADD', K.proxies, ARGV[1])
+feel_pulse(tonumber(ARGV[3]))
+if (tonumber(call('GET', K.revision)) or 0) < tonumber(ARGV[4]) then
+  call('SET', K.revision, ARGV[4])
+end
 
 local alive, dead = count_proxies()
 local overdue = call('ZCOUNT', K.workers, '-inf', now())
-return { alive, (dead + overdue > 0) and 1 or 0 }
+local due = dead + overdue > 0 or ghosts_due()
+return { alive, (due and judging()) and 1 or 0 }

@@ -3,17 +3,18 @@
 --
 -- KEYS  the records
 -- ARGV  the workers, in the same order
--- Returns how many were new
+-- Returns {how many were new, then the names of those that are no record at all}
 -- Atomic because counters are created only where there are none.
 
-local new = 0
+local answer = { 0 }
 for i, worker in ipairs(ARGV) do
   local ttl = call('PTTL', KEYS[i])
-  local whole = call('HEXISTS', KEYS[i], 'endpoint') == 1
-  if ttl >= 0 and whole and not call('ZSCORE', K.workers, worker) then
+  if call('TYPE', KEYS[i]).ok ~= 'hash' then
+    if ttl ~= -2 then answer[#answer + 1] = KEYS[i] end
+  elseif ttl >= 0 and field(KEYS[i], 'endpoint') and not call('ZSCORE', K.workers, worker) then
     enter(worker, ttl, 0)
     announce(worker)
-    new = new + 1
+    answer[1] = answer[1] + 1
   end
 end
-return new
+return answer

@@ -12,13 +12,14 @@ if call('GET', KEYS[1]) ~= ARGV[1] then return FENCED end
 local fleet = {}
 for i = 2, #ARGV do
   local worker = ARGV[i]
-  if alive(KEYS[i]) then
+  local fields = redis.pcall('HGETALL', KEYS[i])
+  if not fields.err and alive(KEYS[i]) then
     fleet[#fleet + 1] = {
-      worker, count(K.active, worker), count(K.lifetime, worker), call('HGETALL', KEYS[i]),
+      worker, count(K.active, worker), count(K.lifetime, worker), fields,
     }
   elseif call('ZSCORE', K.workers, worker) then
     -- Gone before its time, by hand or by a worker of the original: due for the reaper.
     call('ZADD', K.workers, 0, worker)
   end
 end
-return { call('GET', K.revision) or '0', fleet }
+return { revision_now(), fleet }

@@ -1,26 +1,31 @@
 -- A proxy or worker has a new connection.
 --
 -- KEYS  1: the name of the grid, 2: the proxy's identity (absent for a worker)
--- ARGV  1: a name for the grid, if it has none yet, 2: the highest revision seen, 3: proxy,
---       4: epoch of the connection, 5: TTL of the identity in ms (3 to 5 absent for a worker)
+-- ARGV  1: a name for the grid, if it needs one, 2: the highest revision seen, 3: the grid that was
+--       known before (empty: none), 4: proxy, 5: epoch of the connection, 6: TTL of the identity in
+--       ms (4 to 6 absent for a worker)
 -- Returns {the grid's name, the revision}
 -- Atomic because from here on the epoch fences off everything that older connections of the same
---       proxy sent and Redis has not read yet, and because one of many must name an empty grid.
+--       proxy sent and Redis has not read yet, and because one of many must name the grid.
 
 local grid = call('GET', KEYS[1])
-if not grid then
+local revision, seen = revision_now(), tonumber(ARGV[2])
+if not grid or revision < seen then
+  -- Redis came back empty, or older than it was. Everybody writes down again what is theirs.
   grid = ARGV[1]
   call('SET', KEYS[1], grid)
   call('PUBLISH', K.reset, grid)
+  if revision < seen then call('SET', K.revision, ARGV[2]) end
+  revision = rise()
 end
-local revision = tonumber(call('GET', K.revision) or 0)
-if revision < tonumber(ARGV[2]) then
-  revision = tonumber(ARGV[2])
-  call('SET', K.revision, ARGV[2])
+if ARGV[3] ~= '' and ARGV[3] ~= grid then
+  -- Those who have not yet done so are remembered as ghosts.
+  call('SET', K.ghosts, grid, 'PX', GHOSTS_TTL, 'NX')
 end
-if ARGV[3] then
-  call('SET', KEYS[2], ARGV[4], 'PX', ARGV[5])
-  call('SADD', K.proxies, ARGV[3])
+if ARGV[4] then
+  feel_pulse(tonumber(ARGV[6]))
+  call('SET', KEYS[2], ARGV[5], 'PX', ARGV[6])
+  call('SADD', K.proxies, ARGV[4])
   -- Everybody's share for when Redis is away is one of so many now, this proxy's too.
   call('PUBLISH', K.events, 'p ' .. count_proxies())
 end

@@ -89,7 +89,7 @@ for _ = 1, tonumber(ARGV[6]) do
   local held = call('HGET', KEYS[2], session)
   if held and on_the_books(held) then
     -- It got a seat, and the message is lost.
-    granted(session, held, count(K.active, held), count(K.lifetime, held), call('GET', K.revision))
+    granted(session, held, count(K.active, held), count(K.lifetime, held), revision_now())
   else
     if held then give_back(proxy, session, false) end
     if place == '' then
@@ -212,10 +212,11 @@ end
 local given, record = 0, 4
 while i <= #ARGV and remaining > 0 and given < MOST do
   local worker, most_active, most_lifetime = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
-  local found = call('HMGET', KEYS[record], 'status', 'playwrightVersion')
+  local found = redis.pcall('HMGET', KEYS[record], 'status', 'playwrightVersion')
   local a, l = -1, -1
   if found[1] == 'available' and alive(KEYS[record]) then
-    a, l = count(K.active, worker), count(K.lifetime, worker)
+    a = mended(K.active, worker, call('HGET', K.active, worker))
+    l = mended(K.lifetime, worker, call('HGET', K.lifetime, worker))
     while given < MOST and a < most_active and (most_lifetime < 0 or l < most_lifetime) do
       local entry = next_for(worker, found[2] or '')
       if not entry then break end
@@ -250,4 +251,4 @@ end
 if given > 0 then call('HSET', turns_key, 'served', string.format('%.0f %.0f', served, seats)) end
 if next(changed) then call('PEXPIRE', turns_key, REMEMBERED) end
 
-return { 'line', places, grants, counts, call('GET', K.revision) or '0', elsewhere }
+return { 'line', places, grants, counts, revision_now(), elsewhere }

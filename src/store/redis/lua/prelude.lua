@@ -11,28 +11,63 @@ local function now()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
-local function count(hash, worker)
-  return tonumber(call('HGET', hash, worker) or 0) or 0
+-- A counter as it was read; nil for what is none, whoever wrote it.
+local function whole(text)
+  local n = tonumber(text)
+  if n and n >= 0 and n < 4294967296 and n == math.floor(n) then return n end
 end
 
--- Adds to a counter, which never goes below zero whatever somebody did to it by hand.
+local function count(hash, worker)
+  return whole(call('HGET', hash, worker)) or 0
+end
+
+-- The counter of a worker whose record is there, as it was read. One that is lost or no number is
+-- as high as the seats that are held.
+local function mended(hash, worker, text)
+  local n = whole(text)
+  if not n then
+    n = call('HLEN', K.seats .. worker)
+    call('HSET', hash, worker, n)
+  end
+  return n
+end
+
+-- Adds to a counter. It never goes below zero, and is mended where it is no number, whatever
+-- somebody did to it by hand: the worker's seats are changed before its counters.
 local function add(hash, worker, by)
   if by == 0 then return count(hash, worker) end
-  local value = call('HINCRBY', hash, worker, by)
-  if value < 0 then
-    call('HSET', hash, worker, 0)
-    return 0
+  local value = redis.pcall('HINCRBY', hash, worker, by)
+  return whole(value) or mended(hash, worker, nil)
+end
+
+local function revision_now()
+  return tonumber(call('GET', K.revision)) or 0
+end
+
+-- The next revision. It begins with the time, so that a counter that was lost goes on above any
+-- value that was ever seen.
+local function rise()
+  local revision = redis.pcall('INCR', K.revision)
+  if type(revision) ~= 'number' or revision < 1000000000000 then
+    revision = now()
+    call('SET', K.revision, revision)
   end
-  return value
+  return revision
 end
 
 -- Changes both counters of a worker on the books and tells the proxies.
 local function change(worker, active, lifetime)
   local a = add(K.active, worker, active)
   local l = add(K.lifetime, worker, lifetime)
-  local revision = call('INCR', K.revision)
+  local revision = rise()
   call('PUBLISH', K.events, 'c ' .. a .. ' ' .. l .. ' ' .. revision .. ' ' .. worker)
   return a, l, revision
+end
+
+-- A field of a record; nil when there is none, or when the key is no record at all.
+local function field(record, name)
+  local value = redis.pcall('HGET', record, name)
+  if type(value) == 'string' then return value end
 end
 
 -- Whether a worker's record is there. One without TTL is a dead worker.
@@ -50,7 +85,7 @@ local function announce(worker)
   local fields = {}
   for i = 1, #flat, 2 do fields[flat[i]] = flat[i + 1] end
   local a, l = count(K.active, worker), count(K.lifetime, worker)
-  local revision = call('INCR', K.revision)
+  local revision = rise()
   local body = cjson.encode({ worker = worker, fields = fields })
   call('PUBLISH', K.events, 'w ' .. a .. ' ' .. l .. ' ' .. revision .. ' ' .. body)
   return a, l, revision
@@ -86,7 +121,7 @@ local function strike(worker)
   call('HDEL', K.active, worker)
   call('HDEL', K.lifetime, worker)
   if known == 1 then
-    call('PUBLISH', K.events, 'g ' .. call('INCR', K.revision) .. ' ' .. worker)
+    call('PUBLISH', K.events, 'g ' .. rise() .. ' ' .. worker)
   end
 end
 
@@ -107,6 +142,63 @@ local function count_proxies()
     if call('EXISTS', K.proxy .. proxy) == 1 then alive = alive + 1 else dead = dead + 1 end
   end
   return alive, dead
+end
+
+-- After a time in which Redis heard no proxy (it was away, or there was none), the silent are
+-- judged only when all had some seconds to come back, in ms.
+local GRACE = 5000
+
+-- Notes that a proxy was heard, whose identity lives for `ttl` ms.
+local function feel_pulse(ttl)
+  local time, grace = now(), math.min(ttl, GRACE)
+  local heard, judged = unpack(call('HMGET', K.pulse, 'heard', 'judged'))
+  heard, judged = tonumber(heard), tonumber(judged)
+  if not heard or not judged or time - heard > ttl / 2 or judged - time > GRACE then
+    call('HSET', K.pulse, 'heard', time, 'judged', time + grace)
+  else
+    call('HSET', K.pulse, 'heard', time)
+  end
+end
+
+local function judging()
+  local judged = tonumber(call('HGET', K.pulse, 'judged'))
+  return judged and now() >= judged
+end
+
+-- Seats that somebody held before Redis came back empty or old, as long as nobody has said which
+-- session it was: held by nobody's proxy of this name, which lives as long as K.ghosts, in ms.
+local GHOSTS = 'ghosts'
+local GHOSTS_TTL = 5000
+
+-- Sees to it that a worker has as many seats taken as somebody remembers. Returns how many ghosts
+-- that took; their counting is up to the caller.
+local function remember_seats(worker, active)
+  if active == 0 or call('EXISTS', K.ghosts) == 0 then return 0 end
+  local held = call('HLEN', K.seats .. worker)
+  for _ = held + 1, active do
+    local session = 'ghost:' .. rise()
+    call('HSET', K.leases .. GHOSTS, session, worker)
+    call('HSET', K.seats .. worker, session, GHOSTS)
+  end
+  return math.max(active - held, 0)
+end
+
+-- A session that was counted before takes its seat again: a ghost of the worker goes, if it has one.
+local function end_ghost(worker)
+  if call('EXISTS', K.leases .. GHOSTS) == 0 then return false end
+  for _, session in ipairs(call('HKEYS', K.seats .. worker)) do
+    if session:sub(1, 6) == 'ghost:' then
+      call('HDEL', K.leases .. GHOSTS, session)
+      call('HDEL', K.seats .. worker, session)
+      return true
+    end
+  end
+  return false
+end
+
+-- Whether ghosts are left whose time is over.
+local function ghosts_due()
+  return call('EXISTS', K.leases .. GHOSTS) == 1 and call('EXISTS', K.ghosts) == 0
 end
 
 -- Whether this connection still speaks for its proxy. Once a newer connection said hello, or the

@@ -7,19 +7,31 @@
 --       and a proxy that returns finds exactly what was taken.
 
 if fenced(ARGV[1], ARGV[2]) then return FENCED end
+-- Redis itself was away: nobody is judged yet.
+if not judging() then return { 0, 0, 0 } end
 local most = tonumber(ARGV[3])
 
 local seats = 0
+local function give_back_all(proxy)
+  local leases = redis.pcall('HSCAN', K.leases .. proxy, 0, 'COUNT', most)
+  if leases.err then
+    call('DEL', K.leases .. proxy)
+    return
+  end
+  for i = 1, #leases[2], 2 do
+    if give_back(proxy, leases[2][i], false) then seats = seats + 1 end
+  end
+end
+
 for _, proxy in ipairs(call('SMEMBERS', K.proxies)) do
   if seats >= most then break end
   if call('EXISTS', K.proxy .. proxy) == 0 then
-    local leases = call('HSCAN', K.leases .. proxy, 0, 'COUNT', most)[2]
-    for i = 1, #leases, 2 do
-      if give_back(proxy, leases[i], false) then seats = seats + 1 end
-    end
+    give_back_all(proxy)
     if call('EXISTS', K.leases .. proxy) == 0 then call('SREM', K.proxies, proxy) end
   end
 end
+local of_proxies = seats
+if ghosts_due() then give_back_all(GHOSTS) end
 
 -- The score is when the record was last known to expire; whoever keeps it by hand with EXPIRE does
 -- not move the score, so the record itself decides. One without TTL is a dead worker.
@@ -35,4 +47,4 @@ for _, worker in ipairs(overdue) do
   end
 end
 
-return { seats, workers, (seats >= most or #overdue >= most) and 1 or 0 }
+return { of_proxies, workers, (seats >= most or #overdue >= most) and 1 or 0 }

@@ -16,7 +16,7 @@ if fenced(proxy, epoch) then return FENCED end
 local held = call('HGET', KEYS[2], session)
 if held then
   if on_the_books(held) then
-    return { 'seat', held, count(K.active, held), count(K.lifetime, held), call('GET', K.revision) }
+    return { 'seat', held, count(K.active, held), count(K.lifetime, held), revision_now() }
   end
   give_back(proxy, session, false)
 end
@@ -27,11 +27,11 @@ if #workers == 0 then return { 'gone' } end
 local active = call('HMGET', K.active, unpack(workers))
 local lifetime = call('HMGET', K.lifetime, unpack(workers))
 
-local full = { 'full', call('GET', K.revision) or '0' }
+local full = { 'full', revision_now() }
 for i, worker in ipairs(workers) do
   local record = KEYS[2 + i]
-  if call('HGET', record, 'status') == 'available' and alive(record) then
-    local a, l = tonumber(active[i] or 0) or 0, tonumber(lifetime[i] or 0) or 0
+  if field(record, 'status') == 'available' and alive(record) then
+    local a, l = mended(K.active, worker, active[i]), mended(K.lifetime, worker, lifetime[i])
     local most_active, most_lifetime = tonumber(ARGV[2 + 3 * i]), tonumber(ARGV[3 + 3 * i])
     if a < most_active and (most_lifetime < 0 or l < most_lifetime) then
       call('HSET', KEYS[2], session, worker)

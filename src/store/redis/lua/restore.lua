@@ -1,9 +1,9 @@
--- Writes down workers as a proxy remembers them, into a Redis that came back empty. They live for
--- a moment, until their own heartbeat takes over.
+-- Writes down workers as a proxy remembers them, into a Redis that came back empty or old. They
+-- live for a moment, until their own heartbeat takes over.
 --
 -- KEYS  1: the proxy's identity, 2: its leases, then the records
--- ARGV  1: proxy, 2: epoch, 3: TTL in ms, then for each record: worker, the lifetime remembered,
---       how many arguments its fields take, field, value, ...
+-- ARGV  1: proxy, 2: epoch, 3: TTL in ms, then for each record: worker, the lifetime and the active
+--       sessions remembered, how many arguments its fields take, field, value, ...
 -- Returns how many were missing; FENCED
 -- Atomic because a record must not be seen without TTL or counters, and because what the worker
 --       itself wrote in the meantime is better than any memory of it.
@@ -13,18 +13,26 @@ local ttl = tonumber(ARGV[3])
 
 local missing, i, record = 0, 4, 3
 while i <= #ARGV do
-  local worker, lifetime, n = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
+  local worker, n = ARGV[i], tonumber(ARGV[i + 3])
+  local lifetime, active = tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
   -- A worker of the original leaves a fragment when its heartbeat finds no record.
-  if call('HEXISTS', KEYS[record], 'endpoint') == 0 then
-    call('HSET', KEYS[record], unpack(ARGV, i + 3, i + 2 + n))
+  if not field(KEYS[record], 'endpoint') then
+    call('DEL', KEYS[record])
+    call('HSET', KEYS[record], unpack(ARGV, i + 4, i + 3 + n))
     call('PEXPIRE', KEYS[record], ttl)
-    enter(worker, ttl, lifetime)
     missing = missing + 1
   end
-  if on_the_books(worker) and count(K.lifetime, worker) < lifetime then
-    -- Several proxies remember: the highest stays.
-    change(worker, 0, lifetime - count(K.lifetime, worker))
+  local more, booked = remember_seats(worker, active), on_the_books(worker)
+  local left = call('PTTL', KEYS[record])
+  if left >= 0 and not (booked and call('ZSCORE', K.workers, worker)) then
+    enter(worker, left, lifetime)
   end
-  i, record = i + 3 + n, record + 1
+  if on_the_books(worker) then
+    -- Several proxies remember: the highest stays.
+    local unknown = math.max(lifetime - count(K.lifetime, worker), 0)
+    if not booked then more = 0 end
+    if more + unknown > 0 then change(worker, more, unknown) end
+  end
+  i, record = i + 4 + n, record + 1
 end
 return missing

@@ -1,22 +1,39 @@
--- Mends counters that something other than these scripts disturbed.
+-- Mends counters and indexes that something other than these scripts disturbed.
 --
 -- KEYS  the records
 -- ARGV  the workers, in the same order
--- Returns how many were mended
+-- Returns {how many were mended, then worker, session, ... of the seats that have no lease}
 -- Atomic because the truth, the seats, is compared and written down in one go.
 
-local mended = 0
+if not judging() then return { 0 } end
+local mended_workers, proxies, answer = 0, {}, { 0 }
 for i, worker in ipairs(ARGV) do
   if call('ZSCORE', K.workers, worker) then
-    local off = call('HLEN', K.seats .. worker) - count(K.active, worker)
-    if off ~= 0 then
-      change(worker, off, 0)
-      mended = mended + 1
+    local seats = call('HGETALL', K.seats .. worker)
+    for n = 1, #seats, 2 do
+      local session, proxy = seats[n], seats[n + 1]
+      proxies[proxy] = true
+      if call('HGET', K.leases .. proxy, session) ~= worker then
+        answer[#answer + 1] = worker
+        answer[#answer + 1] = session
+      end
+    end
+    local active, lifetime = count(K.active, worker), call('HGET', K.lifetime, worker)
+    if not whole(lifetime) then mended(K.lifetime, worker, lifetime) end
+    if #seats / 2 ~= active or not whole(call('HGET', K.active, worker)) then
+      call('HSET', K.active, worker, #seats / 2)
+      change(worker, 0, 0)
+      mended_workers = mended_workers + 1
     end
   elseif call('EXISTS', KEYS[i]) == 0 then
     call('HDEL', K.active, worker)
     call('HDEL', K.lifetime, worker)
-    mended = mended + 1
+    mended_workers = mended_workers + 1
   end
 end
-return mended
+-- Who holds a seat is a proxy, whether the set still knows it or not.
+for proxy in pairs(proxies) do
+  if proxy ~= GHOSTS then call('SADD', K.proxies, proxy) end
+end
+answer[1] = mended_workers
+return answer

@@ -44,6 +44,10 @@ const SHOWN: &[(&str, fn())] = &[
         "store.reap_interval",
         stores::a_dead_proxys_seats_are_swept_up,
     ),
+    (
+        "store.namespace",
+        stores::grids_of_different_namespaces_do_not_meet,
+    ),
     ("store.poll_interval", stores::the_fleet_is_read_often),
     (
         "limits.max_concurrent_sessions",
@@ -305,7 +309,8 @@ const OTHER: &[(&str, &str)] = &[
     ("store.strict", "true"),
     ("store.proxy_ttl", "29s"),
     ("store.reap_interval", "4m"),
-    ("store.poll_interval", "9s"),
+    ("store.namespace", "other"),
+    ("store.poll_interval", "4s"),
     ("worker.port", "3132"),
     ("worker.hostname", "elsewhere"),
     ("worker.browser", "webkit"),

@@ -79,3 +79,38 @@ pub async fn the_fleet_is_read_often() {
         .await
         .expect("it looks often");
 }
+
+#[tokio::test]
+pub async fn grids_of_different_namespaces_do_not_meet() {
+    let redis = RedisServer::start().await;
+    let mut grids = Vec::new();
+    for (namespace, workers) in [("none", 2), ("ci", 1), ("ci.nightly", 1)] {
+        let mut fakes = Vec::new();
+        for _ in 0..workers {
+            fakes.push(FakePlaywright::start().await);
+        }
+        let grid = Grid::new()
+            .redis(&redis)
+            .fakes(&fakes.iter().collect::<Vec<_>>())
+            .config(&format!(
+                "store: {{ namespace: {namespace}, poll_interval: 200ms }}"
+            ))
+            .start()
+            .await;
+        grids.push((grid, fakes, workers));
+    }
+    for (grid, fakes, workers) in &grids {
+        assert_eq!(grid.workers().await.len(), *workers);
+        grid.connect().await.close().await;
+        assert_eq!(fakes.iter().map(|fake| fake.upgrades()).sum::<usize>(), 1);
+    }
+    let names = redis.cli(&["KEYS", "*"]);
+    for name in names.lines() {
+        let plain = ["worker:", "cluster:", "playhouse:"];
+        let name = name
+            .strip_prefix("ci:")
+            .or(name.strip_prefix("ci.nightly:"))
+            .unwrap_or(name);
+        assert!(plain.iter().any(|it| name.starts_with(it)), "{name}");
+    }
+}
