@@ -88,6 +88,7 @@ async fn store(worker: &WorkerKey) -> Arc<MemoryStore> {
         version: None,
         browser_version: None,
         replaces_itself: false,
+        fixed: false,
         started_at: 0,
         last_heartbeat: 0,
         memory: None,
