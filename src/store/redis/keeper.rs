@@ -80,6 +80,8 @@ fn arrived(inner: &Inner, live: Live) {
     inner.tell(Event::Resync);
     // What came in while the ledger was being written down.
     inner.outbox.notify_one();
+    // Whoever is alive reaps, for however short a time it may be.
+    inner.reaping.notify_one();
     if inner.grid().stale() {
         inner.link.lose(epoch);
     }

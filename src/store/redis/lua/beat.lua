@@ -17,4 +17,4 @@ end
 local alive, dead = count_proxies()
 local overdue = call('ZCOUNT', K.workers, '-inf', now())
 local due = dead + overdue > 0 or ghosts_due()
-return { alive, (due and judging()) and 1 or 0 }
+return { alive, due and 1 or 0 }

@@ -26,6 +26,7 @@ if ARGV[4] then
   feel_pulse(tonumber(ARGV[6]))
   call('SET', KEYS[2], ARGV[5], 'PX', ARGV[6])
   call('SADD', K.proxies, ARGV[4])
+  call('HDEL', K.pulse, 'dead:' .. ARGV[4])
   -- Everybody's share for when Redis is away is one of so many now, this proxy's too.
   call('PUBLISH', K.events, 'p ' .. count_proxies())
 end

@@ -135,11 +135,16 @@ local function give_back(proxy, session, refund)
   return true
 end
 
--- How many proxies are alive, and how many are not.
+-- How many proxies are alive, and how many are not. Of those it is noted since when they are seen dead.
 local function count_proxies()
   local alive, dead = 0, 0
   for _, proxy in ipairs(call('SMEMBERS', K.proxies)) do
-    if call('EXISTS', K.proxy .. proxy) == 1 then alive = alive + 1 else dead = dead + 1 end
+    if call('EXISTS', K.proxy .. proxy) == 1 then
+      alive = alive + 1
+    else
+      dead = dead + 1
+      call('HSETNX', K.pulse, 'dead:' .. proxy, now())
+    end
   end
   return alive, dead
 end
@@ -154,7 +159,7 @@ local function feel_pulse(ttl)
   local heard, judged = unpack(call('HMGET', K.pulse, 'heard', 'judged'))
   heard, judged = tonumber(heard), tonumber(judged)
   if not heard or not judged or time - heard > ttl / 2 or judged - time > GRACE then
-    call('HSET', K.pulse, 'heard', time, 'judged', time + grace)
+    call('HSET', K.pulse, 'heard', time, 'judged', time + grace, 'grace', grace)
   else
     call('HSET', K.pulse, 'heard', time)
   end
@@ -163,6 +168,14 @@ end
 local function judging()
   local judged = tonumber(call('HGET', K.pulse, 'judged'))
   return judged and now() >= judged
+end
+
+-- Whether a proxy without identity counts as dead: nobody had to come back lately, or it has been seen
+-- dead for as long as that takes, however often others came and went meanwhile.
+local function is_dead(proxy)
+  if judging() then return true end
+  local since, grace = unpack(call('HMGET', K.pulse, 'dead:' .. proxy, 'grace'))
+  return since and grace and now() - tonumber(since) > tonumber(grace)
 end
 
 -- Seats that somebody held before Redis came back empty or old, as long as nobody has said which

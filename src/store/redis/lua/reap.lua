@@ -7,8 +7,7 @@
 --       and a proxy that returns finds exactly what was taken.
 
 if fenced(ARGV[1], ARGV[2]) then return FENCED end
--- Redis itself was away: nobody is judged yet.
-if not judging() then return { 0, 0, 0 } end
+count_proxies()
 local most = tonumber(ARGV[3])
 
 local seats = 0
@@ -25,9 +24,12 @@ end
 
 for _, proxy in ipairs(call('SMEMBERS', K.proxies)) do
   if seats >= most then break end
-  if call('EXISTS', K.proxy .. proxy) == 0 then
+  if call('EXISTS', K.proxy .. proxy) == 0 and is_dead(proxy) then
     give_back_all(proxy)
-    if call('EXISTS', K.leases .. proxy) == 0 then call('SREM', K.proxies, proxy) end
+    if call('EXISTS', K.leases .. proxy) == 0 then
+      call('SREM', K.proxies, proxy)
+      call('HDEL', K.pulse, 'dead:' .. proxy)
+    end
   end
 end
 local of_proxies = seats
@@ -36,7 +38,9 @@ if ghosts_due() then give_back_all(GHOSTS) end
 -- The score is when the record was last known to expire; whoever keeps it by hand with EXPIRE does
 -- not move the score, so the record itself decides. One without TTL is a dead worker.
 local workers, time = 0, now()
-local overdue = call('ZRANGEBYSCORE', K.workers, '-inf', time, 'LIMIT', 0, most)
+local overdue = {}
+-- Redis itself was away: no worker is judged yet.
+if judging() then overdue = call('ZRANGEBYSCORE', K.workers, '-inf', time, 'LIMIT', 0, most) end
 for _, worker in ipairs(overdue) do
   local ttl = call('PTTL', K.worker .. worker)
   if ttl >= 0 then
