@@ -74,6 +74,7 @@ mod tests {
             version: None,
             browser_version: Some("150.0".into()),
             replaces_itself: false,
+            fixed: false,
             started_at: 0,
             last_heartbeat: 0,
             memory: None,

@@ -25,6 +25,7 @@ fn target(address: SocketAddr) -> Target {
         version: None,
         browser_version: None,
         replaces_itself: false,
+        fixed: false,
         started_at: 0,
         last_heartbeat: 0,
         memory: None,
