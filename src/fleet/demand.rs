@@ -107,6 +107,7 @@ mod tests {
                 version,
                 browser_version: None,
                 replaces_itself: true,
+                fixed: false,
                 started_at: 0,
                 last_heartbeat: 0,
                 memory: None,

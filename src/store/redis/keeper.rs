@@ -289,13 +289,12 @@ fn message(inner: &Inner, epoch: u64, channel: &str, payload: &str) {
             inner.tell(event);
         } else if let Some(word) = inquiry::word(payload) {
             inner.inquiries.hear(word, &inner.proxy);
-        } else if let Some((proxy, granted)) = wire::grant(payload) {
-            if proxy == inner.proxy
-                && inner.granted(&granted)
-                && let Some(grantee) = inner.grantee.get()
-            {
-                grantee(granted);
-            }
+        } else if let Some((proxy, granted)) = wire::grant(payload)
+            && proxy == inner.proxy
+            && inner.granted(&granted)
+            && let Some(grantee) = inner.grantee.get()
+        {
+            grantee(granted);
         }
     } else if channel == inner.keys.reset {
         let mut grid = inner.grid();
