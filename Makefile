@@ -14,7 +14,7 @@ SILENCE_SECONDS ?= 60
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test chart setup lint bench overload capacity recycles soak storm idle fuzz containers clean
+.PHONY: help run test check chart setup lint bench overload capacity recycles soak storm idle fuzz containers clean
 
 help: ## list the targets
 	@echo "usage: make TARGET"
@@ -39,6 +39,9 @@ chart: ## the Helm chart against the schemas of Kubernetes, alert rules against 
 
 setup: ## install what is missing (the other targets call it)
 	@scripts/setup.sh test
+
+check: lint ## format, lints, unit tests, structure and links: no browser, no Redis
+	$(CARGO) test --locked --lib --test architecture
 
 lint: ## formatting and clippy, warnings are errors
 	$(CARGO) fmt --check

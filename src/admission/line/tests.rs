@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use std::collections::HashSet;
 use std::sync::Arc;
 
-const STEPS: usize = 5_000;
+const STEPS: usize = 10_000;
 const MAX_WAITING: usize = 8;
 /// At most so many clients at once, for the time that a step takes.
 const GUESTS: usize = 28;

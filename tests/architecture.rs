@@ -1,0 +1,263 @@
+//! What ARCHITECTURE.md says of the code, held against the code: who may use whom, who may name Pingora
+//! and Redis, how large files and functions are, what the map shows, and where the documents' links go.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Whom each module of the crate may name. `app` sees everything and is not listed; nobody names it
+/// but `main` and itself.
+const MAY_USE: &[(&str, &[&str])] = &[("model", &[]), ("settings", &[])];
+
+/// Files longer than a screen can be, each with the reason.
+const LONG_FILES: &[(&str, &str)] = &[];
+
+/// Functions longer than a screen, each with the reason.
+const LONG_FUNCTIONS: &[(&str, &str)] = &[];
+
+const MOST_LINES_OF_A_FILE: usize = 400;
+const MOST_LINES_OF_A_FUNCTION: usize = 60;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// All files below `folder` with this extension, sorted.
+fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|it| it == extension) {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    assert!(!found.is_empty(), "no .{extension} files were found");
+    found
+}
+
+/// A source file of the library: its path below `src`, and its text without tests.
+fn sources() -> Vec<(String, String)> {
+    let src = root().join("src");
+    files(&src, "rs")
+        .into_iter()
+        .map(|path| {
+            let name = path
+                .strip_prefix(&src)
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .to_owned();
+            let text = fs::read_to_string(&path).unwrap();
+            let production = text.split("\n#[cfg(test)]\nmod ").next().unwrap();
+            (name, production.to_owned())
+        })
+        .filter(|(name, _)| !name.contains("tests"))
+        .collect()
+}
+
+/// The module of the crate that a file belongs to.
+fn module(file: &str) -> &str {
+    let first = file.split('/').next().unwrap();
+    first.strip_suffix(".rs").unwrap_or(first)
+}
+
+/// Lines without comments.
+fn code(text: &str) -> impl Iterator<Item = &str> {
+    text.lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+}
+
+/// Modules that a text names as `crate::module`, groups (`use crate::{a, b}`) aside: rustfmt's style
+/// here writes one `use` a module.
+fn named(text: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for line in code(text) {
+        for (at, _) in line.match_indices("crate::") {
+            let rest = &line[at + "crate::".len()..];
+            let name: String = rest
+                .chars()
+                .take_while(|c| c.is_ascii_lowercase() || *c == '_')
+                .collect();
+            found.insert(name);
+        }
+    }
+    found
+}
+
+#[test]
+fn modules_use_only_whom_they_may() {
+    let mut used: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let modules: BTreeSet<String> = sources()
+        .iter()
+        .map(|(name, _)| module(name).to_owned())
+        .collect();
+    for (name, text) in sources() {
+        let its = used.entry(module(&name).to_owned()).or_default();
+        its.extend(named(&text).into_iter().filter(|it| modules.contains(it)));
+    }
+    let allowed: BTreeMap<&str, &[&str]> = MAY_USE.iter().copied().collect();
+    let mut wrong = Vec::new();
+    for (module, used) in &used {
+        if ["app", "main", "lib"].contains(&module.as_str()) {
+            continue;
+        }
+        let may = allowed.get(module.as_str()).copied().unwrap_or_default();
+        let others = used.iter().filter(|other| *other != module);
+        for other in others.filter(|other| !may.contains(&other.as_str())) {
+            wrong.push(format!("{module} uses {other}"));
+        }
+        for idle in may.iter().filter(|other| !used.contains(**other)) {
+            wrong.push(format!("{module} may use {idle} and does not"));
+        }
+    }
+    assert_eq!(wrong, [""; 0], "MAY_USE says who may use whom");
+}
+
+#[test]
+fn only_a_few_name_pingora_and_redis() {
+    let mut wrong = Vec::new();
+    for (name, text) in sources() {
+        let pingora = [
+            "proxy",
+            "admin",
+            "selection",
+            "fleet",
+            "app",
+            "tunnel",
+            "metrics",
+        ];
+        for line in code(&text) {
+            let names = |library: &str| {
+                line.contains(&format!("{library}::")) && !line.contains(&format!("::{library}::"))
+            };
+            if (names("pingora") || names("pingora_proxy") || names("pingora_load_balancing"))
+                && !pingora.contains(&module(&name))
+            {
+                wrong.push(format!("{name}: {line}"));
+            }
+            if names("redis") && !name.starts_with("store/redis") {
+                wrong.push(format!("{name}: {line}"));
+            }
+        }
+    }
+    assert_eq!(wrong, [""; 0]);
+}
+
+#[test]
+fn files_are_not_longer_than_one_reads() {
+    let long: Vec<(String, usize)> = sources()
+        .into_iter()
+        .map(|(name, text)| (name, text.lines().count()))
+        .filter(|(name, lines)| {
+            let excepted = LONG_FILES.iter().any(|(file, _)| file == name);
+            *lines > MOST_LINES_OF_A_FILE && !excepted
+        })
+        .collect();
+    assert_eq!(long, []);
+}
+
+#[test]
+fn functions_fit_a_screen() {
+    let mut long = Vec::new();
+    for (name, text) in sources() {
+        let mut begun: Option<(usize, usize, String)> = None;
+        for (number, line) in text.lines().enumerate() {
+            let indent = line.len() - line.trim_start().len();
+            let head = line.trim_start();
+            let is_head = [
+                "fn ",
+                "pub fn ",
+                "async fn ",
+                "pub async fn ",
+                "pub(super) fn ",
+                "pub(super) async fn ",
+                "pub(crate) fn ",
+            ]
+            .iter()
+            .any(|start| head.starts_with(start));
+            if is_head && begun.is_none() && !head.ends_with(';') {
+                let name: String = head
+                    .split('(')
+                    .next()
+                    .unwrap()
+                    .rsplit(' ')
+                    .next()
+                    .unwrap()
+                    .into();
+                begun = Some((number, indent, name));
+            } else if let Some((start, outer, function)) = &begun
+                && indent == *outer
+                && (head == "}" || head.ends_with(");") || head.ends_with(';'))
+            {
+                let lines = number - start + 1;
+                let place = format!("{name} {function}");
+                let excepted = LONG_FUNCTIONS.iter().any(|(known, _)| *known == place);
+                if lines > MOST_LINES_OF_A_FUNCTION && !excepted {
+                    long.push(format!("{place}: {lines}"));
+                }
+                begun = None;
+            }
+        }
+    }
+    assert_eq!(long, [""; 0]);
+}
+
+#[test]
+fn every_file_says_what_it_owns() {
+    let silent: Vec<String> = sources()
+        .into_iter()
+        .filter(|(_, text)| !text.starts_with("//! "))
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(silent, [""; 0]);
+}
+
+#[test]
+fn the_map_shows_every_folder() {
+    let lib = fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    let missing: Vec<String> = lib
+        .lines()
+        .filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'))
+        .filter(|module| !lib.contains(&format!("[`{module}`]")))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(missing, [""; 0], "src/lib.rs is the map");
+}
+
+#[test]
+fn links_in_the_documents_lead_somewhere() {
+    let mut documents = files(&root().join("docs"), "md");
+    for name in [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+    ] {
+        documents.push(root().join(name));
+    }
+    let mut broken = Vec::new();
+    let mut links = 0;
+    for document in documents {
+        let text = fs::read_to_string(&document).unwrap();
+        for (at, _) in text.match_indices("](") {
+            let target = text[at + 2..].split(')').next().unwrap();
+            let file = target.split('#').next().unwrap();
+            if target.contains("://") || target.starts_with("mailto:") || file.is_empty() {
+                continue;
+            }
+            links += 1;
+            if !document.parent().unwrap().join(file).exists() {
+                broken.push(format!("{}: {target}", document.display()));
+            }
+        }
+    }
+    assert!(links > 0, "no link was found");
+    assert_eq!(broken, [""; 0]);
+}
