@@ -8,13 +8,98 @@ use std::path::{Path, PathBuf};
 
 /// Whom each module of the crate may name. `app` sees everything and is not listed; nobody names it
 /// but `main` and itself.
-const MAY_USE: &[(&str, &[&str])] = &[("model", &[]), ("settings", &[])];
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("model", &[]),
+    ("settings", &[]),
+    ("config", &["logging", "model", "settings", "store"]),
+    ("logging", &["config"]),
+    ("cli", &["config"]),
+    ("events", &["model"]),
+    (
+        "metrics",
+        &["config", "fleet", "logging", "model", "proxy", "tunnel"],
+    ),
+    ("store", &["config", "model"]),
+    ("selection", &["config", "model"]),
+    ("session", &["admission", "model", "store", "tunnel"]),
+    ("admission", &["config", "model", "selection"]),
+    ("tunnel", &["config", "model"]),
+    ("worker", &["config", "metrics", "model", "store", "tunnel"]),
+    (
+        "fleet",
+        &[
+            "admission",
+            "config",
+            "events",
+            "metrics",
+            "model",
+            "selection",
+            "session",
+            "store",
+            "tunnel",
+            "worker",
+        ],
+    ),
+    ("kubernetes", &["fleet", "model"]),
+    (
+        "proxy",
+        &[
+            "admission",
+            "config",
+            "events",
+            "fleet",
+            "metrics",
+            "model",
+            "selection",
+            "session",
+            "store",
+            "tunnel",
+        ],
+    ),
+    (
+        "admin",
+        &[
+            "admission",
+            "events",
+            "fleet",
+            "metrics",
+            "model",
+            "proxy",
+            "session",
+            "store",
+            "tunnel",
+        ],
+    ),
+];
 
 /// Files longer than a screen can be, each with the reason.
-const LONG_FILES: &[(&str, &str)] = &[];
+const LONG_FILES: &[(&str, &str)] = &[
+    (
+        "admission/queue.rs",
+        "one type and its two guards, which share a lock",
+    ),
+    ("proxy/refusal.rs", "the table of refusals, one arm each"),
+    ("store/memory.rs", "one implementation of one trait"),
+    ("store/redis/calls.rs", "one implementation of one trait"),
+    ("tunnel/flow.rs", "one direction of a tunnel, one state"),
+];
 
 /// Functions longer than a screen, each with the reason.
-const LONG_FUNCTIONS: &[(&str, &str)] = &[];
+const LONG_FUNCTIONS: &[(&str, &str)] = &[
+    ("app/operate.rs status_table", "columns of a table"),
+    ("metrics/mod.rs new", "one line or two a metric"),
+    (
+        "proxy/front_door.rs serve",
+        "one loop over the requests of a connection",
+    ),
+    ("proxy/refusal.rs told", "one arm a refusal"),
+    (
+        "proxy/session.rs open",
+        "a session from its arrival to its 101, in order",
+    ),
+    ("worker/diagnosis.rs known_cause", "one arm a cause"),
+    ("worker/shell.rs carry_out", "one arm an order"),
+];
 
 const MOST_LINES_OF_A_FILE: usize = 400;
 const MOST_LINES_OF_A_FUNCTION: usize = 60;
@@ -124,6 +209,7 @@ fn modules_use_only_whom_they_may() {
 fn only_a_few_name_pingora_and_redis() {
     let mut wrong = Vec::new();
     for (name, text) in sources() {
+        // The store asks Pingora's TLS for the provider that all of the process uses.
         let pingora = [
             "proxy",
             "admin",
@@ -131,7 +217,7 @@ fn only_a_few_name_pingora_and_redis() {
             "fleet",
             "app",
             "tunnel",
-            "metrics",
+            "store",
         ];
         for line in code(&text) {
             let names = |library: &str| {
@@ -142,7 +228,8 @@ fn only_a_few_name_pingora_and_redis() {
             {
                 wrong.push(format!("{name}: {line}"));
             }
-            if names("redis") && !name.starts_with("store/redis") {
+            if names("redis") && !name.starts_with("store/redis") && !line.contains("store::redis")
+            {
                 wrong.push(format!("{name}: {line}"));
             }
         }

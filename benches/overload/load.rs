@@ -1,9 +1,11 @@
 //! Clients: at a rate, all at once, in closed loops, and malformed; and what became of them.
 
-use crate::support::{Dial, raw};
+use crate::support::Dial;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 /// What became of a client.
@@ -89,13 +91,21 @@ pub async fn malformed(address: SocketAddr, rate: f64, length: Duration) -> BTre
             KEYS[n % KEYS.len()]
         );
         n += 1;
-        let answer = raw(address, request.as_bytes()).await;
-        let status = answer.split(' ').nth(1).and_then(|it| it.parse().ok());
+        let status = status(address, request.as_bytes()).await;
         *statuses.entry(status.unwrap_or(0)).or_default() += 1;
         next += Duration::from_secs_f64(1.0 / rate);
         tokio::time::sleep_until(next.into()).await;
     }
     statuses
+}
+
+/// The status of the answer, whether the connection is closed then or not.
+async fn status(address: SocketAddr, request: &[u8]) -> Option<u16> {
+    let mut stream = TcpStream::connect(address).await.ok()?;
+    stream.write_all(request).await.ok()?;
+    let mut begin = [0; 12];
+    stream.read_exact(&mut begin).await.ok()?;
+    std::str::from_utf8(&begin[9..]).ok()?.parse().ok()
 }
 
 /// How many of those who came within these seconds were served, in percent.
