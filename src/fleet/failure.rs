@@ -92,9 +92,14 @@ impl WorkerAnswer {
         }
     }
 
-    /// Whether such an answer may be about the request: a 4xx.
+    /// Whether such an answer may be about the client's request: a 4xx, but for those that speak of
+    /// what the proxy wrote itself (path, host, method) or of the worker's own state.
     pub fn may_be_about_the_request(&self) -> bool {
-        (400..500).contains(&self.status)
+        let of_the_worker = matches!(
+            self.status,
+            401 | 403 | 404 | 405 | 407 | 408 | 409 | 410 | 421 | 423 | 425 | 429
+        );
+        (400..500).contains(&self.status) && !of_the_worker
     }
 
     /// Whether the worker serves another Playwright version: the one status that Playwright has

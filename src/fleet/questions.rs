@@ -13,8 +13,6 @@ use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 
 /// Most time that a question may take; less where a dial has less.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a worker is known to work after an upgrade that went well.
-const STILL_KNOWN: Duration = Duration::from_secs(1);
 /// Most time in which a worker may show that it is not at fault, while a client waits for it.
 const DEFENCE: Duration = Duration::from_secs(1);
 /// A dial that is given up after this long may have met a worker that hangs.
@@ -53,7 +51,7 @@ impl Fleet {
         let mut failure = error.judge();
         if let DialFailure::Client(answer) = &failure {
             let left = DEFENCE.min(patience.saturating_sub(begun.elapsed()));
-            if !self.works(target, answer, left).await {
+            if !self.works(target, answer, begun, left).await {
                 let status = answer.status;
                 failure = DialFailure::Worker(Unreachable::new(
                     Obstacle::Stranger,
@@ -75,17 +73,18 @@ impl Fleet {
         Err(failure)
     }
 
-    /// Whether a worker that refused a request works: then the request is at fault. When that is
-    /// not known it is asked, with a handshake that has nothing wrong.
+    /// Whether a worker that refused a request works: then the request is at fault. Unless it has
+    /// shown so since the dial had `begun`, it is asked, with a handshake that has nothing wrong.
     async fn works(
         self: &Arc<Self>,
         target: &Arc<Target>,
         answer: &WorkerAnswer,
+        begun: Instant,
         patience: Duration,
     ) -> bool {
         let mut asked = target.asked.subscribe();
         let known = self.suspect(target, |suspicion, now| {
-            let known = answer.is_version_mismatch() || suspicion.worked_within(STILL_KNOWN, now);
+            let known = answer.is_version_mismatch() || suspicion.worked_since(begun);
             if !known {
                 suspicion.doubt(now);
             }

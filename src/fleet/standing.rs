@@ -83,9 +83,9 @@ impl Suspicion {
         self.next_question
     }
 
-    /// Whether an upgrade went well within this time.
-    pub(super) fn worked_within(&self, time: Duration, now: Instant) -> bool {
-        self.out.is_none() && self.last_success.is_some_and(|at| now - at <= time)
+    /// Whether an upgrade went well since then.
+    pub(super) fn worked_since(&self, then: Instant) -> bool {
+        self.out.is_none() && self.last_success.is_some_and(|at| at >= then)
     }
 
     /// A session failed there, for a reason that is the worker's.

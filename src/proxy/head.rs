@@ -61,15 +61,12 @@ impl Head<'_> {
     }
 }
 
-/// The headers that decide who is meant and where the request ends, as Pingora wants them.
+/// The headers that decide where the request ends, as Pingora wants them.
 fn check_framing(headers: &[httparse::Header<'_>]) -> Result<(), &'static str> {
     let all = |name: &'static str| {
         let named = move |it: &&httparse::Header<'_>| it.name.eq_ignore_ascii_case(name);
         headers.iter().filter(named).map(|it| it.value)
     };
-    if all("host").any(|host| host.contains(&b'@')) {
-        return Err("A Host header names no user.");
-    }
     let number = |value: &[u8]| !value.is_empty() && value.iter().all(u8::is_ascii_digit);
     let first = all("content-length").next();
     if !all("content-length").all(|value| number(value) && Some(value) == first) {

@@ -72,7 +72,6 @@ async fn a_malformed_handshake_reaches_no_worker() {
         (400, &[("Connection", "close")]),
         (400, &[("Host", "one"), ("Host", "two")]),
         (400, &[("Host", "")]),
-        (400, &[("Host", "user@grid")]),
         (400, &[("Content-Length", "1"), ("Content-Length", "2")]),
         (400, &[("Transfer-Encoding", "gzip")]),
         (400, &[("Sec-WebSocket-Protocol", "")]),
@@ -265,8 +264,9 @@ async fn the_only_worker_is_not_given_up_for_one_failed_session() {
         .await;
     for _ in 0..3 {
         fake.behave(Behaviour::HangUp);
-        let refused = grid.dial().connect().await.err();
-        assert_eq!(refused.map(|it| it.status), Some(502));
+        let refused = grid.dial().connect().await.err().expect("it hangs up");
+        // A question may have been faster, and then it is not even dialled.
+        assert!([502, 503].contains(&refused.status), "{refused:?}");
         fake.behave(Behaviour::Serve);
         grid.connect().await.close().await;
     }

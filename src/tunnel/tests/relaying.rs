@@ -251,7 +251,7 @@ async fn a_stream_that_buffers_what_it_is_given_is_flushed() {
 async fn an_open_session_is_small() {
     let rig = Rig::tcp(NO_LIMITS).await;
     // Everything of a session but the two boxed streams; every byte of it times 10,000 sessions.
-    assert!(rig.size <= 704, "{} bytes", rig.size);
+    assert!(rig.size <= 712, "{} bytes", rig.size);
     println!("the future of a tunnel has {} bytes", rig.size);
 }
 
