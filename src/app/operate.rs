@@ -10,7 +10,7 @@ use bytesize::ByteSize;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::de::DeserializeOwned;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
@@ -18,6 +18,8 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Variable that holds the admin port's token.
 const TOKEN_VARIABLE: &str = "PLAYHOUSE_ADMIN_TOKEN";
+/// Names a file that holds that token.
+const TOKEN_FILE_VARIABLE: &str = "PLAYHOUSE_ADMIN_TOKEN_FILE";
 
 /// A running grid's admin port.
 pub struct AdminClient {
@@ -38,7 +40,11 @@ impl AdminClient {
             None => format!("http://{address}"),
             Some(_) => format!("https://{address}"),
         };
-        let token = match &operator.token_file {
+        let token_file = operator.token_file.clone().or_else(|| {
+            let file = std::env::var_os(TOKEN_FILE_VARIABLE)?;
+            Some(PathBuf::from(file))
+        });
+        let token = match &token_file {
             Some(file) => {
                 let text = std::fs::read_to_string(file)
                     .with_context(|| format!("cannot read the token file {}", file.display()))?;
