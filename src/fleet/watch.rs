@@ -4,7 +4,7 @@
 use super::{Fleet, policy};
 use crate::config::StaticWorker;
 use crate::model::{Browser, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
-use crate::store::Event;
+use crate::store::{Event, StoreError};
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -149,7 +149,18 @@ impl Fleet {
             .max(config.store.poll_interval)
             * FIXED_TTL_CHECKS
             + Duration::from_secs(1);
-        for worker in &config.workers {
+        if self.register_configured(&config.workers, ttl).await.is_ok() {
+            // What the store could not be told is told at the next look.
+            self.take_out_removed(ttl).await.ok();
+        }
+    }
+
+    async fn register_configured(
+        &self,
+        workers: &[StaticWorker],
+        ttl: Duration,
+    ) -> Result<(), StoreError> {
+        for worker in workers {
             let key = fixed_key(worker);
             let now = unix_millis();
             let started_at = self
@@ -170,10 +181,13 @@ impl Fleet {
                 end_reason: None,
                 pod: None,
             };
-            if self.store.register(&record, ttl).await.is_err() {
-                return;
-            }
+            self.store.register(&record, ttl).await?;
         }
+        Ok(())
+    }
+
+    /// Workers that the configuration names no more leave at once, or with their last session.
+    async fn take_out_removed(&self, ttl: Duration) -> Result<(), StoreError> {
         let fixed = self.fixed_keys();
         let removed: Vec<_> = {
             let mut known = self.known();
@@ -188,8 +202,8 @@ impl Fleet {
                 .collect()
         };
         for (record, active) in removed {
-            let told = if active == 0 {
-                self.store.deregister(&record.key).await
+            if active == 0 {
+                self.store.deregister(&record.key).await?;
             } else {
                 // Its sessions go on, and count should it be put back meanwhile.
                 let status = WorkerStatus::Draining;
@@ -199,12 +213,10 @@ impl Fleet {
                     last_heartbeat,
                     ..record
                 };
-                self.store.register(&record, ttl).await
-            };
-            if told.is_err() {
-                return;
+                self.store.register(&record, ttl).await?;
             }
         }
+        Ok(())
     }
 }
 
