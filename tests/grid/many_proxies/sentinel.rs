@@ -38,10 +38,10 @@ async fn a_failover_ends_no_session_and_refuses_none() {
     let died = Instant::now();
     let (mut count, mut at, mut gap) = (visitors.served(), Instant::now(), Duration::ZERO);
     eventually("the replica is the primary", async || {
+        gap = gap.max(at.elapsed());
         if visitors.served() > count {
             (count, at) = (visitors.served(), Instant::now());
         }
-        gap = gap.max(at.elapsed());
         let role = sentinels.servers[1].cli(&["ROLE"]);
         role.starts_with("master").then_some(())
     })
