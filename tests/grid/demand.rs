@@ -90,7 +90,7 @@ async fn a_pool_that_is_neither_expected_nor_there_is_refused_at_once() {
 
 /// Expectations change while a process runs, and whoever waits goes on.
 #[tokio::test]
-async fn a_pool_is_expected_from_the_reload_on() {
+pub async fn a_pool_is_expected_from_the_reload_on() {
     let fakes = [FakePlaywright::start().await, FakePlaywright::start().await];
     let worker = |fake: &FakePlaywright, version: &str| {
         let endpoint = fake.endpoint();

@@ -37,7 +37,7 @@ async fn says(api: &KubernetesApi, pod: &str, cost: &str, disrupt: &str, evict: 
 }
 
 #[tokio::test]
-async fn the_deletion_cost_of_a_pod_follows_its_sessions() {
+pub async fn the_deletion_cost_of_a_pod_follows_its_sessions() {
     let redis = RedisServer::start().await;
     let api = KubernetesApi::start(&["worker-a", "worker-b"]).await;
     let _workers = [

@@ -1,6 +1,6 @@
 //! A machine on which something is missing: the program names it and how to get it.
 
-use crate::support::{Grid, GridBuilder, eventually, free_port};
+use crate::support::{Grid, GridBuilder, eventually};
 use playhouse::config::{Config, Role};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -59,12 +59,12 @@ fn lacks_a_library(folder: &Path) -> String {
     executable(folder.join("browser"), &program)
 }
 
-/// Node, after this has happened. `$config` is what the server is to be made of.
+/// Node, after this has happened.
 fn node_after(folder: &Path, happens: &str) -> String {
     let worker = Config::defaults(Role::Up).worker;
     let node = playhouse::worker::locate(&worker).unwrap().node;
     let text = format!(
-        "#!/bin/sh\nnode={}\nfor config; do :; done\n{happens}\nexec $node \"$@\"\n",
+        "#!/bin/sh\nnode={}\n{happens}\nexec $node \"$@\"\n",
         node.display()
     );
     executable(folder.join("node"), text.as_bytes())
@@ -91,17 +91,6 @@ async fn a_browser_that_does_not_start_says_why() {
     let browser = lacks_a_library(folder);
     let grid = Grid::new().env("PLAYHOUSE_BROWSER_PATH", &browser);
     says(grid, &["libq.so.6", &browser, "install-deps"]).await;
-
-    let taken = node_after(
-        folder,
-        "port=$(sed 's/.*\"port\":\\([0-9]*\\).*/\\1/' \"$config\")\n\
-         $node -e \"require('net').createServer().listen($port, '127.0.0.1', () => console.log('up'))\" > taken &\n\
-         while ! grep -q up taken; do sleep 0.05; done",
-    );
-    let grid = Grid::new()
-        .env("PLAYHOUSE_WORKER_NODE", &taken)
-        .env("PORT", &free_port().to_string());
-    says(grid, &["the port is taken", "worker.port"]).await;
 
     let full = node_after(
         folder,

@@ -17,7 +17,7 @@ mod workers;
 
 use super::reloads::{in_force, reload_status};
 use super::{reloads, tls, upgrades};
-use crate::grid::{front_door, in_front, versions};
+use crate::grid::{demand, front_door, in_front, kubernetes, versions};
 use crate::support::{FakePlaywright, Grid, GridBuilder, RedisServer, eventually};
 use playhouse::config::{Environment, Flags, Role, Setting, Sources};
 use std::collections::BTreeSet;
@@ -153,6 +153,12 @@ const SHOWN: &[(&str, fn())] = &[
     ("workers", doors::workers_of_the_file_come_and_go),
     ("worker.port", workers::a_worker_is_as_its_keys_say),
     ("worker.hostname", workers::a_worker_is_as_its_keys_say),
+    ("worker.pod", workers::a_worker_is_as_its_keys_say),
+    (
+        "server.service_account",
+        kubernetes::the_deletion_cost_of_a_pod_follows_its_sessions,
+    ),
+    ("pools", demand::a_pool_is_expected_from_the_reload_on),
     (
         "worker.browser",
         versions::every_client_is_seated_on_its_own_version_and_browser,
@@ -313,6 +319,7 @@ const OTHER: &[(&str, &str)] = &[
     ("store.poll_interval", "4s"),
     ("worker.port", "3132"),
     ("worker.hostname", "elsewhere"),
+    ("worker.pod", "browsers/worker-1"),
     ("worker.browser", "webkit"),
     ("worker.headless", "false"),
     ("worker.heartbeat_interval", "4s"),
@@ -326,6 +333,7 @@ const OTHER: &[(&str, &str)] = &[
     ("worker.start_timeout", "29s"),
     ("server.threads", "7"),
     ("server.shutdown_grace", "9s"),
+    ("server.service_account", "/opt/account"),
     ("server.trusted_proxies", "[ 10.0.0.0/8 ]"),
     ("server.base_path", "/grid"),
     ("server.upgrade_socket", "/tmp/other.sock"),

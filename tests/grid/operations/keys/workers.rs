@@ -37,7 +37,7 @@ pub async fn a_worker_is_as_its_keys_say() {
     let node = marking("node", &tools.node);
     let port = free_port();
     let yaml = format!(
-        "worker:\n  port: {port}\n  hostname: localhost\n  heartbeat_interval: 200ms\n  \
+        "worker:\n  port: {port}\n  hostname: localhost\n  pod: browsers/worker-1\n  heartbeat_interval: 200ms\n  \
          key_ttl: 1000s\n  drain_timeout: 0s\n  browser_path: {}\n  node: {}\n",
         browser.display(),
         node.display()
@@ -53,6 +53,7 @@ pub async fn a_worker_is_as_its_keys_say() {
         endpoint.starts_with(&format!("ws://localhost:{port}/")),
         "{endpoint}"
     );
+    assert_eq!(field("pod"), "browsers/worker-1");
     let life: i64 = redis.cli(&["TTL", &keys]).parse().unwrap();
     assert!((61..=1000).contains(&life), "{life} s");
     let marks = std::fs::read_to_string(&marks).unwrap();
