@@ -108,6 +108,7 @@ python=$tools/python/bin/python
 if [ "$scope" = test ]; then
     have_redis || want "redis-tools" "a Redis server for the tests"
     have firefox-esr || want "firefox-esr" "the second browser of the tests"
+    have npm || want "npm" "knows the registry that Playwright's test runner comes from"
     have curl || want "curl" "a client for the tests"
     have openssl || want "openssl" "makes certificates for the tests"
 fi
@@ -195,15 +196,15 @@ fi
 archive() {
     target=$runner.part/node_modules/$1
     mkdir -p "$target"
-    quietly curl -fsSL -o "$runner.part/$2" \
-        "${npm_config_registry:-https://registry.npmjs.org}/$1/-/$2"
+    registry=$(npm config get registry)
+    quietly curl -fsSL -o "$runner.part/$2" "${registry%/}/$1/-/$2"
     printf '%s  %s\n' "$3" "$runner.part/$2" >"$runner.part/sum"
     quietly sha256sum -c "$runner.part/sum"
     quietly tar -xzf "$runner.part/$2" -C "$target" --strip-components 1
 }
 
 if [ "$scope" = test ]; then
-    # The runner needs no npm: two archives beside the playwright-core of the wheel.
+    # Two archives beside the playwright-core of the wheel.
     runner=$tools/runner-$PLAYWRIGHT_VERSION
     if [ ! -d "$runner" ]; then
         say "fetching @playwright/test $PLAYWRIGHT_VERSION (1 MB) ..."
