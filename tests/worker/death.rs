@@ -164,18 +164,11 @@ async fn a_guard_that_is_killed_is_replaced() {
     let temporary = tempfile::tempdir().unwrap();
     let up = Up::start(temporary.path());
     up.first(Kind::Node).await;
-    let first = up.first(Kind::Other).await;
+    let first = up.guard(None).await;
     first.kill();
-    eventually("another guard", async || {
-        let tree = Tree::below(&[up.0.id()]);
-        let guards = tree.of_kind(Kind::Other);
-        guards
-            .into_iter()
-            .find(|it| **it != first && !it.zombie)
-            .cloned()
-    })
-    .await;
+    let _second = up.guard(Some(&first)).await;
     all_gone(&up.kill()).await;
+    eventually_equal("no file is left", 0, async || folders(temporary.path())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
