@@ -192,15 +192,18 @@ if ! have ffmpeg && [ ! -x "$tools/bin/ffmpeg" ]; then
     done
 fi
 
-# archive NAME FILE SHA256: one package of npm's registry, into the test runner's node_modules.
+# archive FOLDER NAME FILE SHA256: one package of npm's registry, into a folder of node_modules.
 archive() {
-    target=$runner.part/node_modules/$1
-    mkdir -p "$target"
+    target=$1/$2
+    rm -rf "$target.part"
+    mkdir -p "$target.part"
     registry=$(npm config get registry)
-    quietly curl -fsSL -o "$runner.part/$2" "${registry%/}/$1/-/$2"
-    printf '%s  %s\n' "$3" "$runner.part/$2" >"$runner.part/sum"
-    quietly sha256sum -c "$runner.part/sum"
-    quietly tar -xzf "$runner.part/$2" -C "$target" --strip-components 1
+    quietly curl -fsSL -o "$target.part/$3" "${registry%/}/$2/-/$3"
+    printf '%s  %s\n' "$4" "$target.part/$3" >"$target.part/sum"
+    quietly sha256sum -c "$target.part/sum"
+    quietly tar -xzf "$target.part/$3" -C "$target.part" --strip-components 1
+    rm -f "$target.part/$3" "$target.part/sum"
+    mv "$target.part" "$target"
 }
 
 if [ "$scope" = test ]; then
@@ -209,11 +212,17 @@ if [ "$scope" = test ]; then
     if [ ! -d "$runner" ]; then
         say "fetching @playwright/test $PLAYWRIGHT_VERSION (1 MB) ..."
         rm -rf "$runner.part"
-        archive @playwright/test "test-$PLAYWRIGHT_VERSION.tgz" "$PLAYWRIGHT_TEST_SHA256"
-        archive playwright "playwright-$PLAYWRIGHT_VERSION.tgz" "$PLAYWRIGHT_RUNNER_SHA256"
+        modules=$runner.part/node_modules
+        archive "$modules" @playwright/test "test-$PLAYWRIGHT_VERSION.tgz" "$PLAYWRIGHT_TEST_SHA256"
+        archive "$modules" playwright "playwright-$PLAYWRIGHT_VERSION.tgz" "$PLAYWRIGHT_RUNNER_SHA256"
         ln -s "../../playwright-$PLAYWRIGHT_VERSION/playwright/driver/package" \
             "$runner.part/node_modules/playwright-core"
         mv "$runner.part" "$runner"
+    fi
+    if ! grep -qs "\"$AXE_CORE_VERSION\"" "$runner/node_modules/axe-core/package.json"; then
+        say "fetching axe-core $AXE_CORE_VERSION (it checks the dashboard; 1 MB) ..."
+        rm -rf "$runner/node_modules/axe-core"
+        archive "$runner/node_modules" axe-core "axe-core-$AXE_CORE_VERSION.tgz" "$AXE_CORE_SHA256"
     fi
     playwright "$PLAYWRIGHT_PREVIOUS" "Firefox, and a second version to choose from"
     playwright "$PLAYWRIGHT_FOREIGN" "clients of a version that no worker has"

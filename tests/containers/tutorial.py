@@ -131,7 +131,37 @@ def walls_are_up():
     worker = containers("worker")[0]
     processes = run(["docker", "top", worker["Id"], "-eo", "pid,args"], quiet=True)
     check("Chromium runs with its sandbox", "--no-sandbox" not in processes and "--type=zygote" in processes)
-    check("1 GiB of shared memory", worker["HostConfig"]["ShmSize"] == 1 << 30)
+    for service in ["redis", "proxy", "worker"]:
+        limits = containers(service)[0]["HostConfig"]
+        check(f"the root of {service} is read-only", limits["ReadonlyRootfs"])
+        check(f"{service} has a limit of memory and of processes", limits["Memory"] > 0 and limits["PidsLimit"] > 0)
+        check(f"{service} has no capabilities", limits["CapDrop"] == ["ALL"] and not limits["CapAdd"])
+
+
+def sizes():
+    """What the images and the idle containers take. The bases are stand-ins."""
+    say(run(["docker", "images", "--format", "{{.Repository}} {{.Size}}", "--filter", "reference=playhouse-*"], quiet=True).rstrip())
+    say(run(["docker", "stats", "--no-stream", "--format", "{{.Name}} {{.MemUsage}}"], quiet=True).rstrip())
+
+
+async def one_machine():
+    """The grid in one container."""
+    alone = COMPOSE[:-2] + ["-f", "deploy/one-machine.yaml", "--project-directory", "."] + COMPOSE[-2:]
+    say("# one container, without Redis")
+    run([*alone, "up", "-d"], quiet=True)
+
+    def workers():
+        told = run([*alone, "exec", "-T", "grid", "playhouse", "status", "--json"], quiet=True)
+        return [it for it in json.loads(told)["workers"] if it["status"] == "available"]
+
+    await eventually("two workers serve", lambda: len(workers()) == 2)
+    async with async_playwright() as playwright:
+        sessions = [Session() for _ in range(10)]
+        await asyncio.gather(*(session.open(playwright) for session in sessions))
+        check("ten sessions at once", active_at_proxy() == 10)
+        for session in sessions:
+            await session.close()
+    run([*alone, "down"], quiet=True)
 
 
 def inside(container, script):
@@ -156,8 +186,17 @@ async def buries_its_dead():
 
 
 async def main():
+    services = compose("--profile", "browsers", "config", "--services", quiet=True).split()
+    check("a profile has the other browsers", {"firefox", "webkit"} <= set(services))
+    started = time.monotonic()
     compose("up", "-d")
     await eventually("one worker serves", lambda: len(serving()) == 1)
+    async with async_playwright() as playwright:
+        first = Session()
+        await first.open(playwright)
+        say(f"  the first session has its page {time.monotonic() - started:.1f} s after `up -d`")
+        await first.close()
+    sizes()
     compose("up", "-d", "--scale", "worker=3")
     await eventually("three workers serve", lambda: len(serving()) == 3)
     endpoints = {it["endpoint"] for it in serving()}
@@ -228,8 +267,9 @@ async def main():
     starts = [line for line in lines if "session started" in line]
     say("$ docker compose logs -f proxy")
     say("\n".join(lines[:2] + starts[:3]))
-    check(f"the log names a worker for each of {len(starts)} sessions", len(starts) == 31)
+    check(f"the log names a worker for each of {len(starts)} sessions", len(starts) == 32)
     compose("down")
+    await one_machine()
     left = run(["docker", "ps", "--quiet"], quiet=True)
     check("nothing is left", left == "")
 

@@ -24,6 +24,7 @@
 //! * [`versions`]: Playwright versions and browsers that do not match.
 //! * [`names`]: workers whose names stand for other addresses than before.
 //! * [`suite`]: Playwright's own test runner, with everything on.
+//! * [`dashboard`]: the operator's page, in a browser of the grid itself.
 //! * [`operations`]: reloads, upgrades, tenants, TLS, and all that is wrong on purpose.
 //! * [`words`]: the language of error texts, which our checks do not touch.
 //! * [`kubernetes`]: what a cluster is told of the pods that workers run in.
@@ -33,6 +34,7 @@
 mod answers;
 mod blame;
 mod capacity;
+mod dashboard;
 mod demand;
 mod door;
 mod front_door;

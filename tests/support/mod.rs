@@ -4,6 +4,7 @@
 //! * [`operations`]: what an operator does to a running grid: new configuration, new binary.
 //! * [`proxy`]: [`Proxy`], its two ports, for questions.
 //! * [`playwright`]: real Playwright clients in Python and Node; [`crowd`]: many that come and go.
+//! * [`suite`]: Playwright's own test runner against a grid.
 //! * [`websocket`] and [`http`]: clients of our own, where Playwright would be too polite.
 //! * [`fake_playwright`]: a Playwright server that misbehaves on request.
 //! * [`authority`]: certificates and who signs them.
@@ -41,6 +42,7 @@ mod proxy;
 mod redis_server;
 mod scrape;
 mod sentinels;
+mod suite;
 mod visitors;
 mod websocket;
 
@@ -61,5 +63,6 @@ pub use proxy::{Capacity, Pool, Proxy, SessionView, WorkerView};
 pub use redis_server::RedisServer;
 pub use scrape::Scrape;
 pub use sentinels::Sentinels;
+pub use suite::SuiteRun;
 pub use visitors::Visitors;
 pub use websocket::{Connected, Dial, Refusal};

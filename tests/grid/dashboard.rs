@@ -1,0 +1,14 @@
+//! The operator's page in a browser of the grid that it shows.
+
+use crate::support::{Grid, SuiteRun};
+
+#[tokio::test]
+async fn operators_see_and_end_what_there_is() {
+    let grid = Grid::new().workers(1).capacity(2).start().await;
+    let output = tempfile::tempdir().unwrap();
+    let kept = std::env::var_os("PLAYHOUSE_PICTURES").map(std::path::PathBuf::from);
+    let folder = kept.unwrap_or_else(|| output.path().to_owned());
+    let ran = SuiteRun::of("dashboard", &grid, &folder.join("run")).await;
+    assert_eq!((ran.passed, ran.flaky), (6, 0), "{ran}");
+    grid.idle().await;
+}
