@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use playhouse::model::SessionId;
-use playhouse::tunnel::{self, Ends, Limits, Link, Side, Traffic};
+use playhouse::tunnel::{self, Ends, Link, SessionLimits, Side, Traffic};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net::TcpStream as AsyncStream;
 
-const LIMITS: Limits = Limits {
+const LIMITS: SessionLimits = SessionLimits {
     idle_timeout: None,
     max_duration: None,
     ping_interval: Some(Duration::from_secs(20)),

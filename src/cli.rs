@@ -88,7 +88,7 @@ pub struct Common {
 
 /// The two ports.
 #[derive(Args, Clone, Debug, Default)]
-pub struct Ports {
+pub struct PortFlags {
     /// Data port, where clients connect
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
@@ -107,7 +107,7 @@ pub struct Up {
     #[command(flatten)]
     pub common: Common,
     #[command(flatten)]
-    pub ports: Ports,
+    pub ports: PortFlags,
     /// Workers, each with one browser
     #[arg(short, long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(0..=1000))]
     pub workers: u16,
@@ -115,11 +115,11 @@ pub struct Up {
     #[arg(short, long, value_name = "BROWSER")]
     pub browser: Option<String>,
     #[command(flatten)]
-    pub limits: Limits,
+    pub limits: LimitFlags,
 }
 
 #[derive(Args, Clone, Debug, Default)]
-pub struct Limits {
+pub struct LimitFlags {
     /// Sessions at once on one worker
     #[arg(long, value_name = "N")]
     pub max_concurrent_sessions: Option<String>,
@@ -138,9 +138,9 @@ pub struct Proxy {
     #[command(flatten)]
     pub common: Common,
     #[command(flatten)]
-    pub ports: Ports,
+    pub ports: PortFlags,
     #[command(flatten)]
-    pub limits: Limits,
+    pub limits: LimitFlags,
     /// Where the shared state is: redis://…, rediss://…, redis+unix://… or memory. A password
     /// belongs into REDIS_PASSWORD_FILE: flags are visible to everybody on the machine
     #[arg(long, value_name = "URL")]
@@ -330,7 +330,7 @@ impl Command {
     }
 }
 
-impl Ports {
+impl PortFlags {
     fn add(&self, flags: Flags) -> Flags {
         flags.with("--listen", "listen", &self.listen).with(
             "--admin-listen",
@@ -340,7 +340,7 @@ impl Ports {
     }
 }
 
-impl Limits {
+impl LimitFlags {
     fn add(&self, flags: Flags) -> Flags {
         flags
             .with(

@@ -35,7 +35,7 @@ impl Workers {
     ) -> anyhow::Result<Workers> {
         let machine = MachineShared::new()
             .context("cannot make a folder for the browsers' temporary files")?;
-        let guard = Guard::post(machine.folder()).context("cannot start the guard process")?;
+        let guard = Guard::spawn(machine.folder()).context("cannot start the guard process")?;
         let advertise = config.load().worker.hostname.clone();
         let advertise = advertise.unwrap_or_else(|| "127.0.0.1".into());
         let shutdown = watch::Sender::new(Shutdown::None);

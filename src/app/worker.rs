@@ -28,7 +28,7 @@ pub async fn run(
     let observer: Observer = Arc::new(move |progress| follow(&up, &progress));
     let machine =
         MachineShared::new().context("cannot make a folder for the browser's temporary files")?;
-    let _guard = Guard::post(machine.folder()).context("cannot start the guard process")?;
+    let _guard = Guard::spawn(machine.folder()).context("cannot start the guard process")?;
     let hostname = config.load().worker.hostname.clone();
     let advertise = match hostname {
         Some(hostname) => hostname,

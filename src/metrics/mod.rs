@@ -14,9 +14,9 @@ pub use worker::WorkerMetrics;
 use crate::config::Outcome;
 use crate::fleet::demand::PoolState;
 use crate::logging;
-use crate::model::{Browser, Reason, WorkerStatus};
+use crate::model::{Browser, RecycleReason, WorkerStatus};
 use crate::proxy::refusal::Refusal;
-use crate::tunnel::Why;
+use crate::tunnel::EndReason;
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -217,7 +217,7 @@ impl Metrics {
             }
         }
         for browser in Browser::ALL {
-            for why in Why::ALL {
+            for why in EndReason::ALL {
                 self.sessions_total
                     .with_label_values(&[browser.as_str(), why.as_str()]);
             }
@@ -225,7 +225,7 @@ impl Metrics {
         for code in Refusal::CODES {
             self.rejections.with_label_values(&[code]);
         }
-        for reason in Reason::ALL {
+        for reason in RecycleReason::ALL {
             self.recycles.with_label_values(&[reason.as_str()]);
         }
         for outcome in Outcome::OF_RELOADS {
@@ -286,8 +286,8 @@ impl Metrics {
     }
 
     /// Takes over what the store counted. One that came back empty starts anew, as counters may.
-    pub fn set_recycles(&self, recycles: &HashMap<Reason, u64>) {
-        for reason in Reason::ALL {
+    pub fn set_recycles(&self, recycles: &HashMap<RecycleReason, u64>) {
+        for reason in RecycleReason::ALL {
             let counter = self.recycles.with_label_values(&[reason.as_str()]);
             let count = recycles.get(&reason).copied().unwrap_or(0);
             catch_up(&counter, count);
@@ -409,7 +409,7 @@ mod tests {
             .with_label_values(&["chromium", "client"])
             .inc();
         for count in [5, 9, 2] {
-            metrics.set_recycles(&HashMap::from([(Reason::Memory, count)]));
+            metrics.set_recycles(&HashMap::from([(RecycleReason::Memory, count)]));
         }
         metrics.store_reserve.observe(0.1);
         let worker = [WorkerGauges {

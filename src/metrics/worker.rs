@@ -8,7 +8,7 @@ use std::sync::Arc;
 /// The counters and gauges of one worker, on a registry of their own.
 pub struct WorkerMetrics {
     registry: Registry,
-    door_answers: IntCounterVec,
+    gateway_answers: IntCounterVec,
     browsers: IntGauge,
     sessions: IntGauge,
 }
@@ -18,7 +18,7 @@ impl WorkerMetrics {
     pub fn new() -> Arc<WorkerMetrics> {
         let registry = new_registry();
         let put = Register(&registry);
-        let door_answers = put.counters(
+        let gateway_answers = put.counters(
             "worker_answers_total",
             "What the worker's port has answered, by status; 101 is a session.",
             &["status"],
@@ -28,9 +28,9 @@ impl WorkerMetrics {
             "Browsers that are up, old ones included.",
         );
         let sessions = put.gauge("worker_sessions", "Sessions on them.");
-        door_answers.with_label_values(&["101"]);
+        gateway_answers.with_label_values(&["101"]);
         Arc::new(WorkerMetrics {
-            door_answers,
+            gateway_answers,
             browsers,
             sessions,
             registry,
@@ -38,8 +38,8 @@ impl WorkerMetrics {
     }
 
     /// Answers of the worker's port with this status.
-    pub fn door_answers(&self, status: StatusCode) -> IntCounter {
-        self.door_answers.with_label_values(&[status.as_str()])
+    pub fn gateway_answers(&self, status: StatusCode) -> IntCounter {
+        self.gateway_answers.with_label_values(&[status.as_str()])
     }
 
     /// Everything in Prometheus' text format, with the numbers of the moment.

@@ -17,7 +17,7 @@ pub use browser::{Browser, UnknownBrowser};
 pub use endpoint::{Endpoint, EndpointError};
 pub use pod::{NoPod, Pod};
 pub use pool::{Pool, PoolFilter, SeatKind};
-pub use reason::Reason;
+pub use reason::RecycleReason;
 pub use session_id::SessionId;
 pub use version::Version;
 pub use waiter::Waiter;

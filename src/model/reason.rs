@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 /// Why a browser is replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Reason {
+pub enum RecycleReason {
     /// It has had the sessions of a life.
     Lifetime,
     /// Its process tree uses too much memory.
@@ -20,40 +20,40 @@ pub enum Reason {
     Operator,
 }
 
-impl Reason {
-    pub const ALL: [Reason; 6] = [
-        Reason::Lifetime,
-        Reason::Memory,
-        Reason::Disk,
-        Reason::Age,
-        Reason::Failures,
-        Reason::Operator,
+impl RecycleReason {
+    pub const ALL: [RecycleReason; 6] = [
+        RecycleReason::Lifetime,
+        RecycleReason::Memory,
+        RecycleReason::Disk,
+        RecycleReason::Age,
+        RecycleReason::Failures,
+        RecycleReason::Operator,
     ];
 
     /// The value of the metric's label.
     pub fn as_str(self) -> &'static str {
         match self {
-            Reason::Lifetime => "lifetime",
-            Reason::Memory => "memory",
-            Reason::Disk => "disk",
-            Reason::Age => "age",
-            Reason::Failures => "failures",
-            Reason::Operator => "operator",
+            RecycleReason::Lifetime => "lifetime",
+            RecycleReason::Memory => "memory",
+            RecycleReason::Disk => "disk",
+            RecycleReason::Age => "age",
+            RecycleReason::Failures => "failures",
+            RecycleReason::Operator => "operator",
         }
     }
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for RecycleReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
     }
 }
 
-impl FromStr for Reason {
+impl FromStr for RecycleReason {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
-        let is = |reason: &Reason| reason.as_str() == text;
-        Reason::ALL.into_iter().find(is).ok_or(())
+        let is = |reason: &RecycleReason| reason.as_str() == text;
+        RecycleReason::ALL.into_iter().find(is).ok_or(())
     }
 }

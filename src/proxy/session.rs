@@ -19,7 +19,7 @@ use crate::selection::Wanted;
 use crate::session::quota;
 use crate::session::registry::{Client as InOurHands, Entry, Info};
 use crate::session::seat::Seat;
-use crate::tunnel::{self, Ended, Ends, Limits, Link, Side, Traffic, Why};
+use crate::tunnel::{self, EndReason, Ended, Ends, Link, SessionLimits, Side, Traffic};
 use pingora::protocols::Stream;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -83,7 +83,7 @@ pub(super) fn serve(
         let Some((running, ends, stop)) = opening.await else {
             return;
         };
-        let limits = Limits::from(&grid.config.load().session);
+        let limits = SessionLimits::from(&grid.config.load().session);
         let id = running.entry.id;
         let traffic = running.entry.traffic.clone();
         let ended = tunnel::run(id, ends, limits, traffic, stop).await;
@@ -336,7 +336,7 @@ fn finish(grid: &Grid, running: &Running, ended: &Ended) {
     log::info!(session:% = info.id, worker:% = info.worker.id, browser:% = info.browser,
         duration_ms = lasted.as_millis() as u64, bytes_in = bytes_in, bytes_out = bytes_out,
         ended_by:% = ended.by, why:% = ended.why, code = ended.code.unwrap_or(1006); "session ended");
-    if !matches!(ended.why, Why::Closed | Why::ClientGone) {
+    if !matches!(ended.why, EndReason::Closed | EndReason::ClientGone) {
         let (why, worker) = (ended.why.as_str(), info.worker.id.as_str());
         grid.events.note(Kind::Session, why, Some(worker));
     }

@@ -41,14 +41,14 @@ struct OfBrowser {
 struct OfVersion {
     workers: usize,
     /// Those that can take one more session.
-    seats: BTreeMap<Place, Arc<Backend>>,
+    seats: BTreeMap<Rank, Arc<Backend>>,
 }
 
 /// Where a worker stands among those of its version. The tier before and the one behind the
 /// threshold are both stretches of `past == false`: the threshold moves with every worker that
 /// opens or closes, and must not move the others.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
+struct Rank {
     /// Behind all that are not.
     suspected: bool,
     /// At or beyond the lifetime limit.
@@ -61,10 +61,10 @@ struct Place {
     id: Option<WorkerId>,
 }
 
-impl Place {
+impl Rank {
     /// Before every place with this `suspected`, this `past` and at least this `first`.
-    fn start(suspected: bool, past: bool, first: u32) -> Place {
-        Place {
+    fn start(suspected: bool, past: bool, first: u32) -> Rank {
+        Rank {
             suspected,
             past,
             first,
@@ -75,7 +75,7 @@ impl Place {
     }
 
     /// Where a worker stands; nowhere without a seat.
-    fn of(worker: &Facts, policy: &Policy) -> Option<Place> {
+    fn of(worker: &Facts, policy: &Policy) -> Option<Rank> {
         if !policy.has_seat(worker) {
             return None;
         }
@@ -86,7 +86,7 @@ impl Place {
             Strategy::LifetimeFirst => (highest_first(worker.lifetime), worker.active),
             Strategy::LeastActive => (worker.active, worker.lifetime),
         };
-        Some(Place {
+        Some(Rank {
             suspected: worker.suspected,
             past,
             first,
@@ -110,7 +110,7 @@ pub struct Cursor {
     wanted: Wanted,
     suspected: bool,
     tier: Option<Tier>,
-    after: Option<Place>,
+    after: Option<Rank>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -290,8 +290,8 @@ impl Index {
     }
 
     /// The places of a tier. Its start is never behind its end, which [`BTreeMap::range`] needs.
-    fn stretch(&self, suspected: bool, tier: Tier, open: usize) -> Range<Place> {
-        let start = |past, first| Place::start(suspected, past, first);
+    fn stretch(&self, suspected: bool, tier: Tier, open: usize) -> Range<Rank> {
+        let start = |past, first| Rank::start(suspected, past, first);
         let below = start(false, 0);
         let past = start(true, 0);
         let threshold = match self.policy.threshold(open) {
@@ -312,7 +312,7 @@ impl OfBrowser {
         self.open += usize::from(worker.facts.open);
         let version = self.versions.entry(worker.facts.version).or_default();
         version.workers += 1;
-        if let Some(place) = Place::of(&worker.facts, policy) {
+        if let Some(place) = Rank::of(&worker.facts, policy) {
             version.seats.insert(place, worker.backend.clone());
         }
     }
@@ -324,7 +324,7 @@ impl OfBrowser {
             return;
         };
         version.workers -= 1;
-        if let Some(place) = Place::of(&worker.facts, policy) {
+        if let Some(place) = Rank::of(&worker.facts, policy) {
             version.seats.remove(&place);
         }
         if version.workers == 0 {

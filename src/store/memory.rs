@@ -2,7 +2,9 @@
 //! through an `Arc`, so nothing here ever goes away and no call waits.
 
 use super::{Beat, Candidate, Event, Reserved, Store, StoreError, WorkerView};
-use crate::model::{Counts, Reason, SessionId, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
+use crate::model::{
+    Counts, RecycleReason, SessionId, WorkerKey, WorkerRecord, WorkerStatus, unix_millis,
+};
 use async_trait::async_trait;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
@@ -30,7 +32,7 @@ struct State {
     turns: HashMap<WorkerKey, Instant>,
     /// Browsers that are warming up, and until when they count as such.
     warming: HashMap<WorkerKey, Instant>,
-    recycles: HashMap<Reason, u64>,
+    recycles: HashMap<RecycleReason, u64>,
     oom_kills: u64,
     revision: u64,
 }
@@ -283,7 +285,11 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    async fn count_recycle(&self, worker: &WorkerKey, reason: Reason) -> Result<(), StoreError> {
+    async fn count_recycle(
+        &self,
+        worker: &WorkerKey,
+        reason: RecycleReason,
+    ) -> Result<(), StoreError> {
         let state = &mut *self.state();
         let first = |entry: &mut Entry| !std::mem::replace(&mut entry.recycled, true);
         if state.workers.get_mut(worker).is_some_and(first) {
@@ -292,7 +298,7 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    async fn recycles(&self) -> Result<HashMap<Reason, u64>, StoreError> {
+    async fn recycles(&self) -> Result<HashMap<RecycleReason, u64>, StoreError> {
         Ok(self.state().recycles.clone())
     }
 

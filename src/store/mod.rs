@@ -7,7 +7,7 @@ pub mod memory;
 pub mod redis;
 
 use crate::model::{
-    Browser, Counts, Reason, SessionId, Waiter, WorkerKey, WorkerRecord, WorkerStatus,
+    Browser, Counts, RecycleReason, SessionId, Waiter, WorkerKey, WorkerRecord, WorkerStatus,
 };
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -217,11 +217,15 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<bool, StoreError>;
 
     /// Counts that a worker is being recycled, and why. Of one worker only the first word counts.
-    async fn count_recycle(&self, worker: &WorkerKey, reason: Reason) -> Result<(), StoreError>;
+    async fn count_recycle(
+        &self,
+        worker: &WorkerKey,
+        reason: RecycleReason,
+    ) -> Result<(), StoreError>;
 
     /// How many workers of the whole grid were recycled for each reason, as long as the store
     /// remembers. Those of the original do not tell.
-    async fn recycles(&self) -> Result<HashMap<Reason, u64>, StoreError>;
+    async fn recycles(&self) -> Result<HashMap<RecycleReason, u64>, StoreError>;
 
     /// Has a worker look at its browser at once: it does not answer a session. A hint that may be
     /// lost; a worker looks by itself now and then.

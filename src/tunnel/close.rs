@@ -32,7 +32,7 @@ impl fmt::Display for Party {
 
 /// Why a session ended. A closed set, fit for a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Why {
+pub enum EndReason {
     /// A side said goodbye with a Close frame.
     Closed,
     /// The client's connection ended without a Close frame: its process ended, or the network did.
@@ -57,81 +57,85 @@ pub enum Why {
     ShuttingDown,
 }
 
-impl Why {
+impl EndReason {
     /// Every reason, for those who declare a metric for each.
-    pub const ALL: [Why; 11] = [
-        Why::Closed,
-        Why::ClientGone,
-        Why::WorkerLost,
-        Why::WorkerSilent,
-        Why::ClientSlow,
-        Why::WorkerSlow,
-        Why::Idle,
-        Why::TooLong,
-        Why::Killed,
-        Why::Draining,
-        Why::ShuttingDown,
+    pub const ALL: [EndReason; 11] = [
+        EndReason::Closed,
+        EndReason::ClientGone,
+        EndReason::WorkerLost,
+        EndReason::WorkerSilent,
+        EndReason::ClientSlow,
+        EndReason::WorkerSlow,
+        EndReason::Idle,
+        EndReason::TooLong,
+        EndReason::Killed,
+        EndReason::Draining,
+        EndReason::ShuttingDown,
     ];
 
     /// For log lines and metric labels.
     pub fn as_str(self) -> &'static str {
         match self {
-            Why::Closed => "closed",
-            Why::ClientGone => "client_gone",
-            Why::WorkerLost => "worker_lost",
-            Why::WorkerSilent => "worker_silent",
-            Why::ClientSlow => "client_slow",
-            Why::WorkerSlow => "worker_slow",
-            Why::Idle => "idle",
-            Why::TooLong => "too_long",
-            Why::Killed => "killed",
-            Why::Draining => "draining",
-            Why::ShuttingDown => "shutting_down",
+            EndReason::Closed => "closed",
+            EndReason::ClientGone => "client_gone",
+            EndReason::WorkerLost => "worker_lost",
+            EndReason::WorkerSilent => "worker_silent",
+            EndReason::ClientSlow => "client_slow",
+            EndReason::WorkerSlow => "worker_slow",
+            EndReason::Idle => "idle",
+            EndReason::TooLong => "too_long",
+            EndReason::Killed => "killed",
+            EndReason::Draining => "draining",
+            EndReason::ShuttingDown => "shutting_down",
         }
     }
 
-    /// Who ends a session for this reason; `None` for [`Why::Closed`], which either side can.
+    /// Who ends a session for this reason; `None` for [`EndReason::Closed`], which either side can.
     pub fn party(self) -> Option<Party> {
         match self {
-            Why::Closed => None,
-            Why::ClientGone | Why::ClientSlow => Some(Party::Client),
-            Why::WorkerLost | Why::WorkerSilent | Why::WorkerSlow => Some(Party::Worker),
-            Why::Idle | Why::TooLong | Why::Killed | Why::Draining | Why::ShuttingDown => {
-                Some(Party::Playhouse)
+            EndReason::Closed => None,
+            EndReason::ClientGone | EndReason::ClientSlow => Some(Party::Client),
+            EndReason::WorkerLost | EndReason::WorkerSilent | EndReason::WorkerSlow => {
+                Some(Party::Worker)
             }
+            EndReason::Idle
+            | EndReason::TooLong
+            | EndReason::Killed
+            | EndReason::Draining
+            | EndReason::ShuttingDown => Some(Party::Playhouse),
         }
     }
 
     /// What the user reads; the limit that was reached follows, if there was one.
     fn sentence(self) -> &'static str {
         match self {
-            Why::Closed => "session closed",
-            Why::ClientGone => "client gone",
-            Why::WorkerLost => "worker lost, its connection broke",
-            Why::WorkerSilent => "worker lost, no answer for",
-            Why::ClientSlow => "client too slow, took no data for",
-            Why::WorkerSlow => "worker lost, took no data for",
-            Why::Idle => "session idle for",
-            Why::TooLong => "session exceeded",
-            Why::Killed => "session killed by an operator",
-            Why::Draining => "the grid is draining and the drain timeout is over",
-            Why::ShuttingDown => "the grid is shutting down",
+            EndReason::Closed => "session closed",
+            EndReason::ClientGone => "client gone",
+            EndReason::WorkerLost => "worker lost, its connection broke",
+            EndReason::WorkerSilent => "worker lost, no answer for",
+            EndReason::ClientSlow => "client too slow, took no data for",
+            EndReason::WorkerSlow => "worker lost, took no data for",
+            EndReason::Idle => "session idle for",
+            EndReason::TooLong => "session exceeded",
+            EndReason::Killed => "session killed by an operator",
+            EndReason::Draining => "the grid is draining and the drain timeout is over",
+            EndReason::ShuttingDown => "the grid is shutting down",
         }
     }
 
     /// The code of our Close frame (RFC 6455, section 7.4.1, and IANA's registry for 1012 on).
     fn code(self) -> u16 {
         match self {
-            Why::Closed | Why::ClientGone => 1000,
-            Why::Draining | Why::ShuttingDown => 1001,
-            Why::Killed | Why::Idle | Why::TooLong => 1008,
-            Why::WorkerLost | Why::WorkerSilent | Why::WorkerSlow => 1011,
-            Why::ClientSlow => 1013,
+            EndReason::Closed | EndReason::ClientGone => 1000,
+            EndReason::Draining | EndReason::ShuttingDown => 1001,
+            EndReason::Killed | EndReason::Idle | EndReason::TooLong => 1008,
+            EndReason::WorkerLost | EndReason::WorkerSilent | EndReason::WorkerSlow => 1011,
+            EndReason::ClientSlow => 1013,
         }
     }
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for EndReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
     }
@@ -141,52 +145,56 @@ impl fmt::Display for Why {
 /// error of whatever call was running, so it says what happened, and the session id to look for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Close {
-    why: Why,
+    why: EndReason,
     reason: Box<str>,
 }
 
 impl Close {
     /// The proxy is going down at once.
     pub fn shutting_down(id: SessionId) -> Close {
-        Close::new(Some(id), Why::ShuttingDown, None)
+        Close::new(Some(id), EndReason::ShuttingDown, None)
     }
 
     /// The drain timeout is over and the session still runs.
     pub fn draining(id: SessionId) -> Close {
-        Close::new(Some(id), Why::Draining, None)
+        Close::new(Some(id), EndReason::Draining, None)
     }
 
     /// The same for one worker, of a grid that goes on.
     pub fn worker_draining(id: SessionId) -> Close {
         let sentence = "the worker is draining and the drain timeout is over";
-        Close::saying(Some(id), Why::Draining, sentence)
+        Close::saying(Some(id), EndReason::Draining, sentence)
     }
 
     /// The worker gives its browser up, and says why. Which session it is the proxy knows.
     pub fn browser_broken(why: &str) -> Close {
-        Close::saying(None, Why::WorkerLost, why)
+        Close::saying(None, EndReason::WorkerLost, why)
     }
 
     /// The worker ends its browser, for the reason that it gives.
     pub fn worker_condemned(id: SessionId, why: &str) -> Close {
-        Close::saying(Some(id), Why::WorkerLost, &format!("worker lost, {why}"))
+        Close::saying(
+            Some(id),
+            EndReason::WorkerLost,
+            &format!("worker lost, {why}"),
+        )
     }
 
     /// An operator killed the session.
     pub fn killed(id: SessionId) -> Close {
-        Close::new(Some(id), Why::Killed, None)
+        Close::new(Some(id), EndReason::Killed, None)
     }
 
     pub(super) fn worker_lost(id: SessionId) -> Close {
-        Close::new(Some(id), Why::WorkerLost, None)
+        Close::new(Some(id), EndReason::WorkerLost, None)
     }
 
     /// The session has reached `limit`, whose meaning depends on `why`.
-    pub(super) fn overdue(id: Option<SessionId>, why: Why, limit: Duration) -> Close {
+    pub(super) fn overdue(id: Option<SessionId>, why: EndReason, limit: Duration) -> Close {
         Close::new(id, why, Some(limit))
     }
 
-    fn new(id: Option<SessionId>, why: Why, limit: Option<Duration>) -> Close {
+    fn new(id: Option<SessionId>, why: EndReason, limit: Option<Duration>) -> Close {
         let mut sentence = why.sentence().to_owned();
         if let Some(limit) = limit {
             let _ = write!(sentence, " {}", humantime::format_duration(limit));
@@ -194,7 +202,7 @@ impl Close {
         Close::saying(id, why, &sentence)
     }
 
-    fn saying(id: Option<SessionId>, why: Why, sentence: &str) -> Close {
+    fn saying(id: Option<SessionId>, why: EndReason, sentence: &str) -> Close {
         let mut reason = format!("playhouse: {sentence}");
         let suffix = id.map_or(String::new(), |id| format!(" (session {id})"));
         reason.truncate(reason.floor_char_boundary(frame::MAX_REASON - suffix.len()));
@@ -205,7 +213,7 @@ impl Close {
         }
     }
 
-    pub fn why(&self) -> Why {
+    pub fn why(&self) -> EndReason {
         self.why
     }
 
@@ -224,7 +232,7 @@ impl Close {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended {
     pub by: Party,
-    pub why: Why,
+    pub why: EndReason,
     /// The code of the Close frame that ended it: theirs as it came, ours as the client's connection
     /// took it. 1005 when it had none, `None` when there was no Close frame.
     pub code: Option<u16>,
@@ -237,7 +245,7 @@ mod tests {
     #[test]
     fn every_reason_fits_and_ends_with_the_session() {
         let longest = Duration::from_nanos(u64::MAX);
-        for why in Why::ALL {
+        for why in EndReason::ALL {
             for limit in [None, Some(Duration::from_secs(1800)), Some(longest)] {
                 let id = SessionId::random();
                 let close = Close::new(Some(id), why, limit);
@@ -251,7 +259,7 @@ mod tests {
     #[test]
     fn no_two_reasons_share_a_label() {
         let labels: std::collections::HashSet<_> =
-            Why::ALL.iter().map(|why| why.as_str()).collect();
-        assert_eq!(labels.len(), Why::ALL.len());
+            EndReason::ALL.iter().map(|why| why.as_str()).collect();
+        assert_eq!(labels.len(), EndReason::ALL.len());
     }
 }

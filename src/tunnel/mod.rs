@@ -6,7 +6,7 @@
 //! to say why a session ends when the end is ours.
 //!
 //! It knows nothing of HTTP, seats or the store: whoever calls [`run`] holds the seat, logs the
-//! [`Ended`] and releases. Dropping the future closes both connections at once. A worker's door, a
+//! [`Ended`] and releases. Dropping the future closes both connections at once. A worker's gateway, a
 //! second tunnel on the way of the same session, calls [`pass_on`] and leaves the watching to the
 //! proxy.
 //!
@@ -28,7 +28,7 @@ mod traffic;
 mod tune;
 mod watch;
 
-pub use close::{Close, Ended, Party, Why};
+pub use close::{Close, EndReason, Ended, Party};
 pub use link::{Link, say_goodbye};
 pub use traffic::Traffic;
 pub use tune::{keepalive, tune};
@@ -65,7 +65,7 @@ pub struct Side {
 
 /// A session's limits, as they were when it began: a reload touches no open session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct SessionLimits {
     /// Ends a session without a message for this long; pings and pongs are none.
     pub idle_timeout: Option<Duration>,
     /// Ends a session this old.
@@ -78,7 +78,7 @@ pub struct Limits {
     pub write_timeout: Duration,
 }
 
-impl Limits {
+impl SessionLimits {
     /// How long a side has from its first ping on.
     fn time_to_answer(&self) -> Duration {
         let interval = self.ping_interval.unwrap_or_default();
@@ -86,9 +86,9 @@ impl Limits {
     }
 }
 
-impl From<&Session> for Limits {
-    fn from(session: &Session) -> Limits {
-        Limits {
+impl From<&Session> for SessionLimits {
+    fn from(session: &Session) -> SessionLimits {
+        SessionLimits {
             idle_timeout: session.idle_timeout,
             max_duration: session.max_duration,
             ping_interval: session.ping_interval,
@@ -105,7 +105,7 @@ impl From<&Session> for Limits {
 pub fn run(
     id: SessionId,
     ends: Ends,
-    limits: Limits,
+    limits: SessionLimits,
     traffic: Arc<Traffic>,
     stop: oneshot::Receiver<Close>,
 ) -> impl Future<Output = Ended> + Send + 'static {
@@ -119,7 +119,7 @@ pub fn pass_on(
     traffic: Arc<Traffic>,
     stop: oneshot::Receiver<Close>,
 ) -> impl Future<Output = Ended> + Send + 'static {
-    let limits = Limits {
+    let limits = SessionLimits {
         idle_timeout: None,
         max_duration: None,
         ping_interval: None,

@@ -1,12 +1,12 @@
 //! A session's two directions together: what ends it, what is said then, and how long the parting
 //! may take. Owns both streams and the one timer; what is due when is decided in [`super::watch`].
 
-use super::close::{Close, Ended, Party, Why};
+use super::close::{Close, EndReason, Ended, Party};
 use super::flow::{Flow, Moved};
 use super::link::Link;
 use super::traffic::Traffic;
 use super::watch::{Pulse, Watch, Way};
-use super::{Ends, Limits};
+use super::{Ends, SessionLimits};
 use crate::model::SessionId;
 use std::cell::RefCell;
 use std::future::Future;
@@ -60,7 +60,7 @@ pub(super) struct Relay {
     down_stalled: Option<Instant>,
     client_pulse: Pulse,
     worker_pulse: Pulse,
-    limits: Limits,
+    limits: SessionLimits,
     traffic: Arc<Traffic>,
     stop: Option<oneshot::Receiver<Close>>,
     /// An end of ours, while it is under way.
@@ -77,7 +77,7 @@ impl Relay {
     pub(super) fn new(
         id: Option<SessionId>,
         ends: Ends,
-        limits: Limits,
+        limits: SessionLimits,
         traffic: Arc<Traffic>,
         stop: oneshot::Receiver<Close>,
     ) -> Relay {
@@ -226,7 +226,7 @@ impl Relay {
         let was_closing = self.farewell.is_some();
         let closed = |by, code| Ended {
             by,
-            why: Why::Closed,
+            why: EndReason::Closed,
             code: Some(code),
         };
         if self.ended.is_some() {
@@ -238,7 +238,7 @@ impl Relay {
         } else if self.up.source_ended() || self.down.sink_ended() {
             self.follow(Ended {
                 by: Party::Client,
-                why: Why::ClientGone,
+                why: EndReason::ClientGone,
                 code: None,
             });
         } else if self.down.source_ended() || self.up.sink_ended() {
@@ -246,7 +246,7 @@ impl Relay {
             if self.passes_on {
                 self.follow(Ended {
                     by: Party::Worker,
-                    why: Why::WorkerLost,
+                    why: EndReason::WorkerLost,
                     code: None,
                 });
             } else {
@@ -352,7 +352,7 @@ impl Relay {
         let mut ended = self
             .ended
             .expect("a direction is over, or time for the parting is, only after an end was seen");
-        if ended.why != Why::Closed && !self.down.has_said_goodbye() {
+        if ended.why != EndReason::Closed && !self.down.has_said_goodbye() {
             ended.code = None;
         }
         ended

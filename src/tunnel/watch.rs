@@ -1,8 +1,8 @@
 //! When a session's time is up, and when a silent side is to be asked whether it is still there.
 //! Pure: it is told the time and what happened, and answers what is due and when to ask again.
 
-use super::Limits;
-use super::close::Why;
+use super::SessionLimits;
+use super::close::EndReason;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -66,7 +66,7 @@ pub(super) struct Way {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Due {
     /// The session ends now, for this reason, having reached this limit.
-    pub end: Option<(Why, Duration)>,
+    pub end: Option<(EndReason, Duration)>,
     pub ping_client: bool,
     pub ping_worker: bool,
     /// When to look again, if ever.
@@ -87,22 +87,22 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn due(&self, limits: &Limits, now: Instant) -> Due {
+    pub(super) fn due(&self, limits: &SessionLimits, now: Instant) -> Due {
         let mut clock = Clock {
             now,
             next: None,
             end: None,
         };
         if let Some(limit) = limits.max_duration {
-            clock.end_at(Some(self.started + limit), Why::TooLong, limit);
+            clock.end_at(Some(self.started + limit), EndReason::TooLong, limit);
         }
         if let Some(limit) = limits.idle_timeout {
-            clock.end_at(Some(self.last_message + limit), Why::Idle, limit);
+            clock.end_at(Some(self.last_message + limit), EndReason::Idle, limit);
         }
         let limit = limits.write_timeout;
         let stall_end = |way: &Way| way.stalled.map(|since| since + limit);
-        clock.end_at(stall_end(&self.down), Why::ClientSlow, limit);
-        clock.end_at(stall_end(&self.up), Why::WorkerSlow, limit);
+        clock.end_at(stall_end(&self.down), EndReason::ClientSlow, limit);
+        clock.end_at(stall_end(&self.up), EndReason::WorkerSlow, limit);
 
         let mut ping_client = false;
         let mut ping_worker = false;
@@ -114,7 +114,7 @@ impl Watch {
                 // its machine is there the kernel finds out, from pings that nobody acknowledges.
                 let limit = limits.ping_timeout;
                 let time = limits.time_to_answer();
-                clock.end_at(self.worker.dead(time), Why::WorkerSilent, limit);
+                clock.end_at(self.worker.dead(time), EndReason::WorkerSilent, limit);
             }
             let mut ping = |pulse: &Pulse, way: &Way| {
                 !way.ping_due && way.stalled.is_none() && clock.reached(pulse.next_ping(interval))
@@ -137,7 +137,7 @@ impl Watch {
 struct Clock {
     now: Instant,
     next: Option<Instant>,
-    end: Option<(Why, Duration)>,
+    end: Option<(EndReason, Duration)>,
 }
 
 impl Clock {
@@ -152,7 +152,7 @@ impl Clock {
         at <= self.now
     }
 
-    fn end_at(&mut self, at: Option<Instant>, why: Why, limit: Duration) {
+    fn end_at(&mut self, at: Option<Instant>, why: EndReason, limit: Duration) {
         if at.is_some_and(|at| self.reached(at)) {
             self.end.get_or_insert((why, limit));
         }
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const LIMITS: Limits = Limits {
+    const LIMITS: SessionLimits = SessionLimits {
         idle_timeout: Some(Duration::from_secs(300)),
         max_duration: Some(Duration::from_secs(1800)),
         ping_interval: Some(Duration::from_secs(20)),
@@ -237,7 +237,7 @@ mod tests {
         watch.worker.asked(start + seconds(100));
         assert_eq!(watch.due(&LIMITS, start + seconds(139)).end, None);
         let end = watch.due(&LIMITS, start + seconds(140)).end;
-        assert_eq!(end, Some((Why::WorkerSilent, seconds(60))));
+        assert_eq!(end, Some((EndReason::WorkerSilent, seconds(60))));
     }
 
     #[test]
@@ -249,7 +249,7 @@ mod tests {
         let due = watch.due(&LIMITS, start + seconds(100));
         assert_eq!((due.end, due.ping_client), (None, false));
         let end = watch.due(&LIMITS, start + seconds(120)).end;
-        assert_eq!(end, Some((Why::ClientSlow, seconds(30))));
+        assert_eq!(end, Some((EndReason::ClientSlow, seconds(30))));
     }
 
     proptest! {

@@ -1,7 +1,7 @@
 //! One worker, from the outside: feeds its life cycle with what happens to the processes, in the
 //! store and to the time. What follows is carried out by [`Shell`].
 
-use super::door::Door;
+use super::gateway::Gateway;
 use super::lifecycle::Input;
 use super::machine::MachineShared;
 use super::progress::Observer;
@@ -20,7 +20,7 @@ use tokio::time::{MissedTickBehavior, interval};
 /// How often time itself is looked at: pauses, timeouts and ages are this precise.
 const TICK: Duration = Duration::from_millis(250);
 /// How long the end waits for the store; the records it still has expire by themselves.
-const FAREWELL: Duration = Duration::from_secs(3);
+const DEREGISTER_TIMEOUT: Duration = Duration::from_secs(3);
 /// What may wait to be taken in. Whoever sends more waits.
 const BACKLOG: usize = 64;
 
@@ -50,14 +50,14 @@ pub struct Shared {
     pub advertise: String,
     pub machine: Arc<MachineShared>,
     /// The one port, for the worker's whole life.
-    pub door: Door,
+    pub gateway: Gateway,
     pub observer: Observer,
     pub inputs: mpsc::Sender<Input>,
 }
 
 impl Shared {
     /// The agent being gone is no error: its tasks end with it.
-    pub async fn tell(&self, input: Input) {
+    pub async fn send(&self, input: Input) {
         self.inputs.send(input).await.ok();
     }
 }
@@ -79,13 +79,13 @@ impl Agent {
     ) -> io::Result<Agent> {
         let (sender, inputs) = mpsc::channel(BACKLOG);
         let advertise = advertise.into();
-        let door = Door::open(&advertise, config.load().worker.port, WorkerMetrics::new())?;
+        let gateway = Gateway::open(&advertise, config.load().worker.port, WorkerMetrics::new())?;
         let shared = Shared {
             config,
             toolchain,
             advertise,
             machine,
-            door,
+            gateway,
             observer,
             inputs: sender,
         };
@@ -114,12 +114,12 @@ impl Agent {
         let mut shell = Shell::new(self.shared, self.store, self.start_over, ups_sender);
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut told = Shutdown::None;
+        let mut seen = Shutdown::None;
         while !shell.finished {
             tokio::select! {
-                wish = changed(&mut shutdown, told) => {
-                    told = wish;
-                    shell.take_in(match wish {
+                wanted = changed(&mut shutdown, seen) => {
+                    seen = wanted;
+                    shell.take_in(match wanted {
                         Shutdown::None => Input::Tick,
                         Shutdown::Drain => Input::Drain,
                         Shutdown::Now => Input::Stop,
@@ -131,26 +131,29 @@ impl Agent {
                 Some(_) = shell.entries.join_next() => {}
                 event = next_event(&mut events) => shell.event(event),
                 _ = tick.tick() => {
-                    tree::bury_adopted();
+                    tree::reap_adopted();
                     shell.look_for_oom_kills();
                     shell.take_in(Input::Tick);
                 }
             }
         }
-        let farewells = async { while shell.entries.join_next().await.is_some() {} };
-        if tokio::time::timeout(FAREWELL, farewells).await.is_err() {
+        let deregistered = async { while shell.entries.join_next().await.is_some() {} };
+        if tokio::time::timeout(DEREGISTER_TIMEOUT, deregistered)
+            .await
+            .is_err()
+        {
             log::warn!("the store is too slow to be told that this worker is gone");
         }
     }
 }
 
-/// The next wish that differs from the last one.
-async fn changed(shutdown: &mut watch::Receiver<Shutdown>, told: Shutdown) -> Shutdown {
-    if told == Shutdown::Now {
+/// The next wanted that differs from the last one.
+async fn changed(shutdown: &mut watch::Receiver<Shutdown>, seen: Shutdown) -> Shutdown {
+    if seen == Shutdown::Now {
         std::future::pending::<()>().await;
     }
-    match shutdown.wait_for(|wish| *wish != told).await {
-        Ok(wish) => *wish,
+    match shutdown.wait_for(|wanted| *wanted != seen).await {
+        Ok(wanted) => *wanted,
         Err(_) => Shutdown::Now,
     }
 }

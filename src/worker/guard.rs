@@ -33,7 +33,7 @@ enum Never {}
 
 impl Guard {
     /// Posts a guard over the folder of this process's browsers.
-    pub fn post(folder: &Path) -> io::Result<Guard> {
+    pub fn spawn(folder: &Path) -> io::Result<Guard> {
         let (posted, dropped) = mpsc::channel();
         let first = start(folder)?;
         let folder = folder.to_owned();
@@ -77,24 +77,24 @@ fn start(folder: &Path) -> io::Result<Child> {
 }
 
 /// What a guard is there for.
-pub struct Duty {
+pub struct GuardTask {
     /// The folder of the process that posted it.
     folder: PathBuf,
 }
 
 /// What to guard, when this process was started as a guard.
-pub fn duty() -> Option<Duty> {
+pub fn task_of_process() -> Option<GuardTask> {
     let mut arguments = std::env::args_os();
     let is_guard = arguments.next().as_deref() == Some(OsStr::new(NAME));
     let folder = arguments.next().filter(|_| is_guard)?;
-    Some(Duty {
+    Some(GuardTask {
         folder: folder.into(),
     })
 }
 
 /// Waits for the end of the process that posted this guard, and clears what it left.
-pub fn stand(duty: &Duty) -> io::Result<()> {
-    let folder = &duty.folder;
+pub fn run(task: &GuardTask) -> io::Result<()> {
+    let folder = &task.folder;
     // Whoever ends a whole group of processes wants the guard's work done, not the guard gone.
     for ignored in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         // SAFETY: no handler is installed, and this process has one thread.

@@ -22,7 +22,7 @@ const MEMORY_IS_FRESH: Duration = Duration::from_secs(1);
 
 /// Shared by all [`Agent`](super::Agent)s of a process. Dropping it removes its folder.
 pub struct MachineShared {
-    /// Browsers that warm up in their turn.
+    /// Permits to warm up that are taken.
     warming: Arc<Mutex<usize>>,
     budget: Arc<Mutex<Budget>>,
     folder: TempDir,
@@ -56,12 +56,12 @@ impl MachineShared {
         }))
     }
 
-    /// A turn to warm a browser up, unless `most` others of this process have one.
-    pub fn try_turn(&self, most: usize) -> Option<Turn> {
+    /// A permit to warm a browser up, unless `most` others of this process have one.
+    pub fn try_warm_up_permit(&self, most: usize) -> Option<WarmUpPermit> {
         let mut warming = locked(&self.warming);
         (*warming < most).then(|| {
             *warming += 1;
-            Turn(Arc::clone(&self.warming))
+            WarmUpPermit(Arc::clone(&self.warming))
         })
     }
 
@@ -72,9 +72,9 @@ impl MachineShared {
     }
 
     /// Memory for a browser that is to come, until this is dropped.
-    pub fn claim(&self, budget: &mut Budget, bytes: u64) -> Claim {
+    pub fn claim(&self, budget: &mut Budget, bytes: u64) -> MemoryClaim {
         budget.claimed += bytes;
-        Claim {
+        MemoryClaim {
             bytes,
             budget: Arc::clone(&self.budget),
         }
@@ -95,12 +95,12 @@ impl MachineShared {
     }
 }
 
-/// A turn to warm a browser up. It is over when this is dropped.
+/// A permit to warm a browser up. It is given back when this is dropped.
 #[derive(Debug)]
 #[must_use]
-pub struct Turn(Arc<Mutex<usize>>);
+pub struct WarmUpPermit(Arc<Mutex<usize>>);
 
-impl Drop for Turn {
+impl Drop for WarmUpPermit {
     fn drop(&mut self) {
         *locked(&self.0) -= 1;
     }
@@ -180,12 +180,12 @@ impl Budget {
 /// Memory that is promised to one browser.
 #[derive(Debug)]
 #[must_use]
-pub struct Claim {
+pub struct MemoryClaim {
     bytes: u64,
     budget: Arc<Mutex<Budget>>,
 }
 
-impl Drop for Claim {
+impl Drop for MemoryClaim {
     fn drop(&mut self) {
         locked(&self.budget).claimed -= self.bytes;
     }
@@ -236,7 +236,7 @@ fn remove(folder: &Path) {
 
 /// Ends the browsers and removes the folders of processes that are dead.
 fn sweep(root: &Path) {
-    for path in folders_of_the_dead(root) {
+    for path in abandoned_folders(root) {
         let killed = tree::kill_once(&path, None);
         match std::fs::remove_dir_all(&path) {
             Ok(()) => log::info!(processes = killed; "cleaned up after a dead worker"),
@@ -246,16 +246,16 @@ fn sweep(root: &Path) {
 }
 
 /// This user's folders whose processes do not run any more.
-fn folders_of_the_dead(root: &Path) -> Vec<PathBuf> {
+fn abandoned_folders(root: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
     entries
         .filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX))
         .map(|entry| entry.path())
-        .filter(|path| is_of_the_dead(path))
+        .filter(|path| is_abandoned(path))
         .collect()
 }
 
-fn is_of_the_dead(folder: &Path) -> bool {
+fn is_abandoned(folder: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     let ours = std::fs::symlink_metadata(folder)
         .is_ok_and(|found| found.is_dir() && found.uid() == nix::unistd::geteuid().as_raw());

@@ -9,14 +9,14 @@
 //!   store).
 //! * `machine`: what the agents of one process share. `memory`: how much of that there is.
 //! * [`guard`]: the process that cleans up after a killed one.
-//! * `door`: the worker's port. Proxies come to it, and it passes their sessions on to the browser
+//! * `gateway`: the worker's port. Proxies come to it, and it passes their sessions on to the browser
 //!   server that listens at an `address` of its own on this machine.
 
 mod address;
 mod agent;
 mod diagnosis;
-mod door;
 mod fill;
+mod gateway;
 pub mod guard;
 mod leftovers;
 pub mod lifecycle;
@@ -34,7 +34,7 @@ mod toolchain;
 mod tree;
 
 pub use agent::{Agent, Shutdown};
-pub use door::PATH_HEADER;
+pub use gateway::PATH_HEADER;
 pub use guard::Guard;
 pub use machine::MachineShared;
 pub use progress::{Observer, Progress};

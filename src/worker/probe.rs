@@ -26,7 +26,7 @@ const MAX_WORDS: usize = 200;
 
 /// Why a check did not go well.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unwell {
+pub enum CheckError {
     /// No answer in time. It may be slow, or hung.
     #[error("the browser does not answer, for {0:?}")]
     Suspect(Duration),
@@ -66,7 +66,7 @@ pub async fn answers(server: &ServerAddress) -> Result<(), String> {
 /// Checks one browser, over a connection of its own that lives as long as the browser does.
 pub struct Prober {
     socket: WebSocketStream<UnixStream>,
-    asked: u64,
+    last_id: u64,
     /// The browser that the server introduced, by its name in the wire format.
     browser: String,
     browser_version: Option<String>,
@@ -77,7 +77,7 @@ pub struct Prober {
 impl Prober {
     /// Connects, which is to be done before any client does. `patience` is for the connection and
     /// the first answer.
-    pub async fn connect(server: &ServerAddress, patience: Duration) -> Result<Prober, Unwell> {
+    pub async fn connect(server: &ServerAddress, patience: Duration) -> Result<Prober, CheckError> {
         let connecting = async {
             let stream = server.connect().await.map_err(gone)?;
             let url = format!("ws://localhost{}", server.path());
@@ -86,19 +86,19 @@ impl Prober {
         };
         let socket = tokio::time::timeout(patience, connecting)
             .await
-            .map_err(|_| Unwell::Suspect(patience))??;
+            .map_err(|_| CheckError::Suspect(patience))??;
         let mut prober = Prober {
             socket,
-            asked: 0,
+            last_id: 0,
             browser: String::new(),
             browser_version: None,
             contexts: BTreeSet::new(),
         };
         let language = json!({"sdkLanguage": "javascript"});
-        prober.ask("", "initialize", language, patience).await?;
+        prober.call("", "initialize", language, patience).await?;
         if prober.browser.is_empty() {
             let missing = "no browser was introduced".to_owned();
-            return Err(Unwell::NotUnderstood(missing));
+            return Err(CheckError::NotUnderstood(missing));
         }
         Ok(prober)
     }
@@ -110,36 +110,36 @@ impl Prober {
 
     /// Opens a page in a context of its own and closes both, as a client would; 30 ms of work.
     /// `patience` is for each answer: a browser that is slow answers some of them.
-    pub async fn check(&mut self, patience: Duration) -> Result<(), Unwell> {
+    pub async fn check(&mut self, patience: Duration) -> Result<(), CheckError> {
         for context in self.contexts.clone() {
-            self.say(&context, "close", json!({})).await?;
+            self.send(&context, "close", json!({})).await?;
         }
         let browser = self.browser.clone();
         let answer = self
-            .ask(&browser, "newContext", json!({}), patience)
+            .call(&browser, "newContext", json!({}), patience)
             .await?;
         let context = answer["context"]["guid"]
             .as_str()
-            .ok_or_else(|| Unwell::NotUnderstood("no context in the answer".to_owned()))?
+            .ok_or_else(|| CheckError::NotUnderstood("no context in the answer".to_owned()))?
             .to_owned();
-        self.ask(&context, "newPage", json!({}), patience).await?;
-        self.ask(&context, "close", json!({}), patience).await?;
+        self.call(&context, "newPage", json!({}), patience).await?;
+        self.call(&context, "close", json!({}), patience).await?;
         Ok(())
     }
 
-    async fn ask(
+    async fn call(
         &mut self,
         object: &str,
         method: &str,
         params: Value,
         patience: Duration,
-    ) -> Result<Value, Unwell> {
+    ) -> Result<Value, CheckError> {
         let exchange = async {
-            let asked = self.say(object, method, params).await?;
+            let id = self.send(object, method, params).await?;
             loop {
                 let mut message = self.read().await?;
                 self.take_note(&message);
-                if message["id"] == asked {
+                if message["id"] == id {
                     return match message.get("error") {
                         Some(error) => Err(of_error(error)),
                         None => Ok(message["result"].take()),
@@ -149,28 +149,28 @@ impl Prober {
         };
         tokio::time::timeout(patience, exchange)
             .await
-            .map_err(|_| Unwell::Suspect(patience))?
+            .map_err(|_| CheckError::Suspect(patience))?
     }
 
     /// Sends a request; returns its number.
-    async fn say(&mut self, object: &str, method: &str, params: Value) -> Result<u64, Unwell> {
-        self.asked += 1;
+    async fn send(&mut self, object: &str, method: &str, params: Value) -> Result<u64, CheckError> {
+        self.last_id += 1;
         let metadata = json!({"wallTime": crate::model::unix_millis(), "internal": true});
         let request = json!({
-            "id": self.asked, "guid": object, "method": method,
+            "id": self.last_id, "guid": object, "method": method,
             "params": params, "metadata": metadata,
         });
         let message = Message::text(request.to_string());
         self.socket.send(message).await.map_err(gone)?;
-        Ok(self.asked)
+        Ok(self.last_id)
     }
 
-    async fn read(&mut self) -> Result<Value, Unwell> {
+    async fn read(&mut self) -> Result<Value, CheckError> {
         loop {
             match self.socket.next().await {
                 Some(Ok(Message::Text(text))) => {
                     return serde_json::from_str(&text)
-                        .map_err(|error| Unwell::NotUnderstood(error.to_string()));
+                        .map_err(|error| CheckError::NotUnderstood(error.to_string()));
                 }
                 Some(Ok(Message::Close(_))) | None => {
                     return Err(gone("it closed the connection"));
@@ -203,24 +203,24 @@ impl Prober {
     }
 }
 
-fn gone(error: impl std::fmt::Display) -> Unwell {
-    Unwell::Broken(format!("its server is gone: {error}"))
+fn gone(error: impl std::fmt::Display) -> CheckError {
+    CheckError::Broken(format!("its server is gone: {error}"))
 }
 
 /// What an error in an answer means. The browser's own errors come in as many words as there are
 /// faults; those of the wire format have three (playwright-core, `protocol/validatorPrimitives.ts`).
-fn of_error(error: &Value) -> Unwell {
+fn of_error(error: &Value) -> CheckError {
     let Some(message) = error["error"]["message"].as_str() else {
-        return Unwell::NotUnderstood(shortened(&error.to_string()));
+        return CheckError::NotUnderstood(shortened(&error.to_string()));
     };
     let first = shortened(message.lines().next().unwrap_or_default());
     let of_the_wire = message.contains(": expected ")
         || message.starts_with("Unknown scheme for")
         || message.starts_with("Mismatching dispatcher");
     if of_the_wire {
-        Unwell::NotUnderstood(first)
+        CheckError::NotUnderstood(first)
     } else {
-        Unwell::Broken(first)
+        CheckError::Broken(first)
     }
 }
 
@@ -232,7 +232,7 @@ fn shortened(words: &str) -> String {
 mod tests {
     use super::*;
 
-    fn meaning(message: &str) -> Unwell {
+    fn meaning(message: &str) -> CheckError {
         of_error(&json!({"error": {"name": "Error", "message": message, "stack": ""}}))
     }
 
@@ -244,22 +244,22 @@ mod tests {
             "Protocol error (Target.createTarget): Failed to open a new tab",
             "words of a version to come",
         ] {
-            assert_eq!(meaning(fault), Unwell::Broken(fault.to_owned()));
+            assert_eq!(meaning(fault), CheckError::Broken(fault.to_owned()));
         }
         for fault in [
             "sdkLanguage: expected one of (javascript|python|java|csharp)",
             "Unknown scheme for Params: Browser.newContext",
             "Mismatching dispatcher: \"Browser\" does not implement \"newContext\"",
         ] {
-            assert_eq!(meaning(fault), Unwell::NotUnderstood(fault.to_owned()));
+            assert_eq!(meaning(fault), CheckError::NotUnderstood(fault.to_owned()));
         }
         let value = of_error(&json!({"value": {"s": "thrown"}}));
-        assert!(matches!(value, Unwell::NotUnderstood(_)), "{value:?}");
+        assert!(matches!(value, CheckError::NotUnderstood(_)), "{value:?}");
     }
 
     #[test]
     fn long_words_are_cut_between_letters() {
-        let Unwell::Broken(words) = meaning(&"ä".repeat(1000)) else {
+        let CheckError::Broken(words) = meaning(&"ä".repeat(1000)) else {
             panic!("it is the browser's");
         };
         assert_eq!(words, "ä".repeat(MAX_WORDS / 2));

@@ -4,9 +4,9 @@
 use super::address::ServerAddress;
 use super::diagnosis::{Tail, cause_of_files};
 use super::machine::{MachineShared, ServerFolder};
-use super::probe::{self, Prober, Unwell};
+use super::probe::{self, CheckError, Prober};
 use super::toolchain::Toolchain;
-use super::{door, recorder, spawn, tree};
+use super::{gateway, recorder, spawn, tree};
 use crate::config;
 use crate::model::Browser;
 use std::fs::OpenOptions;
@@ -180,7 +180,7 @@ impl Server {
 
     /// Opens and closes the browser's first page, so that the first client does not wait for what a
     /// browser does only once. What comes of it checks the browser from then on.
-    pub async fn first_page(&self, patience: Duration) -> Result<Prober, Unwell> {
+    pub async fn first_page(&self, patience: Duration) -> Result<Prober, CheckError> {
         let first = async {
             let mut prober = Prober::connect(&self.address, patience).await?;
             prober.check(patience).await?;
@@ -188,7 +188,7 @@ impl Server {
         };
         tokio::time::timeout(patience, first)
             .await
-            .map_err(|_| Unwell::Suspect(patience))?
+            .map_err(|_| CheckError::Suspect(patience))?
     }
 
     /// Where the server is reached on this machine.
@@ -269,7 +269,7 @@ impl Drop for Server {
             while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
                 std::thread::sleep(DROP_POLL);
             }
-            tree::bury_adopted();
+            tree::reap_adopted();
         }
     }
 }
@@ -313,8 +313,8 @@ fn command(launch: &Launch<'_>, plan: &Path, folder: &Path) -> Command {
     let toolchain = launch.toolchain;
     let mut command = Command::new(&toolchain.node);
     command
-        // What the door lets in is not for Node to refuse.
-        .arg(format!("--max-http-header-size={}", 2 * door::MAX_HEAD))
+        // What the gateway lets in is not for Node to refuse.
+        .arg(format!("--max-http-header-size={}", 2 * gateway::MAX_HEAD))
         .arg(toolchain.playwright.join("cli.js"))
         .args(["launch-server", "--browser", toolchain.browser.as_str()])
         .arg("--config")

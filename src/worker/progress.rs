@@ -1,6 +1,6 @@
 //! What an agent tells whoever watches it: a terminal, metrics, tests.
 
-use crate::model::{Browser, Reason, WorkerId};
+use crate::model::{Browser, RecycleReason, WorkerId};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub enum Progress {
     },
     /// It takes no more sessions because it is to be replaced (or, with `recycle.mode: exit`, to
     /// end); those it has run to their end.
-    Recycling { id: WorkerId, reason: Reason },
+    Recycling { id: WorkerId, reason: RecycleReason },
     /// It is not fit to go on: its sessions are ended, and it is killed.
     Condemned { id: WorkerId, why: String },
     /// It died, or did not start.

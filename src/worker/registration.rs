@@ -2,11 +2,11 @@
 //! tells changes of status at once, and takes it off again. Never gives up while the store is
 //! away, and decides nothing.
 
-use super::door::Visitors;
+use super::gateway::Connections;
 use super::lifecycle::{Generation, Input};
 use super::{leftovers, tree};
 use crate::config::{LiveConfig, RecycleMode};
-use crate::model::{Counts, Reason, WorkerRecord, WorkerStatus, unix_millis};
+use crate::model::{Counts, RecycleReason, WorkerRecord, WorkerStatus, unix_millis};
 use crate::store::{Store, StoreError};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,47 +15,51 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 /// Tries to take a worker off the books before its record is left to expire.
-const FAREWELL_TRIES: u32 = 3;
-const FAREWELL_PAUSE: Duration = Duration::from_millis(500);
+const DEREGISTER_ATTEMPTS: u32 = 3;
+const DEREGISTER_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long nobody may have been connected to a draining server until it counts as empty whatever
 /// the store says: longer than a proxy takes to dial after it reserved a seat.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// What the store is to know of a generation.
+/// How a generation is to stand in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Entry {
-    Status(WorkerStatus),
-    /// Not on the books, and not to come back.
-    None,
+pub enum DesiredStatus {
+    Registered(WorkerStatus),
+    /// It is to have no record, for good.
+    Unregistered,
 }
 
-/// What is wanted of an entry.
+/// What the record of a generation is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wish {
-    pub entry: Entry,
+pub struct Desired {
+    pub status: DesiredStatus,
     /// No session for the time being: the store is told that it drains.
     pub suspended: bool,
     /// Why its sessions are to end, if it is not that their time is up.
     pub end_reason: Option<String>,
     /// Rises when a heartbeat is wanted at once.
-    pub asked: u64,
-    /// Ask for its turn to be out of service.
-    pub turn: bool,
+    pub heartbeats_requested: u64,
+    /// Ask for a permit to be out of service.
+    pub wants_recycle_permit: bool,
     /// It is being recycled: to be counted.
-    pub recycled: Option<Reason>,
+    pub recycled: Option<RecycleReason>,
 }
 
 /// What the registrations of one agent have in common.
-pub struct Books {
+pub struct Registrar {
     pub config: LiveConfig,
     pub store: Arc<dyn Store>,
     pub inputs: mpsc::Sender<Input>,
 }
 
-impl Books {
-    pub fn new(config: LiveConfig, store: Arc<dyn Store>, inputs: mpsc::Sender<Input>) -> Books {
-        Books {
+impl Registrar {
+    pub fn new(
+        config: LiveConfig,
+        store: Arc<dyn Store>,
+        inputs: mpsc::Sender<Input>,
+    ) -> Registrar {
+        Registrar {
             config,
             store,
             inputs,
@@ -81,9 +85,9 @@ impl Books {
     }
 }
 
-/// One generation on the books.
+/// One generation's record in the store, kept up to date.
 pub struct Registration {
-    books: Arc<Books>,
+    registrar: Arc<Registrar>,
     generation: Generation,
     record: WorkerRecord,
     /// Node's process id, to measure its tree.
@@ -92,84 +96,84 @@ pub struct Registration {
     folder: PathBuf,
     /// Since when it has had no session, and how many it had had by then.
     empty: Option<(SystemTime, u32)>,
-    visitors: Visitors,
-    wish: watch::Receiver<Wish>,
+    connections: Connections,
+    desired: watch::Receiver<Desired>,
     /// Whether the store knows why it is being recycled.
-    reason_told: bool,
+    recycle_counted: bool,
 }
 
 impl Registration {
     pub fn new(
-        books: Arc<Books>,
+        registrar: Arc<Registrar>,
         generation: Generation,
         record: WorkerRecord,
         node: i32,
         folder: PathBuf,
-        visitors: Visitors,
-        wish: watch::Receiver<Wish>,
+        connections: Connections,
+        desired: watch::Receiver<Desired>,
     ) -> Registration {
         Registration {
-            books,
+            registrar,
             generation,
             record,
             node,
             folder,
             empty: None,
-            visitors,
-            wish,
-            reason_told: false,
+            connections,
+            desired,
+            recycle_counted: false,
         }
     }
 
-    /// Keeps the entry as wished until it is wished away.
+    /// Keeps the record as desired until none is.
     pub async fn run(mut self) {
         let mut registered = false;
         let mut quiet_since = None;
-        while let Some(status) = self.wanted() {
+        while let Some(status) = self.desired_status() {
             if !registered && self.register(status).await {
                 registered = true;
-                self.tell(Input::Registered(self.generation)).await;
+                self.send(Input::Registered(self.generation)).await;
             }
             if registered {
-                if status == WorkerStatus::Available && self.wish.borrow().turn {
-                    self.ask_for_turn().await;
+                if status == WorkerStatus::Available && self.desired.borrow().wants_recycle_permit {
+                    self.request_recycle_permit().await;
                 }
-                if self.record.end_reason != self.wish.borrow().end_reason {
-                    self.tell_end_reason(status).await;
+                if self.record.end_reason != self.desired.borrow().end_reason {
+                    self.write_end_reason(status).await;
                 }
                 self.beat(status).await;
-                self.tell_reason().await;
+                self.count_recycle().await;
             }
-            if status == WorkerStatus::Available || self.visitors.count() > 0 {
+            if status == WorkerStatus::Available || self.connections.count() > 0 {
                 quiet_since = None;
             } else if quiet_since.get_or_insert_with(Instant::now).elapsed() >= QUIET {
-                self.tell(Input::Quiet(self.generation)).await;
+                self.send(Input::Quiet(self.generation)).await;
             }
             self.pause().await;
         }
-        self.tell_reason().await;
-        self.say_farewell().await;
+        self.count_recycle().await;
+        self.deregister().await;
     }
 
-    fn wanted(&mut self) -> Option<WorkerStatus> {
-        match self.wish.borrow_and_update().entry {
-            Entry::Status(status) => Some(status),
-            Entry::None => None,
+    fn desired_status(&mut self) -> Option<WorkerStatus> {
+        match self.desired.borrow_and_update().status {
+            DesiredStatus::Registered(status) => Some(status),
+            DesiredStatus::Unregistered => None,
         }
     }
 
     /// The status as proxies are to see it.
     fn shown(&self, status: WorkerStatus) -> WorkerStatus {
         match status {
-            WorkerStatus::Available if self.wish.borrow().suspended => WorkerStatus::Draining,
+            WorkerStatus::Available if self.desired.borrow().suspended => WorkerStatus::Draining,
             status => status,
         }
     }
 
     /// Proxies end its sessions when they see the record, and tell the reason that stands in it.
-    async fn tell_end_reason(&mut self, status: WorkerStatus) {
+    async fn write_end_reason(&mut self, status: WorkerStatus) {
         let before = self.record.end_reason.take();
-        self.record.end_reason = self.wish.borrow().end_reason.clone();
+        self.record.end_reason = self.desired.borrow().end_reason.clone();
         if !self.register(status).await {
             self.record.end_reason = before;
         }
@@ -177,20 +181,24 @@ impl Registration {
 
     async fn register(&mut self, status: WorkerStatus) -> bool {
         self.record.status = self.shown(status);
-        self.record.replaces_itself = self.books.replaces_itself();
+        self.record.replaces_itself = self.registrar.replaces_itself();
         self.record.last_heartbeat = unix_millis();
-        let ttl = self.books.config.load().worker.key_ttl;
-        let result = self.books.store.register(&self.record, ttl).await;
-        self.books.note(result).is_some()
+        let ttl = self.registrar.config.load().worker.key_ttl;
+        let result = self.registrar.store.register(&self.record, ttl).await;
+        self.registrar.note(result).is_some()
     }
 
     async fn beat(&mut self, status: WorkerStatus) {
         let memory = self.measure().await;
-        let ttl = self.books.config.load().worker.key_ttl;
+        let ttl = self.registrar.config.load().worker.key_ttl;
         let key = &self.record.key;
         let shown = self.shown(status);
-        let result = self.books.store.heartbeat(key, shown, memory, ttl).await;
-        let Some(beat) = self.books.note(result) else {
+        let result = self
+            .registrar
+            .store
+            .heartbeat(key, shown, memory, ttl)
+            .await;
+        let Some(beat) = self.registrar.note(result) else {
             return;
         };
         let generation = self.generation;
@@ -198,19 +206,19 @@ impl Registration {
             log::info!(worker:% = key; "the store has lost this worker, registering again");
             self.record.memory = memory;
             if self.register(status).await {
-                self.tell(Input::Relisted(generation)).await;
+                self.send(Input::Relisted(generation)).await;
             }
             return;
         }
         self.tidy(beat.counts).await;
-        self.tell(Input::Beat {
+        self.send(Input::Beat {
             generation,
             status,
             counts: beat.counts,
             recycle: beat.recycle,
         })
         .await;
-        if self.record.replaces_itself != self.books.replaces_itself() {
+        if self.record.replaces_itself != self.registrar.replaces_itself() {
             self.register(status).await;
         }
     }
@@ -228,7 +236,7 @@ impl Registration {
         };
         // The store may have lost its counters.
         let moment = match self.empty.and(before) {
-            Some((since, _)) if self.visitors.count() == 0 => Some(since),
+            Some((since, _)) if self.connections.count() == 0 => Some(since),
             _ => None,
         };
         let folder = self.folder.clone();
@@ -237,32 +245,32 @@ impl Registration {
             None => leftovers::size(&folder),
         });
         if let Ok(bytes) = left.await {
-            self.tell(Input::Disk(self.generation, bytes)).await;
+            self.send(Input::Disk(self.generation, bytes)).await;
         }
     }
 
     /// The answer, if it is yes, comes with a heartbeat.
-    async fn ask_for_turn(&self) {
-        let config = self.books.config.load_full();
+    async fn request_recycle_permit(&self) {
+        let config = self.registrar.config.load_full();
         let (ttl, max_out) = (config.recycle.command_ttl, config.recycle.max_unavailable);
-        let turn = config.worker.drain_timeout + config.worker.start_timeout;
-        let store = &self.books.store;
-        let asked = store
-            .order_recycle_in_turn(&self.record.key, ttl, max_out, turn)
+        let time = config.worker.drain_timeout + config.worker.start_timeout;
+        let store = &self.registrar.store;
+        let requested = store
+            .order_recycle_in_turn(&self.record.key, ttl, max_out, time)
             .await;
-        self.books.note(asked);
+        self.registrar.note(requested);
     }
 
     /// Tells why it is being recycled, until the store has taken it.
-    async fn tell_reason(&mut self) {
-        let reason = self.wish.borrow().recycled;
-        if let Some(reason) = reason.filter(|_| !self.reason_told) {
-            let told = self
-                .books
+    async fn count_recycle(&mut self) {
+        let reason = self.desired.borrow().recycled;
+        if let Some(reason) = reason.filter(|_| !self.recycle_counted) {
+            let counted = self
+                .registrar
                 .store
                 .count_recycle(&self.record.key, reason)
                 .await;
-            self.reason_told = self.books.note(told).is_some();
+            self.recycle_counted = self.registrar.note(counted).is_some();
         }
     }
 
@@ -271,24 +279,24 @@ impl Registration {
         let memory = tokio::task::spawn_blocking(move || tree::memory(node))
             .await
             .ok()??;
-        self.tell(Input::Memory(self.generation, memory)).await;
+        self.send(Input::Memory(self.generation, memory)).await;
         Some(memory)
     }
 
-    async fn say_farewell(&self) {
-        for attempt in 1..=FAREWELL_TRIES {
-            let result = self.books.store.deregister(&self.record.key).await;
-            if self.books.note(result).is_some() || attempt == FAREWELL_TRIES {
+    async fn deregister(&self) {
+        for attempt in 1..=DEREGISTER_ATTEMPTS {
+            let result = self.registrar.store.deregister(&self.record.key).await;
+            if self.registrar.note(result).is_some() || attempt == DEREGISTER_ATTEMPTS {
                 return;
             }
-            tokio::time::sleep(FAREWELL_PAUSE).await;
+            tokio::time::sleep(DEREGISTER_PAUSE).await;
         }
     }
 
-    /// Waits for the next heartbeat's time, at most until the wish changes.
+    /// Waits for the next heartbeat's time, at most until something else is desired.
     async fn pause(&mut self) {
-        let interval = self.books.config.load().worker.heartbeat_interval;
-        let changed = self.wish.changed();
+        let interval = self.registrar.config.load().worker.heartbeat_interval;
+        let changed = self.desired.changed();
         if let Ok(Err(_)) = tokio::time::timeout(interval, changed).await {
             // The agent is gone, and this task about to be.
             std::future::pending::<()>().await;
@@ -296,7 +304,7 @@ impl Registration {
     }
 
     /// The agent being gone is no error: this task ends with it.
-    async fn tell(&self, input: Input) {
-        self.books.inputs.send(input).await.ok();
+    async fn send(&self, input: Input) {
+        self.registrar.inputs.send(input).await.ok();
     }
 }

@@ -3,10 +3,10 @@
 
 use super::agent::Shared;
 use super::lifecycle::{Generation, Input, Lifecycle, Output, Policy, Room};
-use super::machine::Claim;
+use super::machine::MemoryClaim;
 use super::progress::Progress;
-use super::registration::{Books, Entry, Registration, Wish};
-use super::supervision::{ServerWish, Supervision, Up};
+use super::registration::{Desired, DesiredStatus, Registrar, Registration};
+use super::supervision::{DesiredServer, Supervision, Up};
 use crate::config::Config;
 use crate::model::{WorkerId, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
 use crate::store::{Event, Store};
@@ -17,26 +17,26 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 
 /// A generation as the shell knows it.
-struct Life {
+struct GenerationHandles {
     key: WorkerKey,
-    server: watch::Sender<ServerWish>,
+    server: watch::Sender<DesiredServer>,
     /// Set once it is up.
     up: Option<Up>,
-    /// Set once it is to be on the books.
-    wish: Option<watch::Sender<Wish>>,
+    /// Set once it is to have a record in the store.
+    desired: Option<watch::Sender<Desired>>,
     /// Has its browser looked at now.
     look: Arc<Notify>,
     /// The memory that is kept for it until it serves.
-    claim: Option<Claim>,
+    claim: Option<MemoryClaim>,
 }
 
 /// See the module's description. Dropping it ends its tasks, and with them the servers.
 pub struct Shell {
     shared: Arc<Shared>,
-    books: Arc<Books>,
+    registrar: Arc<Registrar>,
     lifecycle: Lifecycle,
     start_over: bool,
-    lives: HashMap<Generation, Life>,
+    lives: HashMap<Generation, GenerationHandles>,
     /// The tasks that own the servers; each says at its end why.
     pub servers: JoinSet<String>,
     /// Whose task is whose.
@@ -55,10 +55,10 @@ impl Shell {
         start_over: bool,
         ups: mpsc::Sender<Up>,
     ) -> Shell {
-        let books = Books::new(Arc::clone(&shared.config), store, shared.inputs.clone());
+        let registrar = Registrar::new(Arc::clone(&shared.config), store, shared.inputs.clone());
         Shell {
             shared,
-            books: Arc::new(books),
+            registrar: Arc::new(registrar),
             lifecycle: Lifecycle::default(),
             start_over,
             lives: HashMap::new(),
@@ -100,9 +100,9 @@ impl Shell {
         };
         if kills > 0 {
             log::error!(processes = kills; "the kernel ended pages or browsers, {cause}");
-            let books = Arc::clone(&self.books);
+            let registrar = Arc::clone(&self.registrar);
             self.entries
-                .spawn(async move { books.count_oom_kills(kills).await });
+                .spawn(async move { registrar.count_oom_kills(kills).await });
         }
     }
 
@@ -164,10 +164,10 @@ impl Shell {
     }
 
     fn ask_for_beat(&self, generation: Generation) {
-        self.wish(generation, |wish| wish.asked += 1);
+        self.set_desired(generation, |desired| desired.heartbeats_requested += 1);
     }
 
-    fn carry_out(&mut self, output: Output, claims: &mut Vec<Claim>) {
+    fn carry_out(&mut self, output: Output, claims: &mut Vec<MemoryClaim>) {
         match output {
             Output::Spawn {
                 generation,
@@ -179,19 +179,21 @@ impl Shell {
                 if status == WorkerStatus::Draining && self.shutting_down() {
                     self.observe(generation, |id| Progress::Draining { id });
                 }
-                self.wish(generation, |wish| wish.entry = Entry::Status(status));
+                self.set_desired(generation, |desired| {
+                    desired.status = DesiredStatus::Registered(status)
+                });
             }
             Output::Suspend(generation, suspended) => {
-                self.wish(generation, |wish| wish.suspended = suspended);
+                self.set_desired(generation, |desired| desired.suspended = suspended);
             }
             Output::Evict(generation, why) => {
                 if let Some(why) = &why {
                     let why = why.clone();
                     self.observe(generation, |id| Progress::Condemned { id, why });
                 }
-                self.wish(generation, |wish| {
-                    wish.entry = Entry::Status(WorkerStatus::ShuttingDown);
-                    wish.end_reason = why;
+                self.set_desired(generation, |desired| {
+                    desired.status = DesiredStatus::Registered(WorkerStatus::ShuttingDown);
+                    desired.end_reason = why;
                 });
             }
             Output::NoRoom { needed, room } => log::warn!(
@@ -200,13 +202,24 @@ impl Shell {
                  for sessions to end, and ending the old browser first where that does not help"
             ),
             Output::Deregister(generation) => {
-                self.wish(generation, |wish| wish.entry = Entry::None);
+                self.set_desired(generation, |desired| {
+                    desired.status = DesiredStatus::Unregistered
+                });
             }
             Output::Stop { generation, now } => {
-                let politely = ServerWish::StopPolitely;
-                self.want(generation, if now { ServerWish::StopNow } else { politely });
+                let politely = DesiredServer::StopGracefully;
+                self.set_desired_server(
+                    generation,
+                    if now {
+                        DesiredServer::StopNow
+                    } else {
+                        politely
+                    },
+                );
             }
-            Output::AskForTurn(generation) => self.wish(generation, |wish| wish.turn = true),
+            Output::RequestRecyclePermit(generation) => {
+                self.set_desired(generation, |desired| desired.wants_recycle_permit = true)
+            }
             Output::Ready(generation) => {
                 if let Some(life) = self.lives.get_mut(&generation) {
                     life.claim = None;
@@ -214,7 +227,7 @@ impl Shell {
                 self.tell_ready(generation);
             }
             Output::Recycling(generation, reason) => {
-                self.wish(generation, |wish| wish.recycled = Some(reason));
+                self.set_desired(generation, |desired| desired.recycled = Some(reason));
                 self.observe(generation, |id| Progress::Recycling { id, reason });
             }
             Output::Crashed {
@@ -239,10 +252,10 @@ impl Shell {
         }
     }
 
-    fn spawn(&mut self, generation: Generation, at_once: bool, claim: Option<Claim>) {
+    fn spawn(&mut self, generation: Generation, at_once: bool, claim: Option<MemoryClaim>) {
         let id = format!("{:016x}", rand::random::<u64>());
         let key = WorkerKey::new(self.shared.toolchain.browser, id);
-        let (server, wish) = watch::channel(ServerWish::Serve);
+        let (server, desired) = watch::channel(DesiredServer::Serve);
         let look = Arc::new(Notify::new());
         let supervision = Supervision {
             shared: Arc::clone(&self.shared),
@@ -250,17 +263,17 @@ impl Shell {
             at_once,
             look: Arc::clone(&look),
             key: key.clone(),
-            store: self.books.store.clone(),
-            wish,
+            store: self.registrar.store.clone(),
+            desired,
             ups: self.ups.clone(),
         };
         let task = self.servers.spawn(supervision.run());
         self.generations.insert(task.id(), generation);
-        let life = Life {
+        let life = GenerationHandles {
             key,
             server,
             up: None,
-            wish: None,
+            desired: None,
             look,
             claim,
         };
@@ -280,49 +293,49 @@ impl Shell {
             status: WorkerStatus::Available,
             version: Some(up.toolchain.version),
             browser_version: up.browser_version.clone(),
-            replaces_itself: self.books.replaces_itself(),
+            replaces_itself: self.registrar.replaces_itself(),
             fixed: false,
             started_at: now,
             last_heartbeat: now,
             memory: None,
             end_reason: None,
-            pod: self.books.config.load().worker.pod.clone(),
+            pod: self.registrar.config.load().worker.pod.clone(),
         };
-        let (sender, wish) = watch::channel(Wish {
-            entry: Entry::Status(WorkerStatus::Available),
-            asked: 0,
-            turn: false,
+        let (sender, desired) = watch::channel(Desired {
+            status: DesiredStatus::Registered(WorkerStatus::Available),
+            heartbeats_requested: 0,
+            wants_recycle_permit: false,
             suspended: false,
             end_reason: None,
             recycled: None,
         });
-        life.wish = Some(sender);
-        let books = Arc::clone(&self.books);
+        life.desired = Some(sender);
+        let registrar = Arc::clone(&self.registrar);
         let registration = Registration::new(
-            books,
+            registrar,
             generation,
             record,
             up.node,
             up.folder.clone(),
-            up.visitors.clone(),
-            wish,
+            up.connections.clone(),
+            desired,
         );
         self.entries.spawn(registration.run());
     }
 
     /// What is wanted of its processes.
-    fn want(&self, generation: Generation, wish: ServerWish) {
+    fn set_desired_server(&self, generation: Generation, desired: DesiredServer) {
         if let Some(life) = self.lives.get(&generation) {
             life.server
-                .send_modify(|server| *server = wish.max(*server));
+                .send_modify(|server| *server = desired.max(*server));
         }
     }
 
     /// What is wanted of its entry in the store.
-    fn wish(&self, generation: Generation, change: impl FnOnce(&mut Wish)) {
+    fn set_desired(&self, generation: Generation, change: impl FnOnce(&mut Desired)) {
         let life = self.lives.get(&generation);
-        if let Some(wish) = life.and_then(|life| life.wish.as_ref()) {
-            wish.send_modify(change);
+        if let Some(desired) = life.and_then(|life| life.desired.as_ref()) {
+            desired.send_modify(change);
         }
     }
 

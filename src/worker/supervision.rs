@@ -1,10 +1,10 @@
 //! One generation's processes, from waiting for its turn to start until nothing of it is left.
 
 use super::agent::Shared;
-use super::door::{Behind, Resident, Visitors};
+use super::gateway::{Connections, Route, Upstream};
 use super::lifecycle::{Generation, Health, Input};
-use super::machine::Turn;
-use super::probe::{Prober, Unwell};
+use super::machine::WarmUpPermit;
+use super::probe::{CheckError, Prober};
 use super::process::{Launch, Server};
 use super::progress::Progress;
 use super::toolchain::Toolchain;
@@ -29,20 +29,20 @@ const BROKEN_AFTER: Duration = Duration::from_secs(6);
 /// A browser that got no processor while it was asked is asked again, so many times.
 const STARVED_CHECKS: u32 = 3;
 
-/// Between two looks whether this process has a turn free.
-const TURN_RETRY: Duration = Duration::from_millis(50);
+/// Between two looks whether this process has a permit free.
+const PERMIT_RETRY: Duration = Duration::from_millis(50);
 /// How long to wait for the end of a server that does not answer any more, to learn its cause.
 const LAST_CAUSE: Duration = Duration::from_secs(1);
 /// A browser that ends this soon after the kernel ended a process for want of memory died of it.
 const OOM_IS_THE_CAUSE: Duration = Duration::from_secs(3);
 /// Between two questions whether the grid has a permit left.
-const PERMIT_RETRY: Duration = Duration::from_millis(500);
+const GRID_PERMIT_RETRY: Duration = Duration::from_millis(500);
 
 /// What is wanted of a server. Only ever rises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ServerWish {
+pub enum DesiredServer {
     Serve,
-    StopPolitely,
+    StopGracefully,
     StopNow,
 }
 
@@ -54,7 +54,7 @@ pub struct Up {
     /// With its temporary files.
     pub folder: PathBuf,
     /// The sessions that it has.
-    pub visitors: Visitors,
+    pub connections: Connections,
     pub toolchain: Toolchain,
     pub browser_version: Option<String>,
     pub took: Duration,
@@ -64,23 +64,23 @@ pub struct Up {
 pub struct Supervision {
     pub shared: Arc<Shared>,
     pub generation: Generation,
-    /// Warm up without waiting for a turn: there is no seat without it.
+    /// Warm up without waiting for a permit: there is no seat without it.
     pub at_once: bool,
     /// Somebody suspects the browser: it is to be looked at now.
     pub look: Arc<Notify>,
     pub key: WorkerKey,
     pub store: Arc<dyn Store>,
-    pub wish: watch::Receiver<ServerWish>,
+    pub desired: watch::Receiver<DesiredServer>,
     pub ups: mpsc::Sender<Up>,
 }
 
 /// A permit of the whole grid to warm up; given back when it is dropped, or when its time is over.
-struct PermitOfGrid {
+struct GridWarmUpPermit {
     store: Arc<dyn Store>,
     worker: WorkerKey,
 }
 
-impl Drop for PermitOfGrid {
+impl Drop for GridWarmUpPermit {
     fn drop(&mut self) {
         let (store, worker) = (self.store.clone(), self.worker.clone());
         tokio::spawn(async move { store.end_warm_up(&worker).await.ok() });
@@ -90,31 +90,33 @@ impl Drop for PermitOfGrid {
 impl Supervision {
     /// Runs the server; says at the end why it ended.
     pub async fn run(self) -> String {
-        let mut wish = self.wish.clone();
-        let (mut server, resident, prober) = tokio::select! {
+        let mut desired = self.desired.clone();
+        let (mut server, route, prober) = tokio::select! {
             biased;
-            _ = reaches(&mut wish, ServerWish::StopPolitely) => return "stopped before it was up".to_owned(),
+            _ = reaches(&mut desired, DesiredServer::StopGracefully) => return "stopped before it was up".to_owned(),
             started = self.start() => match started {
                 Ok(started) => started,
                 Err(why) => return why,
             },
         };
         let why = self.watch(&mut server, prober).await;
-        drop(resident);
-        server.stop(reaches(&mut wish, ServerWish::StopNow)).await;
+        drop(route);
+        server
+            .stop(reaches(&mut desired, DesiredServer::StopNow))
+            .await;
         why
     }
 
     /// The checks come with the server, unless it does not understand them.
-    async fn start(&self) -> Result<(Server, Resident, Option<Prober>), String> {
+    async fn start(&self) -> Result<(Server, Route, Option<Prober>), String> {
         let shared = &self.shared;
-        let turn = match self.at_once {
+        let warm_up_permit = match self.at_once {
             true => None,
-            false => Some(self.turn().await),
+            false => Some(self.warm_up_permit().await),
         };
-        let permit_of_grid = match self.at_once {
+        let grid_warm_up_permit = match self.at_once {
             true => None,
-            false => self.permit_of_grid().await,
+            false => self.grid_warm_up_permit().await,
         };
         let config = shared.config.load_full();
         let began = Instant::now();
@@ -130,7 +132,7 @@ impl Supervision {
         (shared.observer)(Progress::Warming { id });
         let prober = match server.first_page(config.worker.start_timeout).await {
             Ok(prober) => Some(prober),
-            Err(Unwell::NotUnderstood(error)) => {
+            Err(CheckError::NotUnderstood(error)) => {
                 log::warn!(worker:% = self.key.id, error = error;
                     "this Playwright does not understand our checks: its browser is taken unchecked");
                 None
@@ -142,52 +144,52 @@ impl Supervision {
                 return Err(self.or_out_of_memory(why));
             }
         };
-        drop((turn, permit_of_grid));
+        drop((warm_up_permit, grid_warm_up_permit));
         let address = server.address();
-        let behind = Behind::Server(address.clone());
-        let resident = shared.door.admit(address.path(), behind);
+        let upstream = Upstream::Server(address.clone());
+        let route = shared.gateway.add_route(address.path(), upstream);
         let browser_version = prober.as_ref().and_then(Prober::browser_version);
         let up = Up {
             generation: self.generation,
             endpoint: Endpoint {
                 tls: false,
                 host: shared.advertise.clone(),
-                port: shared.door.port(),
+                port: shared.gateway.port(),
                 path: address.path().to_owned(),
             },
             node: server.node(),
             folder: server.folder().to_owned(),
-            visitors: resident.visitors().clone(),
+            connections: route.connections().clone(),
             toolchain,
             browser_version: browser_version.map(str::to_owned),
             took: began.elapsed(),
         };
         // The agent being gone ends this task as well.
         self.ups.send(up).await.ok();
-        Ok((server, resident, prober))
+        Ok((server, route, prober))
     }
 
     /// Waits until few enough browsers of this process are warming up.
-    async fn turn(&self) -> Turn {
+    async fn warm_up_permit(&self) -> WarmUpPermit {
         let mut waits = false;
         loop {
             let config = self.shared.config.load_full();
             let most = config.recycle.max_parallel;
-            if let Some(turn) = self.shared.machine.try_turn(most) {
-                return turn;
+            if let Some(permit) = self.shared.machine.try_warm_up_permit(most) {
+                return permit;
             }
             if !waits {
                 waits = true;
                 log::debug!(worker:% = self.key.id, max_parallel = most;
                     "waiting for its turn to warm up in this process");
             }
-            tokio::time::sleep(TURN_RETRY).await;
+            tokio::time::sleep(PERMIT_RETRY).await;
         }
     }
 
     /// Waits until few enough browsers of the whole grid are warming up. Without a store this worker
     /// goes on by itself.
-    async fn permit_of_grid(&self) -> Option<PermitOfGrid> {
+    async fn grid_warm_up_permit(&self) -> Option<GridWarmUpPermit> {
         loop {
             let config = self.shared.config.load_full();
             let most = config.recycle.max_parallel_grid;
@@ -199,13 +201,13 @@ impl Supervision {
             let taken = self.store.take_warm_up(&self.key, most, ttl).await;
             match taken {
                 Ok(true) => {
-                    return Some(PermitOfGrid {
+                    return Some(GridWarmUpPermit {
                         store: self.store.clone(),
                         worker: self.key.clone(),
                     });
                 }
                 Ok(false) => {
-                    tokio::time::sleep(PERMIT_RETRY).await;
+                    tokio::time::sleep(GRID_PERMIT_RETRY).await;
                 }
                 Err(error) => {
                     log::debug!(worker:% = self.key, error:% = error; "warming up unasked");
@@ -215,7 +217,7 @@ impl Supervision {
         }
     }
 
-    /// Waits for the server's end or the wish to end it, checking the browser now and then.
+    /// Waits for the server's end or the order to end it, checking the browser now and then.
     async fn watch(&self, server: &mut Server, prober: Option<Prober>) -> String {
         let node = server.node();
         let checks = async {
@@ -224,10 +226,10 @@ impl Supervision {
             }
             std::future::pending::<()>().await;
         };
-        let mut wish = self.wish.clone();
+        let mut desired = self.desired.clone();
         tokio::select! {
             why = server.exited() => self.or_out_of_memory(why),
-            _ = reaches(&mut wish, ServerWish::StopPolitely) => "stopped".to_owned(),
+            _ = reaches(&mut desired, DesiredServer::StopGracefully) => "stopped".to_owned(),
             () = checks => unreachable!("it never ends"),
         }
     }
@@ -246,16 +248,16 @@ impl Supervision {
                     log::debug!(worker:% = self.key.id; "the browser opened a page");
                     Health::Well
                 }
-                Err(Unwell::NotUnderstood(_)) => Health::Well,
+                Err(CheckError::NotUnderstood(_)) => Health::Well,
                 Err(error) => {
                     log::warn!(worker:% = self.key.id, error:% = error;
                         "the browser is not well, looking once more");
-                    self.tell(Health::Suspect).await;
+                    self.report(Health::Suspect).await;
                     self.decide(prober, node).await
                 }
             };
             let is_broken = matches!(health, Health::Broken(_));
-            self.tell(health).await;
+            self.report(health).await;
             if is_broken {
                 return;
             }
@@ -268,9 +270,9 @@ impl Supervision {
         loop {
             let waited = run_delay(node).await;
             match prober.check(BROKEN_AFTER).await {
-                Ok(()) | Err(Unwell::NotUnderstood(_)) => return Health::Well,
+                Ok(()) | Err(CheckError::NotUnderstood(_)) => return Health::Well,
                 // The machine is to blame, and all its browsers would be ended for it.
-                Err(Unwell::Suspect(_))
+                Err(CheckError::Suspect(_))
                     if starved < STARVED_CHECKS
                         && run_delay(node).await.saturating_sub(waited) > BROKEN_AFTER / 2 =>
                 {
@@ -283,9 +285,9 @@ impl Supervision {
         }
     }
 
-    async fn tell(&self, health: Health) {
+    async fn report(&self, health: Health) {
         self.shared
-            .tell(Input::Checked(self.generation, health))
+            .send(Input::Checked(self.generation, health))
             .await;
     }
 
@@ -305,7 +307,7 @@ async fn run_delay(node: i32) -> Duration {
     delay.await.unwrap_or_default()
 }
 
-/// Returns when the wish has risen so far, or the agent that could wish is gone.
-async fn reaches(wish: &mut watch::Receiver<ServerWish>, level: ServerWish) {
-    wish.wait_for(|wish| *wish >= level).await.ok();
+/// Returns when so much is desired, or the agent that could desire it is gone.
+async fn reaches(desired: &mut watch::Receiver<DesiredServer>, level: DesiredServer) {
+    desired.wait_for(|desired| *desired >= level).await.ok();
 }

@@ -27,7 +27,7 @@ const KILL_PATIENCE: Duration = Duration::from_secs(5);
 const KILL_POLL: Duration = Duration::from_millis(10);
 
 /// Makes this process the parent of descendants whose own parent dies, so that a browser is still
-/// ours after Node is gone. See [`bury_adopted`].
+/// ours after Node is gone. See [`reap_adopted`].
 pub fn adopt_orphans() {
     if let Err(error) = prctl::set_child_subreaper(true) {
         log::warn!("cannot adopt orphaned browsers: {error}");
@@ -38,7 +38,7 @@ pub fn adopt_orphans() {
 ///
 /// Children that this process started itself are left to whoever waits for them: they are in our
 /// session, and in our process group or leaders of one. Adopted ones are not.
-pub fn bury_adopted() {
+pub fn reap_adopted() {
     let Ok(session) = getsid(None) else { return };
     let group = getpgrp();
     for pid in own_children() {
@@ -59,7 +59,7 @@ pub async fn kill_all(folder: &Path, node: Option<i32>) {
         let path = folder.to_owned();
         let left = tokio::task::spawn_blocking(move || {
             let left = kill_once(&path, node);
-            bury_adopted();
+            reap_adopted();
             left
         })
         .await

@@ -10,7 +10,7 @@
 //! * [`queue`]: more clients than seats.
 //! * [`kills`]: browsers, servers, workers and the grid itself die by SIGKILL.
 //! * [`stages`]: the same at each stage of a recycle.
-//! * [`door`]: a worker's one port, and what is told there.
+//! * [`gateway`]: a worker's one port, and what is told there.
 //! * [`goodbyes`]: every end that is ours, as its user reads it.
 //! * [`silence`]: sessions that say nothing, through what cuts silent connections.
 //! * [`answers`]: what the data port says to each kind of request.
@@ -36,8 +36,8 @@ mod blame;
 mod capacity;
 mod dashboard;
 mod demand;
-mod door;
 mod front_door;
+mod gateway;
 mod goodbyes;
 mod health;
 mod hostile;

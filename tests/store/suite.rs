@@ -2,7 +2,7 @@
 
 use crate::stores::*;
 use crate::support::eventually_equal;
-use playhouse::model::{Reason, SessionId, WorkerStatus};
+use playhouse::model::{RecycleReason, SessionId, WorkerStatus};
 use playhouse::store::{Answers, Beat, Event, Reserved, Store};
 use std::collections::HashMap;
 use std::time::Duration;
@@ -371,13 +371,16 @@ async fn a_recycle_is_counted_once(grid: impl Grid) {
     assert_eq!(store.recycles().await.unwrap(), HashMap::new());
     for worker in [&a, &b] {
         agent.register(&record(worker), TTL).await.unwrap();
-        for reason in [Reason::Memory, Reason::Operator] {
+        for reason in [RecycleReason::Memory, RecycleReason::Operator] {
             agent.count_recycle(worker, reason).await.unwrap();
         }
         agent.deregister(worker).await.unwrap();
-        agent.count_recycle(worker, Reason::Age).await.unwrap();
+        agent
+            .count_recycle(worker, RecycleReason::Age)
+            .await
+            .unwrap();
     }
-    let counted = HashMap::from([(Reason::Memory, 2)]);
+    let counted = HashMap::from([(RecycleReason::Memory, 2)]);
     assert_eq!(store.recycles().await.unwrap(), counted);
     assert_eq!(store.fleet().await.unwrap(), []);
 }

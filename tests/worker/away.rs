@@ -4,7 +4,7 @@
 use super::bench::{Bench, processes};
 use super::support::{Kind, eventually, eventually_equal};
 use async_trait::async_trait;
-use playhouse::model::{Browser, Reason, SessionId, WorkerKey, WorkerRecord, WorkerStatus};
+use playhouse::model::{Browser, RecycleReason, SessionId, WorkerKey, WorkerRecord, WorkerStatus};
 use playhouse::store::memory::MemoryStore;
 use playhouse::store::{Beat, Candidate, Event, Reserved, Store, StoreError, WorkerView};
 use playhouse::worker::Shutdown;
@@ -109,11 +109,15 @@ impl Store for Patchy {
         self.reach()?.end_warm_up(worker).await
     }
 
-    async fn count_recycle(&self, worker: &WorkerKey, reason: Reason) -> Result<(), StoreError> {
+    async fn count_recycle(
+        &self,
+        worker: &WorkerKey,
+        reason: RecycleReason,
+    ) -> Result<(), StoreError> {
         self.reach()?.count_recycle(worker, reason).await
     }
 
-    async fn recycles(&self) -> Result<HashMap<Reason, u64>, StoreError> {
+    async fn recycles(&self) -> Result<HashMap<RecycleReason, u64>, StoreError> {
         self.memory.recycles().await
     }
 

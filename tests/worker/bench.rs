@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use playhouse::config::{Config, LiveConfig, Role};
-use playhouse::model::{Counts, Reason, SessionId, WorkerKey, WorkerStatus};
+use playhouse::model::{Counts, RecycleReason, SessionId, WorkerKey, WorkerStatus};
 use playhouse::store::memory::MemoryStore;
 use playhouse::store::{Candidate, Reserved, Store, WorkerView};
 use playhouse::worker::{Agent, MachineShared, Progress, Shutdown, locate};
@@ -178,7 +178,7 @@ impl<S: Store> Bench<S> {
     }
 
     /// Why browsers were recycled so far.
-    pub fn recycled(&self) -> Vec<Reason> {
+    pub fn recycled(&self) -> Vec<RecycleReason> {
         let progress = self.progress.lock().unwrap();
         progress
             .iter()

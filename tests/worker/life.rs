@@ -4,7 +4,7 @@ use super::bench::{Bench, nothing_runs, processes};
 use super::support::{Kind, Process, eventually, eventually_equal};
 use nix::sys::signal::Signal;
 use playhouse::config::RecycleMode;
-use playhouse::model::{Reason, WorkerStatus};
+use playhouse::model::{RecycleReason, WorkerStatus};
 use playhouse::store::{Event, Store};
 use playhouse::worker::Shutdown;
 use std::time::Duration;
@@ -50,7 +50,12 @@ async fn a_recycle_costs_no_seat_and_cuts_no_session() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert!(samples > 30);
-    assert!(bench.recycled().iter().all(|it| *it == Reason::Lifetime));
+    assert!(
+        bench
+            .recycled()
+            .iter()
+            .all(|it| *it == RecycleReason::Lifetime)
+    );
     assert_eq!(bench.crashes(), [] as [String; 0]);
     for (session, _) in sessions {
         bench.leave(session).await;
@@ -75,7 +80,7 @@ async fn a_browser_that_eats_memory_is_replaced_once_it_has_served() {
     .await;
     bench.leave(session).await;
     bench.replaced(&key).await;
-    assert_eq!(bench.recycled(), [Reason::Memory]);
+    assert_eq!(bench.recycled(), [RecycleReason::Memory]);
     bench.end(Shutdown::Drain).await;
 }
 
@@ -126,7 +131,7 @@ async fn a_browser_that_opens_no_page_gets_no_session_and_its_sessions_learn_why
         );
         bench.leave(session).await;
         bench.replaced(&key).await;
-        assert_eq!(bench.recycled(), [Reason::Failures]);
+        assert_eq!(bench.recycled(), [RecycleReason::Failures]);
         bench.end(Shutdown::Drain).await;
     }
 }
@@ -234,6 +239,6 @@ async fn in_mode_exit_it_drains_and_ends() {
     .await;
     bench.leave(session).await;
     eventually_equal("it ends", false, async || bench.is_running()).await;
-    assert_eq!(bench.recycled(), [Reason::Lifetime]);
+    assert_eq!(bench.recycled(), [RecycleReason::Lifetime]);
     nothing_runs().await;
 }

@@ -6,7 +6,8 @@ use super::link::Live;
 use super::wire::{LineAnswer, SignOfLife};
 use super::{Inner, MAX_CANDIDATES, RedisStore, inquiry, keys, upkeep, wire};
 use crate::model::{
-    Browser, Counts, Reason, SessionId, Waiter, WorkerKey, WorkerRecord, WorkerStatus, unix_millis,
+    Browser, Counts, RecycleReason, SessionId, Waiter, WorkerKey, WorkerRecord, WorkerStatus,
+    unix_millis,
 };
 use crate::store::{
     Answerer, Answers, Beat, Candidate, Event, Granted, Grantee, Judge, Reserved, Served, Store,
@@ -183,7 +184,11 @@ impl Store for RedisStore {
             .await
     }
 
-    async fn count_recycle(&self, worker: &WorkerKey, reason: Reason) -> Result<(), StoreError> {
+    async fn count_recycle(
+        &self,
+        worker: &WorkerKey,
+        reason: RecycleReason,
+    ) -> Result<(), StoreError> {
         let _: u8 = self
             .inner
             .link
@@ -201,7 +206,7 @@ impl Store for RedisStore {
         Ok(())
     }
 
-    async fn recycles(&self) -> Result<HashMap<Reason, u64>, StoreError> {
+    async fn recycles(&self) -> Result<HashMap<RecycleReason, u64>, StoreError> {
         let counts: HashMap<String, u64> = self
             .inner
             .link

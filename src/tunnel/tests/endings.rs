@@ -1,7 +1,7 @@
 //! Who ends a session, and what the others are told.
 
 use super::rig::*;
-use crate::tunnel::{Close, Ended, Party, Why};
+use crate::tunnel::{Close, EndReason, Ended, Party};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
@@ -18,7 +18,7 @@ async fn a_goodbye_passes_and_is_reported_with_its_code() {
     assert_eq!(read_to_end(&mut rig.client).await, answer);
     let expected = Ended {
         by: Party::Client,
-        why: Why::Closed,
+        why: EndReason::Closed,
         code: Some(1000),
     };
     assert_eq!(rig.ended().await, expected);
@@ -65,7 +65,10 @@ async fn a_lost_worker_is_told_to_the_client_between_two_frames() {
     assert!(reason.starts_with("playhouse: worker lost"), "{reason}");
     assert!(reason.contains(&rig.id.to_string()), "{reason}");
     let ended = rig.ended().await;
-    assert_eq!((ended.by, ended.why), (Party::Worker, Why::WorkerLost));
+    assert_eq!(
+        (ended.by, ended.why),
+        (Party::Worker, EndReason::WorkerLost)
+    );
 }
 
 #[tokio::test]
@@ -78,7 +81,7 @@ async fn a_worker_lost_within_a_frame_just_ends_the_connection() {
     let ended = rig.ended().await;
     assert_eq!(
         (ended.why, ended.code),
-        (Why::WorkerLost, None),
+        (EndReason::WorkerLost, None),
         "no code was written"
     );
 }
@@ -120,7 +123,7 @@ async fn the_reason_waits_behind_a_large_message_as_long_as_that_moves() {
     let close = read_frame(&mut &read[long.len()..]).await.unwrap().close();
     assert_eq!(close.0, 1008);
     let ended = rig.task.await.unwrap();
-    assert_eq!((ended.why, ended.code), (Why::Killed, Some(1008)));
+    assert_eq!((ended.why, ended.code), (EndReason::Killed, Some(1008)));
 }
 
 /// A client that takes a byte now and then does not hold a session that is over.
@@ -151,7 +154,7 @@ async fn a_large_message_that_hardly_moves_is_not_waited_for() {
         begun.elapsed()
     );
     let ended = rig.task.await.unwrap();
-    assert_eq!((ended.why, ended.code), (Why::Killed, None));
+    assert_eq!((ended.why, ended.code), (EndReason::Killed, None));
     assert!(!writing.await.unwrap());
 }
 
@@ -173,7 +176,7 @@ async fn a_stop_within_a_frame_lets_the_frame_end_first() {
     assert!(are_whole_frames(&read));
     let close = read_frame(&mut &read[long.len()..]).await.unwrap();
     assert_eq!(close.close().0, 1008);
-    assert_eq!(rig.ended().await.why, Why::Killed);
+    assert_eq!(rig.ended().await.why, EndReason::Killed);
 }
 
 #[tokio::test]
@@ -186,7 +189,7 @@ async fn nothing_is_said_behind_a_goodbye() {
     assert_eq!(read_frame(&mut rig.worker).await, None);
     assert_eq!(read_frame(&mut rig.client).await.unwrap().close().0, 1008);
     let ended = rig.ended().await;
-    assert_eq!((ended.by, ended.why), (Party::Client, Why::Closed));
+    assert_eq!((ended.by, ended.why), (Party::Client, EndReason::Closed));
 }
 
 #[tokio::test]
@@ -198,7 +201,7 @@ async fn a_worker_that_says_goodbye_is_not_lost() {
     assert_eq!(read_to_end(&mut rig.client).await, goodbye);
     let expected = Ended {
         by: Party::Worker,
-        why: Why::Closed,
+        why: EndReason::Closed,
         code: Some(1005),
     };
     assert_eq!(rig.ended().await, expected);
@@ -216,7 +219,7 @@ async fn a_worker_that_is_reset_is_lost() {
     drop(rig.worker);
     assert_eq!(read_frame(&mut rig.client).await.unwrap().close().0, 1011);
     drop(rig.client);
-    assert_eq!(rig.task.await.unwrap().why, Why::WorkerLost);
+    assert_eq!(rig.task.await.unwrap().why, EndReason::WorkerLost);
 }
 
 #[tokio::test]
@@ -234,7 +237,10 @@ async fn a_client_that_is_reset_ends_the_session_at_the_worker() {
     assert!(read == last || read.is_empty(), "{read:?}");
     drop(rig.worker);
     let ended = rig.task.await.unwrap();
-    assert_eq!((ended.by, ended.why), (Party::Client, Why::ClientGone));
+    assert_eq!(
+        (ended.by, ended.why),
+        (Party::Client, EndReason::ClientGone)
+    );
 }
 
 #[tokio::test]
@@ -272,7 +278,7 @@ async fn a_frame_that_never_ends_does_not_keep_a_stopped_session() {
     rig.stop(Close::killed(rig.id));
     assert_eq!(read_frame(&mut rig.worker).await.unwrap().close().0, 1008);
     assert_eq!(read_to_end(&mut rig.client).await, b"");
-    assert_eq!(rig.task.await.unwrap().why, Why::Killed);
+    assert_eq!(rig.task.await.unwrap().why, EndReason::Killed);
 }
 
 #[tokio::test(start_paused = true)]
@@ -282,7 +288,7 @@ async fn a_side_that_does_not_follow_is_left_behind() {
     assert_eq!(read_to_end(&mut rig.worker).await, b"");
     // The worker keeps its side open: the tunnel ends all the same.
     assert_eq!(read_to_end(&mut rig.client).await, b"");
-    assert_eq!(rig.task.await.unwrap().why, Why::ClientGone);
+    assert_eq!(rig.task.await.unwrap().why, EndReason::ClientGone);
 }
 
 #[tokio::test(start_paused = true)]
@@ -297,7 +303,7 @@ async fn when_both_have_said_goodbye_nobody_is_waited_for() {
     rig.worker.shutdown().await.unwrap();
     // The client keeps its side open, and yet the tunnel ends before any time has passed.
     let ended = rig.task.await.unwrap();
-    assert_eq!((ended.by, ended.why), (Party::Client, Why::Closed));
+    assert_eq!((ended.by, ended.why), (Party::Client, EndReason::Closed));
     assert_eq!(begun.elapsed(), Duration::ZERO);
     assert_eq!(read_to_end(&mut rig.client).await, answer);
     assert_eq!(read_to_end(&mut rig.worker).await, b"");
@@ -321,5 +327,5 @@ async fn one_goodbye_without_an_answer_is_waited_for() {
     );
     assert_eq!(begun.elapsed(), Duration::ZERO);
     drop(rig.worker);
-    assert_eq!(rig.task.await.unwrap().why, Why::Closed);
+    assert_eq!(rig.task.await.unwrap().why, EndReason::Closed);
 }

@@ -2,7 +2,7 @@
 
 use super::rig::*;
 use crate::model::SessionId;
-use crate::tunnel::{Ends, Limits, Link, Party, Side, Traffic, Why, run};
+use crate::tunnel::{EndReason, Ends, Link, Party, SessionLimits, Side, Traffic, run};
 use bytes::Bytes;
 use nix::sys::socket::{getsockopt, sockopt};
 use std::os::fd::AsFd;
@@ -14,8 +14,8 @@ use tokio::time::{Instant, advance, sleep, timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn pinging() -> Limits {
-    Limits {
+fn pinging() -> SessionLimits {
+    SessionLimits {
         ping_interval: Some(20 * SECOND),
         ping_timeout: 60 * SECOND,
         ..NO_LIMITS
@@ -63,7 +63,10 @@ async fn a_worker_that_answers_no_ping_ends_the_session() {
     assert_eq!(close.0, 1011);
     assert!(close.1.contains("no answer for 1m"), "{}", close.1);
     let ended = rig.ended().await;
-    assert_eq!((ended.why, ended.by), (Why::WorkerSilent, Party::Worker));
+    assert_eq!(
+        (ended.why, ended.by),
+        (EndReason::WorkerSilent, Party::Worker)
+    );
 }
 
 /// A client at a breakpoint: its kernel takes what comes, and nobody reads it.
@@ -90,7 +93,7 @@ async fn a_client_that_answers_no_ping_is_pinged_on_and_keeps_its_session() {
 
 #[tokio::test(start_paused = true)]
 async fn a_session_without_messages_is_idle_whatever_pongs_pass() {
-    let limits = Limits {
+    let limits = SessionLimits {
         idle_timeout: Some(90 * SECOND),
         ..NO_LIMITS
     };
@@ -111,12 +114,12 @@ async fn a_session_without_messages_is_idle_whatever_pongs_pass() {
     assert!(from.elapsed() >= 89 * SECOND && from.elapsed() < 92 * SECOND);
     assert_eq!(code, 1008);
     assert!(reason.contains("idle for 1m 30s"), "{reason}");
-    assert_eq!(rig.ended().await.why, Why::Idle);
+    assert_eq!(rig.ended().await.why, EndReason::Idle);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_session_ends_at_its_longest_duration_however_busy() {
-    let limits = Limits {
+    let limits = SessionLimits {
         max_duration: Some(1800 * SECOND),
         ..pinging()
     };
@@ -140,7 +143,7 @@ async fn a_session_ends_at_its_longest_duration_however_busy() {
     assert!(age >= 1800 * SECOND && age < 1801 * SECOND, "{age:?}");
     assert_eq!(close.0, 1008);
     assert!(close.1.contains("exceeded 30m"), "{}", close.1);
-    assert_eq!(rig.ended().await.why, Why::TooLong);
+    assert_eq!(rig.ended().await.why, EndReason::TooLong);
 }
 
 #[tokio::test(start_paused = true)]
@@ -158,8 +161,8 @@ async fn a_ping_waits_for_the_end_of_a_frame() {
     assert!(!rig.task.is_finished());
 }
 
-fn impatient() -> Limits {
-    Limits {
+fn impatient() -> SessionLimits {
+    SessionLimits {
         write_timeout: 30 * SECOND,
         ..pinging()
     }
@@ -192,7 +195,10 @@ async fn a_client_that_reads_nothing_holds_little_and_ends_the_session() {
     assert_eq!(code, 1013);
     assert!(reason.contains("too slow"), "{reason}");
     let ended = rig.ended().await;
-    assert_eq!((ended.by, ended.why), (Party::Client, Why::ClientSlow));
+    assert_eq!(
+        (ended.by, ended.why),
+        (Party::Client, EndReason::ClientSlow)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -208,12 +214,15 @@ async fn a_worker_that_reads_nothing_ends_the_session() {
     };
     assert_eq!(close.0, 1011);
     let ended = rig.ended().await;
-    assert_eq!((ended.by, ended.why), (Party::Worker, Why::WorkerSlow));
+    assert_eq!(
+        (ended.by, ended.why),
+        (Party::Worker, EndReason::WorkerSlow)
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_reads_slowly_is_not_ended() {
-    let limits = Limits {
+    let limits = SessionLimits {
         write_timeout: 30 * SECOND,
         ..NO_LIMITS
     };
@@ -234,7 +243,7 @@ async fn a_client_that_reads_slowly_is_not_ended() {
 
 /// Whether the kernel watches the worker's connection at the end of a session in which the client
 /// said so much and then, like the worker, nothing any more.
-async fn kernel_watches(limits: Limits, said: &[u8]) -> bool {
+async fn kernel_watches(limits: SessionLimits, said: &[u8]) -> bool {
     let (mut client, near_client) = tcp_pair(None).await;
     let (mut worker, near_worker) = tcp_pair(None).await;
     let socket = near_worker.as_fd().try_clone_to_owned().unwrap();
@@ -261,12 +270,12 @@ async fn kernel_watches(limits: Limits, said: &[u8]) -> bool {
 async fn the_kernel_watches_a_worker_that_cannot_be_pinged() {
     let whole = message(true, b"hello");
     let half = &whole[..8];
-    let without_pings = Limits {
+    let without_pings = SessionLimits {
         max_duration: Some(60 * SECOND),
         ..NO_LIMITS
     };
     assert!(kernel_watches(without_pings, &whole).await);
-    let with_an_end = Limits {
+    let with_an_end = SessionLimits {
         max_duration: Some(600 * SECOND),
         ..pinging()
     };

@@ -1,7 +1,7 @@
 //! Bytes pass as they are, in every size and in every cut, both ways at once.
 
 use super::rig::*;
-use crate::tunnel::{Link, Party, Why};
+use crate::tunnel::{EndReason, Link, Party};
 use bytes::Bytes;
 use pingora::protocols::Stream;
 use rand::rngs::StdRng;
@@ -134,7 +134,7 @@ async fn odd_frames_pass_unchanged_and_so_does_every_kind_of_goodbye() {
             read_exactly(&mut client_read, down.len()),
         );
         assert!(up_read == up && down_read == down, "{goodbye:?}");
-        assert_eq!(rig.ended().await.why, Why::Closed);
+        assert_eq!(rig.ended().await.why, EndReason::Closed);
     }
 }
 
@@ -204,7 +204,10 @@ async fn the_end_of_the_clients_stream_is_passed_on_and_answers_still_come() {
     rig.worker.shutdown().await.unwrap();
     assert!(read_to_end(&mut rig.client).await == answer);
     let ended = rig.ended().await;
-    assert_eq!((ended.by, ended.why), (Party::Client, Why::ClientGone));
+    assert_eq!(
+        (ended.by, ended.why),
+        (Party::Client, EndReason::ClientGone)
+    );
 }
 
 #[tokio::test]

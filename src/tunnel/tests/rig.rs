@@ -3,7 +3,7 @@
 use super::buffering::Buffering;
 use crate::model::SessionId;
 use crate::tunnel::frame::Tracker;
-use crate::tunnel::{Close, Ended, Ends, Limits, Link, Side, Traffic, run};
+use crate::tunnel::{Close, Ended, Ends, Link, SessionLimits, Side, Traffic, run};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use pingora::protocols::Stream;
@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 /// No limit but a generous one for writes.
-pub const NO_LIMITS: Limits = Limits {
+pub const NO_LIMITS: SessionLimits = SessionLimits {
     idle_timeout: None,
     max_duration: None,
     ping_interval: None,
@@ -36,23 +36,23 @@ pub struct Rig<S> {
 }
 
 impl Rig<TcpStream> {
-    pub async fn tcp(limits: Limits) -> Rig<TcpStream> {
+    pub async fn tcp(limits: SessionLimits) -> Rig<TcpStream> {
         Rig::tcp_early(limits, Bytes::new(), Bytes::new()).await
     }
 
     /// The client and the worker have sent these bytes behind their HTTP heads.
-    pub async fn tcp_early(limits: Limits, client: Bytes, worker: Bytes) -> Rig<TcpStream> {
+    pub async fn tcp_early(limits: SessionLimits, client: Bytes, worker: Bytes) -> Rig<TcpStream> {
         Rig::over(limits, tcp_pair(None).await, client, worker).await
     }
 
     /// The client's kernel takes little at once.
-    pub async fn tcp_small(limits: Limits) -> Rig<TcpStream> {
+    pub async fn tcp_small(limits: SessionLimits) -> Rig<TcpStream> {
         let client = tcp_pair(Some(8 * 1024)).await;
         Rig::over(limits, client, Bytes::new(), Bytes::new()).await
     }
 
     async fn over(
-        limits: Limits,
+        limits: SessionLimits,
         (far_client, near_client): (TcpStream, TcpStream),
         client: Bytes,
         worker: Bytes,
@@ -72,17 +72,17 @@ impl Rig<TcpStream> {
 
 impl Rig<DuplexStream> {
     /// In memory, for paused time; each direction holds `buffer` bytes.
-    pub fn memory(limits: Limits, buffer: usize) -> Rig<DuplexStream> {
+    pub fn memory(limits: SessionLimits, buffer: usize) -> Rig<DuplexStream> {
         Rig::in_memory(limits, buffer, |stream| Box::new(stream))
     }
 
     /// The tunnel's streams keep what is written to them until they are flushed.
-    pub fn buffering(limits: Limits) -> Rig<DuplexStream> {
+    pub fn buffering(limits: SessionLimits) -> Rig<DuplexStream> {
         Rig::in_memory(limits, 4096, |stream| Box::new(Buffering::new(stream)))
     }
 
     fn in_memory(
-        limits: Limits,
+        limits: SessionLimits,
         buffer: usize,
         boxed: impl Fn(DuplexStream) -> Stream,
     ) -> Rig<DuplexStream> {
@@ -101,7 +101,7 @@ impl Rig<DuplexStream> {
 }
 
 impl<S> Rig<S> {
-    fn start(client: S, worker: S, ends: Ends, limits: Limits) -> Rig<S> {
+    fn start(client: S, worker: S, ends: Ends, limits: SessionLimits) -> Rig<S> {
         let id = SessionId::random();
         let traffic = Arc::new(Traffic::new());
         let (stop, stopped) = oneshot::channel();

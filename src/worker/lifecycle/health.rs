@@ -2,23 +2,25 @@
 //! are broken or take too much.
 
 use super::life::{MAX_DISK, Phase};
-use super::{EVICTION_GRACE, Generation, Health, Lifecycle, Output, SOUND_AFTER, Turn};
-use crate::model::Reason;
+use super::{EVICTION_GRACE, Generation, Health, Lifecycle, Output, SOUND_AFTER, Step};
+use crate::model::RecycleReason;
 
 impl Lifecycle {
-    pub(super) fn checked(&mut self, generation: Generation, health: Health, turn: &mut Turn<'_>) {
+    pub(super) fn checked(&mut self, generation: Generation, health: Health, step: &mut Step<'_>) {
         let Some(life) = self.lives.get_mut(&generation) else {
             return;
         };
         match health {
-            Health::Broken(why) => return self.condemn(generation, Reason::Failures, why, turn),
+            Health::Broken(why) => {
+                return self.condemn(generation, RecycleReason::Failures, why, step);
+            }
             Health::Suspect => life.failures += 1,
             Health::Well if !life.suspect => life.failures = 0,
             Health::Well => {}
         }
         let suspect = health == Health::Suspect;
         if std::mem::replace(&mut life.suspect, suspect) != suspect {
-            turn.todo.push(Output::Suspend(generation, suspect));
+            step.todo.push(Output::Suspend(generation, suspect));
         }
     }
 
@@ -26,9 +28,9 @@ impl Lifecycle {
     fn condemn(
         &mut self,
         generation: Generation,
-        reason: Reason,
+        reason: RecycleReason,
         why: String,
-        turn: &mut Turn<'_>,
+        step: &mut Step<'_>,
     ) {
         let life = self.lives.get_mut(&generation).expect("just looked up");
         let served = match life.phase {
@@ -36,37 +38,37 @@ impl Lifecycle {
             Phase::Draining { .. } => false,
             Phase::Starting | Phase::Evicting { .. } | Phase::Stopping => return,
         };
-        let sound = life.age(turn.now).is_some_and(|age| age >= SOUND_AFTER);
+        let sound = life.age(step.now).is_some_and(|age| age >= SOUND_AFTER);
         life.phase = Phase::Evicting {
-            until: turn.now + EVICTION_GRACE,
+            until: step.now + EVICTION_GRACE,
             broken: true,
         };
         if served {
-            self.set_back(sound, turn.now);
-            turn.todo.push(Output::Recycling(generation, reason));
+            self.set_back(sound, step.now);
+            step.todo.push(Output::Recycling(generation, reason));
         }
-        turn.todo.push(Output::Evict(generation, Some(why)));
+        step.todo.push(Output::Evict(generation, Some(why)));
     }
 
-    pub(super) fn wrote(&mut self, generation: Generation, bytes: u64, turn: &mut Turn<'_>) {
+    pub(super) fn wrote(&mut self, generation: Generation, bytes: u64, step: &mut Step<'_>) {
         let Some(life) = self.lives.get_mut(&generation) else {
             return;
         };
         life.disk = bytes;
         if bytes > 2 * MAX_DISK && matches!(life.phase, Phase::Draining { .. }) {
             let why = format!("its sessions have {} MiB on its disk", bytes >> 20);
-            self.condemn(generation, Reason::Disk, why, turn);
+            self.condemn(generation, RecycleReason::Disk, why, step);
         }
     }
 
     /// Ends those that go on growing while they drain, when memory is short: nothing else would.
-    pub(super) fn end_growing(&mut self, turn: &mut Turn<'_>) {
+    pub(super) fn end_growing(&mut self, step: &mut Step<'_>) {
         let all: u64 = self.lives.values().map(|life| life.memory).sum();
-        let max = turn.policy.max_memory;
-        if max.is_none_or(|max| all <= max) && !turn.policy.room.is_short() {
+        let max = step.policy.max_memory;
+        if max.is_none_or(|max| all <= max) && !step.policy.room.is_short() {
             return;
         }
-        let limit = max.unwrap_or(turn.policy.room.limit);
+        let limit = max.unwrap_or(step.policy.room.limit);
         for generation in self.generations() {
             let life = &self.lives[&generation];
             if life.grows_while_draining(self.usual) {
@@ -75,7 +77,7 @@ impl Lifecycle {
                     life.memory >> 20,
                     limit >> 20
                 );
-                self.condemn(generation, Reason::Memory, why, turn);
+                self.condemn(generation, RecycleReason::Memory, why, step);
             }
         }
     }

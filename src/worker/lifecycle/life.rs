@@ -2,7 +2,7 @@
 
 use super::words::Policy;
 use crate::config::RecycleMode;
-use crate::model::{Counts, Reason, WorkerStatus};
+use crate::model::{Counts, RecycleReason, WorkerStatus};
 use std::time::{Duration, Instant};
 
 /// Where a generation is in its life.
@@ -54,10 +54,10 @@ pub(super) struct Life {
     /// Checks in a row that failed at first.
     pub failures: u32,
     pub ordered: bool,
-    /// It has asked for its turn to be out of service.
-    pub asked: bool,
+    /// It has asked for a permit to be out of service.
+    pub permit_requested: bool,
     /// Why it is to be replaced. Stays once set: the replacement may be on its way.
-    pub leaving: Option<Reason>,
+    pub leaving: Option<RecycleReason>,
 }
 
 impl Life {
@@ -74,7 +74,7 @@ impl Life {
             suspect: false,
             failures: 0,
             ordered: false,
-            asked: false,
+            permit_requested: false,
             leaving: None,
         }
     }
@@ -97,7 +97,7 @@ impl Life {
     }
 
     /// The store took a heartbeat that said `status`.
-    pub fn heard_as(&mut self, status: WorkerStatus) {
+    pub fn status_written(&mut self, status: WorkerStatus) {
         if let Phase::Draining { sealed, .. } = &mut self.phase
             && status != WorkerStatus::Available
         {
@@ -145,19 +145,19 @@ impl Life {
         expected: u32,
         others: u64,
         policy: &Policy,
-    ) -> Option<Reason> {
+    ) -> Option<RecycleReason> {
         if self.is_spent(expected, policy) {
-            Some(Reason::Lifetime)
+            Some(RecycleReason::Lifetime)
         } else if self.is_bloated(others, policy) {
-            Some(Reason::Memory)
+            Some(RecycleReason::Memory)
         } else if self.disk > MAX_DISK {
-            Some(Reason::Disk)
+            Some(RecycleReason::Disk)
         } else if policy.max_failures > 0 && self.failures >= policy.max_failures {
-            Some(Reason::Failures)
+            Some(RecycleReason::Failures)
         } else if policy.max_age.is_some_and(|max| self.age(now) > Some(max)) {
-            Some(Reason::Age)
+            Some(RecycleReason::Age)
         } else {
-            self.ordered.then_some(Reason::Operator)
+            self.ordered.then_some(RecycleReason::Operator)
         }
     }
 

@@ -30,7 +30,7 @@ mod words;
 pub use words::{Generation, Health, Input, Output, Policy, Room};
 
 use crate::config::RecycleMode;
-use crate::model::{Counts, Reason, WorkerStatus};
+use crate::model::{Counts, RecycleReason, WorkerStatus};
 use crate::worker::fill::FillRate;
 use life::{Life, Phase};
 use std::collections::BTreeMap;
@@ -82,7 +82,7 @@ enum Ending {
 }
 
 /// One step: when, by which rules, and what came of it.
-struct Turn<'a> {
+struct Step<'a> {
     now: Instant,
     policy: &'a Policy,
     todo: Vec<Output>,
@@ -109,29 +109,29 @@ impl Default for Lifecycle {
 impl Lifecycle {
     /// Takes in what happened and returns what to do, in this order.
     pub fn step(&mut self, now: Instant, input: Input, policy: &Policy) -> Vec<Output> {
-        let mut turn = Turn {
+        let mut step = Step {
             now,
             policy,
             todo: Vec::new(),
         };
         if !self.finished {
-            self.take_in(input, &mut turn);
-            self.end_growing(&mut turn);
-            self.end_drained(&mut turn);
+            self.take_in(input, &mut step);
+            self.end_growing(&mut step);
+            self.end_drained(&mut step);
             if self.ending.is_none() {
                 self.forgive(now);
-                self.decide_who_leaves(&mut turn);
+                self.decide_who_leaves(&mut step);
                 match policy.mode {
-                    RecycleMode::MakeBeforeBreak => self.make_before_break(&mut turn),
-                    RecycleMode::Exit => self.break_before_make(&mut turn),
+                    RecycleMode::MakeBeforeBreak => self.make_before_break(&mut step),
+                    RecycleMode::Exit => self.break_before_make(&mut step),
                 }
             }
             if self.lives.is_empty() && (self.ending.is_some() || self.exits(policy)) {
                 self.finished = true;
-                turn.todo.push(Output::Finished);
+                step.todo.push(Output::Finished);
             }
         }
-        turn.todo
+        step.todo
     }
 
     /// Whether it has been told to end.
@@ -139,15 +139,15 @@ impl Lifecycle {
         self.ending.is_some()
     }
 
-    fn take_in(&mut self, input: Input, turn: &mut Turn<'_>) {
-        let now = turn.now;
+    fn take_in(&mut self, input: Input, step: &mut Step<'_>) {
+        let now = step.now;
         match input {
             Input::Tick => {}
-            Input::Answered { generation, took } => self.answered(generation, took, turn),
-            Input::Registered(generation) => self.registered(generation, turn),
-            Input::Exited(generation, why) => self.exited(generation, why, turn),
-            Input::Drain => self.drain(turn),
-            Input::Stop => self.stop(turn),
+            Input::Answered { generation, took } => self.answered(generation, took, step),
+            Input::Registered(generation) => self.registered(generation, step),
+            Input::Exited(generation, why) => self.exited(generation, why, step),
+            Input::Drain => self.drain(step),
+            Input::Stop => self.stop(step),
             Input::Beat {
                 generation,
                 status,
@@ -156,7 +156,7 @@ impl Lifecycle {
             } => {
                 self.count(generation, counts, now);
                 self.learn(generation, |life| {
-                    life.heard_as(status);
+                    life.status_written(status);
                     life.ordered |= recycle;
                 });
             }
@@ -164,8 +164,8 @@ impl Lifecycle {
             Input::Relisted(generation) => self.learn(generation, Life::relisted),
             Input::Quiet(generation) => self.learn(generation, |life| life.quiet = true),
             Input::Memory(generation, bytes) => self.measured(generation, bytes),
-            Input::Disk(generation, bytes) => self.wrote(generation, bytes, turn),
-            Input::Checked(generation, health) => self.checked(generation, health, turn),
+            Input::Disk(generation, bytes) => self.wrote(generation, bytes, step),
+            Input::Checked(generation, health) => self.checked(generation, health, step),
         }
     }
 
@@ -196,7 +196,7 @@ impl Lifecycle {
         }
     }
 
-    fn answered(&mut self, generation: Generation, took: Duration, turn: &mut Turn<'_>) {
+    fn answered(&mut self, generation: Generation, took: Duration, step: &mut Step<'_>) {
         let Some(life) = self.lives.get_mut(&generation) else {
             return;
         };
@@ -204,34 +204,34 @@ impl Lifecycle {
             return;
         }
         life.phase = Phase::Announcing;
-        life.answered = Some(turn.now);
+        life.answered = Some(step.now);
         // The first ones of a machine all start together, and wait longer for their turn than any
         // replacement will.
         self.lead = match generation {
             Generation(1) => took,
             // One quick start does not mean that the next one is.
-            _ => turn
+            _ => step
                 .now
                 .duration_since(life.spawned)
                 .max(self.lead - self.lead / LEAD_FADES),
         };
-        turn.todo.push(Output::Register(generation));
+        step.todo.push(Output::Register(generation));
     }
 
-    fn registered(&mut self, generation: Generation, turn: &mut Turn<'_>) {
+    fn registered(&mut self, generation: Generation, step: &mut Step<'_>) {
         match self.lives.get_mut(&generation) {
             Some(life) if life.phase == Phase::Announcing => life.phase = Phase::Available,
             _ => return,
         }
-        turn.todo.push(Output::Ready(generation));
+        step.todo.push(Output::Ready(generation));
         for old in self.available() {
             if old != generation {
-                self.retire(old, turn);
+                self.retire(old, step);
             }
         }
     }
 
-    fn exited(&mut self, generation: Generation, why: String, turn: &mut Turn<'_>) {
+    fn exited(&mut self, generation: Generation, why: String, step: &mut Step<'_>) {
         let Some(life) = self.lives.remove(&generation) else {
             return;
         };
@@ -239,15 +239,15 @@ impl Lifecycle {
             return;
         }
         if life.phase != Phase::Starting {
-            turn.todo.push(Output::Deregister(generation));
+            step.todo.push(Output::Deregister(generation));
         }
         let served = life.is_coming() || life.phase == Phase::Available;
-        let sound = life.age(turn.now).is_some_and(|age| age >= SOUND_AFTER);
-        let retry_in = served.then(|| self.set_back(sound, turn.now)).filter(|_| {
+        let sound = life.age(step.now).is_some_and(|age| age >= SOUND_AFTER);
+        let retry_in = served.then(|| self.set_back(sound, step.now)).filter(|_| {
             let coming = self.lives.values().any(Life::is_coming);
             self.ending.is_none() && !coming
         });
-        turn.todo.push(Output::Crashed {
+        step.todo.push(Output::Crashed {
             generation,
             why,
             retry_in,
@@ -272,19 +272,19 @@ impl Lifecycle {
         }
     }
 
-    fn drain(&mut self, turn: &mut Turn<'_>) {
+    fn drain(&mut self, step: &mut Step<'_>) {
         if self.ending.is_some() {
             return;
         }
         self.ending = Some(Ending::Drain);
-        let over = turn.now + turn.policy.drain_timeout;
+        let over = step.now + step.policy.drain_timeout;
         for generation in self.generations() {
             let life = self.lives.get_mut(&generation).expect("just listed");
             match &mut life.phase {
-                Phase::Starting => self.end(generation, true, turn),
+                Phase::Starting => self.end(generation, true, step),
                 // The former may be on the books already, with a session on it.
                 Phase::Announcing | Phase::Available => {
-                    self.set_draining(generation, Some(over), turn);
+                    self.set_draining(generation, Some(over), step);
                 }
                 Phase::Draining { until, .. } => {
                     *until = Some(until.map_or(over, |until| until.min(over)));
@@ -294,30 +294,30 @@ impl Lifecycle {
         }
     }
 
-    fn stop(&mut self, turn: &mut Turn<'_>) {
+    fn stop(&mut self, step: &mut Step<'_>) {
         if self.ending != Some(Ending::Now) {
             self.ending = Some(Ending::Now);
             for generation in self.generations() {
-                self.end(generation, true, turn);
+                self.end(generation, true, step);
             }
         }
     }
 
     /// Ends those whose last session is gone, and those whose time is up.
-    fn end_drained(&mut self, turn: &mut Turn<'_>) {
+    fn end_drained(&mut self, step: &mut Step<'_>) {
         for generation in self.generations() {
             let life = self.lives.get_mut(&generation).expect("just listed");
             let (over, broken) = match life.phase {
                 Phase::Draining { .. } if life.is_empty() => (true, false),
-                Phase::Draining { until, .. } if until.is_some_and(|until| turn.now >= until) => {
+                Phase::Draining { until, .. } if until.is_some_and(|until| step.now >= until) => {
                     life.phase = Phase::Evicting {
-                        until: turn.now + EVICTION_GRACE,
+                        until: step.now + EVICTION_GRACE,
                         broken: false,
                     };
-                    turn.todo.push(Output::Evict(generation, None));
+                    step.todo.push(Output::Evict(generation, None));
                     (false, false)
                 }
-                Phase::Evicting { until, broken } => (turn.now >= until || life.is_empty(), broken),
+                Phase::Evicting { until, broken } => (step.now >= until || life.is_empty(), broken),
                 _ => (false, false),
             };
             if over {
@@ -326,30 +326,30 @@ impl Lifecycle {
                 } else {
                     life.counts.active
                 };
-                turn.todo.push(Output::Drained {
+                step.todo.push(Output::Drained {
                     generation,
                     evicted,
                 });
-                self.end(generation, broken, turn);
+                self.end(generation, broken, step);
             }
         }
     }
 
-    fn decide_who_leaves(&mut self, turn: &mut Turn<'_>) {
+    fn decide_who_leaves(&mut self, step: &mut Step<'_>) {
         let lead = self.lead.mul_f64(LEAD_MARGIN);
-        let expected = self.fill.expected(turn.now, lead);
+        let expected = self.fill.expected(step.now, lead);
         let all: u64 = self.lives.values().map(|life| life.memory).sum();
         for (generation, life) in &mut self.lives {
             if life.phase != Phase::Available || life.leaving.is_some() {
                 continue;
             }
-            let reason = life.reason_to_leave(turn.now, expected, all - life.memory, turn.policy);
-            match turn.policy.mode {
+            let reason = life.reason_to_leave(step.now, expected, all - life.memory, step.policy);
+            match step.policy.mode {
                 // Being out of service costs seats: it takes its turn, which comes as an order.
                 RecycleMode::Exit if reason.is_some() && !life.ordered => {
-                    if !life.asked {
-                        life.asked = true;
-                        turn.todo.push(Output::AskForTurn(*generation));
+                    if !life.permit_requested {
+                        life.permit_requested = true;
+                        step.todo.push(Output::RequestRecyclePermit(*generation));
                     }
                 }
                 _ => life.leaving = reason,
@@ -358,16 +358,16 @@ impl Lifecycle {
     }
 
     /// The original's way: drain first, and only when nothing is left start anew, or end.
-    fn break_before_make(&mut self, turn: &mut Turn<'_>) {
+    fn break_before_make(&mut self, step: &mut Step<'_>) {
         for generation in self.available() {
             if self.lives[&generation].leaving.is_some() {
                 self.recycled = true;
-                self.retire(generation, turn);
+                self.retire(generation, step);
             }
         }
-        if self.lives.is_empty() && !self.exits(turn.policy) {
+        if self.lives.is_empty() && !self.exits(step.policy) {
             self.recycled = false;
-            self.spawn(turn);
+            self.spawn(step);
         }
     }
 
@@ -376,15 +376,15 @@ impl Lifecycle {
         self.recycled && policy.mode == RecycleMode::Exit && !policy.start_over
     }
 
-    fn spawn(&mut self, turn: &mut Turn<'_>) {
-        if self.not_before.is_none_or(|time| turn.now >= time) {
+    fn spawn(&mut self, step: &mut Step<'_>) {
+        if self.not_before.is_none_or(|time| step.now >= time) {
             self.not_before = None;
             self.born += 1;
             let generation = Generation(self.born);
             // The first ones of a process all start together, and take turns.
             let at_once = self.born > 1 && self.available().is_empty();
-            self.lives.insert(generation, Life::new(turn.now));
-            turn.todo.push(Output::Spawn {
+            self.lives.insert(generation, Life::new(step.now));
+            step.todo.push(Output::Spawn {
                 generation,
                 at_once,
                 memory: self.usual,
@@ -393,18 +393,20 @@ impl Lifecycle {
     }
 
     /// Drains one that has been replaced or is to leave.
-    fn retire(&mut self, generation: Generation, turn: &mut Turn<'_>) {
-        let reason = self.lives[&generation].leaving.unwrap_or(Reason::Operator);
-        turn.todo.push(Output::Recycling(generation, reason));
-        let until = turn.policy.recycle_timeout.map(|time| turn.now + time);
-        self.set_draining(generation, until, turn);
+    fn retire(&mut self, generation: Generation, step: &mut Step<'_>) {
+        let reason = self.lives[&generation]
+            .leaving
+            .unwrap_or(RecycleReason::Operator);
+        step.todo.push(Output::Recycling(generation, reason));
+        let until = step.policy.recycle_timeout.map(|time| step.now + time);
+        self.set_draining(generation, until, step);
     }
 
     fn set_draining(
         &mut self,
         generation: Generation,
         until: Option<Instant>,
-        turn: &mut Turn<'_>,
+        step: &mut Step<'_>,
     ) {
         self.learn(generation, |life| {
             life.phase = Phase::Draining {
@@ -414,18 +416,18 @@ impl Lifecycle {
             };
         });
         let status = WorkerStatus::Draining;
-        turn.todo.push(Output::SetStatus(generation, status));
+        step.todo.push(Output::SetStatus(generation, status));
     }
 
     /// Takes one off the books and ends its server; it is gone when that has exited.
-    fn end(&mut self, generation: Generation, now: bool, turn: &mut Turn<'_>) {
+    fn end(&mut self, generation: Generation, now: bool, step: &mut Step<'_>) {
         self.learn(generation, |life| {
             if !matches!(life.phase, Phase::Starting | Phase::Stopping) {
-                turn.todo.push(Output::Deregister(generation));
+                step.todo.push(Output::Deregister(generation));
             }
             // To one that is stopping already this is only a word to hurry.
             life.phase = Phase::Stopping;
-            turn.todo.push(Output::Stop { generation, now });
+            step.todo.push(Output::Stop { generation, now });
         });
     }
 

@@ -2,11 +2,11 @@
 //! one more.
 
 use super::life::{Life, Phase};
-use super::{Generation, Lifecycle, Output, Turn};
-use crate::model::Reason;
+use super::{Generation, Lifecycle, Output, Step};
+use crate::model::RecycleReason;
 
 impl Lifecycle {
-    pub(super) fn make_before_break(&mut self, turn: &mut Turn<'_>) {
+    pub(super) fn make_before_break(&mut self, step: &mut Step<'_>) {
         self.recycled = false;
         let stays = |life: &Life| life.phase == Phase::Available && life.leaving.is_none();
         let provided = |life: &Life| life.is_coming() || stays(life);
@@ -16,32 +16,32 @@ impl Lifecycle {
         let drains = |life: &&Life| matches!(life.phase, Phase::Draining { .. });
         let draining = self.lives.values().filter(drains).count();
         let serving = self.available().first().copied();
-        if serving.is_some() && draining >= turn.policy.max_draining {
+        if serving.is_some() && draining >= step.policy.max_draining {
             // It goes on to its ceiling.
-        } else if self.lives.is_empty() || self.usual <= turn.policy.room.free {
-            self.spawn(turn);
+        } else if self.lives.is_empty() || self.usual <= step.policy.room.free {
+            self.spawn(step);
         } else {
-            self.wait_for_room(serving.filter(|_| draining == 0), turn);
+            self.wait_for_room(serving.filter(|_| draining == 0), step);
         }
     }
 
     /// Memory has no room for a replacement. Sessions that end make some, those of the ones that
     /// drain first; where `alone`, the one that serves, would not make any by that, it is broken
     /// before its replacement is made: when that costs nobody a seat, or cannot be put off.
-    fn wait_for_room(&mut self, alone: Option<Generation>, turn: &mut Turn<'_>) {
+    fn wait_for_room(&mut self, alone: Option<Generation>, step: &mut Step<'_>) {
         if !std::mem::replace(&mut self.no_room_told, true) {
-            turn.todo.push(Output::NoRoom {
+            step.todo.push(Output::NoRoom {
                 needed: self.usual,
-                room: turn.policy.room,
+                room: step.policy.room,
             });
         }
         let Some(generation) = alone else { return };
         let life = &self.lives[&generation];
-        let can_wait = life.leaving == Some(Reason::Lifetime)
+        let can_wait = life.leaving == Some(RecycleReason::Lifetime)
             && life.counts.active > 0
-            && !life.is_full_for_good(turn.policy);
+            && !life.is_full_for_good(step.policy);
         if !can_wait {
-            self.retire(generation, turn);
+            self.retire(generation, step);
         }
     }
 }

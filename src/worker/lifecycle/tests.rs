@@ -47,7 +47,7 @@ struct World {
     revision: u64,
     finished: bool,
     asked: Vec<Generation>,
-    recycled: Vec<(Generation, Reason)>,
+    recycled: Vec<(Generation, RecycleReason)>,
     crashes: Vec<Option<Duration>>,
     /// Which were started without a turn.
     at_once: Vec<Generation>,
@@ -148,7 +148,7 @@ impl World {
             }
             Output::Recycling(generation, reason) => self.recycled.push((generation, reason)),
             Output::Crashed { retry_in, .. } => self.crashes.push(retry_in),
-            Output::AskForTurn(generation) => {
+            Output::RequestRecyclePermit(generation) => {
                 assert_eq!(self.policy.mode, RecycleMode::Exit);
                 self.asked.push(generation);
             }
@@ -435,7 +435,7 @@ fn the_old_one_drains_only_after_the_new_one_is_registered() {
     assert_eq!(world.available().collect::<Vec<_>>(), [old]);
     world.register(new);
     assert_eq!(world.available().collect::<Vec<_>>(), [new]);
-    assert_eq!(world.recycled, [(old, Reason::Lifetime)]);
+    assert_eq!(world.recycled, [(old, RecycleReason::Lifetime)]);
     for _ in 0..LIMIT {
         assert!(!world.server(old).stopping, "sessions end by themselves");
         world.leave(old);
@@ -612,7 +612,7 @@ fn mode_exit_drains_and_ends_or_starts_over() {
         assert!(world.recycled.is_empty(), "it waits for its turn");
         assert_eq!(world.asked, [only], "and asked for it once");
         world.beat(only, true);
-        assert_eq!(world.recycled, [(only, Reason::Lifetime)]);
+        assert_eq!(world.recycled, [(only, RecycleReason::Lifetime)]);
         assert_eq!(world.alive(), [only], "nothing is started before");
         while world.server(only).counts.active > 0 {
             world.leave(only);
@@ -646,22 +646,22 @@ fn each_reason_is_told_and_in_mode_exit_takes_its_turn() {
     };
     assert_eq!(
         reasons(|world, old| world.feed(Input::Memory(old, 1001))),
-        Reason::Memory
+        RecycleReason::Memory
     );
     assert_eq!(
         reasons(|world, _| world.pass(Duration::from_secs(601))),
-        Reason::Age
+        RecycleReason::Age
     );
     assert_eq!(
         reasons(|world, old| (0..3).for_each(|_| {
             world.feed(Input::Checked(old, Health::Suspect));
             world.feed(Input::Checked(old, Health::Well));
         })),
-        Reason::Failures
+        RecycleReason::Failures
     );
     assert_eq!(
         reasons(|world, old| world.beat(old, true)),
-        Reason::Operator
+        RecycleReason::Operator
     );
 }
 
@@ -707,9 +707,9 @@ fn the_sessions_of_a_broken_one_learn_why_and_it_is_killed_whether_it_serves_or_
         world.pass(EVICTION_GRACE);
         assert!(world.server(old).killed);
         let told = if drains {
-            Reason::Operator
+            RecycleReason::Operator
         } else {
-            Reason::Failures
+            RecycleReason::Failures
         };
         assert_eq!(world.recycled, [(old, told)]);
     }
@@ -888,7 +888,7 @@ fn one_that_goes_on_growing_while_it_drains_is_ended_when_memory_is_short() {
     let new = world.alive()[1];
     world.answer(new);
     world.register(new);
-    assert_eq!(world.recycled, [(old, Reason::Memory)]);
+    assert_eq!(world.recycled, [(old, RecycleReason::Memory)]);
     world.feed(Input::Memory(old, 1500 * MIB));
     assert_eq!(
         world.server(old).evicted,
@@ -913,7 +913,7 @@ fn who_fills_the_disk_is_replaced_and_ended_if_it_goes_on() {
     let new = world.alive()[1];
     world.answer(new);
     world.register(new);
-    assert_eq!(world.recycled, [(old, Reason::Disk)]);
+    assert_eq!(world.recycled, [(old, RecycleReason::Disk)]);
     world.feed(Input::Disk(old, 2 * life::MAX_DISK));
     assert_eq!(world.server(old).evicted, None);
     world.feed(Input::Disk(old, 2 * life::MAX_DISK + 1));

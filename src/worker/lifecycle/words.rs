@@ -1,7 +1,7 @@
 //! What the life cycle is told, what it answers, and the rules that it is given.
 
 use crate::config::RecycleMode;
-use crate::model::{Counts, Reason, WorkerStatus};
+use crate::model::{Counts, RecycleReason, WorkerStatus};
 use std::time::Duration;
 
 /// One browser server in the line of a worker's.
@@ -111,7 +111,7 @@ pub enum Input {
 /// What to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// Start a server; without waiting for a turn to warm up if `at_once`, and with this much memory
+    /// Start a server; without waiting for a permit to warm up if `at_once`, and with this much memory
     /// in mind.
     Spawn {
         generation: Generation,
@@ -132,13 +132,13 @@ pub enum Output {
     Deregister(Generation),
     /// End the server, politely unless `now`.
     Stop { generation: Generation, now: bool },
-    /// Ask the store for its turn to be out of service, again and again; it comes as an order to
+    /// Ask the store for a permit to be out of service, again and again; it comes as an order to
     /// recycle.
-    AskForTurn(Generation),
+    RequestRecyclePermit(Generation),
     /// For people: it takes sessions from now on.
     Ready(Generation),
     /// For people and metrics: it is being recycled. Its sessions run to their end.
-    Recycling(Generation, Reason),
+    Recycling(Generation, RecycleReason),
     /// For people and metrics: it died. `retry_in`: when another is started in its place, if one
     /// is needed that is not on its way yet.
     Crashed {

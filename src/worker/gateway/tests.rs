@@ -1,4 +1,4 @@
-//! A door before small servers on Unix sockets.
+//! A gateway before small servers on Unix sockets.
 
 use super::*;
 use crate::worker::address::ServerAddress;
@@ -48,17 +48,17 @@ impl Browser {
         }
     }
 
-    fn behind(&self) -> Behind {
-        Behind::Server(self.address.clone())
+    fn upstream(&self) -> Upstream {
+        Upstream::Server(self.address.clone())
     }
 }
 
-fn open() -> Door {
-    Door::open("127.0.0.1", 0, WorkerMetrics::new()).unwrap()
+fn open() -> Gateway {
+    Gateway::open("127.0.0.1", 0, WorkerMetrics::new()).unwrap()
 }
 
-async fn ask(door: &Door, head: &str) -> String {
-    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, door.port()))
+async fn ask(gateway: &Gateway, head: &str) -> String {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, gateway.port()))
         .await
         .unwrap();
     let request = format!("{head}\r\nHost: worker\r\n\r\n");
@@ -68,14 +68,14 @@ async fn ask(door: &Door, head: &str) -> String {
     answer
 }
 
-async fn status(door: &Door, head: &str) -> u16 {
-    let answer = ask(door, head).await;
+async fn status(gateway: &Gateway, head: &str) -> u16 {
+    let answer = ask(gateway, head).await;
     let status = answer.split(' ').nth(1).unwrap_or_default();
     status.parse().unwrap_or_else(|_| panic!("{answer:?}"))
 }
 
-async fn dial(door: &Door, path: &str) -> Result<WebSocketStream<TcpStream>, u16> {
-    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, door.port()))
+async fn dial(gateway: &Gateway, path: &str) -> Result<WebSocketStream<TcpStream>, u16> {
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, gateway.port()))
         .await
         .unwrap();
     match client_async(format!("ws://worker{path}"), stream).await {
@@ -104,86 +104,86 @@ async fn until(condition: impl Fn() -> bool) {
 
 #[tokio::test]
 async fn it_answers_for_the_worker_and_tells_no_path() {
-    let door = open();
-    assert_eq!(status(&door, "GET /healthz HTTP/1.1").await, 200);
-    assert_eq!(status(&door, "GET /readyz HTTP/1.1").await, 503);
+    let gateway = open();
+    assert_eq!(status(&gateway, "GET /healthz HTTP/1.1").await, 200);
+    assert_eq!(status(&gateway, "GET /readyz HTTP/1.1").await, 503);
     let browser = Browser::start("one");
-    let resident = door.admit("/secret", browser.behind());
-    assert_eq!(status(&door, "GET /readyz HTTP/1.1").await, 200);
-    let metrics = ask(&door, "GET /metrics HTTP/1.1").await;
+    let route = gateway.add_route("/secret", browser.upstream());
+    assert_eq!(status(&gateway, "GET /readyz HTTP/1.1").await, 200);
+    let metrics = ask(&gateway, "GET /metrics HTTP/1.1").await;
     for line in ["playhouse_worker_browsers 1", "playhouse_worker_sessions 0"] {
         assert!(metrics.contains(line), "{line} is missing in {metrics}");
     }
     for elsewhere in ["/json", "/json/version", "/", "/secret", "/devtools"] {
-        let answer = ask(&door, &format!("GET {elsewhere} HTTP/1.1")).await;
+        let answer = ask(&gateway, &format!("GET {elsewhere} HTTP/1.1")).await;
         assert!(answer.starts_with("HTTP/1.1 404 "), "{elsewhere}: {answer}");
         assert!(!answer.contains("secret"), "{answer}");
     }
     let knows = |path: &str| format!("GET /json HTTP/1.1\r\n{PATH_HEADER}: {path}");
-    assert_eq!(status(&door, &knows("/secret")).await, 200);
-    assert_eq!(status(&door, &knows("/guess")).await, 404);
-    drop(resident);
-    assert_eq!(status(&door, &knows("/secret")).await, 404);
-    assert_eq!(status(&door, "GET /readyz HTTP/1.1").await, 503);
+    assert_eq!(status(&gateway, &knows("/secret")).await, 200);
+    assert_eq!(status(&gateway, &knows("/guess")).await, 404);
+    drop(route);
+    assert_eq!(status(&gateway, &knows("/secret")).await, 404);
+    assert_eq!(status(&gateway, "GET /readyz HTTP/1.1").await, 503);
 }
 
 #[tokio::test]
 async fn a_path_leads_to_its_browser_and_no_other_path_does() {
-    let door = open();
+    let gateway = open();
     let (old, new) = (Browser::start("old"), Browser::start("new"));
-    let old_resident = door.admit("/old", old.behind());
-    let new_resident = door.admit("/new", new.behind());
-    let mut on_old = dial(&door, "/old").await.unwrap();
-    let mut on_new = dial(&door, "/new").await.unwrap();
+    let old_resident = gateway.add_route("/old", old.upstream());
+    let new_resident = gateway.add_route("/new", new.upstream());
+    let mut on_old = dial(&gateway, "/old").await.unwrap();
+    let mut on_new = dial(&gateway, "/new").await.unwrap();
     assert_eq!(hear(&mut on_old).await, "old at /inside");
     assert_eq!(hear(&mut on_new).await, "new at /inside");
-    assert_eq!(dial(&door, "/guess").await.unwrap_err(), 404);
+    assert_eq!(dial(&gateway, "/guess").await.unwrap_err(), 404);
     assert_eq!(
         (
-            old_resident.visitors().count(),
-            new_resident.visitors().count()
+            old_resident.connections().count(),
+            new_resident.connections().count()
         ),
         (1, 1)
     );
 
     // The path goes first, and the session stays.
-    let visitors = old_resident.visitors().clone();
+    let connections = old_resident.connections().clone();
     drop(old_resident);
-    assert_eq!(dial(&door, "/old").await.unwrap_err(), 404);
+    assert_eq!(dial(&gateway, "/old").await.unwrap_err(), 404);
     let long = "x".repeat(300_000);
     on_old.send(Message::text(long.clone())).await.unwrap();
     assert_eq!(hear(&mut on_old).await, long);
     drop(on_old);
-    until(|| visitors.count() == 0).await;
+    until(|| connections.count() == 0).await;
 }
 
 #[tokio::test]
 async fn a_browser_that_is_given_up_says_why_to_its_sessions() {
-    let door = open();
+    let gateway = open();
     let (broken, well) = (Browser::start("broken"), Browser::start("well"));
-    let resident = door.admit("/broken", broken.behind());
-    let _other = door.admit("/well", well.behind());
-    let mut on_broken = dial(&door, "/broken").await.unwrap();
-    let mut on_well = dial(&door, "/well").await.unwrap();
+    let route = gateway.add_route("/broken", broken.upstream());
+    let _other = gateway.add_route("/well", well.upstream());
+    let mut on_broken = dial(&gateway, "/broken").await.unwrap();
+    let mut on_well = dial(&gateway, "/well").await.unwrap();
     assert_eq!(hear(&mut on_broken).await, "broken at /inside");
     assert_eq!(hear(&mut on_well).await, "well at /inside");
-    resident.visitors().end("the browser hangs");
+    route.connections().end("the browser hangs");
     let Some(Ok(Message::Close(Some(close)))) = on_broken.next().await else {
         panic!("no Close");
     };
     assert_eq!(u16::from(close.code), 1011);
     assert_eq!(close.reason.as_str(), "playhouse: the browser hangs");
-    assert_eq!(dial(&door, "/broken").await.unwrap_err(), 503);
+    assert_eq!(dial(&gateway, "/broken").await.unwrap_err(), 503);
     on_well.send(Message::text("still there")).await.unwrap();
     assert_eq!(hear(&mut on_well).await, "still there");
 }
 
 #[tokio::test]
 async fn a_dead_browser_ends_its_sessions_and_nobody_waits_for_it() {
-    let door = open();
+    let gateway = open();
     let browser = Browser::start("mortal");
-    let resident = door.admit("/path", browser.behind());
-    let mut session = dial(&door, "/path").await.unwrap();
+    let route = gateway.add_route("/path", browser.upstream());
+    let mut session = dial(&gateway, "/path").await.unwrap();
     assert_eq!(hear(&mut session).await, "mortal at /inside");
     browser.task.abort();
     let end = session.next().await;
@@ -192,44 +192,44 @@ async fn a_dead_browser_ends_its_sessions_and_nobody_waits_for_it() {
         "no word of ours: {end:?}"
     );
     drop(session);
-    until(|| resident.visitors().count() == 0).await;
+    until(|| route.connections().count() == 0).await;
     until(|| browser.task.is_finished()).await;
-    assert_eq!(dial(&door, "/path").await.unwrap_err(), 503);
+    assert_eq!(dial(&gateway, "/path").await.unwrap_err(), 503);
 }
 
 #[tokio::test]
 async fn who_only_holds_connections_locks_nobody_out() {
-    let door = open();
+    let gateway = open();
     let browser = Browser::start("here");
-    let _resident = door.admit("/path", browser.behind());
+    let _resident = gateway.add_route("/path", browser.upstream());
     let mut idle = Vec::new();
-    for _ in 0..MAX_STRANGERS + 50 {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, door.port()))
+    for _ in 0..MAX_PENDING + 50 {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, gateway.port()))
             .await
             .unwrap();
         stream.write_all(b"GET /path HT").await.unwrap();
         idle.push(stream);
     }
-    let mut session = dial(&door, "/path").await.unwrap();
+    let mut session = dial(&gateway, "/path").await.unwrap();
     assert_eq!(hear(&mut session).await, "here at /inside");
     // Who has waited longest has gone.
     let first = idle[0].read(&mut [0; 16]).await;
     assert!(matches!(first, Ok(0) | Err(_)), "{first:?}");
-    until(|| door.hall.strangers().waiting.len() <= MAX_STRANGERS).await;
+    until(|| gateway.shared.pending().waiting.len() <= MAX_PENDING).await;
 }
 
 #[tokio::test]
 async fn a_head_may_be_long_but_not_endless() {
-    let door = open();
+    let gateway = open();
     let browser = Browser::start("here");
-    let _resident = door.admit("/path", browser.behind());
+    let _resident = gateway.add_route("/path", browser.upstream());
     let fat = format!(
         "GET /healthz HTTP/1.1\r\nx-fat: {}",
         "x".repeat(MAX_HEAD - 100)
     );
-    assert_eq!(status(&door, &fat).await, 200);
+    assert_eq!(status(&gateway, &fat).await, 200);
     let fatter = format!("GET /healthz HTTP/1.1\r\nx-fat: {}", "x".repeat(MAX_HEAD));
-    assert_eq!(status(&door, &fatter).await, 431);
+    assert_eq!(status(&gateway, &fatter).await, 431);
 }
 
 #[tokio::test]
@@ -240,10 +240,10 @@ async fn it_is_open_where_the_worker_is_advertised() {
         let there = TcpStream::connect((host, both.port())).await;
         assert_eq!(there.is_ok(), host.is_ipv4() || has_ipv6(), "{host}");
     }
-    let everywhere = Door::open("worker-1", 0, WorkerMetrics::new()).unwrap();
+    let everywhere = Gateway::open("worker-1", 0, WorkerMetrics::new()).unwrap();
     let there = TcpStream::connect((Ipv4Addr::new(127, 0, 0, 3), everywhere.port())).await;
     assert!(there.is_ok());
-    let narrow = Door::open("127.0.0.2", 0, WorkerMetrics::new()).unwrap();
+    let narrow = Gateway::open("127.0.0.2", 0, WorkerMetrics::new()).unwrap();
     let elsewhere = TcpStream::connect((Ipv4Addr::LOCALHOST, narrow.port())).await;
     assert!(elsewhere.is_err());
 }
@@ -251,12 +251,12 @@ async fn it_is_open_where_the_worker_is_advertised() {
 #[tokio::test]
 async fn a_taken_port_is_passed_over() {
     let first = open();
-    let second = Door::open("127.0.0.1", first.port(), WorkerMetrics::new()).unwrap();
+    let second = Gateway::open("127.0.0.1", first.port(), WorkerMetrics::new()).unwrap();
     assert_ne!(first.port(), second.port());
     let port = first.port();
     drop(first);
     until(|| {
-        Door::open("127.0.0.1", port, WorkerMetrics::new())
+        Gateway::open("127.0.0.1", port, WorkerMetrics::new())
             .unwrap()
             .port()
             == port

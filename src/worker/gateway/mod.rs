@@ -1,23 +1,23 @@
 //! The worker's port. It is opened once, before the first browser, and stays the same however many
 //! browsers come and go behind it: the path of a request says to which of them it leads.
 //!
-//! * [`residents`]: what stands behind which path.
+//! * [`routes`]: what stands behind which path.
 //! * `request`: what a request asks for (pure).
-//! * `visit`: one connection: a page, a refusal, or a session that is passed on.
+//! * `connection`: one connection: a page, a refusal, or a session that is passed on.
 //!
-//! A door has a thread of its own, so that what the rest of the process does (reading `/proc`,
+//! A gateway has a thread of its own, so that what the rest of the process does (reading `/proc`,
 //! removing files) makes no session wait. It knows nothing of seats, tokens or the store: who may
 //! come is the proxy's business, and the path is what it shows for it.
 
+mod connection;
 mod request;
-mod residents;
-mod visit;
+mod routes;
 
 pub use request::{MAX_HEAD, PATH_HEADER};
-pub use residents::{Behind, Resident, Visitors};
+pub use routes::{Connections, Route, Upstream};
 
 use crate::metrics::WorkerMetrics;
-use residents::Residents;
+use routes::Routes;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
@@ -32,75 +32,75 @@ const PORT_RANGE: u16 = 200;
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 1024;
 /// Connections that have not yet shown a path. One more, and the one that has waited longest goes.
-const MAX_STRANGERS: usize = 256;
+const MAX_PENDING: usize = 256;
 /// Between two tries to accept while the process is out of descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// The worker's port. Dropping it closes the port and every connection.
-pub struct Door {
+pub struct Gateway {
     port: u16,
-    hall: Arc<Hall>,
+    shared: Arc<Shared>,
     _open: oneshot::Sender<()>,
 }
 
-/// What the connections of one door share.
-struct Hall {
-    residents: Residents,
+/// What the connections of one gateway share.
+struct Shared {
+    routes: Routes,
     metrics: Arc<WorkerMetrics>,
-    strangers: Mutex<Strangers>,
+    pending: Mutex<Pending>,
 }
 
 /// Who has not yet shown a path, in the order in which they came.
 #[derive(Default)]
-struct Strangers {
+struct Pending {
     next: u64,
     waiting: BTreeMap<u64, AbortHandle>,
 }
 
-/// A place among the strangers; dropped when it is known what they want.
-struct Stranger {
-    hall: Arc<Hall>,
+/// A place among the pending; dropped when it is known what they want.
+struct PendingConnection {
+    shared: Arc<Shared>,
     number: u64,
 }
 
-impl Door {
+impl Gateway {
     /// Opens the first free port from `first` on, or one of the kernel's choice when `first` is 0 or
     /// there is none. Listens no wider than proxies reach it under `advertise`.
     ///
     /// # Errors
     ///
     /// No port can be opened at all, or no thread started.
-    pub fn open(advertise: &str, first: u16, metrics: Arc<WorkerMetrics>) -> io::Result<Door> {
+    pub fn open(advertise: &str, first: u16, metrics: Arc<WorkerMetrics>) -> io::Result<Gateway> {
         let listeners = listen(&listening_hosts(advertise), first)?;
         let port = listeners[0].local_addr()?.port();
         if first != 0 && port != first {
             log::info!(wanted = first, port = port;
                 "the port is taken by another program, taking another one");
         }
-        let hall = Arc::new(Hall {
-            residents: Residents::default(),
+        let shared = Arc::new(Shared {
+            routes: Routes::default(),
             metrics,
-            strangers: Mutex::default(),
+            pending: Mutex::default(),
         });
         let (open, closed) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let inside = Arc::clone(&hall);
+        let accepting = Arc::clone(&shared);
         std::thread::Builder::new()
-            .name("door".to_owned())
+            .name("gateway".to_owned())
             .spawn(move || {
                 runtime.block_on(async {
                     for listener in listeners {
-                        tokio::spawn(accept(listener, Arc::clone(&inside)));
+                        tokio::spawn(accept(listener, Arc::clone(&accepting)));
                     }
                     // That the sender is dropped is the word.
                     closed.await.ok();
                 });
             })?;
-        Ok(Door {
+        Ok(Gateway {
             port,
-            hall,
+            shared,
             _open: open,
         })
     }
@@ -110,27 +110,25 @@ impl Door {
         self.port
     }
 
-    /// Lets clients that show `path` come to what stands behind it, until the resident is dropped.
-    pub fn admit(&self, path: impl Into<String>, behind: Behind) -> Resident {
-        self.hall.residents.admit(path.into(), behind)
+    /// Lets clients that show `path` come to what stands behind it, until the route is dropped.
+    pub fn add_route(&self, path: impl Into<String>, upstream: Upstream) -> Route {
+        self.shared.routes.add_route(path.into(), upstream)
     }
 }
 
-impl Hall {
-    fn strangers(&self) -> MutexGuard<'_, Strangers> {
-        self.strangers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+impl Shared {
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Stranger {
+impl Drop for PendingConnection {
     fn drop(&mut self) {
-        self.hall.strangers().waiting.remove(&self.number);
+        self.shared.pending().waiting.remove(&self.number);
     }
 }
 
-async fn accept(listener: StdListener, hall: Arc<Hall>) {
+async fn accept(listener: StdListener, shared: Arc<Shared>) {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => {
@@ -142,21 +140,21 @@ async fn accept(listener: StdListener, hall: Arc<Hall>) {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let number = {
-                    let mut strangers = hall.strangers();
-                    strangers.next += 1;
-                    strangers.next
+                    let mut pending = shared.pending();
+                    pending.next += 1;
+                    pending.next
                 };
-                let stranger = Stranger {
-                    hall: Arc::clone(&hall),
+                let pending = PendingConnection {
+                    shared: Arc::clone(&shared),
                     number,
                 };
                 // This thread is the only one, so that the task begins after it is on the list.
-                let task = tokio::spawn(visit::serve(stream, Arc::clone(&hall), stranger));
-                let mut strangers = hall.strangers();
-                strangers.waiting.insert(number, task.abort_handle());
-                let crowded = strangers.waiting.len() > MAX_STRANGERS;
-                let oldest = crowded.then(|| strangers.waiting.pop_first()).flatten();
-                drop(strangers);
+                let task = tokio::spawn(connection::serve(stream, Arc::clone(&shared), pending));
+                let mut pending = shared.pending();
+                pending.waiting.insert(number, task.abort_handle());
+                let crowded = pending.waiting.len() > MAX_PENDING;
+                let oldest = crowded.then(|| pending.waiting.pop_first()).flatten();
+                drop(pending);
                 if let Some((_, oldest)) = oldest {
                     oldest.abort();
                 }

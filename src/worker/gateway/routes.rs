@@ -1,4 +1,4 @@
-//! What stands behind which path of a worker's door, and who has come to it.
+//! What stands behind which path of a worker's gateway, and who has come to it.
 //!
 //! A path is a key: 128 random bits that the store's record carries to the proxies. Each generation
 //! of a browser has one of its own, so that two of them serve behind one port at a time.
@@ -11,22 +11,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
 /// What stands behind a path: the one place that decides which browser a connection gets.
-pub enum Behind {
+pub enum Upstream {
     /// A browser server that its sessions share.
     Server(ServerAddress),
 }
 
 /// A way to what stands behind a path.
-pub(super) struct Reached {
+pub(super) struct UpstreamConnection {
     pub stream: Link,
     /// What the request has to ask for there.
     pub path: String,
 }
 
-impl Behind {
-    pub(super) async fn reach(&self) -> io::Result<Reached> {
+impl Upstream {
+    pub(super) async fn connect(&self) -> io::Result<UpstreamConnection> {
         match self {
-            Behind::Server(server) => Ok(Reached {
+            Upstream::Server(server) => Ok(UpstreamConnection {
                 stream: server.connect().await?.into(),
                 path: server.path().to_owned(),
             }),
@@ -34,27 +34,27 @@ impl Behind {
     }
 }
 
-/// Every path of one door.
+/// Every path of one gateway.
 #[derive(Clone, Default)]
-pub(super) struct Residents {
-    by_path: Arc<Mutex<HashMap<String, Visitors>>>,
+pub(super) struct Routes {
+    by_path: Arc<Mutex<HashMap<String, Connections>>>,
 }
 
-impl Residents {
-    pub(super) fn admit(&self, path: String, behind: Behind) -> Resident {
-        let visitors = Visitors {
-            behind: Arc::new(behind),
-            inside: Arc::default(),
+impl Routes {
+    pub(super) fn add_route(&self, path: String, upstream: Upstream) -> Route {
+        let connections = Connections {
+            upstream: Arc::new(upstream),
+            open: Arc::default(),
         };
-        self.lock().insert(path.clone(), visitors.clone());
-        Resident {
+        self.lock().insert(path.clone(), connections.clone());
+        Route {
             path,
-            visitors,
+            connections,
             all: self.clone(),
         }
     }
 
-    pub(super) fn find(&self, path: &str) -> Option<Visitors> {
+    pub(super) fn find(&self, path: &str) -> Option<Connections> {
         self.lock().get(path).cloned()
     }
 
@@ -62,37 +62,37 @@ impl Residents {
     pub(super) fn any_serves(&self) -> bool {
         self.lock()
             .values()
-            .any(|visitors| visitors.closed().is_none())
+            .any(|connections| connections.closed().is_none())
     }
 
     /// Browsers there are, and sessions on them.
     pub(super) fn count(&self) -> (usize, usize) {
         let all = self.lock();
-        (all.len(), all.values().map(Visitors::count).sum())
+        (all.len(), all.values().map(Connections::count).sum())
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Visitors>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Connections>> {
         self.by_path.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A path that leads somewhere, until this is dropped. Who is inside then stays until one side ends
+/// A path that leads somewhere, until this is dropped. Whoever is connected then stays until one side ends
 /// the connection.
 #[must_use]
-pub struct Resident {
+pub struct Route {
     path: String,
-    visitors: Visitors,
-    all: Residents,
+    connections: Connections,
+    all: Routes,
 }
 
-impl Resident {
+impl Route {
     /// Who comes along its path.
-    pub fn visitors(&self) -> &Visitors {
-        &self.visitors
+    pub fn connections(&self) -> &Connections {
+        &self.connections
     }
 }
 
-impl Drop for Resident {
+impl Drop for Route {
     fn drop(&mut self) {
         self.all.lock().remove(&self.path);
     }
@@ -100,13 +100,13 @@ impl Drop for Resident {
 
 /// The connections behind one path.
 #[derive(Clone)]
-pub struct Visitors {
-    behind: Arc<Behind>,
-    inside: Arc<Mutex<Inside>>,
+pub struct Connections {
+    upstream: Arc<Upstream>,
+    open: Arc<Mutex<Open>>,
 }
 
 #[derive(Default)]
-struct Inside {
+struct Open {
     next: u64,
     /// How to end each.
     stops: HashMap<u64, oneshot::Sender<Close>>,
@@ -114,7 +114,7 @@ struct Inside {
     closed: Option<String>,
 }
 
-impl Visitors {
+impl Connections {
     /// Connections that are open.
     pub fn count(&self) -> usize {
         self.lock().stops.len()
@@ -127,9 +127,9 @@ impl Visitors {
         expect(dead_code, reason = "for whoever finds a browser broken")
     )]
     pub fn end(&self, why: &str) {
-        let mut inside = self.lock();
-        inside.closed.get_or_insert_with(|| why.to_owned());
-        for (_, stop) in inside.stops.drain() {
+        let mut open = self.lock();
+        open.closed.get_or_insert_with(|| why.to_owned());
+        for (_, stop) in open.stops.drain() {
             // A session that ended meanwhile needs no word.
             stop.send(Close::browser_broken(why)).ok();
         }
@@ -140,37 +140,37 @@ impl Visitors {
         self.lock().closed.clone()
     }
 
-    pub(super) fn behind(&self) -> &Behind {
-        &self.behind
+    pub(super) fn upstream(&self) -> &Upstream {
+        &self.upstream
     }
 
     /// Counts a connection in; what ends it comes along the channel.
-    pub(super) fn enter(&self) -> (Visitor, oneshot::Receiver<Close>) {
+    pub(super) fn enter(&self) -> (ConnectionGuard, oneshot::Receiver<Close>) {
         let (stop, stopped) = oneshot::channel();
-        let mut inside = self.lock();
-        inside.next += 1;
-        let number = inside.next;
-        inside.stops.insert(number, stop);
-        let visitor = Visitor {
+        let mut open = self.lock();
+        open.next += 1;
+        let number = open.next;
+        open.stops.insert(number, stop);
+        let guard = ConnectionGuard {
             all: self.clone(),
             number,
         };
-        (visitor, stopped)
+        (guard, stopped)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inside> {
-        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// One connection behind a path; counted out when it is dropped.
 #[must_use]
-pub(super) struct Visitor {
-    all: Visitors,
+pub(super) struct ConnectionGuard {
+    all: Connections,
     number: u64,
 }
 
-impl Drop for Visitor {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         self.all.lock().stops.remove(&self.number);
     }

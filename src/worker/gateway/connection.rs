@@ -1,8 +1,8 @@
-//! One connection at a worker's door, from its first byte to its last.
+//! One connection at a worker's gateway, from its first byte to its last.
 
-use super::request::{self, MAX_HEAD, Wanted, end_of, with_path};
-use super::residents::Visitors;
-use super::{Hall, Stranger};
+use super::request::{self, MAX_HEAD, Request, end_of, with_path};
+use super::routes::Connections;
+use super::{PendingConnection, Shared};
 use crate::metrics::TEXT_FORMAT;
 use crate::tunnel::{Ends, Link, Side, Traffic, pass_on};
 use bytes::{Bytes, BytesMut};
@@ -48,22 +48,22 @@ impl Answer {
 }
 
 /// Serves a connection to its end.
-pub(super) async fn serve(mut stream: TcpStream, hall: Arc<Hall>, stranger: Stranger) {
+pub(super) async fn serve(mut stream: TcpStream, shared: Arc<Shared>, pending: PendingConnection) {
     let mut head = BytesMut::with_capacity(HEAD_READ);
     let read = timeout(HEAD_TIME, read_head(&mut stream, &mut head, MAX_HEAD)).await;
     let answer = match read {
         Ok(Ok(Some(end))) => {
             let early = head.split_off(end).freeze();
-            match request::wanted(&head) {
-                Wanted::Session { path } => match hall.residents.find(&path) {
-                    Some(visitors) => {
-                        drop(stranger);
-                        session(&hall, &visitors, stream, head, early).await;
+            match request::parse(&head) {
+                Request::Session { path } => match shared.routes.find(&path) {
+                    Some(connections) => {
+                        drop(pending);
+                        session(&shared, &connections, stream, head, early).await;
                         return;
                     }
                     None => Answer::plain(StatusCode::NOT_FOUND),
                 },
-                wanted => page(&hall, &wanted),
+                wanted => page(&shared, &wanted),
             }
         }
         Ok(Ok(None)) => Answer::plain(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
@@ -72,8 +72,8 @@ pub(super) async fn serve(mut stream: TcpStream, hall: Arc<Hall>, stranger: Stra
         Err(_) if head.is_empty() => return,
         Err(_) => Answer::plain(StatusCode::REQUEST_TIMEOUT),
     };
-    hall.metrics.door_answers(answer.status).inc();
-    say(stream, answer).await;
+    shared.metrics.gateway_answers(answer.status).inc();
+    send_answer(stream, answer).await;
 }
 
 /// Reads until a head is whole, and says where it ends; `None` when it is too long.
@@ -95,35 +95,35 @@ async fn read_head(
     }
 }
 
-fn page(hall: &Hall, wanted: &Wanted) -> Answer {
+fn page(shared: &Shared, wanted: &Request) -> Answer {
     match wanted {
-        Wanted::Health => Answer::text(StatusCode::OK, "ok"),
-        Wanted::Readiness if hall.residents.any_serves() => Answer::text(StatusCode::OK, "ready"),
-        Wanted::Readiness => {
+        Request::Health => Answer::text(StatusCode::OK, "ok"),
+        Request::Readiness if shared.routes.any_serves() => Answer::text(StatusCode::OK, "ready"),
+        Request::Readiness => {
             let why = "the worker has no browser that serves";
             Answer::text(StatusCode::SERVICE_UNAVAILABLE, why)
         }
-        Wanted::Metrics => {
-            let (browsers, sessions) = hall.residents.count();
+        Request::Metrics => {
+            let (browsers, sessions) = shared.routes.count();
             Answer {
                 status: StatusCode::OK,
                 kind: TEXT_FORMAT,
-                body: hall.metrics.text(browsers, sessions),
+                body: shared.metrics.text(browsers, sessions),
             }
         }
-        Wanted::Answers { path } => match hall.residents.find(path).map(|it| it.closed()) {
+        Request::Answers { path } => match shared.routes.find(path).map(|it| it.closed()) {
             Some(None) => Answer::plain(StatusCode::OK),
             Some(Some(why)) => Answer::text(StatusCode::SERVICE_UNAVAILABLE, why),
             None => Answer::plain(StatusCode::NOT_FOUND),
         },
-        Wanted::Refused(status) => Answer::plain(*status),
-        Wanted::Session { .. } => Answer::plain(StatusCode::NOT_FOUND),
+        Request::Refused(status) => Answer::plain(*status),
+        Request::Session { .. } => Answer::plain(StatusCode::NOT_FOUND),
     }
 }
 
 /// Sends a last answer and hangs up in a way that lets it be read: to close with unread bytes in the
 /// socket would reset the connection and take the answer along.
-async fn say(mut stream: TcpStream, answer: Answer) {
+async fn send_answer(mut stream: TcpStream, answer: Answer) {
     let head = format!(
         "HTTP/1.1 {} {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\
          Connection: close\r\n\r\n",
@@ -147,27 +147,28 @@ async fn say(mut stream: TcpStream, answer: Answer) {
 
 /// A session: shakes hands with what stands behind the path, and passes on what both sides say.
 async fn session(
-    hall: &Hall,
-    visitors: &Visitors,
+    shared: &Shared,
+    connections: &Connections,
     mut client: TcpStream,
     head: BytesMut,
     early: Bytes,
 ) {
-    let (visitor, stop) = visitors.enter();
-    let greeted = timeout(ANSWER_TIME, greet(visitors, &head));
-    let greeted = tokio::select! {
-        greeted = greeted => greeted,
-        () = gone(&client) => return,
+    let (guard, stop) = connections.enter();
+    let answered = timeout(ANSWER_TIME, shake_hands(connections, &head));
+    let answered = tokio::select! {
+        answered = answered => answered,
+        () = client_gone(&client) => return,
     };
     let failed = |why: String| Answer::text(StatusCode::SERVICE_UNAVAILABLE, why);
-    let answer = match greeted {
-        Ok(Ok(Greeting::Accepted {
+    let answer = match answered {
+        Ok(Ok(HandshakeAnswer::Accepted {
             stream,
             answer,
             early: said,
         })) => {
-            hall.metrics
-                .door_answers(StatusCode::SWITCHING_PROTOCOLS)
+            shared
+                .metrics
+                .gateway_answers(StatusCode::SWITCHING_PROTOCOLS)
                 .inc();
             if client.write_all(&answer).await.is_err() {
                 return;
@@ -180,21 +181,21 @@ async fn session(
             // Not kept while the session lasts.
             drop((head, answer));
             pass_on(ends, Arc::new(Traffic::new()), stop).await;
-            return drop(visitor);
+            return drop(guard);
         }
-        Ok(Ok(Greeting::Refused(status))) => Answer::plain(status),
+        Ok(Ok(HandshakeAnswer::Refused(status))) => Answer::plain(status),
         Ok(Err(error)) => failed(format!("the browser server does not answer: {error}")),
         Err(_) => failed(format!(
             "the browser server did not answer within {ANSWER_TIME:?}"
         )),
     };
-    drop(visitor);
-    hall.metrics.door_answers(answer.status).inc();
-    say(client, answer).await;
+    drop(guard);
+    shared.metrics.gateway_answers(answer.status).inc();
+    send_answer(client, answer).await;
 }
 
 /// What a browser server says to a handshake.
-enum Greeting {
+enum HandshakeAnswer {
     Accepted {
         stream: Link,
         answer: BytesMut,
@@ -203,11 +204,11 @@ enum Greeting {
     Refused(StatusCode),
 }
 
-async fn greet(visitors: &Visitors, head: &[u8]) -> io::Result<Greeting> {
-    if let Some(why) = visitors.closed() {
+async fn shake_hands(connections: &Connections, head: &[u8]) -> io::Result<HandshakeAnswer> {
+    if let Some(why) = connections.closed() {
         return Err(io::Error::other(why));
     }
-    let reached = visitors.behind().reach().await?;
+    let reached = connections.upstream().connect().await?;
     let mut stream = reached.stream;
     stream.write_all(&with_path(head, &reached.path)).await?;
     let mut answer = BytesMut::with_capacity(HEAD_READ);
@@ -219,17 +220,17 @@ async fn greet(visitors: &Visitors, head: &[u8]) -> io::Result<Greeting> {
     parsed.parse(&answer).map_err(|_| garbage())?;
     let status = StatusCode::from_u16(parsed.code.unwrap_or_default()).map_err(|_| garbage())?;
     Ok(match status {
-        StatusCode::SWITCHING_PROTOCOLS => Greeting::Accepted {
+        StatusCode::SWITCHING_PROTOCOLS => HandshakeAnswer::Accepted {
             stream,
             answer,
             early,
         },
-        status => Greeting::Refused(status),
+        status => HandshakeAnswer::Refused(status),
     })
 }
 
 /// Returns when the client has hung up without having said anything more.
-async fn gone(client: &TcpStream) {
+async fn client_gone(client: &TcpStream) {
     // Who talks before its answer is there is looked after when it has come.
     if !matches!(client.peek(&mut [0]).await, Ok(0) | Err(_)) {
         std::future::pending::<()>().await;

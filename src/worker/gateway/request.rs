@@ -1,4 +1,4 @@
-//! What a request at a worker's door asks for. Pure.
+//! What a request at a worker's gateway asks for. Pure.
 
 use http::{Method, StatusCode};
 
@@ -12,7 +12,7 @@ pub const PATH_HEADER: &str = "x-playhouse-path";
 
 /// What somebody wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wanted {
+pub enum Request {
     /// The browser behind a path.
     Session {
         path: String,
@@ -29,15 +29,15 @@ pub enum Wanted {
 }
 
 /// Reads a whole head.
-pub fn wanted(head: &[u8]) -> Wanted {
+pub fn parse(head: &[u8]) -> Request {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
     let target = match request.parse(head) {
         Ok(httparse::Status::Complete(_)) => request.path.unwrap_or_default(),
         Err(httparse::Error::TooManyHeaders) => {
-            return Wanted::Refused(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+            return Request::Refused(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
         }
-        _ => return Wanted::Refused(StatusCode::BAD_REQUEST),
+        _ => return Request::Refused(StatusCode::BAD_REQUEST),
     };
     let value = |name: &str| {
         let found = request
@@ -47,20 +47,20 @@ pub fn wanted(head: &[u8]) -> Wanted {
         found.and_then(|it| std::str::from_utf8(it.value).ok())
     };
     if request.method != Some(Method::GET.as_str()) {
-        return Wanted::Refused(StatusCode::METHOD_NOT_ALLOWED);
+        return Request::Refused(StatusCode::METHOD_NOT_ALLOWED);
     }
     if value("upgrade").is_some_and(|to| to.eq_ignore_ascii_case("websocket")) {
         let path = target.to_owned();
-        return Wanted::Session { path };
+        return Request::Session { path };
     }
     match (target, value(PATH_HEADER)) {
-        ("/healthz", _) => Wanted::Health,
-        ("/readyz", _) => Wanted::Readiness,
-        ("/metrics", _) => Wanted::Metrics,
-        ("/json", Some(path)) => Wanted::Answers {
+        ("/healthz", _) => Request::Health,
+        ("/readyz", _) => Request::Readiness,
+        ("/metrics", _) => Request::Metrics,
+        ("/json", Some(path)) => Request::Answers {
             path: path.to_owned(),
         },
-        _ => Wanted::Refused(StatusCode::NOT_FOUND),
+        _ => Request::Refused(StatusCode::NOT_FOUND),
     }
 }
 
@@ -88,20 +88,20 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn get(target: &str, more: &str) -> Wanted {
-        wanted(format!("GET {target} HTTP/1.1\r\nHost: w\r\n{more}\r\n").as_bytes())
+    fn get(target: &str, more: &str) -> Request {
+        parse(format!("GET {target} HTTP/1.1\r\nHost: w\r\n{more}\r\n").as_bytes())
     }
 
     #[test]
     fn pages_and_sessions_are_told_apart() {
-        assert_eq!(get("/healthz", ""), Wanted::Health);
-        assert_eq!(get("/readyz", ""), Wanted::Readiness);
-        assert_eq!(get("/metrics", ""), Wanted::Metrics);
+        assert_eq!(get("/healthz", ""), Request::Health);
+        assert_eq!(get("/readyz", ""), Request::Readiness);
+        assert_eq!(get("/metrics", ""), Request::Metrics);
         let path = || "/abc".to_owned();
         let session = get("/abc", "Connection: Upgrade\r\nUpgrade: WebSocket\r\n");
-        assert_eq!(session, Wanted::Session { path: path() });
+        assert_eq!(session, Request::Session { path: path() });
         let asked = get("/json", "X-Playhouse-Path: /abc\r\n");
-        assert_eq!(asked, Wanted::Answers { path: path() });
+        assert_eq!(asked, Request::Answers { path: path() });
     }
 
     #[test]
@@ -115,13 +115,13 @@ mod tests {
             "*",
             "http://a/healthz",
         ] {
-            let refused = Wanted::Refused(StatusCode::NOT_FOUND);
+            let refused = Request::Refused(StatusCode::NOT_FOUND);
             assert_eq!(get(target, ""), refused, "{target}");
         }
-        let posted = wanted(b"POST /healthz HTTP/1.1\r\n\r\n");
-        assert_eq!(posted, Wanted::Refused(StatusCode::METHOD_NOT_ALLOWED));
-        let noise = wanted(b"\x16\x03\x01\r\n\r\n");
-        assert_eq!(noise, Wanted::Refused(StatusCode::BAD_REQUEST));
+        let posted = parse(b"POST /healthz HTTP/1.1\r\n\r\n");
+        assert_eq!(posted, Request::Refused(StatusCode::METHOD_NOT_ALLOWED));
+        let noise = parse(b"\x16\x03\x01\r\n\r\n");
+        assert_eq!(noise, Request::Refused(StatusCode::BAD_REQUEST));
     }
 
     #[test]
@@ -136,7 +136,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_are_too_strange(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
-            wanted(&bytes);
+            parse(&bytes);
             with_path(&bytes, "/x");
             end_of(&bytes, bytes.len() / 2);
         }
