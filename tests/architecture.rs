@@ -92,7 +92,7 @@ const LONG_FUNCTIONS: &[(&str, &str)] = &[
         "proxy/front_door.rs serve",
         "one loop over the requests of a connection",
     ),
-    ("proxy/refusal.rs told", "one arm a refusal"),
+    ("proxy/refusal.rs response", "one arm a refusal"),
     (
         "proxy/session.rs open",
         "a session from its arrival to its 101, in order",

@@ -122,7 +122,7 @@ async fn serve(mut stream: TcpStream) -> io::Result<()> {
     }
 }
 
-/// Answers the frame at the start of the buffer. Whether it was the last.
+/// PeerAnswers the frame at the start of the buffer. Whether it was the last.
 async fn answer(stream: &mut TcpStream, header: &Header, buffer: &mut [u8]) -> io::Result<bool> {
     let start = header.length;
     let payload = start..header.frame();

@@ -3,11 +3,11 @@
 //! Reads and acts through the grid; keeps nothing of its own. Paths and shapes are promised in the
 //! contract: they grow by adding, never by renaming.
 
-mod others;
+mod peers;
 mod routes;
 pub mod views;
 
-pub use others::answer_others;
+pub use peers::serve_peers;
 
 use crate::admission::tokens;
 use crate::events::Kind;
@@ -21,7 +21,7 @@ use http::header::{
     ORIGIN, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, Method, StatusCode};
-use others::Kill;
+use peers::Kill;
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
 use pingora::server::ShutdownWatch;
@@ -78,7 +78,7 @@ impl Admin {
                 }
             },
             Route::Workers => json(&views::workers(&self.grid)),
-            Route::Sessions => json(&others::all_sessions(&self.grid).await),
+            Route::Sessions => json(&peers::all_sessions(&self.grid).await),
             Route::Capacity => self.capacity(query).await,
             Route::Events => json(&serde_json::json!({ "events": self.grid.events.list() })),
             Route::Config => json(&(self.config_view)()),
@@ -144,7 +144,7 @@ impl Admin {
             let message = "A session id is 16 hexadecimal digits; GET /v1/sessions lists them.";
             return error(StatusCode::BAD_REQUEST, "bad_request", message);
         };
-        match others::kill(&self.grid, session).await {
+        match peers::kill(&self.grid, session).await {
             Kill::Done => {
                 self.grid
                     .events
@@ -240,7 +240,7 @@ type Written = pingora::Result<()>;
 
 #[async_trait]
 impl Application for Admin {
-    const TELLS_SLOW: bool = false;
+    const ANSWERS_SLOW_CLIENTS: bool = false;
 
     async fn answer(
         &self,

@@ -42,12 +42,12 @@ pub struct Sessions {
     pub sessions: Vec<Session>,
     /// Absent in the answer of a version that only knew its own.
     #[serde(default)]
-    pub others: Others,
+    pub others: Peers,
 }
 
 /// What the other proxies of the grid had to say.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Others {
+pub struct Peers {
     /// How many told their sessions.
     pub answered: usize,
     /// Proxies that did not in time: their sessions are missing.

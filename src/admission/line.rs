@@ -24,7 +24,7 @@ pub const MAX_WORKERS: usize = 3;
 
 /// What a client wants, and whose it is.
 #[derive(Clone, Debug)]
-pub struct Wish {
+pub struct SeatRequest {
     pub wanted: Wanted,
     pub tenant: Tenant,
     pub priority: u32,
@@ -32,7 +32,7 @@ pub struct Wish {
 
 /// How long a client waits and dials, as configured when it came.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub struct LineTimeouts {
     /// `queue.timeout`.
     pub waiting: Duration,
     /// `selection.dial_timeout`: for one dial, and half of what all dials may take.
@@ -72,7 +72,7 @@ pub struct Line {
 
 #[derive(Debug)]
 struct Client {
-    wish: Wish,
+    request: SeatRequest,
     stage: Stage,
     came: Instant,
     /// Until when it waits.
@@ -111,7 +111,7 @@ impl Client {
 
     fn need(&self, place: Place) -> Need<'_> {
         Need {
-            wanted: self.wish.wanted,
+            wanted: self.request.wanted,
             offered: &self.offered,
             place,
         }
@@ -120,17 +120,17 @@ impl Client {
 
 impl Line {
     /// A client comes. Its time runs from here on, and this is its place.
-    pub fn ask(&mut self, wish: Wish, patience: Patience, now: Instant) -> Place {
+    pub fn arrive(&mut self, request: SeatRequest, timeouts: LineTimeouts, now: Instant) -> Place {
         let place = self.next_place;
         self.next_place += 1;
-        let dial_budget = patience.dial * 2;
+        let dial_budget = timeouts.dial * 2;
         let client = Client {
-            wish,
+            request,
             stage: Stage::Asked,
             came: now,
-            waits_until: now + patience.waiting,
-            answered_by: now + patience.waiting + dial_budget,
-            dial: patience.dial,
+            waits_until: now + timeouts.waiting,
+            answered_by: now + timeouts.waiting + dial_budget,
+            dial: timeouts.dial,
             dial_budget,
             dials: 0,
             offered: Vec::new(),
@@ -146,8 +146,8 @@ impl Line {
             return;
         };
         client.stage = Stage::Waiting { in_question: false };
-        let Wanted { browser, version } = client.wish.wanted;
-        let (tenant, priority) = (&client.wish.tenant, client.wish.priority);
+        let Wanted { browser, version } = client.request.wanted;
+        let (tenant, priority) = (&client.request.tenant, client.request.priority);
         self.turns[browser as usize].join(tenant, priority, version, place);
         self.waiting[browser as usize] += 1;
     }
@@ -235,7 +235,7 @@ impl Line {
         }
         client.stage = Stage::Granted;
         client.offered.push(worker);
-        let Wish { wanted, tenant, .. } = &client.wish;
+        let SeatRequest { wanted, tenant, .. } = &client.request;
         self.turns[wanted.browser as usize].serve(tenant, wanted.version, place);
         self.waiting[wanted.browser as usize] -= 1;
         true
@@ -283,8 +283,8 @@ impl Line {
         // Granted at the last moment, it has a look at the other seats all the same.
         let grace = client.dial / 8;
         client.waits_until = client.waits_until.max(now + grace);
-        let turns = &mut self.turns[client.wish.wanted.browser as usize];
-        turns.refund(&client.wish.tenant);
+        let turns = &mut self.turns[client.request.wanted.browser as usize];
+        turns.refund(&client.request.tenant);
         let may_dial = client.dials < MAX_WORKERS && client.dial_budget >= client.least_dial();
         if !may_dial || !client.may_be_granted(now) {
             self.clients.remove(&place);
@@ -313,7 +313,7 @@ impl Line {
             return;
         };
         if let Stage::Waiting { .. } = client.stage {
-            let Wish { wanted, tenant, .. } = &client.wish;
+            let SeatRequest { wanted, tenant, .. } = &client.request;
             self.turns[wanted.browser as usize].leave(tenant, wanted.version, place);
             self.waiting[wanted.browser as usize] -= 1;
         }
@@ -331,9 +331,9 @@ impl Line {
     }
 
     /// What a client wants, whose it is, which workers it was offered, and when it came.
-    pub fn client(&self, place: Place) -> Option<(&Wish, &[WorkerKey], Instant)> {
+    pub fn client(&self, place: Place) -> Option<(&SeatRequest, &[WorkerKey], Instant)> {
         let client = self.clients.get(&place)?;
-        Some((&client.wish, &client.offered, client.came))
+        Some((&client.request, &client.offered, client.came))
     }
 
     /// The client's place in the line of all proxies, if it is known.

@@ -10,7 +10,7 @@
 //! `C` is a client's claim: what it holds at a store that keeps the line for several proxies, by the
 //! name of a session. `G` is a grant. Both give back what they stand for when they are dropped.
 
-use super::line::{Line, Need, Patience, Refused, Wish};
+use super::line::{Line, LineTimeouts, Need, Refused, SeatRequest};
 use super::turns::Place;
 use crate::model::{Browser, SessionId, Waiter, WorkerKey};
 use crate::selection::Wanted;
@@ -52,7 +52,7 @@ struct Claim<C> {
 
 /// A client that a seat is wanted for.
 #[derive(Clone, Debug)]
-pub struct Wanting {
+pub struct Seeker {
     pub place: Place,
     pub wanted: Wanted,
     /// Workers that it was offered already.
@@ -74,9 +74,14 @@ impl<C, G> Queue<C, G> {
     }
 
     /// A client has come, at `came`. It stands in line from [`Ticket::enter`] on.
-    pub fn ask(self: &Arc<Self>, wish: Wish, patience: Patience, came: Instant) -> Ticket<C, G> {
-        let browser = wish.wanted.browser;
-        let place = self.state().line.ask(wish, patience, came);
+    pub fn arrive(
+        self: &Arc<Self>,
+        request: SeatRequest,
+        timeouts: LineTimeouts,
+        came: Instant,
+    ) -> Ticket<C, G> {
+        let browser = request.wanted.browser;
+        let place = self.state().line.arrive(request, timeouts, came);
         Ticket {
             queue: self.clone(),
             browser,
@@ -120,24 +125,24 @@ impl<C, G> Queue<C, G> {
     }
 
     /// The first in turn whom a free seat of this browser `fits`. Nobody else asks for it until the
-    /// answer, [`Question::grant`], or until the question is dropped.
+    /// answer, [`SeatSearch::grant`], or until the question is dropped.
     pub fn next(
         self: &Arc<Self>,
         browser: Browser,
         fits: impl FnMut(Need<'_>) -> bool,
-    ) -> Option<Question<C, G>> {
+    ) -> Option<SeatSearch<C, G>> {
         let mut state = self.state();
         let place = state.line.next(browser, Instant::now(), fits)?;
-        let (wish, offered, _) = state.line.client(place)?;
-        let wanting = Wanting {
+        let (request, offered, _) = state.line.client(place)?;
+        let seeker = Seeker {
             place,
-            wanted: wish.wanted,
+            wanted: request.wanted,
             offered: offered.to_vec(),
         };
         drop(state);
-        Some(Question {
+        Some(SeatSearch {
             queue: self.clone(),
-            wanting,
+            seeker,
         })
     }
 
@@ -146,7 +151,7 @@ impl<C, G> Queue<C, G> {
     pub fn grant(&self, place: Place, worker: WorkerKey, grant: G) {
         let mut state = self.state();
         let taken = state.line.grant(place, worker, Instant::now());
-        let waiting = if taken { state.forget(place) } else { None };
+        let waiting = if taken { state.remove(place) } else { None };
         self.count(&state);
         drop(state);
         // Outside of the lock: what is dropped gives back, and that may take other locks.
@@ -177,7 +182,7 @@ impl<C, G> Queue<C, G> {
     fn end(&self, place: Place, why: Refused) {
         let mut state = self.state();
         state.line.leave(place);
-        let waiting = state.forget(place);
+        let waiting = state.remove(place);
         self.count(&state);
         drop(state);
         if let Some(waiting) = waiting {
@@ -218,7 +223,7 @@ impl<C, G> Queue<C, G> {
         } = &mut *state;
         let now = Instant::now();
         let mut enter = |place: Place| {
-            let (wish, offered, came) = line.client(place)?;
+            let (request, offered, came) = line.client(place)?;
             let claim = waiting.get_mut(&place)?.claim.get_or_insert_with(|| {
                 let (session, held) = claim();
                 sessions.insert(session, place);
@@ -226,9 +231,9 @@ impl<C, G> Queue<C, G> {
             });
             Some(Waiter {
                 session: claim.session,
-                version: wish.wanted.version,
-                tenant: wish.tenant.clone(),
-                priority: wish.priority,
+                version: request.wanted.version,
+                tenant: request.tenant.clone(),
+                priority: request.priority,
                 offered: offered.to_vec(),
                 waited: now.saturating_duration_since(came),
                 left: line.waits_until(place)?.saturating_duration_since(now),
@@ -300,7 +305,7 @@ impl<C, G> Queue<C, G> {
 
 impl<C, G> State<C, G> {
     /// Where the answer to a client arrives that stands in line from here on.
-    fn stand(&mut self, browser: Browser, place: Place) -> oneshot::Receiver<Result<G, Refused>> {
+    fn enqueue(&mut self, browser: Browser, place: Place) -> oneshot::Receiver<Result<G, Refused>> {
         let (answer, receiver) = oneshot::channel();
         let waiting = Waiting {
             answer,
@@ -312,7 +317,7 @@ impl<C, G> State<C, G> {
         receiver
     }
 
-    fn forget(&mut self, place: Place) -> Option<Waiting<C, G>> {
+    fn remove(&mut self, place: Place) -> Option<Waiting<C, G>> {
         let waiting = self.waiting.remove(&place)?;
         self.unentered[waiting.browser as usize].remove(&place);
         if let Some(claim) = &waiting.claim {
@@ -324,21 +329,21 @@ impl<C, G> State<C, G> {
 
 /// A client for whom somebody asks for a seat. Dropped, it waits on.
 #[must_use = "dropping the question leaves the client waiting"]
-pub struct Question<C, G> {
+pub struct SeatSearch<C, G> {
     queue: Arc<Queue<C, G>>,
-    pub wanting: Wanting,
+    pub seeker: Seeker,
 }
 
-impl<C, G> Question<C, G> {
+impl<C, G> SeatSearch<C, G> {
     /// There is a seat for it, on this worker.
     pub fn grant(self, worker: WorkerKey, grant: G) {
-        self.queue.grant(self.wanting.place, worker, grant);
+        self.queue.grant(self.seeker.place, worker, grant);
     }
 }
 
-impl<C, G> Drop for Question<C, G> {
+impl<C, G> Drop for SeatSearch<C, G> {
     fn drop(&mut self) {
-        self.queue.state().line.no_seat(self.wanting.place);
+        self.queue.state().line.no_seat(self.seeker.place);
     }
 }
 
@@ -358,7 +363,7 @@ impl<C, G> Ticket<C, G> {
     pub fn enter(&mut self) {
         let mut state = self.queue.state();
         state.line.enter(self.place);
-        self.answer = Some(state.stand(self.browser, self.place));
+        self.answer = Some(state.enqueue(self.browser, self.place));
         self.queue.count(&state);
     }
 
@@ -393,7 +398,7 @@ impl<C, G> Ticket<C, G> {
     fn time_out(&self) -> bool {
         let mut state = self.queue.state();
         let over = state.line.time_out(self.place, Instant::now());
-        let waiting = if over { state.forget(self.place) } else { None };
+        let waiting = if over { state.remove(self.place) } else { None };
         self.queue.count(&state);
         drop(state);
         drop(waiting);
@@ -423,7 +428,7 @@ impl<C, G> Ticket<C, G> {
     pub fn dial_failed(&mut self) -> Result<(), Refused> {
         let mut state = self.queue.state();
         state.line.failed(self.place, Instant::now())?;
-        self.answer = Some(state.stand(self.browser, self.place));
+        self.answer = Some(state.enqueue(self.browser, self.place));
         self.queue.count(&state);
         Ok(())
     }
@@ -437,7 +442,7 @@ impl<C, G> Drop for Ticket<C, G> {
     fn drop(&mut self) {
         let mut state = self.queue.state();
         state.line.leave(self.place);
-        let waiting = state.forget(self.place);
+        let waiting = state.remove(self.place);
         self.queue.count(&state);
         drop(state);
         // Its claim gives back, outside of the lock; a grant that it has not taken out does so too.
@@ -457,7 +462,7 @@ mod tests {
         browser: Browser::Chromium,
         version: None,
     };
-    const PATIENCE: Patience = Patience {
+    const TIMEOUTS: LineTimeouts = LineTimeouts {
         waiting: Duration::from_secs(600),
         dial: Duration::from_secs(2),
     };
@@ -466,18 +471,18 @@ mod tests {
         WorkerKey::new(Browser::Chromium, "w")
     }
 
-    fn stand(queue: &Arc<TestQueue>) -> TestTicket {
-        let wish = Wish {
+    fn enqueue(queue: &Arc<TestQueue>) -> TestTicket {
+        let request = SeatRequest {
             wanted: WANTED,
             tenant: Arc::from(""),
             priority: 1,
         };
-        let mut ticket = queue.ask(wish, PATIENCE, Instant::now());
+        let mut ticket = queue.arrive(request, TIMEOUTS, Instant::now());
         ticket.enter();
         ticket
     }
 
-    fn next(queue: &Arc<TestQueue>) -> Option<Question<Arc<()>, Arc<()>>> {
+    fn next(queue: &Arc<TestQueue>) -> Option<SeatSearch<Arc<()>, Arc<()>>> {
         queue.next(Browser::Chromium, |_| true)
     }
 
@@ -490,7 +495,7 @@ mod tests {
     #[test]
     fn a_seat_goes_to_the_first_and_the_line_goes_on() {
         let queue = Queue::new();
-        let (mut first, mut second) = (stand(&queue), stand(&queue));
+        let (mut first, mut second) = (enqueue(&queue), enqueue(&queue));
         next(&queue).unwrap().grant(worker(), grant().0);
         assert!(matches!(first.answered(), Some(Ok(_))));
         assert!(second.answered().is_none());
@@ -503,10 +508,10 @@ mod tests {
     #[test]
     fn a_question_without_an_answer_is_asked_again() {
         let queue = Queue::new();
-        let ticket = stand(&queue);
-        let question = next(&queue).unwrap();
+        let ticket = enqueue(&queue);
+        let search = next(&queue).unwrap();
         assert!(next(&queue).is_none(), "somebody asks for it already");
-        drop(question);
+        drop(search);
         assert!(next(&queue).is_some());
         drop(ticket);
     }
@@ -514,13 +519,13 @@ mod tests {
     #[test]
     fn what_a_client_that_left_is_given_is_given_back() {
         let queue = Queue::new();
-        let gone = stand(&queue);
-        let question = next(&queue).unwrap();
+        let gone = enqueue(&queue);
+        let search = next(&queue).unwrap();
         drop(gone);
         let (given, kept) = grant();
-        question.grant(worker(), given);
+        search.grant(worker(), given);
         assert!(kept.upgrade().is_none());
-        let leaves_with_it = stand(&queue);
+        let leaves_with_it = enqueue(&queue);
         let (given, kept) = grant();
         next(&queue).unwrap().grant(worker(), given);
         assert!(kept.upgrade().is_some(), "it is the client's");
@@ -532,7 +537,7 @@ mod tests {
     #[test]
     fn who_is_one_too_many_is_told() {
         let queue = Queue::new();
-        let (mut first, mut second) = (stand(&queue), stand(&queue));
+        let (mut first, mut second) = (enqueue(&queue), enqueue(&queue));
         queue.shed(1);
         assert!(first.answered().is_none());
         assert!(matches!(second.answered(), Some(Err(Refused::Full))));
@@ -542,7 +547,7 @@ mod tests {
     #[test]
     fn the_store_is_told_of_each_client_once_and_a_claim_leaves_with_it() {
         let queue: Arc<TestQueue> = Queue::new();
-        let (first, second) = (stand(&queue), stand(&queue));
+        let (first, second) = (enqueue(&queue), enqueue(&queue));
         let enter = || {
             let coming =
                 queue.entering(Browser::Chromium, 9, || (SessionId::random(), Arc::new(())));
@@ -573,7 +578,7 @@ mod tests {
             futures_util::poll!(woken.as_mut()).is_pending(),
             "for nobody"
         );
-        let _ticket = stand(&queue);
+        let _ticket = enqueue(&queue);
         queue.wake(Browser::Firefox);
         assert!(futures_util::poll!(woken.as_mut()).is_pending());
         queue.wake_all();

@@ -88,14 +88,14 @@ pub struct Quotas {
 struct Usage {
     sessions: HashMap<Tenant, u32>,
     /// Tenants that have fewer sessions than others may have been told.
-    untold: HashSet<Tenant>,
+    unpublished: HashSet<Tenant>,
     /// Rises with every change, so that of two counts the newer one is known.
     version: u64,
 }
 
 /// What a tenant used at this proxy at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Used {
+pub struct TenantUsage {
     pub tenant: Tenant,
     pub sessions: u32,
     /// The higher, the newer.
@@ -114,9 +114,9 @@ impl Quotas {
 
     /// Takes one session of the tenant's quota, as far as this proxy knows. Tenants without a quota
     /// are not counted.
-    pub fn take(self: &Arc<Self>, who: &Identity) -> Result<QuotaShare, QuotaUsedUp> {
+    pub fn take(self: &Arc<Self>, who: &Identity) -> Result<QuotaPermit, QuotaUsedUp> {
         let Some(max) = who.max_sessions else {
-            return Ok(QuotaShare(None));
+            return Ok(QuotaPermit(None));
         };
         let mut usage = self.usage();
         let mine = usage.sessions.entry(who.tenant.clone()).or_default();
@@ -125,7 +125,7 @@ impl Quotas {
         }
         *mine += 1;
         usage.version += 1;
-        Ok(QuotaShare(Some(Box::new(Share {
+        Ok(QuotaPermit(Some(Box::new(Permit {
             quotas: self.clone(),
             tenant: who.tenant.clone(),
             max,
@@ -139,9 +139,9 @@ impl Quotas {
 
     /// What others have to be told: of those who have given something back, or of all who have
     /// anything too. Counts as told.
-    pub fn news(&self, all: bool) -> Vec<Used> {
+    pub fn take_unpublished(&self, all: bool) -> Vec<TenantUsage> {
         let mut usage = self.usage();
-        let mut tenants = std::mem::take(&mut usage.untold);
+        let mut tenants = std::mem::take(&mut usage.unpublished);
         if all {
             tenants.extend(usage.sessions.keys().cloned());
         }
@@ -150,8 +150,8 @@ impl Quotas {
     }
 
     /// Others could not be told after all.
-    pub fn not_told(&self, tenant: Tenant) {
-        self.usage().untold.insert(tenant);
+    pub fn mark_unpublished(&self, tenant: Tenant) {
+        self.usage().unpublished.insert(tenant);
     }
 
     fn usage(&self) -> MutexGuard<'_, Usage> {
@@ -162,8 +162,8 @@ impl Quotas {
 }
 
 impl Usage {
-    fn used(&self, tenant: Tenant) -> Used {
-        Used {
+    fn used(&self, tenant: Tenant) -> TenantUsage {
+        TenantUsage {
             sessions: self.sessions.get(&tenant).copied().unwrap_or_default(),
             version: self.version,
             tenant,
@@ -172,26 +172,26 @@ impl Usage {
 }
 
 /// One session of a tenant's quota, or nothing where there is none; dropping it gives it back.
-#[must_use = "dropping the share gives it back"]
-pub struct QuotaShare(Option<Box<Share>>);
+#[must_use = "dropping the permit gives it back"]
+pub struct QuotaPermit(Option<Box<Permit>>);
 
-struct Share {
+struct Permit {
     quotas: Arc<Quotas>,
     tenant: Tenant,
     max: u32,
 }
 
-impl QuotaShare {
+impl QuotaPermit {
     /// What the tenant uses now at this proxy, this session included, and how many it may have.
     /// `None` without a quota.
-    pub fn used(&self) -> Option<(Used, u32)> {
-        let share = self.0.as_ref()?;
-        let usage = share.quotas.usage();
-        Some((usage.used(share.tenant.clone()), share.max))
+    pub fn used(&self) -> Option<(TenantUsage, u32)> {
+        let permit = self.0.as_ref()?;
+        let usage = permit.quotas.usage();
+        Some((usage.used(permit.tenant.clone()), permit.max))
     }
 }
 
-impl Drop for Share {
+impl Drop for Permit {
     fn drop(&mut self) {
         let mut usage = self.quotas.usage();
         usage.version += 1;
@@ -201,7 +201,7 @@ impl Drop for Share {
                 usage.sessions.remove(&self.tenant);
             }
         }
-        usage.untold.insert(self.tenant.clone());
+        usage.unpublished.insert(self.tenant.clone());
         drop(usage);
         self.quotas.changed.notify_one();
     }
@@ -255,18 +255,22 @@ mod tests {
     fn what_is_given_back_is_news_until_it_is_told() {
         let (auth, quotas) = (auth(&["ci"]), Quotas::new());
         let ci = identify(&auth, Some("secret of ci")).unwrap();
-        let share = quotas.take(&ci).unwrap();
-        let (taken, max) = share.used().unwrap();
+        let permit = quotas.take(&ci).unwrap();
+        let (taken, max) = permit.used().unwrap();
         assert_eq!((taken.sessions, max), (1, 2));
-        assert_eq!(quotas.news(false), [], "who takes tells it himself");
-        assert_eq!(quotas.news(true), std::slice::from_ref(&taken));
-        drop(share);
-        let news = quotas.news(false);
+        assert_eq!(
+            quotas.take_unpublished(false),
+            [],
+            "who takes tells it himself"
+        );
+        assert_eq!(quotas.take_unpublished(true), std::slice::from_ref(&taken));
+        drop(permit);
+        let news = quotas.take_unpublished(false);
         assert_eq!(news.len(), 1);
         assert_eq!(news[0].sessions, 0);
         assert!(news[0].version > taken.version);
-        assert_eq!(quotas.news(true), []);
-        quotas.not_told(ci.tenant);
-        assert_eq!(quotas.news(false), news);
+        assert_eq!(quotas.take_unpublished(true), []);
+        quotas.mark_unpublished(ci.tenant);
+        assert_eq!(quotas.take_unpublished(false), news);
     }
 }

@@ -6,9 +6,9 @@
 use super::notify;
 use super::orders::{Order, Orders};
 use super::ports::{Ports, beat};
-use super::runtime::{Health, Presence};
+use super::runtime::{Health, StatusSocket};
 use super::succession::predecessor::Following;
-use super::succession::successor::{Gone, Successor};
+use super::succession::successor::{Successor, SuccessorEnd};
 use crate::config::ReloadStatus;
 use crate::proxy::Grid;
 use crate::store::memory::MemoryStore;
@@ -19,16 +19,16 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// How long sessions that are ended have to hear why.
-const FAREWELL: Duration = Duration::from_secs(4);
+const CLOSE_TIME: Duration = Duration::from_secs(4);
 /// The same when the process has to go at once.
-const SHORT_FAREWELL: Duration = Duration::from_millis(500);
+const SHORT_CLOSE_TIME: Duration = Duration::from_millis(500);
 /// How long the store may take to hear of the last releases.
 const LAST_RELEASES: Duration = Duration::from_secs(2);
 /// The same when the process has to go at once.
 const SHORT_LAST_RELEASES: Duration = Duration::from_millis(500);
 /// How long a successor has to live before the process that it replaced may end: until then the old
 /// one takes its place again if it dies.
-const PROBATION: Duration = Duration::from_secs(5);
+const SUCCESSOR_TRIAL: Duration = Duration::from_secs(5);
 
 /// How far the end of a process has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub enum Stage {
 impl Stage {
     /// What an order leads to; `None` when it changes nothing, because it, or one of a higher rank,
     /// is obeyed already. Only a drain that is ordered twice is more than the first.
-    pub fn obey(self, order: Order) -> Option<Stage> {
+    pub fn on_order(self, order: Order) -> Option<Stage> {
         match (self, order) {
             (Stage::Stopping, _) => None,
             (Stage::Serving, Order::HandOver) => Some(Stage::HandingOver),
@@ -70,7 +70,7 @@ pub struct Ending {
     successor: Option<Successor>,
     role: &'static str,
     /// Answers `playhouse healthcheck`. A process that was replaced is not asked any more.
-    presence: Option<Presence>,
+    status_socket: Option<StatusSocket>,
 }
 
 /// What came of the work of a stage.
@@ -88,7 +88,7 @@ impl Ending {
     ) -> Ending {
         Ending {
             role,
-            presence: presence(role, &grid, &ports),
+            status_socket: status_socket(role, &grid, &ports),
             grid,
             ports,
             reloaded,
@@ -137,7 +137,7 @@ impl Ending {
                 order = orders.next() => order,
             };
             let sessions = grid.registry.len();
-            match stage.obey(order) {
+            match stage.on_order(order) {
                 Some(Stage::HandingOver) if !succession => {
                     log::warn!("asked to hand over; only `playhouse proxy` does that");
                 }
@@ -185,7 +185,7 @@ impl Ending {
     /// Lets sessions go on to their end while a successor serves.
     async fn be_replaced(&mut self) -> Outcome {
         self.ports.pause();
-        self.presence = None;
+        self.status_socket = None;
         let Some(successor) = &self.successor else {
             return Outcome::Over;
         };
@@ -199,18 +199,18 @@ impl Ending {
         };
         tokio::pin!(finished);
         let gone = tokio::select! {
-            ((), ()) = async { tokio::join!(sleep(PROBATION), &mut finished) } => {
+            ((), ()) = async { tokio::join!(sleep(SUCCESSOR_TRIAL), &mut finished) } => {
                 return Outcome::Over;
             }
             gone = successor.gone() => gone,
         };
-        if gone == Gone::Left {
+        if gone == SuccessorEnd::Left {
             self.ports.close_data();
             self.grid.registry.emptied().await;
             return Outcome::Over;
         }
         self.successor = None;
-        self.presence = presence(self.role, &self.grid, &self.ports);
+        self.status_socket = status_socket(self.role, &self.grid, &self.ports);
         match self.ports.accept() {
             Ok(()) => {
                 log::warn!("the new process has died; this one serves again");
@@ -222,7 +222,7 @@ impl Ending {
     }
 
     async fn drain(&mut self) {
-        self.take_leave().await;
+        self.leave_predecessor().await;
         self.grid.draining.send_replace(true);
         if self.successor.is_none() {
             notify::stopping();
@@ -233,7 +233,7 @@ impl Ending {
             let sessions = self.grid.registry.len();
             log::warn!(sessions = sessions; "the drain timeout is over, ending the rest");
             self.grid.registry.end_all(Close::draining);
-            timeout(FAREWELL, self.grid.registry.emptied()).await.ok();
+            timeout(CLOSE_TIME, self.grid.registry.emptied()).await.ok();
         }
     }
 
@@ -242,8 +242,8 @@ impl Ending {
         self.grid.draining.send_replace(true);
         self.grid.registry.end_all(Close::shutting_down);
         let grid = self.grid.clone();
-        let emptied = timeout(SHORT_FAREWELL, grid.registry.emptied());
-        tokio::join!(self.take_leave(), emptied).1.ok();
+        let emptied = timeout(SHORT_CLOSE_TIME, grid.registry.emptied());
+        tokio::join!(self.leave_predecessor(), emptied).1.ok();
     }
 
     /// Waits until no session is left; `false` when `session.drain_timeout`, as it is at that time,
@@ -262,7 +262,7 @@ impl Ending {
     }
 
     /// The process that was replaced is not to take its place again: this one ends in good order.
-    async fn take_leave(&mut self) {
+    async fn leave_predecessor(&mut self) {
         if let Some(predecessor) = self.predecessor.take() {
             predecessor.leave().await;
         }
@@ -270,7 +270,7 @@ impl Ending {
 }
 
 /// The socket of this process in the runtime folder. Without one it serves all the same.
-fn presence(role: &str, grid: &Arc<Grid>, ports: &Ports) -> Option<Presence> {
+fn status_socket(role: &str, grid: &Arc<Grid>, ports: &Ports) -> Option<StatusSocket> {
     let grid = grid.clone();
     let handles = ports.handles();
     let health: Health = Box::new(move || {
@@ -280,7 +280,7 @@ fn presence(role: &str, grid: &Arc<Grid>, ports: &Ports) -> Option<Presence> {
             grid.not_ready().map(|why| why.to_string())
         })
     });
-    let opened = Presence::open(role, health);
+    let opened = StatusSocket::open(role, health);
     opened
         .inspect_err(|error| {
             log::warn!(error:% = format!("{error:#}"); "playhouse healthcheck will not find this process");
@@ -300,14 +300,14 @@ mod tests {
     fn a_higher_order_takes_the_place_of_a_lower_one_and_no_other() {
         for stage in STAGES {
             let hands_over = (stage == Serving).then_some(HandingOver);
-            assert_eq!(stage.obey(HandOver), hands_over, "{stage:?}");
+            assert_eq!(stage.on_order(HandOver), hands_over, "{stage:?}");
             let stops = (stage != Stopping).then_some(Stopping);
-            assert_eq!(stage.obey(Stop), stops, "{stage:?}");
+            assert_eq!(stage.on_order(Stop), stops, "{stage:?}");
         }
         for stage in [Serving, HandingOver, Replaced] {
-            assert_eq!(stage.obey(Drain), Some(Draining), "{stage:?}");
+            assert_eq!(stage.on_order(Drain), Some(Draining), "{stage:?}");
         }
-        assert_eq!(Draining.obey(Drain), Some(Stopping), "the second one");
-        assert_eq!(Stopping.obey(Drain), None);
+        assert_eq!(Draining.on_order(Drain), Some(Stopping), "the second one");
+        assert_eq!(Stopping.on_order(Drain), None);
     }
 }

@@ -43,7 +43,7 @@ use anyhow::Context;
 use operate::AdminClient;
 use orders::Orders;
 use runtime::AdminToken;
-use serve::{Plane, Succession};
+use serve::{ControlPlane, Succession};
 use sockets::{Inherited, Sockets};
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -52,12 +52,12 @@ use succession::predecessor::{self, Predecessor, UpgradeSocket};
 use terminal::Terminal;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::timeout;
-use up::Welcome;
+use up::Banner;
 
 /// Threads of the control plane: store, fleet, workers, signals. Sessions run on Pingora's.
 const CONTROL_THREADS: usize = 2;
 /// How long the store may take to say goodbye.
-const FAREWELL: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between two looks whether the fleet is known.
 const VIEW_POLL: Duration = Duration::from_millis(10);
 /// How often `status --watch` looks again.
@@ -69,11 +69,11 @@ pub fn run(cli: Cli) -> Exit {
         Ok(()) => Exit::Clean,
         Err(error) => match error.downcast_ref::<ConfigErrors>() {
             Some(errors) => {
-                logging::last_words(&errors.to_string());
+                logging::final_line(&errors.to_string());
                 Exit::Config
             }
             None => {
-                logging::last_words(&format!("playhouse: {error:#}"));
+                logging::final_line(&format!("playhouse: {error:#}"));
                 Exit::Failure
             }
         },
@@ -173,7 +173,7 @@ async fn run_proxy(sources: Sources, loaded: Loaded, upgrade: bool) -> anyhow::R
         None => open_store(&loaded.config, StoreRole::Proxy, stopped.clone()).await?,
     };
     let (config, status) = reloading(sources, loaded, &metrics, stopped, orders.reloads());
-    let plane = Plane::start(config, store, metrics, None);
+    let plane = ControlPlane::start(config, store, metrics, None);
     let mut succession = Succession {
         predecessor: None,
         seats: Some(memory),
@@ -192,7 +192,7 @@ async fn run_proxy(sources: Sources, loaded: Loaded, upgrade: bool) -> anyhow::R
     let served = plane
         .serve("proxy", sockets, succession, status, &mut orders)
         .await;
-    farewell(&stop).await;
+    close_store(&stop).await;
     served
 }
 
@@ -210,7 +210,7 @@ async fn run_up(sources: Sources, loaded: Loaded, workers: usize) -> anyhow::Res
     let token_hash = token
         .as_ref()
         .map(|it| admission::tokens::hash(it.secret()));
-    let welcome = Welcome::new(
+    let welcome = Banner::new(
         workers,
         sockets.data.local(),
         loaded.config.tls.files().is_some(),
@@ -220,9 +220,9 @@ async fn run_up(sources: Sources, loaded: Loaded, workers: usize) -> anyhow::Res
         token,
     };
     let (config, status) = reloading(sources, loaded, &metrics, stopped, orders.reloads());
-    let plane = Plane::start(config.clone(), store.clone(), metrics, token_hash);
+    let plane = ControlPlane::start(config.clone(), store.clone(), metrics, token_hash);
     welcome.begin(&toolchain, &dashboard);
-    let observer: Observer = Arc::new(move |progress| welcome.take_in(&progress));
+    let observer: Observer = Arc::new(move |progress| welcome.observe(&progress));
     let workers = up::Workers::start(workers, &config, toolchain, &store, observer)?;
     let succession = Succession::default();
     let served = plane
@@ -230,7 +230,7 @@ async fn run_up(sources: Sources, loaded: Loaded, workers: usize) -> anyhow::Res
         .await;
     workers.stop().await;
     drop(dashboard);
-    farewell(&stop).await;
+    close_store(&stop).await;
     served
 }
 
@@ -241,7 +241,7 @@ async fn run_worker(sources: Sources, loaded: Loaded) -> anyhow::Result<()> {
     let store = open_store(&loaded.config, StoreRole::Worker, stopped.clone()).await?;
     let (config, _) = reloading(sources, loaded, &Metrics::new(), stopped, orders.reloads());
     let ran = worker::run(config, toolchain, store, orders).await;
-    farewell(&stop).await;
+    close_store(&stop).await;
     ran
 }
 
@@ -252,7 +252,7 @@ async fn take_over(upgrade: UpgradeSocket, grid: &Grid) -> anyhow::Result<(Prede
         "waits for the running proxy to hand over; send it SIGQUIT");
     let nobody = "no running proxy handed over in time; send it SIGQUIT, and check that \
                   server.upgrade_socket is the same in both";
-    let offered = timeout(predecessor::PATIENCE, upgrade.offered()).await;
+    let offered = timeout(predecessor::TAKE_OVER_TIMEOUT, upgrade.offered()).await;
     let (predecessor, mut inherited) = offered.context(nobody)??;
     match prepare(&config, &mut inherited, grid).await {
         Ok(sockets) => Ok((predecessor, sockets)),
@@ -274,7 +274,7 @@ async fn prepare(
             tokio::time::sleep(VIEW_POLL).await;
         }
     };
-    let seen = timeout(predecessor::PATIENCE, view).await;
+    let seen = timeout(predecessor::TAKE_OVER_TIMEOUT, view).await;
     seen.context("the store has not answered: the workers are not known")?;
     Ok(sockets)
 }
@@ -311,9 +311,9 @@ fn reloading(
 }
 
 /// Lets the store say goodbye: its tasks drop their ends of the channel when they have.
-async fn farewell(stop: &watch::Sender<bool>) {
+async fn close_store(stop: &watch::Sender<bool>) {
     stop.send_replace(true);
-    timeout(FAREWELL, stop.closed()).await.ok();
+    timeout(CLOSE_TIMEOUT, stop.closed()).await.ok();
 }
 
 /// The store of the configuration. `stopped` is the last thing told to a process: until then the

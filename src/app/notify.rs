@@ -9,7 +9,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 /// It serves. The process says who it is: a successor is not the one that was started.
 pub fn ready() {
-    tell(&format!("READY=1\nMAINPID={}", std::process::id()));
+    notify(&format!("READY=1\nMAINPID={}", std::process::id()));
 }
 
 /// It reads its configuration; [`ready`] follows.
@@ -22,15 +22,15 @@ pub fn reloading() {
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
     // `Type=notify-reload` wants to know since when.
     let now = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000;
-    tell(&format!("RELOADING=1\nMONOTONIC_USEC={now}"));
+    notify(&format!("RELOADING=1\nMONOTONIC_USEC={now}"));
 }
 
 /// It finishes its sessions and ends.
 pub fn stopping() {
-    tell("STOPPING=1");
+    notify("STOPPING=1");
 }
 
-fn tell(state: &str) {
+fn notify(state: &str) {
     let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else {
         return;
     };

@@ -2,7 +2,7 @@
 //! admin port and know nothing else of the grid.
 
 use super::runtime;
-use crate::admin::views::{Capacity, Others, Sessions, Workers};
+use crate::admin::views::{Capacity, Peers, Sessions, Workers};
 use crate::cli::Operator;
 use crate::config::Config;
 use anyhow::{Context, bail};
@@ -257,7 +257,7 @@ pub(super) fn reachable(listening: SocketAddr) -> SocketAddr {
 }
 
 /// Why the list of sessions is not whole, in lines of their own; empty when it is.
-fn missing(others: &Others) -> String {
+fn missing(others: &Peers) -> String {
     let mut lines = String::new();
     if let Some(why) = &others.error {
         lines += &format!("\nSessions of this proxy only: {why}.\n");

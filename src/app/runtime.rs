@@ -1,6 +1,6 @@
 //! The runtime folder: where the processes of one user on this machine find each other. It belongs
 //! to that user alone, and holds for each serving process a socket that answers how it is
-//! ([`Presence`]), and for `playhouse up` the token of its admin port ([`AdminToken`]).
+//! ([`StatusSocket`]), and for `playhouse up` the token of its admin port ([`AdminToken`]).
 
 use anyhow::Context;
 use nix::unistd::{geteuid, getuid};
@@ -23,11 +23,11 @@ const SOCKET: &str = "sock";
 /// What a process says that is ready. Anything else is why it is not.
 const READY: &str = "ready";
 /// How long a process on this machine may take to answer.
-const PATIENCE: Duration = Duration::from_secs(3);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long whoever asks may take to read a line.
-const READER: Duration = Duration::from_secs(1);
+const READ_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause when the kernel cannot give a connection: it would say so again at once.
-const BREATH: Duration = Duration::from_millis(200);
+const ACCEPT_RETRY: Duration = Duration::from_millis(200);
 
 /// Says why a process is not ready; `None` when it is.
 pub type Health =
@@ -90,17 +90,17 @@ fn folders() -> impl Iterator<Item = PathBuf> {
 }
 
 /// A process that says how it is to whoever of its user asks. Dropping it removes the socket.
-pub struct Presence {
+pub struct StatusSocket {
     path: PathBuf,
     _answering: JoinSet<()>,
 }
 
-impl Presence {
+impl StatusSocket {
     /// Opens the socket of this process, which is a `role`.
     ///
     /// # Errors
     /// When there is no folder, or the socket cannot be made in it.
-    pub fn open(role: &str, health: Health) -> anyhow::Result<Presence> {
+    pub fn open(role: &str, health: Health) -> anyhow::Result<StatusSocket> {
         let folder = folder()?;
         sweep(&folder);
         let path = folder.join(format!("{role}-{}.{SOCKET}", std::process::id()));
@@ -111,14 +111,14 @@ impl Presence {
             UnixListener::bind(&path).with_context(|| format!("cannot listen at {shown}"))?;
         let mut answering = JoinSet::new();
         answering.spawn(answer(listener, health));
-        Ok(Presence {
+        Ok(StatusSocket {
             path,
             _answering: answering,
         })
     }
 }
 
-impl Drop for Presence {
+impl Drop for StatusSocket {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_file(&self.path) {
             log::debug!(error:% = error; "the socket in the runtime folder is left behind");
@@ -139,15 +139,15 @@ fn sweep(folder: &Path) {
 async fn answer(listener: UnixListener, health: Health) {
     loop {
         let Ok((mut stream, _)) = listener.accept().await else {
-            tokio::time::sleep(BREATH).await;
+            tokio::time::sleep(ACCEPT_RETRY).await;
             continue;
         };
-        let Ok(not_ready) = timeout(PATIENCE, health()).await else {
+        let Ok(not_ready) = timeout(ANSWER_TIMEOUT, health()).await else {
             // Who asks hears nothing: it is not well.
             continue;
         };
         let line = not_ready.unwrap_or_else(|| READY.into());
-        timeout(READER, stream.write_all(line.as_bytes()))
+        timeout(READ_TIMEOUT, stream.write_all(line.as_bytes()))
             .await
             .ok();
     }
@@ -168,7 +168,7 @@ fn sockets(folder: &Path) -> Vec<(PathBuf, u32)> {
 }
 
 /// A process of this user, and what it said when it was asked.
-struct Said {
+struct ProcessAnswer {
     /// Such as `proxy-17`.
     name: String,
     /// `None` when it did not answer in time.
@@ -185,9 +185,9 @@ pub fn healthcheck(live: bool, only: Option<u32>) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot ask")?;
-    let all: Vec<Said> = runtime.block_on(async {
+    let all: Vec<ProcessAnswer> = runtime.block_on(async {
         for folder in folders() {
-            let found = ask_all(&folder, only).await;
+            let found = query_all(&folder, only).await;
             if !found.is_empty() {
                 return found;
             }
@@ -200,7 +200,7 @@ pub fn healthcheck(live: bool, only: Option<u32>) -> anyhow::Result<()> {
         let places = places.join(", ");
         anyhow::bail!("no process of this user{whose} is found (in {places}; see {VARIABLE})");
     }
-    for Said { name, answer } in all {
+    for ProcessAnswer { name, answer } in all {
         match answer {
             None => anyhow::bail!("{name} does not answer"),
             Some(answer) if !live && answer != READY => anyhow::bail!("{name}: {answer}"),
@@ -210,20 +210,20 @@ pub fn healthcheck(live: bool, only: Option<u32>) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn ask_all(folder: &Path, only: Option<u32>) -> Vec<Said> {
+async fn query_all(folder: &Path, only: Option<u32>) -> Vec<ProcessAnswer> {
     let mut all = Vec::new();
     for (path, pid) in sockets(folder) {
         if only.is_some_and(|only| only != pid) {
             continue;
         }
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
-        let asked = timeout(PATIENCE, ask(&path)).await;
-        let answer = match asked {
+        let queried = timeout(ANSWER_TIMEOUT, query(&path)).await;
+        let answer = match queried {
             Ok(Err(error)) if is_nobody(&error) => continue,
             Ok(Ok(answer)) if !answer.is_empty() => Some(answer),
             _ => None,
         };
-        all.push(Said {
+        all.push(ProcessAnswer {
             name: name.into_owned(),
             answer,
         });
@@ -237,7 +237,7 @@ fn is_nobody(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionRefused | NotFound)
 }
 
-async fn ask(socket: &Path) -> io::Result<String> {
+async fn query(socket: &Path) -> io::Result<String> {
     let mut stream = UnixStream::connect(socket).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;

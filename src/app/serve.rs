@@ -10,14 +10,14 @@ use super::ports::Ports;
 use super::sockets::Sockets;
 use super::succession::predecessor::Predecessor;
 use super::tls::{Certificate, check_authorities, install_crypto};
-use crate::admin::{ConfigView, answer_others};
+use crate::admin::{ConfigView, serve_peers};
 use crate::admission::tokens::Quotas;
 use crate::config::{LiveConfig, ReloadStatus, TlsVersion};
 use crate::events::{Events, Kind};
 use crate::fleet::{self, Fleet, Queue};
 use crate::kubernetes;
 use crate::metrics::Metrics;
-use crate::proxy::demand::Elsewhere;
+use crate::proxy::demand::PeerDemand;
 use crate::proxy::{Grid, MetricsPage};
 use crate::session::quota;
 use crate::session::registry::Registry;
@@ -30,14 +30,14 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
 /// The control plane of a serving process.
-pub struct Plane {
+pub struct ControlPlane {
     pub grid: Arc<Grid>,
     pub metrics: Arc<Metrics>,
     /// Turns true when background work has to end.
     stop: watch::Sender<bool>,
 }
 
-impl Plane {
+impl ControlPlane {
     /// Puts the parts together and starts those that run in the background. Needs a runtime.
     /// `admin_token` is the hash of the token that this process made for its admin port.
     pub fn start(
@@ -45,7 +45,7 @@ impl Plane {
         store: Arc<dyn Store>,
         metrics: Arc<Metrics>,
         admin_token: Option<[u8; 32]>,
-    ) -> Plane {
+    ) -> ControlPlane {
         let (stop, stopped) = watch::channel(false);
         let queue = Queue::new();
         // The store's events wake the queue too, but not while it is away.
@@ -57,9 +57,9 @@ impl Plane {
         let events = Arc::new(Events::default());
         tokio::spawn(fleet::events::follow(store.clone(), events.clone()));
         if store.is_shared() {
-            tokio::spawn(quota::tell(store.clone(), quotas.clone()));
+            tokio::spawn(quota::publish_changes(store.clone(), quotas.clone()));
         }
-        answer_others(&*store, registry.clone(), queue.clone());
+        serve_peers(&*store, registry.clone(), queue.clone());
         let fleet = Fleet::new(
             config.clone(),
             store.clone(),
@@ -78,14 +78,14 @@ impl Plane {
             quotas,
             releaser,
             registry,
-            elsewhere: Elsewhere::default(),
+            elsewhere: PeerDemand::default(),
             events,
             metrics_page: MetricsPage::default(),
             admin_token,
             draining: watch::Sender::new(false),
             serving: AtomicBool::new(false),
         });
-        Plane {
+        ControlPlane {
             grid,
             metrics,
             stop,

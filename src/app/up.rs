@@ -87,7 +87,7 @@ impl Dashboard {
 }
 
 /// Tells the user at the terminal how the grid comes up, and what to do with it.
-pub struct Welcome {
+pub struct Banner {
     wanted: usize,
     scheme: &'static str,
     address: SocketAddr,
@@ -100,10 +100,10 @@ struct State {
     complete: bool,
 }
 
-impl Welcome {
-    pub fn new(wanted: usize, address: SocketAddr, tls: bool) -> Arc<Welcome> {
+impl Banner {
+    pub fn new(wanted: usize, address: SocketAddr, tls: bool) -> Arc<Banner> {
         let scheme = if tls { "wss" } else { "ws" };
-        Arc::new(Welcome {
+        Arc::new(Banner {
             wanted,
             scheme,
             address,
@@ -118,7 +118,7 @@ impl Welcome {
         } else {
             "http"
         });
-        say(&format!(
+        print_line(&format!(
             "Playhouse {} starts {} workers: {}, Playwright {}.\n\n  Dashboard {dashboard}\n",
             env!("CARGO_PKG_VERSION"),
             self.wanted,
@@ -128,7 +128,7 @@ impl Welcome {
     }
 
     /// Takes in one step of a worker.
-    pub fn take_in(&self, progress: &Progress) {
+    pub fn observe(&self, progress: &Progress) {
         let mut state = self
             .state
             .lock()
@@ -145,7 +145,7 @@ impl Welcome {
                 ..
             } => {
                 state.ready.insert(id.to_string());
-                say(&format!(
+                print_line(&format!(
                     "  worker {}/{} ready: {browser}, Playwright {release}, warm after {:.1} s",
                     state.ready.len(),
                     self.wanted,
@@ -153,7 +153,7 @@ impl Welcome {
                 ));
                 if state.ready.len() == self.wanted {
                     state.complete = true;
-                    self.invite();
+                    self.print_addresses();
                 }
             }
             Progress::Crashed {
@@ -167,15 +167,15 @@ impl Welcome {
                     format!(" (again in {:.1} s)", pause.as_secs_f64())
                 });
                 let what = if *was_up { "died" } else { "did not start" };
-                say(&format!("  a worker {what}: {why}{again}"));
+                print_line(&format!("  a worker {what}: {why}{again}"));
             }
             _ => {}
         }
     }
 
-    fn invite(&self) {
+    fn print_addresses(&self) {
         let url = format!("{}://{}", self.scheme, self.address);
-        say(&format!(
+        print_line(&format!(
             "\nThe grid is ready at {url}\n\n  \
              Python   browser = playwright.chromium.connect(\"{url}\")\n  \
              Node     const browser = await chromium.connect('{url}');\n\n\
@@ -185,6 +185,6 @@ impl Welcome {
 }
 
 /// To standard output, where logs do not go. Who does not read it misses nothing.
-fn say(text: &str) {
+fn print_line(text: &str) {
     logging::print(format!("{text}\n"));
 }

@@ -2,7 +2,7 @@
 //! `recycle.mode: exit`, until its browser has lived its life.
 
 use super::orders::{Order, Orders};
-use super::runtime::{Health, Presence};
+use super::runtime::{Health, StatusSocket};
 use crate::config::LiveConfig;
 use crate::model::WorkerId;
 use crate::store::Store;
@@ -24,7 +24,7 @@ pub async fn run(
     mut orders: Orders,
 ) -> anyhow::Result<()> {
     let up: Arc<Mutex<HashSet<WorkerId>>> = Arc::default();
-    let _presence = presence(up.clone());
+    let _status_socket = status_socket(up.clone());
     let observer: Observer = Arc::new(move |progress| follow(&up, &progress));
     let machine =
         MachineShared::new().context("cannot make a folder for the browser's temporary files")?;
@@ -77,13 +77,13 @@ fn follow(up: &Mutex<HashSet<WorkerId>>, progress: &Progress) {
 }
 
 /// The worker's socket in the runtime folder. Without one it works all the same.
-fn presence(up: Arc<Mutex<HashSet<WorkerId>>>) -> Option<Presence> {
+fn status_socket(up: Arc<Mutex<HashSet<WorkerId>>>) -> Option<StatusSocket> {
     let health: Health = Box::new(move || {
         let none = up.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
         let why = none.then(|| "the worker has no browser server up".to_owned());
         Box::pin(std::future::ready(why))
     });
-    let opened = Presence::open("worker", health);
+    let opened = StatusSocket::open("worker", health);
     opened
         .inspect_err(|error| {
             log::warn!(error:% = format!("{error:#}"); "playhouse healthcheck will not find this process");

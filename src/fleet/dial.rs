@@ -90,18 +90,18 @@ pub(super) enum DialError {
 
 impl DialError {
     /// Whose trouble it is, as far as the error alone tells: a worker may answer 4xx to anybody.
-    pub(super) fn judge(self) -> DialFailure {
+    pub(super) fn classify(self) -> DialFailure {
         let obstacle = match &self {
-            DialError::NoAddress => Obstacle::Nameless,
+            DialError::NoAddress => Obstacle::Unresolved,
             DialError::Connect { error, .. } => Obstacle::of_connecting(error),
             DialError::Begin(_) | DialError::Tls(_) => Obstacle::Other,
             DialError::Timeout { connected, .. } if *connected => Obstacle::Silent,
-            DialError::Timeout { .. } => Obstacle::NoWay,
+            DialError::Timeout { .. } => Obstacle::NoRoute,
             DialError::Broken(_)
             | DialError::Closed
             | DialError::Refused(_)
             | DialError::Garbage
-            | DialError::WrongAccept => Obstacle::Stranger,
+            | DialError::WrongAccept => Obstacle::OtherServer,
         };
         match (self.shortage(), self) {
             (Some(shortage), _) => DialFailure::Ours(shortage),
@@ -175,16 +175,16 @@ async fn dial_at(
 ) -> Result<Dialled, DialError> {
     let request = request(target, &handshake.headers);
     let stream = if target.endpoint.tls {
-        greet_tls(address, &target.endpoint.host, &request).await?
+        handshake_tls(address, &target.endpoint.host, &request).await?
     } else {
-        greet_plain(address, &request).await?.into()
+        handshake_plain(address, &request).await?.into()
     };
     connected.store(true, Ordering::Relaxed);
     read_answer(stream, target, handshake).await
 }
 
 /// Connects and sends the request.
-async fn greet_plain(address: SocketAddr, request: &[u8]) -> Result<TcpStream, DialError> {
+async fn handshake_plain(address: SocketAddr, request: &[u8]) -> Result<TcpStream, DialError> {
     use io::ErrorKind::{NotConnected, WouldBlock};
     let failed = |error| DialError::Connect { address, error };
     let socket = begin(address).map_err(DialError::Begin)?;
@@ -215,7 +215,7 @@ fn begin(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-async fn greet_tls(address: SocketAddr, host: &str, request: &[u8]) -> Result<Link, DialError> {
+async fn handshake_tls(address: SocketAddr, host: &str, request: &[u8]) -> Result<Link, DialError> {
     static CONNECTOR: OnceLock<TransportConnector> = OnceLock::new();
     let connector = CONNECTOR.get_or_init(|| TransportConnector::new(None));
     let mut peer = HttpPeer::new(address, true, host.to_owned());

@@ -88,7 +88,7 @@ impl WorkerAnswer {
                 .filter(|line| line.chars().any(char::is_alphanumeric))
                 .take(MAX_LINES)
                 .collect(),
-            server: body.lines().find_map(told_version),
+            server: body.lines().find_map(parse_version),
         }
     }
 
@@ -125,7 +125,7 @@ fn printable(line: &str) -> String {
 }
 
 /// The version in `- server version: v1.65`, a line of Playwright's 428.
-fn told_version(line: &str) -> Option<Version> {
+fn parse_version(line: &str) -> Option<Version> {
     let (_, rest) = line.split_once("server version:")?;
     let word = rest.split_whitespace().next()?;
     word.trim_start_matches('v').parse().ok()

@@ -28,7 +28,7 @@ const SUCCESSES_TO_HEALTHY: usize = 1;
 ///
 /// One address that answers is enough: a dial tries all of them too.
 async fn probe(target: &Target) -> Result<(), DialFailure> {
-    let mut last = Unreachable::new(Obstacle::Nameless, "its name has no address").into();
+    let mut last = Unreachable::new(Obstacle::Unresolved, "its name has no address").into();
     for (address, share) in target.attempts(PROBE_TIMEOUT) {
         match probe_at(address, target, Instant::now() + share).await {
             Ok(()) => return Ok(()),
@@ -41,7 +41,7 @@ async fn probe(target: &Target) -> Result<(), DialFailure> {
 async fn probe_at(address: SocketAddr, target: &Target, until: Instant) -> Result<(), DialFailure> {
     let mut stream = timeout_at(until, TcpStream::connect(address))
         .await
-        .map_err(|_| Unreachable::new(Obstacle::NoWay, "cannot connect in time"))?
+        .map_err(|_| Unreachable::new(Obstacle::NoRoute, "cannot connect in time"))?
         .map_err(|error| match Shortage::of(&error) {
             Some(shortage) => DialFailure::Ours(shortage),
             None => {
@@ -67,7 +67,7 @@ async fn probe_at(address: SocketAddr, target: &Target, until: Instant) -> Resul
         .map_err(|_| Unreachable::new(Obstacle::Silent, "it does not answer in time"))?
         .map_err(|error| {
             Unreachable::new(
-                Obstacle::Stranger,
+                Obstacle::OtherServer,
                 format_args!("it does not answer: {error}"),
             )
         })?;
@@ -76,7 +76,7 @@ async fn probe_at(address: SocketAddr, target: &Target, until: Instant) -> Resul
     } else {
         let start = String::from_utf8_lossy(&start);
         let error = format!("it answers {start:?}");
-        Err(Unreachable::new(Obstacle::Stranger, error).into())
+        Err(Unreachable::new(Obstacle::OtherServer, error).into())
     }
 }
 

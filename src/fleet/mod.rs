@@ -3,23 +3,23 @@
 //!
 //! The belief is fed by the store's events and, slower, by reading the store whole; by health
 //! checks; and by what reservations and dials teach. It is written into the selection's index at
-//! once. The store decides who gets a seat; a belief that is behind costs one more question, never
+//! once. The store decides who gets a seat; a belief that is behind costs one more trial, never
 //! a wrong seat.
 
-mod belief;
 pub mod demand;
 mod dial;
 pub mod events;
 mod failure;
+mod first_answers;
 mod health;
 mod outage;
-mod questions;
 mod seating;
 mod shared_line;
-mod standing;
 mod suspicion;
 mod target;
+mod trials;
 mod unreachable;
+mod view;
 mod watch;
 
 pub use dial::{Dialled, Handshake};
@@ -39,10 +39,10 @@ use async_trait::async_trait;
 use outage::Share;
 use pingora_load_balancing::discovery::ServiceDiscovery;
 use pingora_load_balancing::{Backend, Backends, LoadBalancer};
-use standing::{Standing, Suspicion};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use suspicion::{Suspicion, Trust};
 use tokio::sync::Notify;
 use unreachable::Obstacles;
 
@@ -76,7 +76,7 @@ struct Known {
     obstacles: Obstacles,
     suspicion: Suspicion,
     /// A task asks it what [`Known::suspicion`] wants to know.
-    is_asked: bool,
+    on_trial: bool,
     /// It stands in this proxy's configuration.
     configured: bool,
     /// What this proxy may give of it while the store is away.
@@ -106,7 +106,7 @@ impl Known {
             lifetime: self.lifetime(),
             started_at: self.record.started_at,
             open: self.open(),
-            suspected: self.suspicion.standing() == Standing::Suspected,
+            suspected: self.suspicion.trust() == Trust::Suspected,
             replaces_itself: self.record.replaces_itself,
         })
     }

@@ -12,7 +12,7 @@
 
 use super::seating::NoGrant;
 use super::{Fleet, Known, Target, policy};
-use crate::admission::queue::Wanting;
+use crate::admission::queue::Seeker;
 use crate::model::WorkerKey;
 use crate::selection::{Facts, Policy, candidates};
 use crate::session::seat::Seat;
@@ -83,7 +83,7 @@ impl Fleet {
     pub(super) fn reserve_from_share(
         &self,
         seat: &mut Seat,
-        wanting: &Wanting,
+        seeker: &Seeker,
     ) -> Result<Arc<Target>, NoGrant> {
         if self.config.load().store.strict || !self.has_view() {
             return Err(NoGrant::StoreAway);
@@ -92,7 +92,7 @@ impl Fleet {
             return Err(NoGrant::ShareOver);
         }
         // What was best a moment ago may be taken by now: each try learns that, or gets it.
-        let best = || candidates(&self.balancer, &wanting.wanted, &wanting.offered, 1).pop();
+        let best = || candidates(&self.balancer, &seeker.wanted, &seeker.offered, 1).pop();
         while let Some(key) = best() {
             let target = {
                 let mut known = self.known();

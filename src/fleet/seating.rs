@@ -5,7 +5,7 @@
 
 use super::{Fleet, Known, Target, policy};
 use crate::admission::line::{Need, Refused};
-use crate::admission::queue::{self, Wanting};
+use crate::admission::queue::{self, Seeker};
 use crate::admission::turns::Place;
 use crate::metrics::ObserveTime;
 use crate::model::{Browser, Counts, SessionId, Version, WorkerKey, WorkerRecord, WorkerStatus};
@@ -15,11 +15,11 @@ use crate::store::{Candidate, Reserved};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Candidates that go to the store in one question. Enough that with several proxies one of them
+/// Candidates that go to the store in one search. Enough that with several proxies one of them
 /// still has a seat, few enough for a constant cost.
 const CANDIDATES: usize = 8;
 /// Between two looks for seats that nobody was woken for, while somebody waits.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A seat on a worker, for a client that has not dialled it yet.
 pub struct Grant {
@@ -56,18 +56,18 @@ pub enum NoGrant {
 
 /// For whom there was no seat when it was asked for, so that the others are served.
 #[derive(Default)]
-struct InVain {
+struct Unserved {
     versions: Vec<Option<Version>>,
     clients: Vec<Place>,
 }
 
-impl InVain {
-    fn add(&mut self, wanting: &Wanting) {
+impl Unserved {
+    fn add(&mut self, seeker: &Seeker) {
         // Who was offered workers already may have had no seat where others of its version have.
-        if wanting.offered.is_empty() {
-            self.versions.push(wanting.wanted.version);
+        if seeker.offered.is_empty() {
+            self.versions.push(seeker.wanted.version);
         }
-        self.clients.push(wanting.place);
+        self.clients.push(seeker.place);
     }
 
     fn has(&self, need: &Need<'_>) -> bool {
@@ -78,7 +78,7 @@ impl InVain {
 impl Fleet {
     /// Somebody stands in line anew: whoever is next there is served. Where the store keeps the line,
     /// the one task that asks it does so, for all who come meanwhile at once.
-    pub async fn look(self: &Arc<Self>, browser: Browser) {
+    pub async fn serve_newcomer(self: &Arc<Self>, browser: Browser) {
         if self.store.keeps_line() {
             self.queue.wake(browser);
         } else {
@@ -93,7 +93,7 @@ impl Fleet {
         loop {
             let unasked = tokio::select! {
                 () = self.queue.woken(browser) => false,
-                () = tokio::time::sleep(LOOK_AGAIN) => true,
+                () = tokio::time::sleep(RETRY_INTERVAL) => true,
             };
             if self.queue.depth(browser) == 0 {
                 continue;
@@ -109,32 +109,32 @@ impl Fleet {
     /// Gives seats to the first in line, until there is nobody whom one fits; while the store is
     /// `away`, from this proxy's share.
     pub(super) async fn serve(self: &Arc<Self>, browser: Browser, mut away: bool) {
-        let mut in_vain = InVain::default();
+        let mut unserved = Unserved::default();
         loop {
-            let fits = |need: Need<'_>| !in_vain.has(&need) && (away || self.has_seat(&need));
-            let Some(question) = self.queue.next(browser, fits) else {
+            let fits = |need: Need<'_>| !unserved.has(&need) && (away || self.has_seat(&need));
+            let Some(search) = self.queue.next(browser, fits) else {
                 self.queue.shed(self.config.load().queue.max_waiting);
                 return;
             };
-            let wanting = &question.wanting;
+            let seeker = &search.seeker;
             let mut seat = self.releaser.seat(SessionId::random());
             let mut granted = match away {
-                false => self.reserve(&mut seat, wanting).await,
+                false => self.reserve(&mut seat, seeker).await,
                 true => Err(NoGrant::StoreAway),
             };
             if matches!(granted, Err(NoGrant::StoreAway)) {
                 // The store may have heard the question: a session that it never heard of.
                 away = true;
                 seat = self.releaser.seat(SessionId::random());
-                granted = self.reserve_from_share(&mut seat, wanting);
+                granted = self.reserve_from_share(&mut seat, seeker);
             }
             match granted {
-                Ok(target) => question.grant(target.key.clone(), Grant { seat, target }),
+                Ok(target) => search.grant(target.key.clone(), Grant { seat, target }),
                 // The store may be back before the client's time is over.
-                Err(NoGrant::NoneFree | NoGrant::ShareOver) => in_vain.add(wanting),
+                Err(NoGrant::NoneFree | NoGrant::ShareOver) => unserved.add(seeker),
                 Err(NoGrant::StoreAway) => {
-                    let wanted = wanting.wanted;
-                    drop(question);
+                    let wanted = seeker.wanted;
+                    drop(search);
                     self.queue.refuse(&wanted, Refused::StoreAway);
                 }
             }
@@ -152,10 +152,10 @@ impl Fleet {
     async fn reserve(
         self: &Arc<Self>,
         seat: &mut Seat,
-        wanting: &Wanting,
+        seeker: &Seeker,
     ) -> Result<Arc<Target>, NoGrant> {
         // Whoever was full when it was asked is not asked again.
-        let mut asked = wanting.offered.clone();
+        let mut asked = seeker.offered.clone();
         loop {
             let policy = policy(&self.config);
             let begun = Instant::now();
@@ -165,7 +165,7 @@ impl Fleet {
             } else {
                 1
             };
-            let best = self.best(&wanting.wanted, &asked, wish, &policy);
+            let best = self.best(&seeker.wanted, &asked, wish, &policy);
             self.metrics.phases.select.observe_time(begun.elapsed());
             if best.is_empty() {
                 return Err(NoGrant::NoneFree);
@@ -191,7 +191,7 @@ impl Fleet {
                 }
                 Ok(Reserved::Gone) => {
                     for candidate in &best {
-                        self.no_longer_open(&candidate.key);
+                        self.mark_unavailable(&candidate.key);
                     }
                 }
                 Err(error) => {

@@ -11,7 +11,7 @@ use rand::seq::index::sample;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Clients that the store is told of in one question.
+/// Clients that the store is told of in one search.
 const COMING: usize = 100;
 /// Candidates of one question: as many as clients wait, within these bounds.
 const CANDIDATES: (usize, usize) = (8, 32);
@@ -31,7 +31,7 @@ impl Fleet {
         mut unasked: bool,
     ) {
         // Workers that were asked for a seat in vain, and whether others were faster there.
-        let (mut in_vain, mut crowded) = (Vec::new(), false);
+        let (mut unserved, mut crowded) = (Vec::new(), false);
         loop {
             if *anew {
                 self.queue.unentered(browser);
@@ -41,10 +41,10 @@ impl Fleet {
                 (session, self.releaser.seat(session))
             });
             if !coming.is_empty() {
-                in_vain.clear();
+                unserved.clear();
             }
             let begun = Instant::now();
-            let candidates = self.candidates(browser, &in_vain, crowded);
+            let candidates = self.candidates(browser, &unserved, crowded);
             self.metrics.phases.select.observe_time(begun.elapsed());
             if coming.is_empty() && candidates.is_empty() && !unasked {
                 self.queue.shed(self.config.load().queue.max_waiting);
@@ -64,9 +64,9 @@ impl Fleet {
                     let given = served.granted.len() + served.elsewhere;
                     crowded = given < candidates.len().min(self.queue.depth(browser));
                     if given == 0 {
-                        in_vain.extend(candidates.into_iter().map(|candidate| candidate.key));
+                        unserved.extend(candidates.into_iter().map(|candidate| candidate.key));
                     }
-                    self.take_in_line(served);
+                    self.apply_served(served);
                 }
                 Err(error) => {
                     log::debug!(browser:%, error:%; "the line was not served");
@@ -82,14 +82,14 @@ impl Fleet {
         }
     }
 
-    fn take_in_line(self: &Arc<Self>, served: LineServed) {
+    fn apply_served(self: &Arc<Self>, served: LineServed) {
         for (session, place) in served.places {
             self.queue.placed(session, place);
         }
         for (worker, counts) in served.looked_at {
             match counts {
                 Some(counts) => self.count(&worker, counts),
-                None => self.no_longer_open(&worker),
+                None => self.mark_unavailable(&worker),
             }
         }
         for granted in served.granted {

@@ -23,10 +23,10 @@ pub struct Target {
     /// The browser's own version, if the worker tells.
     pub browser_version: Option<String>,
     addresses: ArcSwap<Vec<SocketAddr>>,
-    /// Told after each question that it was asked.
-    pub(super) asked: watch::Sender<()>,
-    /// A question may be due earlier than it was.
-    pub(super) doubted: Notify,
+    /// Told after each trial that it was asked.
+    pub(super) trial_over: watch::Sender<()>,
+    /// A trial may be due earlier than it was.
+    pub(super) trial_due_earlier: Notify,
 }
 
 impl Target {
@@ -45,8 +45,8 @@ impl Target {
             browser_version: record.browser_version.clone(),
             endpoint,
             addresses: ArcSwap::from_pointee(addresses),
-            asked: watch::Sender::new(()),
-            doubted: Notify::new(),
+            trial_over: watch::Sender::new(()),
+            trial_due_earlier: Notify::new(),
         }
     }
 
@@ -93,7 +93,7 @@ impl Target {
             Err(_) => "its name takes too long to resolve".to_owned(),
         };
         if self.addresses.load().is_empty() {
-            return Err(Unreachable::new(Obstacle::Nameless, error));
+            return Err(Unreachable::new(Obstacle::Unresolved, error));
         }
         Ok(())
     }

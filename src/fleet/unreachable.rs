@@ -8,15 +8,15 @@ use std::io;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Obstacle {
     /// Its name has no address here.
-    Nameless,
+    Unresolved,
     /// Nothing listens at its address.
     Refused,
     /// Nothing came back from its address, or there is no way to it.
-    NoWay,
+    NoRoute,
     /// It takes connections and says nothing.
     Silent,
     /// What listens there does not answer as it does.
-    Stranger,
+    OtherServer,
     Other,
 }
 
@@ -27,7 +27,7 @@ impl Obstacle {
             io::ErrorKind::ConnectionRefused => Obstacle::Refused,
             io::ErrorKind::TimedOut
             | io::ErrorKind::HostUnreachable
-            | io::ErrorKind::NetworkUnreachable => Obstacle::NoWay,
+            | io::ErrorKind::NetworkUnreachable => Obstacle::NoRoute,
             _ => Obstacle::Other,
         }
     }
@@ -58,17 +58,17 @@ impl Unreachable {
             "its PRIVATE_HOSTNAME"
         };
         match self.obstacle {
-            Obstacle::Nameless => format!("{told} is a name that is not known here"),
+            Obstacle::Unresolved => format!("{told} is a name that is not known here"),
             Obstacle::Refused => format!(
                 "{told} leads to another machine, its port is not published, or it is ending"
             ),
-            Obstacle::NoWay => {
+            Obstacle::NoRoute => {
                 format!(
                     "a firewall, or {told} is an address of a network that this proxy is not in"
                 )
             }
             Obstacle::Silent => "its server hangs, or its machine is overloaded".to_owned(),
-            Obstacle::Stranger => format!("{told} and port lead to another server"),
+            Obstacle::OtherServer => format!("{told} and port lead to another server"),
             Obstacle::Other => format!("the network between, or {told}"),
         }
     }
@@ -121,8 +121,8 @@ mod tests {
     fn what_the_kernel_says_is_told_apart() {
         for (kind, obstacle) in [
             (io::ErrorKind::ConnectionRefused, Obstacle::Refused),
-            (io::ErrorKind::HostUnreachable, Obstacle::NoWay),
-            (io::ErrorKind::TimedOut, Obstacle::NoWay),
+            (io::ErrorKind::HostUnreachable, Obstacle::NoRoute),
+            (io::ErrorKind::TimedOut, Obstacle::NoRoute),
             (io::ErrorKind::PermissionDenied, Obstacle::Other),
         ] {
             assert_eq!(Obstacle::of_connecting(&kind.into()), obstacle);

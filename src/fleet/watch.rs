@@ -19,7 +19,7 @@ const FIXED_TTL_CHECKS: u32 = 4;
 
 /// Pause between two looks at the store's events. Each session makes some of them, and to be woken
 /// for every one would cost more than the session does.
-const BREATH: Duration = Duration::from_millis(2);
+const EVENT_PAUSE: Duration = Duration::from_millis(2);
 
 impl Fleet {
     /// Runs until `shutdown` turns true.
@@ -53,12 +53,12 @@ impl Fleet {
                 event = events.recv() => {
                     match event {
                         Ok(Event::Resync) | Err(RecvError::Lagged(_)) => self.read_store().await,
-                        Ok(event) => self.take_in(event),
+                        Ok(event) => self.apply_event(event),
                         Err(RecvError::Closed) => return,
                     }
                     // Nobody is woken for what comes meanwhile.
                     if events.is_empty() {
-                        tokio::time::sleep(BREATH).await;
+                        tokio::time::sleep(EVENT_PAUSE).await;
                     }
                 }
                 _ = poll.tick() => self.refresh().await,

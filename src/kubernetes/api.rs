@@ -3,7 +3,7 @@
 //! Blocking, on a thread of their own: they are few. The `kube` crate would bring some sixty more
 //! crates for them.
 
-use super::load::{Load, Told};
+use super::load::{Annotated, Load};
 use crate::model::Pod;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -73,33 +73,33 @@ impl Api {
 
     /// Makes the annotations of a pod say `load`. Another proxy may have done so already: then
     /// nothing is written.
-    pub fn tell(&self, pod: &Pod, load: Load) -> Told {
-        match self.try_to_tell(pod, load) {
+    pub fn annotate(&self, pod: &Pod, load: Load) -> Annotated {
+        match self.try_annotate(pod, load) {
             Ok(told) => told,
             Err(why) => {
                 log::debug!(pod:% = pod, error = why; "Kubernetes was not told");
-                Told::Failed
+                Annotated::Failed
             }
         }
     }
 
-    fn try_to_tell(&self, pod: &Pod, load: Load) -> Result<Told, String> {
+    fn try_annotate(&self, pod: &Pod, load: Load) -> Result<Annotated, String> {
         let url = format!(
             "{}/api/v1/namespaces/{}/pods/{}",
             self.base, pod.namespace, pod.name
         );
         let wanted = annotations(load);
         let Some(found) = self.call(http::Method::GET, &url, None)? else {
-            return Ok(Told::Gone);
+            return Ok(Annotated::Gone);
         };
         let found = &found["metadata"]["annotations"];
         let same = |(name, value): (&String, &Value)| found[name.as_str()] == *value;
         if wanted.as_object().is_some_and(|all| all.iter().all(same)) {
-            return Ok(Told::Done);
+            return Ok(Annotated::Done);
         }
         let patch = json!({ "metadata": { "annotations": wanted } });
         let patched = self.call(http::Method::PATCH, &url, Some(&patch))?;
-        Ok(patched.map_or(Told::Gone, |_| Told::Done))
+        Ok(patched.map_or(Annotated::Gone, |_| Annotated::Done))
     }
 
     /// The answer; `None` when there is no such thing.

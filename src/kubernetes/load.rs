@@ -23,7 +23,7 @@ pub enum Load {
 
 /// What came of telling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum Annotated {
     Done,
     /// There is no such pod any more.
     Gone,
@@ -40,7 +40,7 @@ pub struct Loads {
 struct State {
     load: Load,
     /// What Kubernetes knows; `None` before it was ever told by this process.
-    told: Option<Load>,
+    annotated: Option<Load>,
     last_busy: Option<Instant>,
     not_before: Option<Instant>,
     pause: Duration,
@@ -48,14 +48,14 @@ struct State {
 
 impl Loads {
     /// Takes in how many sessions each pod has, and says what is to be told now. What was not
-    /// confirmed with [`Loads::told`] comes again.
+    /// confirmed with [`Loads::annotated`] comes again.
     pub fn step(&mut self, now: Instant, sessions: &HashMap<Pod, u32>) -> Vec<(Pod, Load)> {
         self.pods.retain(|pod, _| sessions.contains_key(pod));
         let mut due = Vec::new();
         for (pod, sessions) in sessions {
             let state = self.pods.entry(pod.clone()).or_insert(State {
                 load: Load::Idle,
-                told: None,
+                annotated: None,
                 last_busy: None,
                 not_before: None,
                 pause: FIRST_PAUSE,
@@ -69,7 +69,7 @@ impl Loads {
                 _ => Load::Idle,
             };
             let waits = state.not_before.is_some_and(|at| now < at);
-            if state.told != Some(state.load) && !waits {
+            if state.annotated != Some(state.load) && !waits {
                 due.push((pod.clone(), state.load));
             }
         }
@@ -79,18 +79,18 @@ impl Loads {
     }
 
     /// Takes in what came of telling.
-    pub fn told(&mut self, now: Instant, pod: &Pod, load: Load, told: Told) {
+    pub fn annotated(&mut self, now: Instant, pod: &Pod, load: Load, outcome: Annotated) {
         let Some(state) = self.pods.get_mut(pod) else {
             return;
         };
-        match told {
-            Told::Done => {
-                state.told = Some(load);
+        match outcome {
+            Annotated::Done => {
+                state.annotated = Some(load);
                 state.not_before = None;
                 state.pause = FIRST_PAUSE;
             }
             // Its record outlives it for a while.
-            Told::Gone | Told::Failed => {
+            Annotated::Gone | Annotated::Failed => {
                 state.not_before = Some(now + state.pause);
                 state.pause = (state.pause * 2).min(LONGEST_PAUSE);
             }
@@ -115,7 +115,7 @@ mod tests {
             let now = start + Duration::from_secs(after);
             let due = loads.step(now, &HashMap::from([(pod("a"), sessions)]));
             for (pod, load) in &due {
-                loads.told(now, pod, *load, Told::Done);
+                loads.annotated(now, pod, *load, Annotated::Done);
             }
             due.first().map(|(_, load)| *load)
         };
@@ -141,7 +141,7 @@ mod tests {
             let now = start + Duration::from_secs(second);
             for (pod, load) in loads.step(now, &HashMap::from([(pod("a"), 1)])) {
                 tries += 1;
-                loads.told(now, &pod, load, Told::Failed);
+                loads.annotated(now, &pod, load, Annotated::Failed);
             }
         }
         assert!((8..20).contains(&tries), "{tries}");
@@ -209,7 +209,7 @@ mod tests {
                     .map(|it| (it.pod.clone(), it.sessions.len() as u32));
                 let at = start + Duration::from_secs(now);
                 for (name, load) in loads.step(at, &sessions.collect()) {
-                    loads.told(at, &name, load, Told::Done);
+                    loads.annotated(at, &name, load, Annotated::Done);
                     let pod = pods.iter_mut().find(|it| it.pod == name).unwrap();
                     pod.busy = load == Load::Busy;
                     pod.cost = if pod.busy && keeps_costs {

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 /// How often the sessions of each pod are looked at.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Pods that are told of in one look, at most; the others have their turn at the next.
-const MOST_TOLD: usize = 64;
+const MAX_PER_LOOK: usize = 64;
 
 /// Keeps the annotations of the workers' pods for as long as the fleet is there, if this process
 /// runs in a cluster: the cluster gives `host` to every pod, and `folder` to those with a service
@@ -37,7 +37,7 @@ pub fn keep_annotations(fleet: &Arc<Fleet>, host: Option<String>, folder: &Path)
         }
     };
     let fleet = Arc::downgrade(fleet);
-    let run = move || tell_for_ever(&fleet, &api);
+    let run = move || annotate_forever(&fleet, &api);
     let thread = std::thread::Builder::new().name("kubernetes".into());
     if let Err(error) = thread.spawn(run) {
         log::warn!(error:% = error; "annotations of workers' pods are not kept");
@@ -57,13 +57,13 @@ pub fn host_of_environment() -> Option<String> {
     })
 }
 
-fn tell_for_ever(fleet: &Weak<Fleet>, api: &Api) {
+fn annotate_forever(fleet: &Weak<Fleet>, api: &Api) {
     let mut loads = Loads::default();
     while let Some(sessions) = fleet.upgrade().map(|fleet| sessions(&fleet, api)) {
         let due = loads.step(Instant::now(), &sessions);
-        for (pod, load) in due.into_iter().take(MOST_TOLD) {
-            let told = api.tell(&pod, load);
-            loads.told(Instant::now(), &pod, load, told);
+        for (pod, load) in due.into_iter().take(MAX_PER_LOOK) {
+            let outcome = api.annotate(&pod, load);
+            loads.annotated(Instant::now(), &pod, load, outcome);
         }
         std::thread::park_timeout(INTERVAL);
     }

@@ -1,14 +1,14 @@
 //! The process's log: JSON or text, one line an event, on standard error. Level and format change
-//! while it runs. Whoever logs never waits for whoever reads: see [`outlet`]. What is logged is up
+//! while it runs. Whoever logs never waits for whoever reads: see [`sink`]. What is logged is up
 //! to everybody else.
 
-mod outlet;
+mod sink;
 
 use crate::config::{Log, LogFormat};
 use arc_swap::ArcSwapOption;
 use log::kv::{Key, Value, VisitSource};
 use log::{Level, LevelFilter, Metadata, Record};
-use outlet::Outlet;
+use sink::Sink;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
@@ -24,8 +24,8 @@ const LAST_LINES: Duration = Duration::from_millis(500);
 /// What is in force; `None` before [`init`].
 static CURRENT: ArcSwapOption<Current> = ArcSwapOption::const_empty();
 static LOGGER: Logger = Logger;
-static STDOUT: Outlet = Outlet::new(libc::STDOUT_FILENO, |lines| format!("({lines} missing)\n"));
-static STDERR: Outlet = Outlet::new(libc::STDERR_FILENO, dropped_line);
+static STDOUT: Sink = Sink::new(libc::STDOUT_FILENO, |lines| format!("({lines} missing)\n"));
+static STDERR: Sink = Sink::new(libc::STDERR_FILENO, dropped_line);
 
 struct Current {
     level: LevelFilter,
@@ -100,7 +100,7 @@ pub fn print(text: String) {
 }
 
 /// The last thing that a process says, on standard error, whether it logs or not.
-pub fn last_words(text: &str) {
+pub fn final_line(text: &str) {
     STDERR.send(format!("{text}\n"));
     flush();
 }

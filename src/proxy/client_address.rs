@@ -26,7 +26,7 @@ const V2_FIXED: usize = 16;
 
 /// What a connection began with.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Beginning {
+pub enum Preamble {
     /// A header, and the client that it names. `None` when the proxy speaks for itself, as its
     /// health checks do.
     Proxied(Option<IpAddr>),
@@ -50,13 +50,13 @@ impl Peek for TcpStream {
 ///
 /// # Errors
 /// When the connection ends or breaks, and when what begins like a header is none.
-pub async fn read_beginning(stream: &mut impl Peek) -> io::Result<Beginning> {
+pub async fn read_preamble(stream: &mut impl Peek) -> io::Result<Preamble> {
     let mut first = [0];
     stream.peek(&mut first).await?;
     let start = match first[0] {
         b if b == V1[0] => V1.len(),
         b if b == V2[0] => V2.len(),
-        _ => return Ok(Beginning::Direct(BytesMut::new())),
+        _ => return Ok(Preamble::Direct(BytesMut::new())),
     };
     let mut header = BytesMut::zeroed(start);
     stream.read_exact(&mut header).await?;
@@ -65,9 +65,9 @@ pub async fn read_beginning(stream: &mut impl Peek) -> io::Result<Beginning> {
     } else if header[..] == V2[..] {
         read_v2(stream, header).await?
     } else {
-        return Ok(Beginning::Direct(header));
+        return Ok(Preamble::Direct(header));
     };
-    Ok(Beginning::Proxied(client))
+    Ok(Preamble::Proxied(client))
 }
 
 async fn read_v1(stream: &mut impl Peek, mut header: BytesMut) -> io::Result<Option<IpAddr>> {
@@ -75,7 +75,7 @@ async fn read_v1(stream: &mut impl Peek, mut header: BytesMut) -> io::Result<Opt
         let mut seen = [0; MAX_V1];
         let room = MAX_V1 - header.len();
         if room == 0 {
-            return Err(garbled());
+            return Err(malformed());
         }
         let length = stream.peek(&mut seen[..room]).await?;
         let end = seen[..length].iter().position(|byte| *byte == b'\n');
@@ -89,7 +89,7 @@ async fn read_v1(stream: &mut impl Peek, mut header: BytesMut) -> io::Result<Opt
             break;
         }
     }
-    let parsed = v1::Header::try_from(&header[..]).map_err(|_| garbled())?;
+    let parsed = v1::Header::try_from(&header[..]).map_err(|_| malformed())?;
     Ok(match parsed.addresses {
         v1::Addresses::Tcp4(tcp) => Some(tcp.source_address.into()),
         v1::Addresses::Tcp6(tcp) => Some(tcp.source_address.into()),
@@ -103,11 +103,11 @@ async fn read_v2(stream: &mut impl Peek, mut header: BytesMut) -> io::Result<Opt
     stream.read_exact(&mut header[from..]).await?;
     let length = usize::from(u16::from_be_bytes([header[14], header[15]]));
     if V2_FIXED + length > MAX_V2 {
-        return Err(garbled());
+        return Err(malformed());
     }
     header.resize(V2_FIXED + length, 0);
     stream.read_exact(&mut header[V2_FIXED..]).await?;
-    let parsed = v2::Header::try_from(&header[..]).map_err(|_| garbled())?;
+    let parsed = v2::Header::try_from(&header[..]).map_err(|_| malformed())?;
     Ok(match (parsed.command, parsed.addresses) {
         (v2::Command::Proxy, v2::Addresses::IPv4(ip)) => Some(ip.source_address.into()),
         (v2::Command::Proxy, v2::Addresses::IPv6(ip)) => Some(ip.source_address.into()),
@@ -115,10 +115,10 @@ async fn read_v2(stream: &mut impl Peek, mut header: BytesMut) -> io::Result<Opt
     })
 }
 
-fn garbled() -> io::Error {
+fn malformed() -> io::Error {
     io::Error::new(
         io::ErrorKind::InvalidData,
-        "a garbled PROXY protocol header",
+        "a malformed PROXY protocol header",
     )
 }
 
@@ -161,7 +161,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     /// What a connection that says this begins with, and what is left of it.
-    async fn begins(said: &[u8]) -> (io::Result<Beginning>, Vec<u8>) {
+    async fn begins(said: &[u8]) -> (io::Result<Preamble>, Vec<u8>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap())
             .await
@@ -169,7 +169,7 @@ mod tests {
         let (mut stream, _) = listener.accept().await.unwrap();
         client.write_all(said).await.unwrap();
         client.shutdown().await.unwrap();
-        let beginning = read_beginning(&mut stream).await;
+        let beginning = read_preamble(&mut stream).await;
         let mut rest = Vec::new();
         stream.read_to_end(&mut rest).await.unwrap();
         (beginning, rest)
@@ -208,7 +208,7 @@ mod tests {
             let follows = b"GET / HTTP/1.1\r\n\r\n";
             let (beginning, rest) = begins(&[&header[..], follows].concat()).await;
             let client = client.map(|client| client.parse().unwrap());
-            assert_eq!(beginning.unwrap(), Beginning::Proxied(client));
+            assert_eq!(beginning.unwrap(), Preamble::Proxied(client));
             assert_eq!(rest, follows);
         }
     }
@@ -224,7 +224,7 @@ mod tests {
             b"",
         ] {
             let (beginning, rest) = begins(said).await;
-            let Ok(Beginning::Direct(early)) = beginning else {
+            let Ok(Preamble::Direct(early)) = beginning else {
                 panic!("{beginning:?} of {said:?}");
             };
             assert_eq!([&early[..], &rest].concat(), said);

@@ -16,11 +16,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 const ADMIN_CONNECTIONS: u64 = 64;
 /// Connections of one port at once that are told why they are refused. Others are closed without a
 /// word: they come faster than anybody reads.
-const FAREWELLS: usize = 16;
+const MAX_REJECTIONS: usize = 16;
 /// Descriptors for everything else: logs, the store, health checks, files.
 const OTHER_DESCRIPTORS: u64 = 104;
 /// Descriptors that are not for connections to the data port.
-const RESERVED: u64 = ADMIN_CONNECTIONS + 2 * FAREWELLS as u64 + OTHER_DESCRIPTORS;
+const RESERVED: u64 = ADMIN_CONNECTIONS + 2 * MAX_REJECTIONS as u64 + OTHER_DESCRIPTORS;
 /// Of an IPv6 address, how much is a network's: what one customer is given at least.
 const V6_NETWORK: u8 = 64;
 
@@ -43,11 +43,11 @@ struct Open {
 pub struct Connection {
     port: Arc<Connections>,
     /// Whose it is: the other end of the socket, or whom a trusted proxy speaks for.
-    client: Mutex<Client>,
+    client: Mutex<Attribution>,
 }
 
 #[derive(Clone, Copy)]
-struct Client {
+struct Attribution {
     address: IpAddr,
     /// Whether it counts by its network: a trusted proxy's own address does not.
     counted: bool,
@@ -80,7 +80,7 @@ impl Connections {
         Arc::new(Connections {
             open: Mutex::default(),
             budget,
-            farewells: Arc::new(Semaphore::new(FAREWELLS)),
+            farewells: Arc::new(Semaphore::new(MAX_REJECTIONS)),
             gauge,
         })
     }
@@ -111,7 +111,7 @@ impl Connections {
         self.show(&open);
         Ok(Arc::new(Connection {
             port: self.clone(),
-            client: Mutex::new(Client {
+            client: Mutex::new(Attribution {
                 address: peer,
                 counted: !trusted,
             }),
@@ -119,7 +119,7 @@ impl Connections {
     }
 
     /// A place among those who are told why they are refused, while there is one.
-    pub fn farewell(&self) -> Option<OwnedSemaphorePermit> {
+    pub fn rejection_permit(&self) -> Option<OwnedSemaphorePermit> {
         self.farewells.clone().try_acquire_owned().ok()
     }
 
@@ -147,7 +147,7 @@ impl Open {
         Ok(())
     }
 
-    fn discount(&mut self, address: IpAddr) {
+    fn uncount(&mut self, address: IpAddr) {
         let network = network_of(address);
         match self.by_network.get_mut(&network) {
             Some(connections @ 2..) => *connections -= 1,
@@ -175,16 +175,16 @@ impl Connection {
         let mut open = self.port.open();
         let counted = open.count(address, limits.max_connections_per_ip);
         if client.counted {
-            open.discount(client.address);
+            open.uncount(client.address);
         }
-        *client = Client {
+        *client = Attribution {
             address,
             counted: counted.is_ok(),
         };
         counted
     }
 
-    fn lock(&self) -> MutexGuard<'_, Client> {
+    fn lock(&self) -> MutexGuard<'_, Attribution> {
         self.client
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -197,7 +197,7 @@ impl Drop for Connection {
         let mut open = self.port.open();
         open.total -= 1;
         if client.counted {
-            open.discount(client.address);
+            open.uncount(client.address);
         }
         self.port.show(&open);
     }

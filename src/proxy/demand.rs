@@ -23,21 +23,21 @@ const FRESH: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Lines that a proxy tells one by one. Clients choose the versions they wait for, so beyond this
 /// they are told by browser alone.
-const MOST_LINES: usize = 256;
+const MAX_LINES: usize = 256;
 
 /// What a proxy answers when it is asked who waits: clients by what they want (`chromium/1.65`).
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Waits(BTreeMap<String, usize>);
+pub struct WaitingClients(BTreeMap<String, usize>);
 
-impl Waits {
+impl WaitingClients {
     /// Those that wait in this line.
-    pub fn of(queue: &Queue) -> Waits {
+    pub fn of(queue: &Queue) -> WaitingClients {
         let mut waiting = queue.waiting();
         waiting.sort_by_key(|(_, clients)| std::cmp::Reverse(*clients));
-        let mut waits = Waits::default();
+        let mut waits = WaitingClients::default();
         for (n, (wanted, clients)) in waiting.into_iter().enumerate() {
             let line = match n {
-                0..MOST_LINES => wanted.to_string(),
+                0..MAX_LINES => wanted.to_string(),
                 _ => wanted.browser.to_string(),
             };
             *waits.0.entry(line).or_default() += clients;
@@ -61,22 +61,22 @@ impl Waits {
 }
 
 /// Who waits at other proxies, as last heard.
-pub struct Elsewhere {
+pub struct PeerDemand {
     heard: Mutex<Option<(Instant, Vec<Waiting>)>>,
     /// Held by whoever asks.
     asking: Semaphore,
 }
 
-impl Default for Elsewhere {
-    fn default() -> Elsewhere {
-        Elsewhere {
+impl Default for PeerDemand {
+    fn default() -> PeerDemand {
+        PeerDemand {
             heard: Mutex::default(),
             asking: Semaphore::new(1),
         }
     }
 }
 
-impl Elsewhere {
+impl PeerDemand {
     fn fresh(&self) -> Option<Vec<Waiting>> {
         let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         let (at, waiting) = heard.as_ref()?;
@@ -88,13 +88,13 @@ impl Grid {
     /// Every pool of the grid, with the clients that wait at whichever proxy. Those of a proxy that
     /// does not answer in time are missing.
     pub async fn pools(&self) -> Vec<PoolState> {
-        let mut waiting = self.waiting_elsewhere().await;
+        let mut waiting = self.waiting_at_peers().await;
         waiting.extend(self.queue.waiting());
         let expected = &self.config.load().pools;
         pools(&self.fleet.workers(), &waiting, expected)
     }
 
-    async fn waiting_elsewhere(&self) -> Vec<Waiting> {
+    async fn waiting_at_peers(&self) -> Vec<Waiting> {
         if let Some(waiting) = self.elsewhere.fresh() {
             return waiting;
         }
@@ -104,13 +104,13 @@ impl Grid {
         if let Some(waiting) = self.elsewhere.fresh() {
             return waiting;
         }
-        let answers = self.store.ask(QUESTION, PATIENCE, |_| false).await;
+        let answers = self.store.query_peers(QUESTION, PATIENCE, |_| false).await;
         let given = answers.map(|answers| answers.given).unwrap_or_default();
-        let waits: Vec<Waits> = given
+        let waits: Vec<WaitingClients> = given
             .iter()
             .filter_map(|(_, answer)| serde_json::from_str(answer).ok())
             .collect();
-        let waiting: Vec<Waiting> = waits.iter().flat_map(Waits::waiting).collect();
+        let waiting: Vec<Waiting> = waits.iter().flat_map(WaitingClients::waiting).collect();
         let mut heard = self
             .elsewhere
             .heard

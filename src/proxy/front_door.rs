@@ -7,7 +7,7 @@
 //! on as bytes that came early.
 
 use super::Grid;
-use super::client_address::{Beginning, forwarded_for, read_beginning};
+use super::client_address::{Preamble, forwarded_for, read_preamble};
 use super::connections::{Connection, Connections, TooMany, is_in};
 use super::head::Head;
 use super::refusal::Refusal;
@@ -41,14 +41,14 @@ const LINGER: Duration = Duration::from_secs(1);
 /// How a TLS connection begins: the type of a record that holds a handshake.
 const TLS_HANDSHAKE: u8 = 0x16;
 /// Between two lines about connections that are turned away: there may be thousands a second.
-const TURNED_AWAY_PAUSE: Duration = Duration::from_secs(1);
+const REJECTION_LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What answers the requests of one port.
 #[async_trait]
 pub trait Application: Send + Sync + 'static {
     /// Whether a client that is too slow with its head is told so. Else it is closed like one that
     /// says nothing.
-    const TELLS_SLOW: bool;
+    const ANSWERS_SLOW_CLIENTS: bool;
 
     /// Answers one request; the connection, when another one may follow.
     async fn answer(
@@ -81,24 +81,24 @@ pub struct FrontDoor<A> {
     trusted_proxies: Vec<IpNet>,
     /// Whether the port is on loopback, so that only names for this machine can be meant.
     on_loopback: bool,
-    turned_away: Mutex<TurnedAway>,
+    rejected: Mutex<Rejected>,
 }
 
 /// Connections that were turned away since the last line about them.
-struct TurnedAway {
+struct Rejected {
     count: u64,
-    told: Option<Instant>,
+    logged_at: Option<Instant>,
 }
 
 /// A connection that is ready for HTTP.
-struct Begun {
+struct Prepared {
     kept: Kept,
     /// Whether the other end may speak for a client in `X-Forwarded-For`.
     behind_proxy: bool,
 }
 
 /// Why a connection comes to nothing before its first request.
-enum NoBeginning {
+enum PreparationError {
     Refused(Refusal, Box<Kept>),
     /// It has gone, or is broken in a way that nobody can be told of.
     Broken(io::Error),
@@ -121,16 +121,21 @@ impl<A: Application> FrontDoor<A> {
             tls,
             trusted_proxies,
             on_loopback: address.is_loopback(),
-            turned_away: Mutex::new(TurnedAway {
+            rejected: Mutex::new(Rejected {
                 count: 0,
-                told: None,
+                logged_at: None,
             }),
         }
     }
 
     /// Takes a connection in that was accepted just now: serves it in a task of its own, or turns
     /// it away.
-    pub fn take_in(self: &Arc<Self>, socket: TcpStream, peer: IpAddr, shutdown: &ShutdownWatch) {
+    pub fn accept_connection(
+        self: &Arc<Self>,
+        socket: TcpStream,
+        peer: IpAddr,
+        shutdown: &ShutdownWatch,
+    ) {
         let peer = peer.to_canonical();
         let trusted = is_in(&self.trusted_proxies, peer);
         let limits = self.grid.config.load().limits;
@@ -141,21 +146,21 @@ impl<A: Application> FrontDoor<A> {
                     async move { door.serve(socket, connection, trusted, shutdown).await },
                 );
             }
-            Err(TooMany) => self.turn_away(socket, peer),
+            Err(TooMany) => self.reject(socket, peer),
         }
     }
 
     /// Tells some why, from a small budget, and closes the others at once: they must not pile up
     /// where they wait to be accepted.
-    fn turn_away(&self, socket: TcpStream, peer: IpAddr) {
+    fn reject(&self, socket: TcpStream, peer: IpAddr) {
         let refusal = Refusal::TooManyConnections;
         self.grid.count_refusal(&refusal);
-        if let Some(count) = self.turned_away_to_tell() {
+        if let Some(count) = self.rejections_to_log() {
             log::warn!(client:% = peer, count, reason = refusal.code(); "connections turned away");
         }
         // Under TLS there is no way to tell without a handshake.
         if self.tls.is_none()
-            && let Some(place) = self.connections.farewell()
+            && let Some(place) = self.connections.rejection_permit()
         {
             tokio::spawn(async move {
                 refuse(Box::new(Link::from(socket)), &refusal.to_http(false, &[])).await;
@@ -164,16 +169,16 @@ impl<A: Application> FrontDoor<A> {
         }
     }
 
-    fn turned_away_to_tell(&self) -> Option<u64> {
-        let turned_away = self.turned_away.lock();
-        let mut turned_away = turned_away.unwrap_or_else(|poisoned| poisoned.into_inner());
-        turned_away.count += 1;
-        let told = turned_away.told;
-        if told.is_some_and(|told| told.elapsed() < TURNED_AWAY_PAUSE) {
+    fn rejections_to_log(&self) -> Option<u64> {
+        let rejected = self.rejected.lock();
+        let mut rejected = rejected.unwrap_or_else(|poisoned| poisoned.into_inner());
+        rejected.count += 1;
+        let logged_at = rejected.logged_at;
+        if logged_at.is_some_and(|at| at.elapsed() < REJECTION_LOG_INTERVAL) {
             return None;
         }
-        turned_away.told = Some(Instant::now());
-        Some(std::mem::take(&mut turned_away.count))
+        rejected.logged_at = Some(Instant::now());
+        Some(std::mem::take(&mut rejected.count))
     }
 
     /// Serves one connection to its end, or until it becomes a session.
@@ -188,11 +193,11 @@ impl<A: Application> FrontDoor<A> {
         let beginning = self.begin(socket, &connection, trusted);
         let begun = match timeout_at(deadline, beginning).await {
             Ok(Ok(begun)) => begun,
-            Ok(Err(NoBeginning::Refused(refusal, kept))) => {
+            Ok(Err(PreparationError::Refused(refusal, kept))) => {
                 let Kept { stream, early } = *kept;
                 return self.refuse(stream, &connection, refusal, &early).await;
             }
-            Ok(Err(NoBeginning::Broken(error))) => {
+            Ok(Err(PreparationError::Broken(error))) => {
                 log::debug!(client:% = connection.client(), error:% = error; "connection broken");
                 return;
             }
@@ -200,7 +205,7 @@ impl<A: Application> FrontDoor<A> {
             // or a browser's spare connection.
             Err(_) => return,
         };
-        let Begun { kept, behind_proxy } = begun;
+        let Prepared { kept, behind_proxy } = begun;
         let Kept {
             mut stream,
             mut early,
@@ -216,7 +221,7 @@ impl<A: Application> FrontDoor<A> {
                     return self.refuse(stream, &connection, refusal, &early).await;
                 }
                 Ok(HeadRead::Gone) => return,
-                Err(_) if early.is_empty() || !A::TELLS_SLOW => return,
+                Err(_) if early.is_empty() || !A::ANSWERS_SLOW_CLIENTS => return,
                 Err(_) => {
                     let refusal = Refusal::HeaderTimeout;
                     return self.refuse(stream, &connection, refusal, &early).await;
@@ -253,15 +258,15 @@ impl<A: Application> FrontDoor<A> {
         mut socket: TcpStream,
         connection: &Connection,
         trusted: bool,
-    ) -> Result<Begun, NoBeginning> {
+    ) -> Result<Prepared, PreparationError> {
         let mut early = BytesMut::new();
         let mut behind_proxy = trusted;
         if trusted {
-            let beginning = read_beginning(&mut socket).await;
-            match beginning.map_err(NoBeginning::Broken)? {
-                Beginning::Direct(read) => early = read,
-                Beginning::Proxied(None) => {}
-                Beginning::Proxied(Some(client)) => {
+            let beginning = read_preamble(&mut socket).await;
+            match beginning.map_err(PreparationError::Broken)? {
+                Preamble::Direct(read) => early = read,
+                Preamble::Proxied(None) => {}
+                Preamble::Proxied(Some(client)) => {
                     let client = client.to_canonical();
                     behind_proxy = is_in(&self.trusted_proxies, client);
                     self.attribute(connection, client)?;
@@ -271,31 +276,34 @@ impl<A: Application> FrontDoor<A> {
         let Some(acceptor) = &self.tls else {
             let stream = Box::new(Link::from(socket));
             let kept = Kept { stream, early };
-            return Ok(Begun { kept, behind_proxy });
+            return Ok(Prepared { kept, behind_proxy });
         };
         let mut first = [0];
-        let read = socket.peek(&mut first).await.map_err(NoBeginning::Broken)?;
+        let read = socket
+            .peek(&mut first)
+            .await
+            .map_err(PreparationError::Broken)?;
         if !early.is_empty() || (read > 0 && first[0] != TLS_HANDSHAKE) {
             let mut stream: Stream = Box::new(Link::from(socket));
             let max = self.grid.config.load().limits.max_header_bytes;
             // For what it says of the client, and so that the answer can be read.
             read_head(&mut stream, &mut early, max).await;
             let kept = Box::new(Kept { stream, early });
-            return Err(NoBeginning::Refused(Refusal::TlsExpected, kept));
+            return Err(PreparationError::Refused(Refusal::TlsExpected, kept));
         }
         let accepted = acceptor.accept(socket).await;
-        let stream = Box::new(Link::from(accepted.map_err(NoBeginning::Broken)?));
+        let stream = Box::new(Link::from(accepted.map_err(PreparationError::Broken)?));
         let kept = Kept { stream, early };
-        Ok(Begun { kept, behind_proxy })
+        Ok(Prepared { kept, behind_proxy })
     }
 
     /// Counts a connection for the client that its PROXY protocol names.
-    fn attribute(&self, connection: &Connection, client: IpAddr) -> Result<(), NoBeginning> {
+    fn attribute(&self, connection: &Connection, client: IpAddr) -> Result<(), PreparationError> {
         let limits = self.grid.config.load().limits;
         let counted = connection.attribute(client, &limits);
         counted.map_err(|TooMany| {
             self.grid.refused(&Refusal::TooManyConnections, client);
-            NoBeginning::Broken(io::Error::other(TooMany))
+            PreparationError::Broken(io::Error::other(TooMany))
         })
     }
 

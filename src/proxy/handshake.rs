@@ -331,9 +331,9 @@ mod tests {
             without("sec-websocket-version"),
             Err(Refusal::WebSocketVersion)
         );
-        let told = Refusal::WebSocketVersion.told();
-        assert!(told.headers.contains(&("Sec-WebSocket-Version", "13")));
-        assert_eq!(told.status, 426);
+        let response = Refusal::WebSocketVersion.response();
+        assert!(response.headers.contains(&("Sec-WebSocket-Version", "13")));
+        assert_eq!(response.status, 426);
     }
 
     proptest! {

@@ -16,9 +16,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 /// Pause when the kernel cannot give a connection: it would say so again at once.
-const BREATH: Duration = Duration::from_millis(200);
+const ACCEPT_RETRY: Duration = Duration::from_millis(200);
 /// Between two lines about that.
-const TELL_AGAIN: Duration = Duration::from_secs(1);
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Accepts in so many loops at once until `shutdown` turns true. No connection is lost: one that
 /// was accepted is on its way.
@@ -49,11 +49,11 @@ async fn accept<A: Application>(
     shutdown: ShutdownWatch,
 ) {
     let mut spare = spare_descriptor();
-    let mut told: Option<Instant> = None;
+    let mut logged_at: Option<Instant> = None;
     loop {
         let error = match socket.accept().await {
             Ok((stream, peer)) => {
-                door.take_in(stream, peer.ip(), &shutdown);
+                door.accept_connection(stream, peer.ip(), &shutdown);
                 continue;
             }
             Err(error) => error,
@@ -62,16 +62,16 @@ async fn accept<A: Application>(
         if error.kind() == io::ErrorKind::ConnectionAborted {
             continue;
         }
-        if told.is_none_or(|told| told.elapsed() >= TELL_AGAIN) {
+        if logged_at.is_none_or(|logged_at| logged_at.elapsed() >= LOG_INTERVAL) {
             log::error!(error:% = error; "cannot accept");
-            told = Some(Instant::now());
+            logged_at = Some(Instant::now());
         }
         // With no descriptor left, the one that is kept for this lets go whoever waits: it would
         // wait for nothing, and others behind it.
         drop(spare.take());
-        match timeout(BREATH, socket.accept()).await {
+        match timeout(ACCEPT_RETRY, socket.accept()).await {
             Ok(Ok(let_go)) => drop(let_go),
-            Ok(Err(_)) => sleep(BREATH).await,
+            Ok(Err(_)) => sleep(ACCEPT_RETRY).await,
             Err(_) => {}
         }
         spare = spare_descriptor();

@@ -6,7 +6,6 @@
 //! Why the stream is taken over instead of passed through is told in ARCHITECTURE.md.
 
 mod answer;
-pub mod ask;
 mod client_address;
 pub mod connections;
 pub mod demand;
@@ -17,6 +16,7 @@ pub mod listener;
 mod pages;
 pub mod refusal;
 mod session;
+pub mod session_request;
 
 pub use pages::MetricsPage;
 
@@ -25,13 +25,12 @@ use crate::config::LiveConfig;
 use crate::events::{Events, Kind};
 use crate::fleet::{Fleet, Queue};
 use crate::metrics::Metrics;
-use crate::session::registry::{Client, Registry};
+use crate::session::registry::{ClientGuard, Registry};
 use crate::session::seat::Releaser;
 use crate::store::Store;
-use ask::Ask;
 use async_trait::async_trait;
 use connections::Connection;
-use demand::Elsewhere;
+use demand::PeerDemand;
 use front_door::{Application, Downstream, Kept};
 use http::Method;
 use pages::Page;
@@ -45,6 +44,7 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType};
 use pingora_proxy::{HttpProxy, ProxyHttp, Session, http_proxy};
 use refusal::Refusal;
+use session_request::SessionRequest;
 use std::any::Any;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -61,7 +61,7 @@ pub struct Grid {
     pub fleet: Arc<Fleet>,
     pub queue: Arc<Queue>,
     /// Who waits at other proxies.
-    pub elsewhere: Elsewhere,
+    pub elsewhere: PeerDemand,
     pub quotas: Arc<Quotas>,
     pub releaser: Releaser,
     pub registry: Arc<Registry>,
@@ -80,13 +80,13 @@ pub struct Grid {
 
 /// A client that wants a session, with everything it brought.
 struct Arrival {
-    ask: Ask,
+    wanted_session: SessionRequest,
     who: tokens::Identity,
-    share: tokens::QuotaShare,
+    quota_permit: tokens::QuotaPermit,
     /// When its request had arrived: its time runs from here on.
     came: Instant,
     connection: Arc<Connection>,
-    client: Client,
+    client: ClientGuard,
 }
 
 impl Grid {
@@ -111,20 +111,21 @@ impl Grid {
         &self,
         request: &Session,
         query: Option<&str>,
-    ) -> Result<(Ask, tokens::Identity), Refusal> {
+    ) -> Result<(SessionRequest, tokens::Identity), Refusal> {
         let head = request.as_downstream().req_header();
         let config = self.config.load();
         // Strangers learn nothing but that they are strangers.
-        let given = ask::tokens(query, &head.headers);
+        let given = session_request::tokens(query, &head.headers);
         let who = tokens::identify_any(&config.auth, &given).map_err(|why| match why {
             Unauthorized::Missing => Refusal::NoToken,
             Unauthorized::Unknown => Refusal::WrongToken,
         })?;
-        let ask = ask::read(query, &head.headers, &config.selection, &config.auth)?;
+        let wanted_session =
+            session_request::read(query, &head.headers, &config.selection, &config.auth)?;
         if self.is_draining() {
             return Err(Refusal::Draining);
         }
-        Ok((ask, who))
+        Ok((wanted_session, who))
     }
 
     async fn open_session(
@@ -133,12 +134,12 @@ impl Grid {
         downstream: &Downstream,
     ) -> pingora::Result<()> {
         let admitted = self.admit(request, downstream.query.as_deref());
-        let admitted = admitted.and_then(|(ask, who)| {
-            let share = self.quotas.take(&who)?;
+        let admitted = admitted.and_then(|(wanted_session, who)| {
+            let quota_permit = self.quotas.take(&who)?;
             Ok(Arrival {
-                ask,
+                wanted_session,
                 who,
-                share,
+                quota_permit,
                 came: Instant::now(),
                 connection: downstream.connection.clone(),
                 client: self.registry.client(),
@@ -204,7 +205,7 @@ impl DataApplication {
 
 #[async_trait]
 impl Application for DataApplication {
-    const TELLS_SLOW: bool = true;
+    const ANSWERS_SLOW_CLIENTS: bool = true;
 
     async fn answer(
         &self,
@@ -213,7 +214,7 @@ impl Application for DataApplication {
         shutdown: &ShutdownWatch,
     ) -> Option<Kept> {
         let kept = Arc::default();
-        let visit = Visit {
+        let visit = RequestContext {
             downstream,
             kept: Arc::clone(&kept),
         };
@@ -225,7 +226,7 @@ impl Application for DataApplication {
 }
 
 /// What a request brings along through Pingora.
-pub struct Visit {
+pub struct RequestContext {
     downstream: Downstream,
     /// Where its connection goes when another request may follow.
     kept: Arc<Mutex<Option<Kept>>>,
@@ -236,7 +237,7 @@ pub struct DataPort(pub Arc<Grid>);
 
 #[async_trait]
 impl ProxyHttp for DataPort {
-    type CTX = Option<Visit>;
+    type CTX = Option<RequestContext>;
 
     fn new_ctx(&self) -> Self::CTX {
         None
@@ -263,7 +264,7 @@ impl ProxyHttp for DataPort {
         request: &mut Session,
         ctx: &mut Self::CTX,
     ) -> pingora::Result<bool> {
-        let Some(Visit { downstream, kept }) = ctx.take() else {
+        let Some(RequestContext { downstream, kept }) = ctx.take() else {
             return Error::e_explain(ErrorType::InternalError, "the front door was passed by");
         };
         let head = request.as_downstream().req_header();

@@ -1,9 +1,9 @@
 //! The data port's answers that are not sessions: where to connect, metrics, health, refusals.
 
 use super::Grid;
-use super::ask;
 use super::front_door::Downstream;
 use super::refusal::Refusal;
+use super::session_request;
 use crate::metrics::TEXT_FORMAT;
 use crate::metrics::cache::Cache;
 use bytes::Bytes;
@@ -138,8 +138,9 @@ async fn answer_check(grid: &Grid, request: &mut Session, well: StatusCode) -> p
 /// which proxies do that are not told to pass it on.
 fn lost_its_upgrade(head: &RequestHeader) -> bool {
     let has = |name| head.headers.contains_key(name);
-    let was_handshake =
-        has("sec-websocket-key") || has("sec-websocket-version") || has(ask::BROWSER_HEADER);
+    let was_handshake = has("sec-websocket-key")
+        || has("sec-websocket-version")
+        || has(session_request::BROWSER_HEADER);
     was_handshake && !has("upgrade")
 }
 
@@ -160,7 +161,7 @@ pub(super) async fn refuse(
 ) -> pingora::Result<()> {
     grid.refused(refusal, downstream.connection.client());
     let head = request.as_downstream().req_header();
-    let (body, content_type) = refusal.body(ask::is_playwright(&head.headers));
+    let (body, content_type) = refusal.body(session_request::is_playwright(&head.headers));
     let mut header = response(refusal.status(), content_type, body.len())?;
     for (name, value) in refusal.headers() {
         header.insert_header(*name, *value)?;

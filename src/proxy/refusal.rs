@@ -85,7 +85,7 @@ impl From<QuotaUsedUp> for Refusal {
 
 /// How a refusal is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct RefusalResponse {
     pub status: StatusCode,
     /// The code in JSON bodies and the `reason` label of `rejections_total`.
     pub code: &'static str,
@@ -99,9 +99,13 @@ pub struct Told {
 const RETRY: &[(&str, &str)] = &[("Retry-After", "1")];
 const BEARER: &[(&str, &str)] = &[("WWW-Authenticate", "Bearer")];
 
-impl Told {
-    fn new<const N: usize>(status: StatusCode, code: &'static str, lines: [&str; N]) -> Told {
-        Told {
+impl RefusalResponse {
+    fn new<const N: usize>(
+        status: StatusCode,
+        code: &'static str,
+        lines: [&str; N],
+    ) -> RefusalResponse {
+        RefusalResponse {
             status,
             code,
             lines: lines.map(str::to_owned).to_vec(),
@@ -109,7 +113,7 @@ impl Told {
         }
     }
 
-    fn with(mut self, headers: &'static [(&'static str, &'static str)]) -> Told {
+    fn with(mut self, headers: &'static [(&'static str, &'static str)]) -> RefusalResponse {
         self.headers = headers;
         self
     }
@@ -133,25 +137,25 @@ impl Refusal {
     }
 
     /// The table of refusals.
-    pub fn told(&self) -> Told {
+    pub fn response(&self) -> RefusalResponse {
         use StatusCode as Status;
         let unavailable = |code, lines: [&str; 2]| {
-            Told::new(Status::SERVICE_UNAVAILABLE, code, lines).with(RETRY)
+            RefusalResponse::new(Status::SERVICE_UNAVAILABLE, code, lines).with(RETRY)
         };
         match self {
-            Refusal::BadRequest(what) => Told::new(Status::BAD_REQUEST, "bad_request", [what]),
-            Refusal::WebSocketVersion => Told::new(
+            Refusal::BadRequest(what) => RefusalResponse::new(Status::BAD_REQUEST, "bad_request", [what]),
+            Refusal::WebSocketVersion => RefusalResponse::new(
                 Status::UPGRADE_REQUIRED,
                 "websocket_version",
                 ["The grid speaks WebSocket version 13 (Sec-WebSocket-Version: 13, once)."],
             )
             .with(&[("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")]),
-            Refusal::UnknownBrowser => Told::new(
+            Refusal::UnknownBrowser => RefusalResponse::new(
                 Status::BAD_REQUEST,
                 "unknown_browser",
                 ["Unknown browser. Use chromium, firefox or webkit."],
             ),
-            Refusal::NoToken => Told::new(
+            Refusal::NoToken => RefusalResponse::new(
                 Status::UNAUTHORIZED,
                 "no_token",
                 [
@@ -160,7 +164,7 @@ impl Refusal {
                 ],
             )
             .with(BEARER),
-            Refusal::WrongToken => Told::new(
+            Refusal::WrongToken => RefusalResponse::new(
                 Status::UNAUTHORIZED,
                 "wrong_token",
                 [
@@ -169,7 +173,7 @@ impl Refusal {
                 ],
             )
             .with(BEARER),
-            Refusal::ForeignOrigin => Told::new(
+            Refusal::ForeignOrigin => RefusalResponse::new(
                 Status::FORBIDDEN,
                 "foreign_origin",
                 [
@@ -177,7 +181,7 @@ impl Refusal {
                     "List its origin under auth.allowed_origins if it should.",
                 ],
             ),
-            Refusal::ForeignHost => Told::new(
+            Refusal::ForeignHost => RefusalResponse::new(
                 Status::FORBIDDEN,
                 "foreign_host",
                 [
@@ -185,7 +189,7 @@ impl Refusal {
                     "Use its address or localhost, or list the name under auth.allowed_hosts.",
                 ],
             ),
-            Refusal::TlsExpected => Told::new(
+            Refusal::TlsExpected => RefusalResponse::new(
                 Status::BAD_REQUEST,
                 "tls_expected",
                 [
@@ -193,7 +197,7 @@ impl Refusal {
                     "Connect with wss:// or https:// instead of ws:// or http://.",
                 ],
             ),
-            Refusal::NotFound => Told::new(
+            Refusal::NotFound => RefusalResponse::new(
                 Status::NOT_FOUND,
                 "not_found",
                 [
@@ -201,13 +205,13 @@ impl Refusal {
                     "Sessions are opened at /: ws://HOST:PORT/",
                 ],
             ),
-            Refusal::MethodNotAllowed => Told::new(
+            Refusal::MethodNotAllowed => RefusalResponse::new(
                 Status::METHOD_NOT_ALLOWED,
                 "method_not_allowed",
                 ["This path answers GET, HEAD and OPTIONS only."],
             )
             .with(&[("Allow", "GET, HEAD, OPTIONS")]),
-            Refusal::UpgradeRequired => Told::new(
+            Refusal::UpgradeRequired => RefusalResponse::new(
                 Status::UPGRADE_REQUIRED,
                 "upgrade_required",
                 [
@@ -216,7 +220,7 @@ impl Refusal {
                 ],
             )
             .with(&[("Upgrade", "websocket")]),
-            Refusal::UpgradeSwallowed => Told::new(
+            Refusal::UpgradeSwallowed => RefusalResponse::new(
                 Status::UPGRADE_REQUIRED,
                 "upgrade_required",
                 [
@@ -226,7 +230,7 @@ impl Refusal {
                 ],
             )
             .with(&[("Upgrade", "websocket")]),
-            Refusal::HeaderTimeout => Told::new(
+            Refusal::HeaderTimeout => RefusalResponse::new(
                 Status::REQUEST_TIMEOUT,
                 "header_timeout",
                 ["The request head took too long to arrive."],
@@ -239,7 +243,7 @@ impl Refusal {
                 let list: Vec<String> = available.iter().map(Version::to_string).collect();
                 let newest = available.iter().max().unwrap_or(client);
                 let code = "no_such_version";
-                Told::new(
+                RefusalResponse::new(
                     Status::PRECONDITION_REQUIRED,
                     code,
                     [
@@ -251,7 +255,7 @@ impl Refusal {
                     ],
                 )
             }
-            Refusal::QueueFull { max_waiting } => Told::new(
+            Refusal::QueueFull { max_waiting } => RefusalResponse::new(
                 Status::TOO_MANY_REQUESTS,
                 "queue_full",
                 [
@@ -260,7 +264,7 @@ impl Refusal {
                 ],
             )
             .with(RETRY),
-            Refusal::QuotaUsedUp { max_sessions } => Told::new(
+            Refusal::QuotaUsedUp { max_sessions } => RefusalResponse::new(
                 Status::TOO_MANY_REQUESTS,
                 "quota_used_up",
                 [
@@ -268,13 +272,13 @@ impl Refusal {
                     "Close some, or have its max_sessions raised.",
                 ],
             ),
-            Refusal::HeadTooLarge { max } => Told::new(
+            Refusal::HeadTooLarge { max } => RefusalResponse::new(
                 Status::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 "headers_too_large",
                 [&format!("The request head is larger than {max} bytes.")],
             ),
             Refusal::ByWorker(answer) => by_worker(answer),
-            Refusal::NotDialled { tried } => Told::new(
+            Refusal::NotDialled { tried } => RefusalResponse::new(
                 Status::BAD_GATEWAY,
                 "no_worker_reachable",
                 [
@@ -350,32 +354,32 @@ impl Refusal {
     ];
 
     pub fn status(&self) -> StatusCode {
-        self.told().status
+        self.response().status
     }
 
     /// The code in JSON bodies and the `reason` label of `rejections_total`.
     pub fn code(&self) -> &'static str {
-        self.told().code
+        self.response().code
     }
 
     /// Headers beyond length, type and close.
     pub fn headers(&self) -> &'static [(&'static str, &'static str)] {
-        self.told().headers
+        self.response().headers
     }
 
     /// Body and content type for this kind of client.
     pub fn body(&self, playwright: bool) -> (Bytes, &'static str) {
-        self.told().body(playwright)
+        self.response().body(playwright)
     }
 
     /// The whole answer as it goes over a connection that is ours alone.
     pub fn to_http(&self, playwright: bool, extra: &[(&str, String)]) -> Vec<u8> {
-        let told = self.told();
-        let reason = told.status.canonical_reason().unwrap_or("");
-        let (body, content_type) = told.body(playwright);
-        let mut head = format!("HTTP/1.1 {} {reason}\r\n", told.status.as_u16());
+        let response = self.response();
+        let reason = response.status.canonical_reason().unwrap_or("");
+        let (body, content_type) = response.body(playwright);
+        let mut head = format!("HTTP/1.1 {} {reason}\r\n", response.status.as_u16());
         let fixed = [("Content-Type", content_type), ("Connection", "close")];
-        for (name, value) in fixed.iter().chain(told.headers) {
+        for (name, value) in fixed.iter().chain(response.headers) {
             let _ = write!(head, "{name}: {value}\r\n");
         }
         for (name, value) in extra {
@@ -388,7 +392,7 @@ impl Refusal {
     }
 }
 
-impl Told {
+impl RefusalResponse {
     /// Body and content type for this kind of client.
     fn body(&self, playwright: bool) -> (Bytes, &'static str) {
         if playwright {
@@ -402,7 +406,7 @@ impl Told {
 }
 
 /// What a worker said that refused the request; the status is the worker's.
-fn by_worker(answer: &WorkerAnswer) -> Told {
+fn by_worker(answer: &WorkerAnswer) -> RefusalResponse {
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_REQUEST);
     let reason = status.canonical_reason().unwrap_or("no reason");
     let (code, advice) = match answer.status {
@@ -423,14 +427,14 @@ fn by_worker(answer: &WorkerAnswer) -> Told {
         "The worker refused this request: {} {reason}.",
         answer.status
     );
-    let mut told = Told::new(status, code, [&cause]);
-    told.lines.extend(answer.words.iter().cloned());
-    told.lines.push(advice.to_owned());
-    told
+    let mut response = RefusalResponse::new(status, code, [&cause]);
+    response.lines.extend(answer.words.iter().cloned());
+    response.lines.push(advice.to_owned());
+    response
 }
 
 /// No seat came free in time.
-fn no_seat(browser: Browser, why: NoSeat, waited: Duration) -> Told {
+fn no_seat(browser: Browser, why: NoSeat, waited: Duration) -> RefusalResponse {
     let waited = waited.as_secs_f64();
     let (code, cause, advice) = match why {
         NoSeat::AllTaken => (
@@ -455,7 +459,7 @@ fn no_seat(browser: Browser, why: NoSeat, waited: Duration) -> Told {
         ),
     };
     let cause = format!("no available servers: {cause} (waited {waited:.1} s).");
-    Told::new(StatusCode::SERVICE_UNAVAILABLE, code, [&cause, advice]).with(RETRY)
+    RefusalResponse::new(StatusCode::SERVICE_UNAVAILABLE, code, [&cause, advice]).with(RETRY)
 }
 
 /// The shape of every error that is told as JSON, on both ports.
@@ -518,7 +522,7 @@ mod tests {
     #[test]
     fn text_is_one_to_four_short_lines() {
         for refusal in some_of_each() {
-            let lines = refusal.told().lines;
+            let lines = refusal.response().lines;
             assert!((1..=4).contains(&lines.len()), "{refusal:?}");
             assert!(lines.iter().all(|l| l.len() <= 100), "{refusal:?}");
         }
@@ -559,7 +563,7 @@ mod tests {
     fn every_503_says_no_available_servers() {
         for refusal in some_of_each() {
             if refusal.status() == StatusCode::SERVICE_UNAVAILABLE {
-                assert!(refusal.told().lines[0].starts_with("no available servers"));
+                assert!(refusal.response().lines[0].starts_with("no available servers"));
             }
         }
     }

@@ -4,20 +4,20 @@
 //! connection. However it ends, dropping the task gives all of it back.
 
 use super::answer::switching_protocols;
-use super::ask::Ask;
 use super::connections::Connection;
 use super::front_door::refuse;
 use super::refusal::{CLIENT_GONE, Refusal};
+use super::session_request::SessionRequest;
 use super::{Arrival, Grid};
-use crate::admission::line::{Patience, Refused, Wish};
-use crate::admission::tokens::{Identity, QuotaShare};
+use crate::admission::line::{LineTimeouts, Refused, SeatRequest};
+use crate::admission::tokens::{Identity, QuotaPermit};
 use crate::events::Kind;
 use crate::fleet::{DialFailure, Dialled, Grant, NoSeat, Target, Ticket};
 use crate::metrics::ObserveTime;
 use crate::model::unix_millis;
 use crate::selection::Wanted;
 use crate::session::quota;
-use crate::session::registry::{Client as InOurHands, Entry, Info};
+use crate::session::registry::{ClientGuard, OpenSession, SessionInfo};
 use crate::session::seat::Seat;
 use crate::tunnel::{self, EndReason, Ended, Ends, Link, SessionLimits, Side, Traffic};
 use pingora::protocols::Stream;
@@ -62,11 +62,11 @@ impl From<Refusal> for NoSession {
 
 /// What stays for the session's whole life.
 struct Running {
-    entry: Entry,
+    entry: OpenSession,
     seat: Seat,
-    _share: QuotaShare,
+    _quota: QuotaPermit,
     _connection: Arc<Connection>,
-    _client: InOurHands,
+    _client: ClientGuard,
 }
 
 /// Serves one client: a session, or a refusal.
@@ -98,15 +98,15 @@ async fn open(grid: Arc<Grid>, arrival: Arrival, stream: Stream, early: Vec<u8>)
     let mut client = Client { stream, early };
     let arrived = Instant::now();
     let Arrival {
-        ask,
+        wanted_session,
         who,
-        share,
+        quota_permit,
         came,
         connection,
-        client: in_our_hands,
+        client: client_guard,
     } = arrival;
     let seated = tokio::select! {
-        seated = find_seat(&grid, &ask, &who, &share, came) => seated,
+        seated = find_seat(&grid, &wanted_session, &who, &quota_permit, came) => seated,
         () = client.gone() => Err(NoSession::ClientGone),
     };
     let seated = match seated {
@@ -114,20 +114,24 @@ async fn open(grid: Arc<Grid>, arrival: Arrival, stream: Stream, early: Vec<u8>)
         Err(NoSession::ClientGone) => {
             let rejections = &grid.metrics.rejections;
             rejections.with_label_values(&[CLIENT_GONE]).inc();
-            log::info!(browser:% = ask.wanted.browser, token = &*who.tenant,
+            log::info!(browser:% = wanted_session.wanted.browser, token = &*who.tenant,
                 client:% = connection.client(), reason = CLIENT_GONE, waited_ms = arrived.elapsed().as_millis() as u64;
                 "client left before it had a session");
             return None;
         }
         Err(NoSession::Refused(refusal)) => {
             grid.count_refusal(&refusal);
-            log::warn!(browser:% = ask.wanted.browser, token = &*who.tenant,
+            log::warn!(browser:% = wanted_session.wanted.browser, token = &*who.tenant,
                 client:% = connection.client(), reason = refusal.code(); "session refused");
             let note = (
                 "x-playwright-debug-log",
                 format!("playhouse: {}", refusal.code()),
             );
-            refuse(client.stream, &refusal.to_http(ask.playwright, &[note])).await;
+            refuse(
+                client.stream,
+                &refusal.to_http(wanted_session.playwright, &[note]),
+            )
+            .await;
             return None;
         }
     };
@@ -156,7 +160,7 @@ async fn open(grid: Arc<Grid>, arrival: Arrival, stream: Stream, early: Vec<u8>)
         browser:% = target.key.browser, version:% = version, token = &*who.tenant,
         client:% = connection.client(), waited_ms = waited.as_millis() as u64, dial_ms = dial_time.as_millis() as u64;
         "session started");
-    let info = Info {
+    let info = SessionInfo {
         id: seat.session(),
         worker: target.key.clone(),
         browser: target.key.browser,
@@ -170,9 +174,9 @@ async fn open(grid: Arc<Grid>, arrival: Arrival, stream: Stream, early: Vec<u8>)
     let running = Running {
         entry,
         seat,
-        _share: share,
+        _quota: quota_permit,
         _connection: connection,
-        _client: in_our_hands,
+        _client: client_guard,
     };
     let ends = Ends {
         client: Side {
@@ -191,24 +195,24 @@ async fn open(grid: Arc<Grid>, arrival: Arrival, stream: Stream, early: Vec<u8>)
 /// cannot be dialled. The time it may take is that of [`admission::line`](crate::admission::line).
 async fn find_seat(
     grid: &Arc<Grid>,
-    ask: &Ask,
+    wanted_session: &SessionRequest,
     who: &Identity,
-    share: &QuotaShare,
+    quota_permit: &QuotaPermit,
     came: Instant,
 ) -> Result<Seated, NoSession> {
     let config = grid.config.load_full();
-    let wish = Wish {
-        wanted: ask.wanted,
+    let request = SeatRequest {
+        wanted: wanted_session.wanted,
         tenant: who.tenant.clone(),
         priority: who.priority,
     };
-    let patience = Patience {
+    let timeouts = LineTimeouts {
         waiting: config.queue.timeout,
         dial: config.selection.dial_timeout,
     };
-    let mut ticket = grid.queue.ask(wish, patience, came);
-    check(grid, ask, share, &ticket).await?;
-    let refused = |tried, why| refusal(grid, &ask.wanted, tried, why, came);
+    let mut ticket = grid.queue.arrive(request, timeouts, came);
+    check(grid, wanted_session, quota_permit, &ticket).await?;
+    let refused = |tried, why| refusal(grid, &wanted_session.wanted, tried, why, came);
     ticket.enter();
     let mut tried = 0;
     loop {
@@ -218,7 +222,10 @@ async fn find_seat(
         let waited = came.elapsed();
         let dialling = Instant::now();
         let fleet = &grid.fleet;
-        match fleet.dial(&target, &ask.handshake, ticket.dial()).await {
+        match fleet
+            .dial(&target, &wanted_session.handshake, ticket.dial())
+            .await
+        {
             Ok(dialled) => {
                 let dial_time = dialling.elapsed();
                 grid.metrics.phases.dial.observe_time(dial_time);
@@ -232,7 +239,7 @@ async fn find_seat(
             }
             Err(DialFailure::Worker(_)) => {}
             Err(DialFailure::Client(answer)) => {
-                return Err(Refusal::of_worker(answer, &ask.wanted).into());
+                return Err(Refusal::of_worker(answer, &wanted_session.wanted).into());
             }
             Err(DialFailure::Ours(shortage)) => return Err(Refusal::OutOf(shortage).into()),
         }
@@ -247,11 +254,16 @@ async fn find_seat(
 
 /// What needs no seat: that there are workers which the client can use, and that its tenant may
 /// have one more session. The store may be slow to say so; the client's time runs meanwhile.
-async fn check(grid: &Grid, ask: &Ask, share: &QuotaShare, ticket: &Ticket) -> Result<(), Refusal> {
-    if let Some(refusal) = other_version(grid, &ask.wanted) {
+async fn check(
+    grid: &Grid,
+    wanted_session: &SessionRequest,
+    quota_permit: &QuotaPermit,
+    ticket: &Ticket,
+) -> Result<(), Refusal> {
+    if let Some(refusal) = other_version(grid, &wanted_session.wanted) {
         return Err(refusal);
     }
-    let asking = quota::within(&*grid.store, share);
+    let asking = quota::is_within(&*grid.store, quota_permit);
     let Some(until) = ticket.waits_until() else {
         return Ok(());
     };
@@ -265,7 +277,7 @@ async fn check(grid: &Grid, ask: &Ask, share: &QuotaShare, ticket: &Ticket) -> R
 /// Waits for the grant of one who stands in line. A proxy that drains lets nobody wait on; who has
 /// a grant by then is served.
 async fn wait(grid: &Arc<Grid>, ticket: &mut Ticket) -> Result<Result<Grant, Refused>, Refusal> {
-    grid.fleet.look(ticket.browser()).await;
+    grid.fleet.serve_newcomer(ticket.browser()).await;
     if let Some(answer) = ticket.answered() {
         return Ok(answer);
     }

@@ -11,29 +11,29 @@ use tokio::sync::{oneshot, watch};
 /// The open sessions of this proxy.
 #[derive(Default)]
 pub struct Registry {
-    open: Mutex<HashMap<SessionId, Open>>,
+    open: Mutex<HashMap<SessionId, SessionHandle>>,
     /// Clients in our hands: those with a session, those on the way to one, those being refused.
     clients: watch::Sender<usize>,
 }
 
 /// A client in our hands, until it is dropped.
 #[must_use = "dropping it says that the client has gone"]
-pub struct Client(watch::Sender<usize>);
+pub struct ClientGuard(watch::Sender<usize>);
 
-impl Drop for Client {
+impl Drop for ClientGuard {
     fn drop(&mut self) {
         self.0.send_modify(|clients| *clients -= 1);
     }
 }
 
-struct Open {
-    info: Arc<Info>,
+struct SessionHandle {
+    info: Arc<SessionInfo>,
     /// Taken by whoever ends the session first.
     stop: Option<oneshot::Sender<Close>>,
 }
 
 /// What is known of an open session.
-pub struct Info {
+pub struct SessionInfo {
     pub id: SessionId,
     pub worker: WorkerKey,
     pub browser: Browser,
@@ -51,30 +51,30 @@ impl Registry {
         Arc::default()
     }
 
-    fn open(&self) -> MutexGuard<'_, HashMap<SessionId, Open>> {
+    fn open(&self) -> MutexGuard<'_, HashMap<SessionId, SessionHandle>> {
         self.open
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Counts a client in that wants a session.
-    pub fn client(&self) -> Client {
+    pub fn client(&self) -> ClientGuard {
         self.clients.send_modify(|clients| *clients += 1);
-        Client(self.clients.clone())
+        ClientGuard(self.clients.clone())
     }
 
     /// Enters a session. It is open until the returned guard is dropped; the receiver gets the
     /// close that somebody else wants for it.
-    pub fn enter(self: &Arc<Self>, info: Info) -> (Entry, oneshot::Receiver<Close>) {
+    pub fn enter(self: &Arc<Self>, info: SessionInfo) -> (OpenSession, oneshot::Receiver<Close>) {
         let (stop, stopped) = oneshot::channel();
         let info = Arc::new(info);
-        let open = Open {
+        let open = SessionHandle {
             info: info.clone(),
             stop: Some(stop),
         };
         self.open().insert(info.id, open);
         let registry = self.clone();
-        (Entry { registry, info }, stopped)
+        (OpenSession { registry, info }, stopped)
     }
 
     /// How many are open.
@@ -87,14 +87,14 @@ impl Registry {
     }
 
     /// All open sessions, oldest first.
-    pub fn list(&self) -> Vec<Arc<Info>> {
+    pub fn list(&self) -> Vec<Arc<SessionInfo>> {
         let mut list: Vec<_> = self.open().values().map(|open| open.info.clone()).collect();
         list.sort_by_key(|info| (info.since, info.id));
         list
     }
 
     /// The workers of the sessions of which this is true.
-    pub fn workers_where(&self, is_so: impl Fn(&Info) -> bool) -> HashSet<WorkerKey> {
+    pub fn workers_where(&self, is_so: impl Fn(&SessionInfo) -> bool) -> HashSet<WorkerKey> {
         let open = self.open();
         let infos = open.values().map(|open| &open.info);
         infos
@@ -142,20 +142,20 @@ impl Registry {
 
 /// An open session's place in the registry.
 #[must_use = "dropping the entry says that the session is over"]
-pub struct Entry {
+pub struct OpenSession {
     registry: Arc<Registry>,
-    info: Arc<Info>,
+    info: Arc<SessionInfo>,
 }
 
-impl std::ops::Deref for Entry {
-    type Target = Info;
+impl std::ops::Deref for OpenSession {
+    type Target = SessionInfo;
 
-    fn deref(&self) -> &Info {
+    fn deref(&self) -> &SessionInfo {
         &self.info
     }
 }
 
-impl Drop for Entry {
+impl Drop for OpenSession {
     fn drop(&mut self) {
         self.registry.open().remove(&self.info.id);
     }

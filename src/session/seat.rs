@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 
 /// Releases that the store is told at the same time: one after the other, the way to a distant
 /// store and back would bound how many sessions may end in a second.
-const AT_ONCE: usize = 64;
+const MAX_CONCURRENT: usize = 64;
 
 struct Release {
     session: SessionId,
@@ -30,22 +30,22 @@ type Observer = Box<dyn Fn(&WorkerKey) + Send + Sync>;
 #[derive(Clone)]
 pub struct Releaser {
     list: mpsc::UnboundedSender<Release>,
-    office: Arc<Office>,
+    handler: Arc<ReleaseHandler>,
     /// Seats that this process holds on each worker.
     held: Arc<Mutex<HashMap<WorkerKey, u32>>>,
     pending: watch::Sender<usize>,
 }
 
 /// Who is told of a release, in this order.
-struct Office {
+struct ReleaseHandler {
     store: Arc<dyn Store>,
     /// Hears first of a seat that came free.
     observer: OnceLock<Observer>,
-    told: Box<dyn Fn(Browser) + Send + Sync>,
+    on_released: Box<dyn Fn(Browser) + Send + Sync>,
 }
 
-impl Office {
-    async fn tell(&self, release: &Release) {
+impl ReleaseHandler {
+    async fn handle(&self, release: &Release) {
         if let Err(error) = self.store.release(release.session, release.refund).await {
             log::debug!(session:% = release.session, error:% = error;
                 "the store will hear of the release later");
@@ -54,47 +54,47 @@ impl Office {
             if let Some(observer) = self.observer.get() {
                 observer(worker);
             }
-            (self.told)(worker.browser);
+            (self.on_released)(worker.browser);
         }
     }
 
     /// Whether that could be done without waiting.
-    fn tell_at_once(&self, release: &Release) -> bool {
+    fn handle_at_once(&self, release: &Release) -> bool {
         if self.store.is_shared() {
             return false;
         }
-        let telling = std::pin::pin!(self.tell(release));
-        let told = telling.poll(&mut Context::from_waker(Waker::noop()));
-        told == Poll::Ready(())
+        let handling = std::pin::pin!(self.handle(release));
+        let handled = handling.poll(&mut Context::from_waker(Waker::noop()));
+        handled == Poll::Ready(())
     }
 }
 
 impl Releaser {
     /// The handle, and the work to spawn: it ends when all handles and seats are gone and every
-    /// release is told. `told` is called after each, with the browser whose seat came free. The
+    /// release is told. `on_released` is called after each, with the browser whose seat came free. The
     /// list is bounded by the number of sessions there were.
     pub fn new(
         store: Arc<dyn Store>,
-        told: impl Fn(Browser) + Send + Sync + 'static,
+        on_released: impl Fn(Browser) + Send + Sync + 'static,
     ) -> (Releaser, impl Future<Output = ()> + Send) {
         let (list, mut work) = mpsc::unbounded_channel::<Release>();
-        let office = Arc::new(Office {
+        let handler = Arc::new(ReleaseHandler {
             store,
             observer: OnceLock::new(),
-            told: Box::new(told),
+            on_released: Box::new(on_released),
         });
         let releaser = Releaser {
             list,
-            office: office.clone(),
+            handler: handler.clone(),
             held: Arc::default(),
             pending: watch::Sender::new(0),
         };
         let pending = releaser.pending.clone();
         let releases = futures_util::stream::poll_fn(move |cx| work.poll_recv(cx));
-        let run = releases.for_each_concurrent(AT_ONCE, move |release| {
-            let (office, pending) = (office.clone(), pending.clone());
+        let run = releases.for_each_concurrent(MAX_CONCURRENT, move |release| {
+            let (handler, pending) = (handler.clone(), pending.clone());
             async move {
-                office.tell(&release).await;
+                handler.handle(&release).await;
                 pending.send_modify(|pending| *pending -= 1);
             }
         });
@@ -104,7 +104,7 @@ impl Releaser {
     /// Tells `observer` of every seat that was given back, before anybody is woken for it. The first
     /// one stays.
     pub fn observe(&self, observer: impl Fn(&WorkerKey) + Send + Sync + 'static) {
-        self.office.observer.set(Box::new(observer)).ok();
+        self.handler.observer.set(Box::new(observer)).ok();
     }
 
     /// A seat for `session`, to be held from before the reservation is asked for: should the
@@ -189,7 +189,7 @@ impl Drop for Seat {
             worker: self.worker.take(),
             refund: !self.reached,
         };
-        if self.releaser.office.tell_at_once(&release) {
+        if self.releaser.handler.handle_at_once(&release) {
             return;
         }
         self.releaser.pending.send_modify(|pending| *pending += 1);

@@ -1,7 +1,7 @@
 //! The store of one process: a map behind a mutex. Proxy and workers of `playhouse up` share it
 //! through an `Arc`, so nothing here ever goes away and no call waits.
 
-use super::{Beat, Candidate, Event, Reserved, Store, StoreError, WorkerView};
+use super::{Candidate, Event, HeartbeatReply, Reserved, Store, StoreError, WorkerView};
 use crate::model::{
     Counts, RecycleReason, SessionId, WorkerKey, WorkerRecord, WorkerStatus, unix_millis,
 };
@@ -23,7 +23,7 @@ pub struct MemoryStore {
 
 #[derive(Default)]
 struct State {
-    workers: HashMap<WorkerKey, Entry>,
+    workers: HashMap<WorkerKey, StoredWorker>,
     /// Which worker's seat a session holds. A worker's `active` is the number of its leases; those
     /// of an expired worker stay, because it may come back and the sessions may still be open.
     leases: HashMap<SessionId, WorkerKey>,
@@ -37,7 +37,7 @@ struct State {
     revision: u64,
 }
 
-struct Entry {
+struct StoredWorker {
     record: WorkerRecord,
     counts: Counts,
     expires: Instant,
@@ -63,7 +63,7 @@ impl MemoryStore {
     }
 
     /// Nobody listening is no error: events are hints, the state is the truth.
-    fn tell(&self, event: Event) {
+    fn emit(&self, event: Event) {
         self.events.send(event).ok();
     }
 
@@ -91,7 +91,7 @@ impl MemoryStore {
             let counts = state.seat(session, &worker);
             (worker, counts)
         };
-        self.tell(Event::Counts(worker.clone(), counts));
+        self.emit(Event::Counts(worker.clone(), counts));
         Reserved::Seat { worker, counts }
     }
 
@@ -112,7 +112,7 @@ impl MemoryStore {
             })
         };
         if let Some(event) = changed {
-            self.tell(event);
+            self.emit(event);
         }
     }
 }
@@ -229,7 +229,7 @@ impl Store for MemoryStore {
             }
             state.seat(session, worker)
         };
-        self.tell(Event::Counts(worker.clone(), counts));
+        self.emit(Event::Counts(worker.clone(), counts));
     }
 
     async fn release(&self, session: SessionId, refund: bool) -> Result<(), StoreError> {
@@ -245,7 +245,7 @@ impl Store for MemoryStore {
             .map(|entry| entry.recycle_until = Some(Instant::now() + ttl))
             .is_some();
         if known {
-            self.tell(Event::Recycle(worker.clone()));
+            self.emit(Event::Recycle(worker.clone()));
         }
         Ok(())
     }
@@ -291,7 +291,7 @@ impl Store for MemoryStore {
         reason: RecycleReason,
     ) -> Result<(), StoreError> {
         let state = &mut *self.state();
-        let first = |entry: &mut Entry| !std::mem::replace(&mut entry.recycled, true);
+        let first = |entry: &mut StoredWorker| !std::mem::replace(&mut entry.recycled, true);
         if state.workers.get_mut(worker).is_some_and(first) {
             *state.recycles.entry(reason).or_default() += 1;
         }
@@ -303,7 +303,7 @@ impl Store for MemoryStore {
     }
 
     async fn suspect(&self, worker: &WorkerKey) -> Result<(), StoreError> {
-        self.tell(Event::Suspect(worker.clone()));
+        self.emit(Event::Suspect(worker.clone()));
         Ok(())
     }
 
@@ -329,7 +329,7 @@ impl Store for MemoryStore {
             } = &mut *state;
             let entry = workers.entry(record.key.clone()).or_insert_with(|| {
                 let held = leases.values().filter(|key| **key == record.key).count() as u32;
-                Entry {
+                StoredWorker {
                     record: record.clone(),
                     counts: Counts {
                         active: held,
@@ -348,7 +348,7 @@ impl Store for MemoryStore {
                 counts: entry.counts,
             }
         };
-        self.tell(Event::Worker(view));
+        self.emit(Event::Worker(view));
         Ok(())
     }
 
@@ -358,15 +358,15 @@ impl Store for MemoryStore {
         status: WorkerStatus,
         memory: Option<u64>,
         ttl: Duration,
-    ) -> Result<Beat, StoreError> {
+    ) -> Result<HeartbeatReply, StoreError> {
         let (beat, changed) = {
             let mut state = self.state();
             let now = Instant::now();
-            let alive = |entry: &&mut Entry| entry.expires > now;
+            let alive = |entry: &&mut StoredWorker| entry.expires > now;
             let Some(entry) = state.workers.get_mut(worker).filter(alive) else {
-                return Ok(Beat {
+                return Ok(HeartbeatReply {
                     unknown: true,
-                    ..Beat::default()
+                    ..HeartbeatReply::default()
                 });
             };
             let changed = entry.record.status != status || entry.record.memory != memory;
@@ -374,7 +374,7 @@ impl Store for MemoryStore {
             entry.record.memory = memory;
             entry.record.last_heartbeat = unix_millis();
             entry.expires = now + ttl;
-            let beat = Beat {
+            let beat = HeartbeatReply {
                 unknown: false,
                 recycle: entry.recycle_until.is_some_and(|until| until > now),
                 counts: entry.counts,
@@ -386,7 +386,7 @@ impl Store for MemoryStore {
             (beat, changed.then_some(view))
         };
         if let Some(view) = changed {
-            self.tell(Event::Worker(view));
+            self.emit(Event::Worker(view));
         }
         Ok(beat)
     }
@@ -398,7 +398,7 @@ impl Store for MemoryStore {
             state.workers.remove(worker).is_some()
         };
         if known {
-            self.tell(Event::Gone(worker.clone()));
+            self.emit(Event::Gone(worker.clone()));
         }
         Ok(())
     }
@@ -419,7 +419,7 @@ impl Store for MemoryStore {
             expired
         };
         for key in expired {
-            self.tell(Event::Gone(key));
+            self.emit(Event::Gone(key));
         }
         Ok(())
     }

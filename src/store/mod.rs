@@ -113,7 +113,7 @@ pub enum Event {
 
 /// What a worker learns from its own heartbeat.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Beat {
+pub struct HeartbeatReply {
     /// The record had vanished (expired, or the store came back empty): register again.
     pub unknown: bool,
     /// A recycle command is pending.
@@ -122,14 +122,14 @@ pub struct Beat {
 }
 
 /// Says what this proxy answers to another one's question. Called on a task of the store.
-pub type Answerer = Box<dyn Fn(&str) -> String + Send + Sync>;
+pub type PeerHandler = Box<dyn Fn(&str) -> String + Send + Sync>;
 
 /// Whether an answer makes all others needless.
-pub type Judge = fn(&str) -> bool;
+pub type EnoughAnswers = fn(&str) -> bool;
 
 /// What came of a question to all other proxies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Answers {
+pub struct PeerAnswers {
     /// Proxies with what they answered.
     pub given: Vec<(String, String)>,
     /// The proxies that are said to be alive and have not answered (yet).
@@ -263,7 +263,7 @@ pub trait Store: Send + Sync + 'static {
         status: WorkerStatus,
         memory: Option<u64>,
         ttl: Duration,
-    ) -> Result<Beat, StoreError>;
+    ) -> Result<HeartbeatReply, StoreError>;
 
     /// Takes a worker off the books, with its counters and the seats held on it. Its id does not
     /// come back.
@@ -322,17 +322,17 @@ pub trait Store: Send + Sync + 'static {
 
     /// Asks all other proxies that share this store, and waits until they have answered, one of the
     /// answers is `enough`, or `patience` is over. A store of one process knows no others.
-    async fn ask(
+    async fn query_peers(
         &self,
         _question: &str,
         _patience: Duration,
-        _enough: Judge,
-    ) -> Result<Answers, StoreError> {
-        Ok(Answers::default())
+        _enough: EnoughAnswers,
+    ) -> Result<PeerAnswers, StoreError> {
+        Ok(PeerAnswers::default())
     }
 
     /// What others ask is answered with this from now on; before, they wait in vain.
-    fn answer_with(&self, _answerer: Answerer) {}
+    fn serve_peers(&self, _answerer: PeerHandler) {}
 
     /// The events from now on. A listener that falls behind sees
     /// [`broadcast::error::RecvError::Lagged`] and has to read [`Store::fleet`] again.

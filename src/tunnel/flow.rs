@@ -84,12 +84,12 @@ pub(super) struct Flow {
     /// Taken by the receiver's stream, which may keep it in a buffer.
     unflushed: bool,
     ping_due: bool,
-    goodbye: Goodbye,
+    close_state: CloseState,
 }
 
 /// How far our Close frame has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Goodbye {
+enum CloseState {
     Unsaid,
     Pending,
     /// The receiver's connection took it.
@@ -109,7 +109,7 @@ impl Flow {
             masked,
             unflushed: false,
             ping_due: false,
-            goodbye: Goodbye::Unsaid,
+            close_state: CloseState::Unsaid,
         }
     }
 
@@ -119,7 +119,7 @@ impl Flow {
     }
 
     /// Whether the sender's Close frame has gone on to the receiver.
-    pub(super) fn has_passed_goodbye(&self) -> bool {
+    pub(super) fn has_relayed_close(&self) -> bool {
         self.closed().is_some() && !self.is_blocked()
     }
 
@@ -148,13 +148,13 @@ impl Flow {
     }
 
     /// Our Close frame has yet to be taken by the receiver's connection, and can be.
-    pub(super) fn is_saying_goodbye(&self) -> bool {
-        !self.sink_ended() && (self.is_finishing() || self.goodbye == Goodbye::Pending)
+    pub(super) fn is_sending_close(&self) -> bool {
+        !self.sink_ended() && (self.is_finishing() || self.close_state == CloseState::Pending)
     }
 
     /// The receiver's connection took our Close frame.
-    pub(super) fn has_said_goodbye(&self) -> bool {
-        self.goodbye == Goodbye::Written
+    pub(super) fn has_sent_close(&self) -> bool {
+        self.close_state == CloseState::Written
     }
 
     pub(super) fn ping_due(&self) -> bool {
@@ -361,7 +361,7 @@ impl Flow {
         if self.mode == Mode::Finish {
             if let Some(close) = close.filter(|_| may_speak) {
                 frame::put_close(&mut self.pending, close.code(), close.reason(), self.masked);
-                self.goodbye = Goodbye::Pending;
+                self.close_state = CloseState::Pending;
             }
             self.mode = Mode::Drain;
         } else if self.ping_due {
@@ -429,8 +429,8 @@ impl Flow {
                 Poll::Pending => return false,
             }
         }
-        if self.goodbye == Goodbye::Pending && !self.sink_ended() {
-            self.goodbye = Goodbye::Written;
+        if self.close_state == CloseState::Pending && !self.sink_ended() {
+            self.close_state = CloseState::Written;
         }
         true
     }

@@ -67,22 +67,22 @@ impl Link {
 }
 
 /// How long the other end may take to part.
-const PARTING: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Ends a WebSocket of ours to a server in order, so that it keeps nothing of it: a Close frame, its
 /// answer, the end.
-pub async fn say_goodbye(mut link: Link) {
-    let mut farewell = Vec::new();
-    frame::put_close(&mut farewell, NORMAL, "", true);
+pub async fn close_websocket(mut link: Link) {
+    let mut closing = Vec::new();
+    frame::put_close(&mut closing, NORMAL, "", true);
     let parting = async {
-        link.write_all(&farewell).await?;
+        link.write_all(&closing).await?;
         link.flush().await?;
         let mut rest = [0; 1024];
         while link.read(&mut rest).await? > 0 {}
         io::Result::Ok(())
     };
     // A server that breaks off has parted too.
-    timeout(PARTING, parting).await.ok();
+    timeout(CLOSE_TIMEOUT, parting).await.ok();
 }
 
 impl From<TcpStream> for Link {

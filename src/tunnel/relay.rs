@@ -5,7 +5,7 @@ use super::close::{Close, EndReason, Ended, Party};
 use super::flow::{Flow, Moved};
 use super::link::Link;
 use super::traffic::Traffic;
-use super::watch::{Pulse, Watch, Way};
+use super::watch::{Direction, Liveness, Watch};
 use super::{Ends, SessionLimits};
 use crate::model::SessionId;
 use std::cell::RefCell;
@@ -23,7 +23,7 @@ const LINGER: Duration = Duration::from_secs(10);
 /// How long an end of ours may take: the rest of the frames in flight, the Close frames, and the
 /// sides' answers to them. It begins anew with each [`PROGRESS`] of a large message on its way to
 /// the client, behind which the reason is to be said.
-const PARTING: Duration = Duration::from_secs(3);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Bytes that a client has to take in that time while an end of ours waits for the end of a frame.
 const PROGRESS: u64 = 64 * 1024;
@@ -40,7 +40,7 @@ thread_local! {
 }
 
 /// What is said at an end of ours. Apart, because most of a session's life there is none.
-struct Farewell {
+struct Closing {
     close: Close,
     /// Bytes that the client took since the parting began or began anew.
     progress: u64,
@@ -58,13 +58,13 @@ pub(super) struct Relay {
     down: Flow,
     up_stalled: Option<Instant>,
     down_stalled: Option<Instant>,
-    client_pulse: Pulse,
-    worker_pulse: Pulse,
+    client_liveness: Liveness,
+    worker_liveness: Liveness,
     limits: SessionLimits,
     traffic: Arc<Traffic>,
     stop: Option<oneshot::Receiver<Close>>,
     /// An end of ours, while it is under way.
-    farewell: Option<Box<Farewell>>,
+    closing: Option<Box<Closing>>,
     /// What ended the session, once something has.
     ended: Option<Ended>,
     /// When the parting has taken long enough.
@@ -91,12 +91,12 @@ impl Relay {
             down: Flow::new(false),
             up_stalled: None,
             down_stalled: None,
-            client_pulse: Pulse::new(now),
-            worker_pulse: Pulse::new(now),
+            client_liveness: Liveness::new(now),
+            worker_liveness: Liveness::new(now),
             limits,
             traffic,
             stop: Some(stop),
-            farewell: None,
+            closing: None,
             ended: None,
             until: None,
             alarm: now,
@@ -104,7 +104,7 @@ impl Relay {
         if limits.ping_interval.is_none() {
             relay.worker.watch_by_kernel();
         }
-        relay.look_at_clock(now);
+        relay.check_deadlines(now);
         let up = relay.up.take_early(&ends.client.early);
         let down = relay.down.take_early(&ends.worker.early);
         relay.note(up, down);
@@ -130,7 +130,7 @@ impl Relay {
             if is_over(&self.up) && is_over(&self.down) {
                 return Poll::Ready(self.verdict());
             }
-            if self.has_parted() {
+            if self.is_closed() {
                 self.client.hang_up(cx);
                 self.worker.hang_up(cx);
                 return Poll::Ready(self.verdict());
@@ -145,7 +145,7 @@ impl Relay {
             if self.until.is_some_and(|until| until <= now) {
                 return Poll::Ready(self.verdict());
             }
-            self.look_at_clock(now);
+            self.check_deadlines(now);
         }
     }
 
@@ -157,7 +157,7 @@ impl Relay {
     /// Moves bytes both ways.
     fn pump(&mut self, cx: &mut Context<'_>) {
         let (up, down) = BUFFER.with_borrow_mut(|scratch| {
-            let close = self.farewell.as_deref().map(|it| &it.close);
+            let close = self.closing.as_deref().map(|it| &it.close);
             let (client, worker) = (&mut self.client, &mut self.worker);
             let up = self.up.pump(client, worker, close, scratch, cx);
             let down = self.down.pump(worker, client, close, scratch, cx);
@@ -181,16 +181,16 @@ impl Relay {
         }
         // A side that was not read, because the other was slow, has not been silent.
         if up.bytes > 0 || self.up_stalled.is_some() {
-            self.client_pulse.heard(now);
+            self.client_liveness.heard(now);
         }
         if down.bytes > 0 || self.down_stalled.is_some() {
-            self.worker_pulse.heard(now);
+            self.worker_liveness.heard(now);
         }
         if up.pinged {
-            self.worker_pulse.asked(now);
+            self.worker_liveness.ping_sent(now);
         }
         if down.pinged {
-            self.client_pulse.asked(now);
+            self.client_liveness.ping_sent(now);
         }
         if up.pinged || down.pinged {
             self.wake_by(now + self.limits.time_to_answer());
@@ -208,14 +208,14 @@ impl Relay {
         if self.up_stalled.is_some() || self.down_stalled.is_some() {
             self.wake_by(now + self.limits.write_timeout);
         }
-        if let Some(farewell) = &mut self.farewell
-            && self.down.is_saying_goodbye()
+        if let Some(closing) = &mut self.closing
+            && self.down.is_sending_close()
         {
-            farewell.progress += down.taken;
-            if farewell.progress >= PROGRESS {
-                farewell.progress = 0;
-                self.until = Some(now + PARTING);
-                self.wake_by(now + PARTING);
+            closing.progress += down.taken;
+            if closing.progress >= PROGRESS {
+                closing.progress = 0;
+                self.until = Some(now + CLOSE_TIMEOUT);
+                self.wake_by(now + CLOSE_TIMEOUT);
             }
         }
     }
@@ -223,7 +223,7 @@ impl Relay {
     /// What the sides have said and shown so far, and what follows from it. Whether that gives the
     /// two directions something new to do.
     fn observe(&mut self) -> bool {
-        let was_closing = self.farewell.is_some();
+        let was_closing = self.closing.is_some();
         let closed = |by, code| Ended {
             by,
             why: EndReason::Closed,
@@ -253,9 +253,9 @@ impl Relay {
                 self.end(Close::worker_lost(self.id));
             }
         }
-        let (shut_up, shut_down) = if self.has_parted() {
+        let (shut_up, shut_down) = if self.is_closed() {
             (false, false)
-        } else if self.farewell.is_some() {
+        } else if self.closing.is_some() {
             // A side that is told the end early might not send the rest of the frame it is in.
             let told = !self.up.is_finishing() && !self.down.is_finishing();
             (told, told)
@@ -264,7 +264,7 @@ impl Relay {
         };
         let up = shut_up && self.up.shut();
         let down = shut_down && self.down.shut();
-        up || down || self.farewell.is_some() != was_closing
+        up || down || self.closing.is_some() != was_closing
     }
 
     /// A side has ended the session: the other gets its time to follow.
@@ -275,7 +275,7 @@ impl Relay {
 
     /// Ends the session: a Close frame to both sides, then the end of both connections.
     fn end(&mut self, close: Close) {
-        if self.farewell.is_some() {
+        if self.closing.is_some() {
             return;
         }
         self.ended.get_or_insert(Ended {
@@ -285,8 +285,8 @@ impl Relay {
         });
         self.up.finish(&close);
         self.down.finish(&close);
-        self.farewell = Some(Box::new(Farewell { close, progress: 0 }));
-        self.allow(PARTING);
+        self.closing = Some(Box::new(Closing { close, progress: 0 }));
+        self.allow(CLOSE_TIMEOUT);
     }
 
     fn allow(&mut self, time: Duration) {
@@ -300,7 +300,7 @@ impl Relay {
     }
 
     /// Does what is due at `now`, and sets the alarm for what is due next.
-    fn look_at_clock(&mut self, now: Instant) {
+    fn check_deadlines(&mut self, now: Instant) {
         self.alarm = self.until.unwrap_or(now + FAR);
         if self.ended.is_some() {
             return;
@@ -326,15 +326,15 @@ impl Relay {
     }
 
     fn watch(&self) -> Watch {
-        let way = |flow: &Flow, stalled| Way {
+        let way = |flow: &Flow, stalled| Direction {
             stalled,
             ping_due: flow.ping_due(),
         };
         Watch {
             started: self.traffic.started(),
             last_message: self.traffic.last_message(),
-            client: self.client_pulse,
-            worker: self.worker_pulse,
+            client: self.client_liveness,
+            worker: self.worker_liveness,
             up: way(&self.up, self.up_stalled),
             down: way(&self.down, self.down_stalled),
         }
@@ -343,16 +343,16 @@ impl Relay {
     /// Whether both sides have said goodbye and got the other's, and one of them has ended its
     /// connection. Nobody may say anything any more (RFC 6455, section 5.5.1): what is left to do
     /// needs nobody's answer.
-    fn has_parted(&self) -> bool {
+    fn is_closed(&self) -> bool {
         let one_ended = self.up.source_ended() || self.down.source_ended();
-        one_ended && self.up.has_passed_goodbye() && self.down.has_passed_goodbye()
+        one_ended && self.up.has_relayed_close() && self.down.has_relayed_close()
     }
 
     fn verdict(&self) -> Ended {
         let mut ended = self
             .ended
             .expect("a direction is over, or time for the parting is, only after an end was seen");
-        if ended.why != EndReason::Closed && !self.down.has_said_goodbye() {
+        if ended.why != EndReason::Closed && !self.down.has_sent_close() {
             ended.code = None;
         }
         ended

@@ -8,19 +8,19 @@ use tokio::time::Instant;
 
 /// What is known of one side's life.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pulse {
+pub(super) struct Liveness {
     heard: Instant,
     /// The first ping since then, once it is on its way.
-    asked: Option<Instant>,
+    pinged: Option<Instant>,
     /// Pings since then.
     asks: u32,
 }
 
-impl Pulse {
-    pub(super) fn new(now: Instant) -> Pulse {
-        Pulse {
+impl Liveness {
+    pub(super) fn new(now: Instant) -> Liveness {
+        Liveness {
             heard: now,
-            asked: None,
+            pinged: None,
             asks: 0,
         }
     }
@@ -28,20 +28,20 @@ impl Pulse {
     /// Bytes came from this side.
     pub(super) fn heard(&mut self, now: Instant) {
         self.heard = now;
-        self.asked = None;
+        self.pinged = None;
         self.asks = 0;
     }
 
     /// A ping is on its way to this side.
-    pub(super) fn asked(&mut self, now: Instant) {
-        self.asked.get_or_insert(now);
+    pub(super) fn ping_sent(&mut self, now: Instant) {
+        self.pinged.get_or_insert(now);
         self.asks = self.asks.saturating_add(1);
     }
 
     /// When the next ping is due. Counted from the first one, which may have waited long for the
     /// end of a frame.
     fn next_ping(&self, interval: Duration) -> Instant {
-        match self.asked {
+        match self.pinged {
             None => self.heard + interval,
             Some(first) => first + interval.saturating_mul(self.asks),
         }
@@ -49,13 +49,13 @@ impl Pulse {
 
     /// When this side counts as dead. Never before it had a ping to answer.
     fn dead(&self, time_to_answer: Duration) -> Option<Instant> {
-        self.asked.map(|first| first + time_to_answer)
+        self.pinged.map(|first| first + time_to_answer)
     }
 }
 
 /// One direction, as far as it matters here.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Way {
+pub(super) struct Direction {
     /// Since when the receiver takes no bytes.
     pub stalled: Option<Instant>,
     /// A ping for the receiver waits for the end of a frame.
@@ -78,12 +78,12 @@ pub(super) struct Due {
 pub(super) struct Watch {
     pub started: Instant,
     pub last_message: Instant,
-    pub client: Pulse,
-    pub worker: Pulse,
+    pub client: Liveness,
+    pub worker: Liveness,
     /// From the client to the worker.
-    pub up: Way,
+    pub up: Direction,
     /// From the worker to the client.
-    pub down: Way,
+    pub down: Direction,
 }
 
 impl Watch {
@@ -100,7 +100,7 @@ impl Watch {
             clock.end_at(Some(self.last_message + limit), EndReason::Idle, limit);
         }
         let limit = limits.write_timeout;
-        let stall_end = |way: &Way| way.stalled.map(|since| since + limit);
+        let stall_end = |way: &Direction| way.stalled.map(|since| since + limit);
         clock.end_at(stall_end(&self.down), EndReason::ClientSlow, limit);
         clock.end_at(stall_end(&self.up), EndReason::WorkerSlow, limit);
 
@@ -116,7 +116,7 @@ impl Watch {
                 let time = limits.time_to_answer();
                 clock.end_at(self.worker.dead(time), EndReason::WorkerSilent, limit);
             }
-            let mut ping = |pulse: &Pulse, way: &Way| {
+            let mut ping = |pulse: &Liveness, way: &Direction| {
                 !way.ping_due && way.stalled.is_none() && clock.reached(pulse.next_ping(interval))
             };
             ping_client = ping(&self.client, &self.down);
@@ -176,10 +176,10 @@ mod tests {
         Watch {
             started: now,
             last_message: now,
-            client: Pulse::new(now),
-            worker: Pulse::new(now),
-            up: Way::default(),
-            down: Way::default(),
+            client: Liveness::new(now),
+            worker: Liveness::new(now),
+            up: Direction::default(),
+            down: Direction::default(),
         }
     }
 
@@ -196,11 +196,11 @@ mod tests {
             let due = watch.due(&LIMITS, now);
             let at = (now - start).as_secs();
             if due.ping_client {
-                watch.client.asked(now);
+                watch.client.ping_sent(now);
                 said.push((at, "client"));
             }
             if due.ping_worker {
-                watch.worker.asked(now);
+                watch.worker.ping_sent(now);
                 said.push((at, "worker"));
             }
             if due.end.is_some() {
@@ -234,7 +234,7 @@ mod tests {
         let due = watch.due(&LIMITS, start + seconds(100));
         assert_eq!((due.end, due.ping_worker), (None, false));
         watch.up.ping_due = false;
-        watch.worker.asked(start + seconds(100));
+        watch.worker.ping_sent(start + seconds(100));
         assert_eq!(watch.due(&LIMITS, start + seconds(139)).end, None);
         let end = watch.due(&LIMITS, start + seconds(140)).end;
         assert_eq!(end, Some((EndReason::WorkerSilent, seconds(60))));
@@ -244,7 +244,7 @@ mod tests {
     fn a_slow_side_is_not_judged_as_silent_but_as_slow() {
         let start = Instant::now();
         let mut watch = watch(start);
-        watch.client.asked(start);
+        watch.client.ping_sent(start);
         watch.down.stalled = Some(start + seconds(90));
         let due = watch.due(&LIMITS, start + seconds(100));
         assert_eq!((due.end, due.ping_client), (None, false));
@@ -265,7 +265,7 @@ mod tests {
             let mut watch = watch(start);
             watch.client.heard(start + seconds(heard));
             if let Some(asked) = asked {
-                watch.client.asked(start + seconds(asked));
+                watch.client.ping_sent(start + seconds(asked));
             }
             watch.down.stalled = stalled.map(|since| start + seconds(since));
             watch.down.ping_due = waits[0];

@@ -211,7 +211,7 @@ impl Registration {
             return;
         }
         self.tidy(beat.counts).await;
-        self.send(Input::Beat {
+        self.send(Input::Heartbeat {
             generation,
             status,
             counts: beat.counts,

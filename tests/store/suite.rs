@@ -3,7 +3,7 @@
 use crate::stores::*;
 use crate::support::eventually_equal;
 use playhouse::model::{RecycleReason, SessionId, WorkerStatus};
-use playhouse::store::{Answers, Beat, Event, Reserved, Store};
+use playhouse::store::{Event, HeartbeatReply, PeerAnswers, Reserved, Store};
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -258,9 +258,9 @@ async fn a_heartbeat_tells_and_learns(grid: impl Grid) {
     let nobody = agent.heartbeat(&a, available, None, TTL).await.unwrap();
     assert_eq!(
         nobody,
-        Beat {
+        HeartbeatReply {
             unknown: true,
-            ..Beat::default()
+            ..HeartbeatReply::default()
         }
     );
     assert!(store.fleet().await.unwrap().is_empty());
@@ -528,27 +528,33 @@ async fn a_question_reaches_all_other_proxies(grid: impl Grid) {
     let (asking, other) = (grid.proxy().await, grid.proxy().await);
     let no_answer_is_enough = |_: &str| false;
     if grid.redis().is_none() {
-        let answers = asking.ask("who?", TTL, no_answer_is_enough).await.unwrap();
-        assert_eq!(answers, Answers::default(), "there are no others");
+        let answers = asking
+            .query_peers("who?", TTL, no_answer_is_enough)
+            .await
+            .unwrap();
+        assert_eq!(answers, PeerAnswers::default(), "there are no others");
         return;
     }
     // Those who say nothing are named.
     let short = Duration::from_millis(50);
     let answers = asking
-        .ask("who?", short, no_answer_is_enough)
+        .query_peers("who?", short, no_answer_is_enough)
         .await
         .unwrap();
     assert_eq!((answers.given.len(), answers.silent.len()), (0, 1));
 
-    other.answer_with(Box::new(|question| format!("you asked {question}")));
-    let answers = asking.ask("a b", TTL, no_answer_is_enough).await.unwrap();
+    other.serve_peers(Box::new(|question| format!("you asked {question}")));
+    let answers = asking
+        .query_peers("a b", TTL, no_answer_is_enough)
+        .await
+        .unwrap();
     let said: Vec<_> = answers.given.iter().map(|(_, answer)| &**answer).collect();
     assert_eq!((said, answers.silent.len()), (vec!["you asked a b"], 0));
 
     // One that answers is enough, whoever else does not.
     let _third = grid.proxy().await;
     let answers = asking
-        .ask("again", TTL, |answer| answer.ends_with("again"))
+        .query_peers("again", TTL, |answer| answer.ends_with("again"))
         .await;
     let answers = answers.unwrap();
     assert_eq!((answers.given.len(), answers.silent.len()), (1, 1));

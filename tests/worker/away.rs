@@ -6,7 +6,7 @@ use super::support::{Kind, eventually, eventually_equal};
 use async_trait::async_trait;
 use playhouse::model::{Browser, RecycleReason, SessionId, WorkerKey, WorkerRecord, WorkerStatus};
 use playhouse::store::memory::MemoryStore;
-use playhouse::store::{Beat, Candidate, Event, Reserved, Store, StoreError, WorkerView};
+use playhouse::store::{Candidate, Event, HeartbeatReply, Reserved, Store, StoreError, WorkerView};
 use playhouse::worker::Shutdown;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -131,7 +131,7 @@ impl Store for Patchy {
         status: WorkerStatus,
         memory: Option<u64>,
         ttl: Duration,
-    ) -> Result<Beat, StoreError> {
+    ) -> Result<HeartbeatReply, StoreError> {
         self.reach()?.heartbeat(worker, status, memory, ttl).await
     }
 

@@ -14,7 +14,7 @@ const MAX_WAITING: usize = 8;
 /// At most so many clients at once, for the time that a step takes.
 const GUESTS: usize = 28;
 const TENANTS: [(&str, u32); 4] = [("a", 1), ("b", 1), ("c", 2), ("d", 5)];
-const PATIENCE: Patience = Patience {
+const TIMEOUTS: LineTimeouts = LineTimeouts {
     waiting: Duration::from_secs(5),
     dial: Duration::from_secs(2),
 };
@@ -31,7 +31,7 @@ struct Worker {
 }
 
 struct Guest {
-    wish: Wish,
+    request: SeatRequest,
     came: Instant,
     at: At,
     offered: HashSet<WorkerKey>,
@@ -124,14 +124,14 @@ impl Lab {
         let browser = *Browser::ALL.choose(&mut self.random).unwrap();
         let minor = self.random.random_range(63..67);
         let version = (minor != 63).then_some(Version { major: 1, minor });
-        let wish = Wish {
+        let request = SeatRequest {
             wanted: Wanted { browser, version },
             tenant: Arc::from(name),
             priority,
         };
-        let place = self.line.ask(wish.clone(), PATIENCE, self.now);
+        let place = self.line.arrive(request.clone(), TIMEOUTS, self.now);
         let guest = Guest {
-            wish,
+            request,
             came: self.now,
             at: At::Asked,
             offered: HashSet::new(),
@@ -161,21 +161,23 @@ impl Lab {
         while let Some(place) = self.line.shed(MAX_WAITING) {
             let shed = self.answer(place, Refused::Full);
             let share = |tenant: &str, priority: u32| {
-                let of = self.waiting().filter(|(_, it)| &*it.wish.tenant == tenant);
-                let more = usize::from(*shed.wish.tenant == *tenant);
+                let of = self
+                    .waiting()
+                    .filter(|(_, it)| &*it.request.tenant == tenant);
+                let more = usize::from(*shed.request.tenant == *tenant);
                 (of.count() + more) as f64 / f64::from(priority)
             };
-            let most = share(&shed.wish.tenant, shed.wish.priority);
+            let most = share(&shed.request.tenant, shed.request.priority);
             for (name, priority) in TENANTS {
                 assert!(most >= share(name, priority), "{name} fills the line");
             }
             let in_line = |browser: Browser, more: usize| {
-                let own = |it: &Guest| it.wish.tenant == shed.wish.tenant;
-                let of = |it: &Guest| own(it) && it.wish.wanted.browser == browser;
+                let own = |it: &Guest| it.request.tenant == shed.request.tenant;
+                let of = |it: &Guest| own(it) && it.request.wanted.browser == browser;
                 self.waiting().filter(|(_, it)| of(it)).count() + more
             };
             for browser in Browser::ALL {
-                let most = in_line(shed.wish.wanted.browser, 1);
+                let most = in_line(shed.request.wanted.browser, 1);
                 assert!(most >= in_line(browser, 0), "{browser} fills the line");
             }
         }
@@ -189,7 +191,7 @@ impl Lab {
     /// A guest has its answer.
     fn answer(&mut self, place: Place, why: Refused) -> Guest {
         let guest = self.guests.remove(&place).expect("it is answered once");
-        let by = guest.came + PATIENCE.waiting + PATIENCE.dial * 2;
+        let by = guest.came + TIMEOUTS.waiting + TIMEOUTS.dial * 2;
         assert!(self.now <= by, "answered {:?} too late", self.now - by);
         *self.refused.entry(why).or_default() += 1;
         guest
@@ -252,7 +254,7 @@ impl Lab {
 
     fn dialled(&mut self, place: Place, worker: usize, works: bool) {
         let guest = self.guests.get_mut(&place).unwrap();
-        let by = guest.came + PATIENCE.waiting + PATIENCE.dial * 2;
+        let by = guest.came + TIMEOUTS.waiting + TIMEOUTS.dial * 2;
         assert!(self.now <= by, "answered {:?} too late", self.now - by);
         if works {
             guest.at = At::Seated { worker };
@@ -288,7 +290,7 @@ impl Lab {
         };
         let of_browser = self
             .waiting()
-            .filter(|(_, it)| it.wish.wanted.browser == browser);
+            .filter(|(_, it)| it.request.wanted.browser == browser);
         of_browser
             .map(|(place, _)| *place)
             .filter(servable)
@@ -324,18 +326,18 @@ impl Lab {
         let worker = *free.choose(&mut self.random).unwrap();
         let key = self.workers[worker].key.clone();
         assert!(self.line.grant(place, key.clone(), self.now));
-        assert!(!self.line.time_out(place, self.now + PATIENCE.waiting * 2));
+        assert!(!self.line.time_out(place, self.now + TIMEOUTS.waiting * 2));
         let may_take = self.line.dial(place, self.now);
         assert!(
-            may_take >= PATIENCE.dial / 4,
+            may_take >= TIMEOUTS.dial / 4,
             "no time left to use the seat"
         );
-        assert!(may_take <= PATIENCE.dial);
+        assert!(may_take <= TIMEOUTS.dial);
         let guest = self.guests.get_mut(&place).unwrap();
         assert!(guest.offered.insert(key), "offered twice");
         assert!(guest.offered.len() <= MAX_WORKERS);
         if guest.offered.len() == 1 {
-            assert_eq!(may_take, PATIENCE.dial);
+            assert_eq!(may_take, TIMEOUTS.dial);
         }
         let of = &mut self.workers[worker];
         of.used += 1;
@@ -348,7 +350,7 @@ impl Lab {
 
     /// Nobody is overtaken within a tenant, and none of two tenants is ahead by more than a turn.
     fn check_order(&mut self, browser: Browser, place: Place, servable: &[Place]) {
-        let tenant = |place: &Place| name_of(&self.guests[place].wish.tenant);
+        let tenant = |place: &Place| name_of(&self.guests[place].request.tenant);
         let served = tenant(&place);
         let mut own = servable.iter().filter(|other| tenant(other) == served);
         assert!(own.all(|other| *other >= place), "{place} overtakes");
@@ -376,7 +378,7 @@ impl Lab {
 
     fn check(&self) {
         for browser in Browser::ALL {
-            let of_browser = |it: &Guest| it.wish.wanted.browser == browser;
+            let of_browser = |it: &Guest| it.request.wanted.browser == browser;
             let waiting = self.waiting().filter(|(_, it)| of_browser(it)).count();
             assert_eq!(self.line.len(browser), waiting);
         }
@@ -415,7 +417,7 @@ fn run(seed: u64) {
         );
     }
     // Whoever is left has its answer in time too.
-    lab.pass(PATIENCE.waiting + PATIENCE.dial * 2);
+    lab.pass(TIMEOUTS.waiting + TIMEOUTS.dial * 2);
     assert!(lab.line.clients.is_empty());
     assert_eq!(Browser::ALL.map(|browser| lab.line.len(browser)), [0; 3]);
 }

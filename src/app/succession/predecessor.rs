@@ -20,9 +20,9 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 /// How long somebody who was started to take over waits for the word, in all.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the word that this process leaves may take to be written.
-const FAREWELL: Duration = Duration::from_millis(200);
+const LEAVE_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// The upgrade socket, listened on by a process that is to take over.
 pub struct UpgradeSocket {
@@ -106,7 +106,9 @@ impl Predecessor {
     pub async fn refuse(self, why: &str) {
         let refused = FromNew::Refused(why.to_owned());
         // It goes on all the same.
-        timeout(FAREWELL, self.channel.send(&refused)).await.ok();
+        timeout(LEAVE_TIMEOUT, self.channel.send(&refused))
+            .await
+            .ok();
     }
 
     /// Says that this process can accept, waits for the word, and counts the predecessor's seats as
@@ -151,7 +153,7 @@ impl Following {
     /// Tells the predecessor that this process ends, so that it does not take its place again.
     pub async fn leave(mut self) {
         self.leaving.send(()).ok();
-        timeout(FAREWELL, &mut self.task).await.ok();
+        timeout(LEAVE_TIMEOUT, &mut self.task).await.ok();
     }
 }
 

@@ -26,14 +26,14 @@ const SEATS_PAUSE: Duration = Duration::from_millis(50);
 /// A process that accepts in the place of this one. As long as this lives, it counts the seats of
 /// this process as taken.
 pub struct Successor {
-    outcome: watch::Receiver<Option<Gone>>,
+    outcome: watch::Receiver<Option<SuccessorEnd>>,
     /// Dropping it closes the connection.
     _connection: JoinSet<()>,
 }
 
 /// How a successor has gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gone {
+pub enum SuccessorEnd {
     /// In good order: the grid is meant to end.
     Left,
     Died,
@@ -86,12 +86,12 @@ impl Successor {
     }
 
     /// Waits until it has gone. Safe to drop and call again.
-    pub async fn gone(&self) -> Gone {
+    pub async fn gone(&self) -> SuccessorEnd {
         let mut outcome = self.outcome.clone();
         match outcome.wait_for(Option::is_some).await.map(|gone| *gone) {
             Ok(Some(gone)) => gone,
             // The task that would say so has ended without a word.
-            _ => Gone::Died,
+            _ => SuccessorEnd::Died,
         }
     }
 }
@@ -126,7 +126,7 @@ async fn patiently<T>(answer: impl Future<Output = Result<T, Failure>>) -> Resul
 }
 
 /// Tells the successor of the seats until it has gone.
-async fn follow(mut channel: Channel, mut seats: Option<Seats>) -> Gone {
+async fn follow(mut channel: Channel, mut seats: Option<Seats>) -> SuccessorEnd {
     loop {
         let changed = async {
             match &mut seats {
@@ -142,12 +142,12 @@ async fn follow(mut channel: Channel, mut seats: Option<Seats>) -> Gone {
             },
         };
         match said {
-            Ok(FromNew::Leaving) => return Gone::Left,
+            Ok(FromNew::Leaving) => return SuccessorEnd::Left,
             Ok(other) => log::warn!(said:? = other; "the new process said something unexpected"),
-            Err(Failure::Gone) => return Gone::Died,
+            Err(Failure::Gone) => return SuccessorEnd::Died,
             Err(error) => {
                 log::warn!(error:% = error; "the connection to the new process is of no use");
-                return Gone::Died;
+                return SuccessorEnd::Died;
             }
         }
     }
@@ -157,7 +157,7 @@ async fn follow(mut channel: Channel, mut seats: Option<Seats>) -> Gone {
 struct Seats {
     store: Arc<MemoryStore>,
     events: broadcast::Receiver<Event>,
-    told: HashSet<SessionId>,
+    sent: HashSet<SessionId>,
 }
 
 impl Seats {
@@ -165,7 +165,7 @@ impl Seats {
         Seats {
             events: store.events(),
             store,
-            told: HashSet::new(),
+            sent: HashSet::new(),
         }
     }
 
@@ -184,11 +184,11 @@ impl Seats {
     fn changes(&mut self) -> Option<FromOld> {
         let held = self.store.seats();
         let now: HashSet<SessionId> = held.iter().map(|(session, _)| *session).collect();
-        let is_new = |(session, _): &(SessionId, WorkerKey)| !self.told.contains(session);
+        let is_new = |(session, _): &(SessionId, WorkerKey)| !self.sent.contains(session);
         let taken: Vec<_> = held.into_iter().filter(is_new).collect();
-        let freed: Vec<_> = self.told.difference(&now).copied().collect();
+        let freed: Vec<_> = self.sent.difference(&now).copied().collect();
         let changed = !taken.is_empty() || !freed.is_empty();
-        self.told = now;
+        self.sent = now;
         changed.then_some(FromOld::Seats { taken, freed })
     }
 }

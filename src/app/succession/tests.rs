@@ -1,5 +1,5 @@
 use super::predecessor::{Following, UpgradeSocket};
-use super::successor::{Gone, Successor};
+use super::successor::{Successor, SuccessorEnd};
 use super::*;
 use crate::app::sockets::{Bound, Inherited, Sockets};
 use crate::config::{Config, Role};
@@ -211,7 +211,7 @@ async fn the_old_process_knows_a_death_from_a_good_end() {
     let rig = Rig::new().await;
     let (successor, following) = rig.replaced().await;
     following.leave().await;
-    assert_eq!(successor.gone().await, Gone::Left);
+    assert_eq!(successor.gone().await, SuccessorEnd::Left);
 
     let upgrade = UpgradeSocket::listen(&rig.socket()).unwrap();
     let dies = std::thread::spawn(move || {
@@ -225,7 +225,7 @@ async fn the_old_process_knows_a_death_from_a_good_end() {
     });
     let successor = handing_over(rig.hand_over(sockets())).await;
     dies.join().unwrap();
-    assert_eq!(successor.gone().await, Gone::Died);
+    assert_eq!(successor.gone().await, SuccessorEnd::Died);
 }
 
 #[tokio::test]

@@ -99,7 +99,7 @@ async fn a_wrong_accept_is_the_workers_trouble() {
     for wrong in ["", "Sec-WebSocket-Accept: abc=\r\n", &accept.repeat(2)] {
         let error = answered(&switching(wrong)).await.err().unwrap();
         assert!(matches!(error, DialError::WrongAccept), "{error:?}");
-        assert!(matches!(error.judge(), DialFailure::Worker(_)));
+        assert!(matches!(error.classify(), DialFailure::Worker(_)));
     }
 }
 
@@ -107,7 +107,7 @@ async fn a_wrong_accept_is_the_workers_trouble() {
 async fn what_is_about_the_request_is_the_clients_with_the_workers_words() {
     for (length, body) in [("", "Bad key"), ("Content-Length: 7\r\n", "Bad keyrest")] {
         let answer = format!("HTTP/1.1 400 Bad Request\r\n{length}\r\n{body}");
-        let failure = answered(&answer).await.err().unwrap().judge();
+        let failure = answered(&answer).await.err().unwrap().classify();
         let expected = WorkerAnswer::new(400, "Bad key", "");
         assert_eq!(failure, DialFailure::Client(expected));
     }
@@ -121,7 +121,7 @@ async fn a_refusal_without_an_end_is_told_without_waiting_for_it() {
         // Until the dial has heard enough.
         stream.read_u8().await.ok();
     });
-    let DialFailure::Client(answer) = kept_open.await.err().unwrap().judge() else {
+    let DialFailure::Client(answer) = kept_open.await.err().unwrap().classify() else {
         panic!("it is the client's");
     };
     assert_eq!(
@@ -140,7 +140,7 @@ async fn the_workers_troubles_are_the_workers() {
         "HTTP/1.1 200 OK\r\n\r\nRunning",
         "HTTP/1.1 301 Moved\r\nLocation: /\r\n\r\n",
     ] {
-        let failure = answered(answer).await.err().unwrap().judge();
+        let failure = answered(answer).await.err().unwrap().classify();
         assert!(matches!(failure, DialFailure::Worker(_)), "{answer:?}");
     }
 }
@@ -160,7 +160,7 @@ fn a_shortage_here_is_ours_and_no_worker_pays() {
         ),
         (DialError::Broken(of(libc::ENOBUFS)), Shortage::Memory),
     ] {
-        assert_eq!(error.judge(), DialFailure::Ours(expected));
+        assert_eq!(error.classify(), DialFailure::Ours(expected));
     }
 }
 

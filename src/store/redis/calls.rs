@@ -3,15 +3,15 @@
 
 use super::keeper::{BATCH, millis};
 use super::link::Live;
-use super::wire::{LineAnswer, SignOfLife};
-use super::{Inner, MAX_CANDIDATES, RedisStore, inquiry, keys, upkeep, wire};
+use super::wire::{Heartbeat, LineAnswer};
+use super::{Inner, MAX_CANDIDATES, RedisStore, keys, peers, upkeep, wire};
 use crate::model::{
     Browser, Counts, RecycleReason, SessionId, Waiter, WorkerKey, WorkerRecord, WorkerStatus,
     unix_millis,
 };
 use crate::store::{
-    Answerer, Answers, Beat, Candidate, Event, Granted, Grantee, Judge, Reserved, Served, Store,
-    StoreError, WorkerView,
+    Candidate, EnoughAnswers, Event, Granted, Grantee, HeartbeatReply, PeerAnswers, PeerHandler,
+    Reserved, Served, Store, StoreError, WorkerView,
 };
 use async_trait::async_trait;
 use redis::ScriptInvocation;
@@ -94,7 +94,7 @@ impl Store for RedisStore {
         session: SessionId,
         candidates: &[Candidate],
     ) -> Result<Reserved, StoreError> {
-        self.ask(session, candidates).await
+        self.reserve_once(session, candidates).await
     }
 
     fn keeps_line(&self) -> bool {
@@ -320,14 +320,14 @@ impl Store for RedisStore {
         status: WorkerStatus,
         memory: Option<u64>,
         ttl: Duration,
-    ) -> Result<Beat, StoreError> {
-        let beat = SignOfLife {
+    ) -> Result<HeartbeatReply, StoreError> {
+        let beat = Heartbeat {
             status,
             memory,
             at: unix_millis(),
         };
         let expires = Instant::now() + ttl;
-        let lifetime = self.inner.ledger().beat(worker, &beat, expires);
+        let lifetime = self.inner.ledger().heartbeat(worker, &beat, expires);
         let answer: Vec<u64> = self
             .inner
             .link
@@ -348,9 +348,9 @@ impl Store for RedisStore {
             })
             .await?;
         let &[order, active, lifetime, revision] = answer.as_slice() else {
-            return Ok(Beat {
+            return Ok(HeartbeatReply {
                 unknown: true,
-                ..Beat::default()
+                ..HeartbeatReply::default()
             });
         };
         let counts = Counts {
@@ -359,7 +359,7 @@ impl Store for RedisStore {
             revision,
         };
         self.inner.ledger().hear(worker, counts);
-        Ok(Beat {
+        Ok(HeartbeatReply {
             unknown: false,
             recycle: order > 0,
             counts,
@@ -436,7 +436,7 @@ impl Store for RedisStore {
             })
             .await;
         let seen = wire::client_address(&info.ok()?);
-        let own = self.inner.way.own_address().await;
+        let own = self.inner.location.own_address().await;
         let advertised = wire::advertised(own, seen);
         match (advertised, seen) {
             (None, _) => log::warn!(
@@ -476,17 +476,17 @@ impl Store for RedisStore {
             .await
     }
 
-    async fn ask(
+    async fn query_peers(
         &self,
         question: &str,
         patience: Duration,
-        enough: Judge,
-    ) -> Result<Answers, StoreError> {
-        inquiry::ask(&self.inner, question, patience, enough).await
+        enough: EnoughAnswers,
+    ) -> Result<PeerAnswers, StoreError> {
+        peers::query(&self.inner, question, patience, enough).await
     }
 
-    fn answer_with(&self, answerer: Answerer) {
-        self.inner.inquiries.answer_with(answerer);
+    fn serve_peers(&self, answerer: PeerHandler) {
+        self.inner.peer_queries.serve_peers(answerer);
     }
 
     fn events(&self) -> broadcast::Receiver<Event> {
@@ -495,15 +495,15 @@ impl Store for RedisStore {
 }
 
 impl RedisStore {
-    async fn ask(
+    async fn reserve_once(
         &self,
         session: SessionId,
         candidates: &[Candidate],
     ) -> Result<Reserved, StoreError> {
         let inner = &*self.inner;
-        if !inner.ledger().ask(session) {
+        if !inner.ledger().begin(session) {
             self.tell_release(session).await?;
-            inner.ledger().ask(session);
+            inner.ledger().begin(session);
         }
         let _asking = Asking { inner, session };
         let candidates = &candidates[..candidates.len().min(MAX_CANDIDATES)];

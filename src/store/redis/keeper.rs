@@ -3,8 +3,8 @@
 
 use super::keys;
 use super::link::{Live, RESPONSE_TIMEOUT, State, describe};
-use super::way::Finder;
-use super::{Inner, Role, inquiry, wire};
+use super::location::Finder;
+use super::{Inner, Role, peers, wire};
 use crate::store::{Event, StoreError};
 use backon::{BackoffBuilder, ExponentialBuilder};
 use redis::{AsyncConnectionConfig, ErrorKind, PushInfo, PushKind, RedisError, RedisResult, Value};
@@ -33,7 +33,7 @@ const RESTORED_TTL: Duration = Duration::from_secs(15);
 /// Keeps the connection for good. Runs until it is dropped.
 pub async fn keep(inner: Arc<Inner>) {
     let mut pauses = backoff();
-    let mut finder = inner.way.finder();
+    let mut finder = inner.location.finder();
     loop {
         let opened = match &mut finder {
             Ok(finder) => open(&inner, finder).await,
@@ -75,9 +75,9 @@ fn arrived(inner: &Inner, live: Live) {
     inner.link.set(State::Live(live));
     if !inner.reachable.swap(true, Ordering::Relaxed) {
         log::info!(store = inner.address.as_str(), name = inner.proxy.as_str(); "the store answers");
-        inner.tell(Event::Reachable(true));
+        inner.emit(Event::Reachable(true));
     }
-    inner.tell(Event::Resync);
+    inner.emit(Event::Resync);
     // What came in while the ledger was being written down.
     inner.outbox.notify_one();
     // Whoever is alive reaps, for however short a time it may be.
@@ -97,7 +97,7 @@ fn away(inner: &Inner, error: &RedisError) {
     }
     if was_reachable || first {
         log::warn!(store = inner.address.as_str(), reason = reason.as_str(); "the store is away");
-        inner.tell(Event::Reachable(false));
+        inner.emit(Event::Reachable(false));
     }
 }
 
@@ -200,7 +200,7 @@ async fn restate(inner: &Inner, live: &mut Live) -> RedisResult<()> {
         }
         let leases = leases(inner, live).await?;
         let mut ledger = inner.ledger();
-        ledger.untold();
+        ledger.mark_unsynced();
         ledger.compare(&leases, true);
     }
     inner.flush(live).await?;
@@ -286,9 +286,9 @@ fn message(inner: &Inner, epoch: u64, channel: &str, payload: &str) {
             inner.proxies.store(proxies.max(1), Ordering::Relaxed);
         } else if let Some(event) = wire::event(payload) {
             inner.heard(&event);
-            inner.tell(event);
-        } else if let Some(word) = inquiry::word(payload) {
-            inner.inquiries.hear(word, &inner.proxy);
+            inner.emit(event);
+        } else if let Some(word) = peers::parse(payload) {
+            inner.peer_queries.on_message(word, &inner.proxy);
         } else if let Some((proxy, granted)) = wire::grant(payload)
             && proxy == inner.proxy
             && inner.granted(&granted)
@@ -310,7 +310,7 @@ fn message(inner: &Inner, epoch: u64, channel: &str, payload: &str) {
             keys::SHUTDOWN => {
                 inner.announced.try_send(worker).ok();
             }
-            keys::CHECK => inner.tell(Event::Suspect(worker)),
+            keys::CHECK => inner.emit(Event::Suspect(worker)),
             _ => {}
         }
     }

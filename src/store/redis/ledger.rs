@@ -2,7 +2,7 @@
 //! releases still to be told, the workers it registered. Pure; the keeper writes it to Redis anew
 //! after every reconnect, and that is how a Redis that comes back empty becomes right again.
 
-use super::wire::SignOfLife;
+use super::wire::Heartbeat;
 use crate::model::{Counts, SessionId, WorkerKey, WorkerRecord};
 use crate::store::WorkerView;
 use std::collections::{HashMap, HashSet};
@@ -16,7 +16,7 @@ pub struct Ledger {
     /// Sessions that came and went while Redis was away, to be added to the lifetimes.
     unseen: HashMap<WorkerKey, u32>,
     /// Leases found in Redis that nobody here holds: given back when found twice.
-    strangers: HashSet<SessionId>,
+    orphans: HashSet<SessionId>,
     workers: HashMap<WorkerKey, Registration>,
     /// Workers whose deregistration Redis has not confirmed.
     departed: HashSet<WorkerKey>,
@@ -27,22 +27,22 @@ pub struct Ledger {
 
 enum Seat {
     /// A reservation is under way.
-    Asked,
+    Requested,
     /// It waits in the line that Redis keeps, and may get a seat at any time.
     Waiting,
     Held {
         worker: WorkerKey,
-        told: Told,
+        sync: SyncState,
         /// Whether a reservation counted it into the worker's lifetime.
         counted: bool,
     },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Told {
-    No,
-    Telling,
-    Yes,
+enum SyncState {
+    Needed,
+    UnderWay,
+    Done,
 }
 
 /// A worker that this process registered.
@@ -59,7 +59,7 @@ pub struct Registration {
 
 /// One seat that Redis has to be told of.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Untold {
+pub struct UnsyncedSeat {
     pub session: SessionId,
     pub worker: WorkerKey,
     pub counted: bool,
@@ -68,11 +68,11 @@ pub struct Untold {
 impl Ledger {
     /// A reservation sets out. `false` while a release of the same session is still to be told:
     /// that has to come first.
-    pub fn ask(&mut self, session: SessionId) -> bool {
+    pub fn begin(&mut self, session: SessionId) -> bool {
         if self.releases.contains_key(&session) {
             return false;
         }
-        self.seats.entry(session).or_insert(Seat::Asked);
+        self.seats.entry(session).or_insert(Seat::Requested);
         true
     }
 
@@ -89,7 +89,7 @@ impl Ledger {
         }
         let seat = Seat::Held {
             worker: worker.clone(),
-            told: Told::Yes,
+            sync: SyncState::Done,
             counted: true,
         };
         self.seats.insert(session, seat);
@@ -98,7 +98,7 @@ impl Ledger {
 
     /// The reservation got none.
     pub fn unseated(&mut self, session: SessionId) {
-        if let Some(Seat::Asked) = self.seats.get(&session) {
+        if let Some(Seat::Requested) = self.seats.get(&session) {
             self.seats.remove(&session);
         }
     }
@@ -106,7 +106,7 @@ impl Ledger {
     /// Nobody knows what became of the reservation: whatever it took is given back.
     /// Returns whether there was such a reservation.
     pub fn doubt(&mut self, session: SessionId) -> bool {
-        let Some(Seat::Asked) = self.seats.get(&session) else {
+        let Some(Seat::Requested) = self.seats.get(&session) else {
             return false;
         };
         self.seats.remove(&session);
@@ -120,7 +120,7 @@ impl Ledger {
         }
         let seat = Seat::Held {
             worker: worker.clone(),
-            told: Told::No,
+            sync: SyncState::Needed,
             counted: false,
         };
         self.seats.insert(session, seat);
@@ -132,7 +132,7 @@ impl Ledger {
             None => return self.releases.contains_key(&session),
             Some(Seat::Held {
                 worker,
-                told: Told::No,
+                sync: SyncState::Needed,
                 counted,
             }) => {
                 if !refund && !counted {
@@ -167,8 +167,8 @@ impl Ledger {
             .collect()
     }
 
-    /// Seats to tell Redis of. Followed by [`Ledger::told`], or [`Ledger::untold`] if that failed.
-    pub fn tell(&mut self, most: usize) -> Vec<Untold> {
+    /// Seats to tell Redis of. Followed by [`Ledger::mark_synced`], or [`Ledger::mark_unsynced`] if that failed.
+    pub fn take_unsynced(&mut self, most: usize) -> Vec<UnsyncedSeat> {
         let mut batch = Vec::new();
         for (session, seat) in &mut self.seats {
             if batch.len() == most {
@@ -176,12 +176,12 @@ impl Ledger {
             }
             if let Seat::Held {
                 worker,
-                told: told @ Told::No,
+                sync: sync @ SyncState::Needed,
                 counted,
             } = seat
             {
-                *told = Told::Telling;
-                batch.push(Untold {
+                *sync = SyncState::UnderWay;
+                batch.push(UnsyncedSeat {
                     session: *session,
                     worker: worker.clone(),
                     counted: *counted,
@@ -191,11 +191,11 @@ impl Ledger {
         batch
     }
 
-    pub fn told(&mut self, batch: &[Untold]) {
+    pub fn mark_synced(&mut self, batch: &[UnsyncedSeat]) {
         for untold in batch {
             match self.seats.get_mut(&untold.session) {
-                Some(Seat::Held { told, counted, .. }) => {
-                    *told = Told::Yes;
+                Some(Seat::Held { sync, counted, .. }) => {
+                    *sync = SyncState::Done;
                     *counted = true;
                 }
                 // Released while the telling was under way, and maybe overtaken by it.
@@ -207,14 +207,14 @@ impl Ledger {
     }
 
     /// The telling failed: the seats are to be told again.
-    pub fn untold(&mut self) {
+    pub fn mark_unsynced(&mut self) {
         for seat in self.seats.values_mut() {
             if let Seat::Held {
-                told: told @ Told::Telling,
+                sync: sync @ SyncState::UnderWay,
                 ..
             } = seat
             {
-                *told = Told::No;
+                *sync = SyncState::Needed;
             }
         }
     }
@@ -240,33 +240,33 @@ impl Ledger {
     /// under way (`quiet`), else when it is found a second time.
     pub fn compare(&mut self, leases: &HashMap<SessionId, WorkerKey>, quiet: bool) {
         for (session, seat) in &mut self.seats {
-            if let Seat::Held { worker, told, .. } = seat
-                && *told == Told::Yes
+            if let Seat::Held { worker, sync, .. } = seat
+                && *sync == SyncState::Done
                 && leases.get(session) != Some(worker)
             {
-                *told = Told::No;
+                *sync = SyncState::Needed;
             }
         }
-        let mut strangers = HashSet::new();
+        let mut orphans = HashSet::new();
         for session in leases.keys() {
             let ours = self.seats.get(session).is_some_and(|seat| match seat {
                 // On a new connection an old reservation can no longer take effect.
-                Seat::Asked => !quiet,
+                Seat::Requested => !quiet,
                 // The next question that tells anew who waits is told of the seat.
                 Seat::Waiting | Seat::Held { .. } => true,
             });
             if ours || self.releases.contains_key(session) {
                 continue;
             }
-            if quiet || self.strangers.contains(session) {
+            if quiet || self.orphans.contains(session) {
                 // Whether it reached its worker is not known here: a Redis that came back old has
                 // leases of sessions that were served and have ended. The lifetime stands.
                 self.releases.insert(*session, false);
             } else {
-                strangers.insert(*session);
+                orphans.insert(*session);
             }
         }
-        self.strangers = strangers;
+        self.orphans = orphans;
     }
 
     pub fn register(&mut self, record: &WorkerRecord, expires: Instant) -> Registration {
@@ -287,11 +287,16 @@ impl Ledger {
     }
 
     /// Returns the lifetime that is remembered of the worker.
-    pub fn beat(&mut self, worker: &WorkerKey, beat: &SignOfLife, expires: Instant) -> u32 {
+    pub fn heartbeat(
+        &mut self,
+        worker: &WorkerKey,
+        heartbeat: &Heartbeat,
+        expires: Instant,
+    ) -> u32 {
         if let Some(registration) = self.workers.get_mut(worker) {
-            registration.record.status = beat.status;
-            registration.record.memory = beat.memory;
-            registration.record.last_heartbeat = beat.at;
+            registration.record.status = heartbeat.status;
+            registration.record.memory = heartbeat.memory;
+            registration.record.last_heartbeat = heartbeat.at;
             registration.expires = expires;
             registration.lifetime
         } else {

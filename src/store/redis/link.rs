@@ -45,7 +45,7 @@ pub struct Link {
     /// How often that was done.
     mended: watch::Sender<u64>,
     /// Refusals that were said, each with when.
-    said: Mutex<HashMap<String, Instant>>,
+    logged: Mutex<HashMap<String, Instant>>,
 }
 
 impl Link {
@@ -54,7 +54,7 @@ impl Link {
             state: watch::Sender::new(State::Connecting),
             damaged: Notify::new(),
             mended: watch::Sender::new(0),
-            said: Mutex::default(),
+            logged: Mutex::default(),
         }
     }
 
@@ -156,15 +156,15 @@ impl Link {
         if !of_server || QUIET.contains(&code) {
             return false;
         }
-        let mut said = self
-            .said
+        let mut logged = self
+            .logged
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
-        said.retain(|_, at| at.elapsed() < SAY_AGAIN);
-        if said.len() >= MAX_SAID || said.contains_key(code) {
+        logged.retain(|_, at| at.elapsed() < LOG_AGAIN);
+        if logged.len() >= MAX_LOGGED || logged.contains_key(code) {
             return false;
         }
-        said.insert(code.to_owned(), Instant::now());
+        logged.insert(code.to_owned(), Instant::now());
         true
     }
 
@@ -230,9 +230,9 @@ const USELESS: [&str; 15] = [
 /// Those that belong to the life of a connection, and that the keeper makes up for.
 const QUIET: [&str; 4] = ["FENCED", "NOSCRIPT", "LOADING", "BUSY"];
 /// How long one refusal is not said again.
-const SAY_AGAIN: Duration = Duration::from_secs(60);
+const LOG_AGAIN: Duration = Duration::from_secs(60);
 /// Refusals that are remembered at once.
-const MAX_SAID: usize = 32;
+const MAX_LOGGED: usize = 32;
 
 /// Before Redis 7.2 a script that lacks a permission says so in words only.
 fn lacks_permission(error: &RedisError) -> bool {

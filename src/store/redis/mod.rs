@@ -11,24 +11,25 @@
 //! loss is one loss. `docs/redis.md` has the keys, the guarantees and the bounds.
 
 mod calls;
-mod inquiry;
 mod keeper;
 mod keys;
 mod ledger;
 mod link;
+mod location;
+mod peers;
 mod scripts;
 mod upkeep;
-mod way;
 mod wire;
 
 use super::{Event, Grantee, StoreError};
 use crate::config::StoreConfig;
 use crate::model::{SessionId, WorkerKey};
-use inquiry::{Inquiries, Question};
 use keeper::{BATCH, millis};
 use keys::Keys;
 use ledger::{Ledger, Registration};
 use link::{Link, Live};
+use location::Location;
+use peers::{PeerQueries, PeerQuery};
 use redis::{RedisResult, Script, ScriptInvocation};
 use scripts::Scripts;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
@@ -37,7 +38,6 @@ use std::time::Duration;
 use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use way::Way;
 
 /// Events that a listener may be behind before it has to read the fleet anew.
 const EVENT_BACKLOG: usize = 16 * 1024;
@@ -69,7 +69,7 @@ pub struct RedisStore {
 }
 
 struct Inner {
-    way: Way,
+    location: Location,
     /// Where Redis is, without user and password.
     address: String,
     role: Role,
@@ -83,7 +83,7 @@ struct Inner {
     poll_interval: Duration,
     link: Link,
     ledger: Mutex<Ledger>,
-    grid: Mutex<Grid>,
+    grid: Mutex<GridIdentity>,
     /// Wakes the task that tells Redis what could not be told at once.
     outbox: Notify,
     /// Wakes the task that gives back what the dead left behind.
@@ -91,7 +91,7 @@ struct Inner {
     /// Orders to recycle that were announced, to be looked up.
     announced: mpsc::Sender<WorkerKey>,
     events: broadcast::Sender<Event>,
-    inquiries: Inquiries,
+    peer_queries: PeerQueries,
     /// Hears of seats that others give to sessions of this proxy.
     grantee: OnceLock<Grantee>,
     epoch: AtomicU64,
@@ -106,14 +106,14 @@ struct Inner {
 
 /// Which grid Redis holds. The name is lost when Redis is emptied.
 #[derive(Default)]
-struct Grid {
+struct GridIdentity {
     /// The one that this process has written its ledger to.
     known: Option<Arc<str>>,
     /// The one that was last announced on the present connection.
     announced: Option<Arc<str>>,
 }
 
-impl Grid {
+impl GridIdentity {
     /// Whether Redis was emptied since we wrote our ledger to it.
     fn stale(&self) -> bool {
         self.known.is_some() && self.announced.is_some() && self.known != self.announced
@@ -136,9 +136,9 @@ impl RedisStore {
         role: Role,
         shutdown: watch::Receiver<bool>,
     ) -> Result<RedisStore, StoreError> {
-        let (inquiries, questions) = Inquiries::new();
+        let (peer_queries, questions) = PeerQueries::new();
         let (announced, orders) = mpsc::channel(ORDER_BACKLOG);
-        let inner = Arc::new(Inner::new(config, role, inquiries, announced)?);
+        let inner = Arc::new(Inner::new(config, role, peer_queries, announced)?);
         let mut tasks = JoinSet::new();
         tasks.spawn(serve(inner.clone(), questions, orders, shutdown));
         Ok(RedisStore {
@@ -168,7 +168,7 @@ impl RedisStore {
 /// All background work of one store, until it is told to stop or dropped.
 async fn serve(
     inner: Arc<Inner>,
-    questions: mpsc::Receiver<Question>,
+    questions: mpsc::Receiver<PeerQuery>,
     orders: mpsc::Receiver<WorkerKey>,
     mut shutdown: watch::Receiver<bool>,
 ) {
@@ -180,7 +180,7 @@ async fn serve(
     };
     let keep = keeper::keep(inner.clone());
     let deliver = upkeep::deliver(inner.clone());
-    let answer = inquiry::answer(inner.clone(), questions);
+    let answer = peers::serve(inner.clone(), questions);
     let obey = upkeep::look_up_orders(inner.clone(), orders);
     let mend = upkeep::mend(inner.clone());
     let duties = async {
@@ -203,26 +203,26 @@ async fn serve(
 
 /// Whether [`RedisStore::connect`] can make something of a URL.
 pub fn accepts_url(url: &str) -> bool {
-    Way::parse(url).is_ok()
+    Location::parse(url).is_ok()
 }
 
 impl Inner {
     fn new(
         config: &StoreConfig,
         role: Role,
-        inquiries: Inquiries,
+        peer_queries: PeerQueries,
         announced: mpsc::Sender<WorkerKey>,
     ) -> Result<Inner, StoreError> {
         // rediss:// needs a process-wide provider; ring is the one that Pingora uses.
         pingora::tls::install_default_crypto_provider();
         let unusable = |error: redis::RedisError| StoreError::Refused(error.category().to_owned());
         let url = config.url.as_deref().unwrap_or_default();
-        let way = Way::parse(url).map_err(unusable)?;
-        let keys = Keys::new(config.namespace.as_deref(), way.database());
+        let location = Location::parse(url).map_err(unusable)?;
+        let keys = Keys::new(config.namespace.as_deref(), location.database());
         let proxy = format!("{:016x}", rand::random::<u64>());
         Ok(Inner {
-            address: way.address(),
-            way,
+            address: location.address(),
+            location,
             role,
             identity_key: keys.identity(&proxy),
             leases_key: keys.leases(&proxy),
@@ -238,7 +238,7 @@ impl Inner {
             reaping: Notify::new(),
             announced,
             events: broadcast::channel(EVENT_BACKLOG).0,
-            inquiries,
+            peer_queries,
             grantee: OnceLock::new(),
             epoch: AtomicU64::new(0),
             reachable: AtomicBool::new(false),
@@ -256,7 +256,7 @@ impl Inner {
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    fn grid(&self) -> MutexGuard<'_, Grid> {
+    fn grid(&self) -> MutexGuard<'_, GridIdentity> {
         self.grid
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -269,7 +269,7 @@ impl Inner {
     }
 
     /// Nobody listening is no error: events are hints, the state is the truth.
-    fn tell(&self, event: Event) {
+    fn emit(&self, event: Event) {
         self.events.send(event).ok();
     }
 
@@ -316,7 +316,7 @@ impl Inner {
 
     async fn flush_adoptions(&self, live: &mut Live) -> RedisResult<()> {
         loop {
-            let batch = self.ledger().tell(BATCH);
+            let batch = self.ledger().take_unsynced(BATCH);
             let unseen = self.ledger().unseen(BATCH);
             if batch.is_empty() && unseen.is_empty() {
                 return Ok(());
@@ -332,10 +332,10 @@ impl Inner {
                 adopt.arg("+").arg(worker.to_string()).arg(sessions);
             }
             match adopt.invoke_async::<u32>(&mut live.connection).await {
-                Ok(_) => self.ledger().told(&batch),
+                Ok(_) => self.ledger().mark_synced(&batch),
                 Err(error) => {
                     let mut ledger = self.ledger();
-                    ledger.untold();
+                    ledger.mark_unsynced();
                     ledger.still_unseen(unseen);
                     return Err(error);
                 }

@@ -113,7 +113,7 @@ pub async fn look_up_orders(inner: Arc<Inner>, mut announced: mpsc::Receiver<Wor
             exists.arg(key).query_async(&mut live.connection).await
         });
         if matches!(there.await, Ok(1u8)) {
-            inner.tell(Event::Recycle(worker));
+            inner.emit(Event::Recycle(worker));
         }
     }
 }
@@ -177,7 +177,7 @@ impl Round {
     async fn discover(&mut self, inner: &Inner, live: &mut Live) -> RedisResult<()> {
         let mut cursor = 0u64;
         loop {
-            let asked = Instant::now();
+            let started = Instant::now();
             let (next, names): (u64, Vec<String>) = redis::cmd("SCAN")
                 .arg(cursor)
                 .arg("MATCH")
@@ -189,18 +189,18 @@ impl Round {
             let workers = names.iter().filter_map(|name| inner.keys.worker_of(name));
             let workers: Vec<WorkerKey> = workers.collect();
             for answer in each(inner, &inner.scripts.discover, &workers, live).await? {
-                self.say_strays(answer.into_iter().skip(1));
+                self.log_foreign_keys(answer.into_iter().skip(1));
             }
             cursor = next;
             if cursor == 0 {
                 return Ok(());
             }
             // Others want to use Redis too.
-            tokio::time::sleep(asked.elapsed() * SCAN_SHARE).await;
+            tokio::time::sleep(started.elapsed() * SCAN_SHARE).await;
         }
     }
 
-    fn say_strays(&mut self, names: impl Iterator<Item = String>) {
+    fn log_foreign_keys(&mut self, names: impl Iterator<Item = String>) {
         for key in names {
             if self.strays.len() < MAX_STRAYS && self.strays.insert(key.clone()) {
                 log::warn!(key; "a key has the name of a worker and is none; it is left alone");

@@ -40,14 +40,14 @@ pub fn fields(record: &WorkerRecord) -> Vec<(&'static str, String)> {
 }
 
 /// What a heartbeat rewrites of the record.
-pub struct SignOfLife {
+pub struct Heartbeat {
     pub status: WorkerStatus,
     pub memory: Option<u64>,
     /// In milliseconds since the epoch.
     pub at: u64,
 }
 
-impl SignOfLife {
+impl Heartbeat {
     pub fn fields(&self) -> Vec<(&'static str, String)> {
         let mut fields = vec![
             ("status", self.status.as_str().to_owned()),

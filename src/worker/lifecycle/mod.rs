@@ -148,7 +148,7 @@ impl Lifecycle {
             Input::Exited(generation, why) => self.exited(generation, why, step),
             Input::Drain => self.drain(step),
             Input::Stop => self.stop(step),
-            Input::Beat {
+            Input::Heartbeat {
                 generation,
                 status,
                 counts,

@@ -233,7 +233,7 @@ impl World {
         let server = self.server(generation);
         if let (Some(status), false) = (server.status, server.deregistered) {
             let counts = server.counts;
-            self.feed(Input::Beat {
+            self.feed(Input::Heartbeat {
                 generation,
                 status,
                 counts,

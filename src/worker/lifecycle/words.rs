@@ -83,7 +83,7 @@ pub enum Input {
     /// A server is gone, with what is known of the cause; nothing of it is left.
     Exited(Generation, String),
     /// The store took a heartbeat that said `status`, and told these counts.
-    Beat {
+    Heartbeat {
         generation: Generation,
         status: WorkerStatus,
         counts: Counts,

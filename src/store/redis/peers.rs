@@ -4,7 +4,7 @@
 
 use super::Inner;
 use super::keeper::millis;
-use crate::store::{Answerer, Answers, Judge, StoreError};
+use crate::store::{EnoughAnswers, PeerAnswers, PeerHandler, StoreError};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
@@ -17,7 +17,7 @@ const BACKLOG: usize = 64;
 
 /// Another proxy's question.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Question {
+pub struct PeerQuery {
     inquiry: String,
     /// The proxy that asks.
     by: String,
@@ -26,19 +26,19 @@ pub struct Question {
 
 /// What arrives of questions and answers.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Word {
-    Asked(Question),
+pub enum PeerMessage {
+    Query(PeerQuery),
     /// There is an answer to this inquiry.
     Answered,
 }
 
 /// Reads a message of the events channel, as `ask.lua` and `answer.lua` write it.
-pub fn word(message: &str) -> Option<Word> {
+pub fn parse(message: &str) -> Option<PeerMessage> {
     if message.starts_with("! ") {
-        return Some(Word::Answered);
+        return Some(PeerMessage::Answered);
     }
     let mut parts = message.strip_prefix("? ")?.splitn(3, ' ');
-    Some(Word::Asked(Question {
+    Some(PeerMessage::Query(PeerQuery {
         inquiry: parts.next()?.to_owned(),
         by: parts.next()?.to_owned(),
         text: parts.next()?.to_owned(),
@@ -46,53 +46,53 @@ pub fn word(message: &str) -> Option<Word> {
 }
 
 /// What a proxy knows of questions: where they go that came in, and what it answers.
-pub struct Inquiries {
-    asked: mpsc::Sender<Question>,
-    answerer: OnceLock<Answerer>,
+pub struct PeerQueries {
+    asked: mpsc::Sender<PeerQuery>,
+    answerer: OnceLock<PeerHandler>,
     /// Rings whenever somebody has answered somebody.
     answered: Notify,
 }
 
-impl Inquiries {
+impl PeerQueries {
     /// The receiver gets what others ask, for [`answer`].
-    pub fn new() -> (Inquiries, mpsc::Receiver<Question>) {
-        let (asked, questions) = mpsc::channel(BACKLOG);
-        let inquiries = Inquiries {
+    pub fn new() -> (PeerQueries, mpsc::Receiver<PeerQuery>) {
+        let (asked, queries) = mpsc::channel(BACKLOG);
+        let peer_queries = PeerQueries {
             asked,
             answerer: OnceLock::new(),
             answered: Notify::new(),
         };
-        (inquiries, questions)
+        (peer_queries, queries)
     }
 
     /// The first one stays.
-    pub fn answer_with(&self, answerer: Answerer) {
+    pub fn serve_peers(&self, answerer: PeerHandler) {
         self.answerer.set(answerer).ok();
     }
 
     /// Takes a message in. Called by the connection's driver, so it must not block.
-    pub fn hear(&self, word: Word, own: &str) {
-        match word {
-            Word::Asked(question) if question.by == own => {}
-            Word::Asked(question) => {
+    pub fn on_message(&self, message: PeerMessage, own: &str) {
+        match message {
+            PeerMessage::Query(question) if question.by == own => {}
+            PeerMessage::Query(question) => {
                 if self.asked.try_send(question).is_err() {
-                    log::debug!("too many questions of other proxies at once");
+                    log::debug!("too many queries of other proxies at once");
                 }
             }
-            Word::Answered => self.answered.notify_waiters(),
+            PeerMessage::Answered => self.answered.notify_waiters(),
         }
     }
 }
 
 /// Answers one question after the other. Runs until it is dropped.
-pub async fn answer(inner: Arc<Inner>, mut questions: mpsc::Receiver<Question>) {
-    while let Some(question) = questions.recv().await {
-        let Some(answerer) = inner.inquiries.answerer.get() else {
+pub async fn serve(inner: Arc<Inner>, mut queries: mpsc::Receiver<PeerQuery>) {
+    while let Some(question) = queries.recv().await {
+        let Some(answerer) = inner.peer_queries.answerer.get() else {
             continue;
         };
         let answer = answerer(&question.text);
         let answers = inner.keys.answers(&question.inquiry);
-        let told = inner.link.script::<u8>(|_| {
+        let sent = inner.link.script::<u8>(|_| {
             let mut call = inner.scripts.answer.key(&answers);
             call.arg(&question.inquiry)
                 .arg(&inner.proxy)
@@ -100,7 +100,7 @@ pub async fn answer(inner: Arc<Inner>, mut questions: mpsc::Receiver<Question>) 
                 .arg(millis(ANSWER_TTL));
             call
         });
-        if let Err(error) = told.await {
+        if let Err(error) = sent.await {
             log::debug!(error:%; "another proxy's question goes without an answer");
         }
     }
@@ -108,12 +108,12 @@ pub async fn answer(inner: Arc<Inner>, mut questions: mpsc::Receiver<Question>) 
 
 /// Asks all others, and waits until they have answered, one of them has said `enough`, or
 /// `patience` is over.
-pub async fn ask(
+pub async fn query(
     inner: &Inner,
     question: &str,
     patience: Duration,
-    enough: Judge,
-) -> Result<Answers, StoreError> {
+    enough: EnoughAnswers,
+) -> Result<PeerAnswers, StoreError> {
     let deadline = Instant::now() + patience;
     let inquiry = format!("{:016x}", rand::random::<u64>());
     let mut silent: Vec<String> = inner
@@ -128,7 +128,7 @@ pub async fn ask(
     let mut given = Vec::new();
     while !silent.is_empty() {
         // Before looking, so that what comes in between is not missed.
-        let mut rung = std::pin::pin!(inner.inquiries.answered.notified());
+        let mut rung = std::pin::pin!(inner.peer_queries.answered.notified());
         rung.as_mut().enable();
         let before = given.len();
         let found: Vec<Option<String>> = inner
@@ -154,7 +154,7 @@ pub async fn ask(
             break;
         }
     }
-    Ok(Answers { given, silent })
+    Ok(PeerAnswers { given, silent })
 }
 
 #[cfg(test)]
@@ -163,15 +163,15 @@ mod tests {
 
     #[test]
     fn a_question_may_hold_anything_and_nonsense_is_none() {
-        let asked = Word::Asked(Question {
+        let asked = PeerMessage::Query(PeerQuery {
             inquiry: "1f".into(),
             by: "a".into(),
             text: "{\"kill\": \"0 1\"}".into(),
         });
-        assert_eq!(word("? 1f a {\"kill\": \"0 1\"}"), Some(asked));
-        assert_eq!(word("! 1f"), Some(Word::Answered));
+        assert_eq!(parse("? 1f a {\"kill\": \"0 1\"}"), Some(asked));
+        assert_eq!(parse("! 1f"), Some(PeerMessage::Answered));
         for message in ["", "?", "? 1f", "? 1f a", "c 1 2 3 chromium:a", "!"] {
-            assert_eq!(word(message), None, "{message}");
+            assert_eq!(parse(message), None, "{message}");
         }
     }
 }

@@ -15,7 +15,7 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 const SENTINEL_PORT: u16 = 26379;
 
 /// Where Redis is.
-pub enum Way {
+pub enum Location {
     /// One address, whoever answers there.
     Direct(Client),
     Sentinels {
@@ -27,7 +27,7 @@ pub enum Way {
     },
 }
 
-impl Way {
+impl Location {
     /// Reads `redis://`, `rediss://`, `redis+unix://`, or
     /// `redis+sentinel://[USER:PASSWORD@]HOST[:PORT],…/SERVICE[/DATABASE]`, with `rediss+sentinel://`
     /// for TLS to sentinels and servers. User and password are those of the servers; those of the
@@ -35,27 +35,27 @@ impl Way {
     ///
     /// # Errors
     /// When it is none of these.
-    pub fn parse(url: &str) -> RedisResult<Way> {
+    pub fn parse(url: &str) -> RedisResult<Location> {
         match url.split_once("+sentinel://") {
             Some((scheme, rest)) if ["redis", "rediss"].contains(&scheme) => {
                 sentinels(scheme, rest)
             }
-            _ => Client::open(prepared(url.into_connection_info()?)).map(Way::Direct),
+            _ => Client::open(prepared(url.into_connection_info()?)).map(Location::Direct),
         }
     }
 
     pub fn database(&self) -> i64 {
         match self {
-            Way::Direct(client) => client.get_connection_info().redis_settings().db(),
-            Way::Sentinels { settings, .. } => settings.db(),
+            Location::Direct(client) => client.get_connection_info().redis_settings().db(),
+            Location::Sentinels { settings, .. } => settings.db(),
         }
     }
 
     /// Where that is, without user and password.
     pub fn address(&self) -> String {
         match self {
-            Way::Direct(client) => client.get_connection_info().addr().to_string(),
-            Way::Sentinels {
+            Location::Direct(client) => client.get_connection_info().addr().to_string(),
+            Location::Sentinels {
                 sentinels, service, ..
             } => {
                 let sentinels = sentinels.iter().map(|info| info.addr().to_string());
@@ -70,11 +70,11 @@ impl Way {
     /// When the sentinels' addresses are unusable.
     pub fn finder(&self) -> RedisResult<Finder<'_>> {
         let sentinel = match self {
-            Way::Direct(_) => None,
-            Way::Sentinels { sentinels, .. } => Some(Sentinel::build(sentinels.clone())?),
+            Location::Direct(_) => None,
+            Location::Sentinels { sentinels, .. } => Some(Sentinel::build(sentinels.clone())?),
         };
         Ok(Finder {
-            way: self,
+            location: self,
             sentinel,
         })
     }
@@ -82,8 +82,8 @@ impl Way {
     /// The address of this machine that packets to Redis leave from; none for a Unix socket.
     pub async fn own_address(&self) -> Option<IpAddr> {
         let info = match self {
-            Way::Direct(client) => client.get_connection_info(),
-            Way::Sentinels { sentinels, .. } => sentinels.first()?,
+            Location::Direct(client) => client.get_connection_info(),
+            Location::Sentinels { sentinels, .. } => sentinels.first()?,
         };
         let (host, port) = match info.addr() {
             redis::ConnectionAddr::Tcp(host, port)
@@ -104,18 +104,18 @@ impl Way {
     }
 }
 
-/// Finds the server of a [`Way`].
+/// Finds the server of a [`Location`].
 pub struct Finder<'a> {
-    way: &'a Way,
+    location: &'a Location,
     sentinel: Option<Sentinel>,
 }
 
 impl Finder<'_> {
     /// The server to connect to now.
     pub async fn client(&mut self) -> RedisResult<Client> {
-        match (self.way, &mut self.sentinel) {
-            (Way::Direct(client), _) => Ok(client.clone()),
-            (Way::Sentinels { service, node, .. }, Some(sentinel)) => {
+        match (self.location, &mut self.sentinel) {
+            (Location::Direct(client), _) => Ok(client.clone()),
+            (Location::Sentinels { service, node, .. }, Some(sentinel)) => {
                 let lookup = sentinel.async_master_for(service, Some(node));
                 tokio::time::timeout(LOOKUP_TIMEOUT, lookup)
                     .await
@@ -124,7 +124,7 @@ impl Finder<'_> {
                         Err(RedisError::from((ErrorKind::Io, text)))
                     })
             }
-            (Way::Sentinels { .. }, None) => Err(unusable("no sentinels")),
+            (Location::Sentinels { .. }, None) => Err(unusable("no sentinels")),
         }
     }
 }
@@ -141,7 +141,7 @@ fn prepared(info: ConnectionInfo) -> ConnectionInfo {
         .set_redis_settings(settings.set_protocol(ProtocolVersion::RESP3))
 }
 
-fn sentinels(scheme: &str, rest: &str) -> RedisResult<Way> {
+fn sentinels(scheme: &str, rest: &str) -> RedisResult<Location> {
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
     let (credentials, hosts) = match authority.rsplit_once('@') {
@@ -187,7 +187,7 @@ fn sentinels(scheme: &str, rest: &str) -> RedisResult<Way> {
     if scheme == "rediss" {
         node = node.set_tls_mode(TlsMode::Secure);
     }
-    Ok(Way::Sentinels {
+    Ok(Location::Sentinels {
         sentinels,
         service,
         node,
@@ -201,10 +201,10 @@ mod tests {
 
     #[test]
     fn sentinels_have_a_service_and_hosts() {
-        let way = Way::parse("redis+sentinel://u:p%40ss@a,b:1,[::1]:2/grid/3").unwrap();
-        assert_eq!(way.database(), 3);
-        assert_eq!(way.address(), "grid at a:26379,b:1,::1:2");
-        let Way::Sentinels { settings, .. } = way else {
+        let location = Location::parse("redis+sentinel://u:p%40ss@a,b:1,[::1]:2/grid/3").unwrap();
+        assert_eq!(location.database(), 3);
+        assert_eq!(location.address(), "grid at a:26379,b:1,::1:2");
+        let Location::Sentinels { settings, .. } = location else {
             panic!("no sentinels");
         };
         assert_eq!(
@@ -220,7 +220,7 @@ mod tests {
             "http+sentinel://a:1/grid",
             "redis+sentinel://a:port/grid",
         ] {
-            assert!(Way::parse(url).is_err(), "{url}");
+            assert!(Location::parse(url).is_err(), "{url}");
         }
     }
 }

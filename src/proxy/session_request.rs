@@ -1,4 +1,4 @@
-//! What a client asks for: a request head turned into an [`Ask`] or a [`Refusal`]. Pure.
+//! What a client asks for: a request head turned into an [`SessionRequest`] or a [`Refusal`]. Pure.
 
 use super::handshake;
 use super::refusal::Refusal;
@@ -17,7 +17,7 @@ pub const BROWSER_HEADER: &str = "x-playwright-browser";
 
 /// A wish for a session, well-formed but not yet granted.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Ask {
+pub struct SessionRequest {
     pub wanted: Wanted,
     /// Whether the client is Playwright, and so shows text bodies to its user.
     pub playwright: bool,
@@ -62,7 +62,7 @@ pub fn read(
     headers: &HeaderMap,
     selection: &config::Selection,
     auth: &config::Auth,
-) -> Result<Ask, Refusal> {
+) -> Result<SessionRequest, Refusal> {
     let key = handshake::check(headers)?;
     check_origin(headers, auth)?;
     let browser = match parameter(query, "browser") {
@@ -72,7 +72,7 @@ pub fn read(
             None => selection.default_browser,
         },
     };
-    Ok(Ask {
+    Ok(SessionRequest {
         wanted: Wanted {
             browser,
             version: user_agent(headers).and_then(Version::from_user_agent),
@@ -155,7 +155,7 @@ mod tests {
         health_interval: Duration::from_secs(5),
     };
 
-    fn ask(uri: &str, extra: &[(&'static str, &str)]) -> Result<Ask, Refusal> {
+    fn ask(uri: &str, extra: &[(&'static str, &str)]) -> Result<SessionRequest, Refusal> {
         let mut headers = HeaderMap::new();
         headers.insert(
             "sec-websocket-key",

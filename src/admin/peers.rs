@@ -4,11 +4,11 @@
 //! Only a request that came through the admin port with its token leads to a question. An answer
 //! that does not come is told as such: a session that may be open elsewhere is not called gone.
 
-use super::views::{Others, Session, Sessions, sessions};
+use super::views::{Peers, Session, Sessions, sessions};
 use crate::fleet::Queue;
 use crate::model::SessionId;
 use crate::proxy::Grid;
-use crate::proxy::demand::Waits;
+use crate::proxy::demand::WaitingClients;
 use crate::session::registry::Registry;
 use crate::store::Store;
 use crate::tunnel::Close;
@@ -19,22 +19,22 @@ use std::time::Duration;
 /// How long the others may take to answer. They are alive, or were within `store.proxy_ttl`.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Most sessions that a proxy tells another one: some 300 KiB.
-const MOST_TOLD: usize = 1000;
+const MAX_SESSIONS: usize = 1000;
 
 /// What proxies ask each other, as JSON.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-enum Question {
-    /// Answered with [`Told`].
+enum PeerQuery {
+    /// Answered with [`SessionList`].
     Sessions,
     /// Answered with whether it was open, and ends now.
     Kill(SessionId),
-    /// Answered with [`Waits`]; asked as [`QUESTION`](crate::proxy::demand::QUESTION).
+    /// Answered with [`WaitingClients`]; asked as [`QUESTION`](crate::proxy::demand::QUESTION).
     Waiting,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Told {
+struct SessionList {
     sessions: Vec<Session>,
     unlisted: usize,
 }
@@ -48,22 +48,22 @@ pub(super) enum Kill {
 }
 
 /// From now on this process answers what other proxies ask of its sessions and its line.
-pub fn answer_others(store: &dyn Store, registry: Arc<Registry>, queue: Arc<Queue>) {
-    store.answer_with(Box::new(move |question| {
+pub fn serve_peers(store: &dyn Store, registry: Arc<Registry>, queue: Arc<Queue>) {
+    store.serve_peers(Box::new(move |question| {
         answer(&registry, &queue, question)
     }));
 }
 
 fn answer(registry: &Registry, queue: &Queue, question: &str) -> String {
     match serde_json::from_str(question) {
-        Ok(Question::Sessions) => {
+        Ok(PeerQuery::Sessions) => {
             let mut sessions = sessions(registry);
-            let unlisted = sessions.len().saturating_sub(MOST_TOLD);
-            sessions.truncate(MOST_TOLD);
-            text(&Told { sessions, unlisted })
+            let unlisted = sessions.len().saturating_sub(MAX_SESSIONS);
+            sessions.truncate(MAX_SESSIONS);
+            text(&SessionList { sessions, unlisted })
         }
-        Ok(Question::Kill(session)) => text(&end(registry, session)),
-        Ok(Question::Waiting) => text(&Waits::of(queue)),
+        Ok(PeerQuery::Kill(session)) => text(&end(registry, session)),
+        Ok(PeerQuery::Waiting) => text(&WaitingClients::of(queue)),
         // Of a version that knows more. Whoever asked makes nothing of this and counts us as silent.
         Err(_) => text(&()),
     }
@@ -80,19 +80,19 @@ fn end(registry: &Registry, session: SessionId) -> bool {
 /// The sessions of the grid, oldest first.
 pub(super) async fn all_sessions(grid: &Grid) -> Sessions {
     let mut sessions = sessions(&grid.registry);
-    let mut others = Others::default();
-    let question = text(&Question::Sessions);
-    match grid.store.ask(&question, PATIENCE, |_| false).await {
+    let mut others = Peers::default();
+    let question = text(&PeerQuery::Sessions);
+    match grid.store.query_peers(&question, PATIENCE, |_| false).await {
         Ok(answers) => {
             others.silent = answers.silent;
             for (proxy, answer) in answers.given {
-                let Ok(told) = serde_json::from_str::<Told>(&answer) else {
+                let Ok(list) = serde_json::from_str::<SessionList>(&answer) else {
                     others.silent.push(proxy);
                     continue;
                 };
                 others.answered += 1;
-                others.unlisted += told.unlisted;
-                sessions.extend(told.sessions);
+                others.unlisted += list.unlisted;
+                sessions.extend(list.sessions);
             }
         }
         Err(error) => others.error = Some(error.to_string()),
@@ -106,10 +106,12 @@ pub(super) async fn kill(grid: &Grid, session: SessionId) -> Kill {
     if end(&grid.registry, session) {
         return Kill::Done;
     }
-    let question = text(&Question::Kill(session));
+    let question = text(&PeerQuery::Kill(session));
     let answers = match grid
         .store
-        .ask(&question, PATIENCE, |answer| said(answer) == Some(true))
+        .query_peers(&question, PATIENCE, |answer| {
+            parse_killed(answer) == Some(true)
+        })
         .await
     {
         Ok(answers) => answers,
@@ -117,7 +119,7 @@ pub(super) async fn kill(grid: &Grid, session: SessionId) -> Kill {
     };
     let mut silent = answers.silent;
     for (proxy, answer) in answers.given {
-        match said(&answer) {
+        match parse_killed(&answer) {
             Some(true) => return Kill::Done,
             Some(false) => {}
             None => silent.push(proxy),
@@ -129,8 +131,8 @@ pub(super) async fn kill(grid: &Grid, session: SessionId) -> Kill {
     Kill::Unknown(format!("no answer from {}", silent.join(", ")))
 }
 
-/// What another proxy answered to [`Question::Kill`].
-fn said(answer: &str) -> Option<bool> {
+/// What another proxy answered to [`PeerQuery::Kill`].
+fn parse_killed(answer: &str) -> Option<bool> {
     serde_json::from_str(answer).ok()
 }
 
@@ -145,8 +147,11 @@ mod tests {
 
     #[test]
     fn who_waits_is_asked_as_it_is_answered() {
-        assert_eq!(text(&Question::Waiting), QUESTION);
+        assert_eq!(text(&PeerQuery::Waiting), QUESTION);
         let answer = answer(&Registry::new(), &Queue::new(), QUESTION);
-        assert!(serde_json::from_str::<Waits>(&answer).is_ok(), "{answer}");
+        assert!(
+            serde_json::from_str::<WaitingClients>(&answer).is_ok(),
+            "{answer}"
+        );
     }
 }

@@ -2,19 +2,19 @@
 //! [`super::standing`]. One task asks one worker, for as long as there is something to ask.
 
 use super::dial::{DialError, Dialled, Handshake, dial};
-use super::standing::{Standing, Suspicion};
+use super::suspicion::{Suspicion, Trust};
 use super::{DialFailure, Fleet, Obstacle, Target, Unreachable, WorkerAnswer};
 use crate::model::Browser;
-use crate::tunnel::say_goodbye;
+use crate::tunnel::close_websocket;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 
-/// Most time that a question may take; less where a dial has less.
-const QUESTION_TIMEOUT: Duration = Duration::from_secs(3);
+/// Most time that a trial may take; less where a dial has less.
+const TRIAL_TIMEOUT: Duration = Duration::from_secs(3);
 /// Most time in which a worker may show that it is not at fault, while a client waits for it.
-const DEFENCE: Duration = Duration::from_secs(1);
+const VERIFY_TIMEOUT: Duration = Duration::from_secs(1);
 /// A dial that is given up after this long may have met a worker that hangs.
 const LONG_FOR_A_DIAL: Duration = Duration::from_millis(500);
 
@@ -41,30 +41,30 @@ impl Fleet {
         unfinished.ended = true;
         let error = match dialled {
             Ok(dialled) => {
-                self.suspect(target, |suspicion, now| suspicion.session_served(now));
+                self.update_suspicion(target, |suspicion, now| suspicion.session_served(now));
                 return Ok(dialled);
             }
             Err(error) => error,
         };
         let in_a_hurry = patience < self.config.load().selection.dial_timeout;
         let timed_out = matches!(error, DialError::Timeout { .. });
-        let mut failure = error.judge();
+        let mut failure = error.classify();
         if let DialFailure::Client(answer) = &failure {
-            let left = DEFENCE.min(patience.saturating_sub(begun.elapsed()));
-            if !self.works(target, answer, begun, left).await {
+            let left = VERIFY_TIMEOUT.min(patience.saturating_sub(begun.elapsed()));
+            if !self.is_working(target, answer, begun, left).await {
                 let status = answer.status;
                 failure = DialFailure::Worker(Unreachable::new(
-                    Obstacle::Stranger,
+                    Obstacle::OtherServer,
                     format_args!("it answered {status} instead of 101"),
                 ));
             }
         }
         if let DialFailure::Worker(_) = &failure {
             self.metrics.dial_failures.inc();
-            self.suspect(target, |suspicion, now| {
+            self.update_suspicion(target, |suspicion, now| {
                 // Who had less time than others says less about the worker.
                 if timed_out && in_a_hurry {
-                    suspicion.doubt(now);
+                    suspicion.request_trial(now);
                 } else {
                     suspicion.session_failed(now);
                 }
@@ -75,18 +75,18 @@ impl Fleet {
 
     /// Whether a worker that refused a request works: then the request is at fault. Unless it has
     /// shown so since the dial had `begun`, it is asked, with a handshake that has nothing wrong.
-    async fn works(
+    async fn is_working(
         self: &Arc<Self>,
         target: &Arc<Target>,
         answer: &WorkerAnswer,
         begun: Instant,
         patience: Duration,
     ) -> bool {
-        let mut asked = target.asked.subscribe();
-        let known = self.suspect(target, |suspicion, now| {
+        let mut over = target.trial_over.subscribe();
+        let known = self.update_suspicion(target, |suspicion, now| {
             let known = answer.is_version_mismatch() || suspicion.worked_since(begun);
             if !known {
-                suspicion.doubt(now);
+                suspicion.request_trial(now);
             }
             known
         });
@@ -94,14 +94,14 @@ impl Fleet {
             return true;
         }
         // In doubt the worker is spared.
-        timeout(patience, asked.changed()).await.ok();
-        let standing = self.suspect(target, |suspicion, _| suspicion.standing());
-        standing != Some(Standing::Out)
+        timeout(patience, over.changed()).await.ok();
+        let trust = self.update_suspicion(target, |suspicion, _| suspicion.trust());
+        trust != Some(Trust::Out)
     }
 
     /// Looks at or changes what is held against a worker, and does what follows. `None` for one
     /// that has left, or has another address by now.
-    fn suspect<T>(
+    fn update_suspicion<T>(
         self: &Arc<Self>,
         target: &Arc<Target>,
         change: impl FnOnce(&mut Suspicion, Instant) -> T,
@@ -109,30 +109,30 @@ impl Fleet {
         let mut starts = false;
         let mut changed = None;
         self.change(target, |worker| {
-            let before = worker.suspicion.standing();
+            let before = worker.suspicion.trust();
             changed = Some(change(&mut worker.suspicion, Instant::now()));
-            if worker.suspicion.next_question().is_some() {
-                starts = !std::mem::replace(&mut worker.is_asked, true);
+            if worker.suspicion.next_trial().is_some() {
+                starts = !std::mem::replace(&mut worker.on_trial, true);
             }
-            before != worker.suspicion.standing()
+            before != worker.suspicion.trust()
         });
         if starts {
-            tokio::spawn(ask_while_in_doubt(Arc::downgrade(self), target.clone()));
+            tokio::spawn(run_trials(Arc::downgrade(self), target.clone()));
         } else {
-            // A question may be due earlier than before.
-            target.doubted.notify_one();
+            // A trial may be due earlier than before.
+            target.trial_due_earlier.notify_one();
         }
         changed
     }
 
-    /// When the next question to a worker is due; `None` ends the asking.
-    fn next_question(&self, target: &Arc<Target>) -> Option<Instant> {
+    /// When the next trial to a worker is due; `None` ends the asking.
+    fn next_trial(&self, target: &Arc<Target>) -> Option<Instant> {
         let mut known = self.known();
         let worker = known.get_mut(&target.key)?;
         let current = Arc::ptr_eq(&worker.target, target);
-        let next = worker.suspicion.next_question().filter(|_| current);
+        let next = worker.suspicion.next_trial().filter(|_| current);
         if current && next.is_none() {
-            worker.is_asked = false;
+            worker.on_trial = false;
         }
         next
     }
@@ -150,55 +150,56 @@ impl Drop for Unfinished<'_> {
     /// The client left in the middle: that says nothing, but when it had to wait long.
     fn drop(&mut self) {
         if !self.ended && self.begun.elapsed() >= LONG_FOR_A_DIAL {
-            self.fleet.suspect(self.target, Suspicion::doubt);
+            self.fleet
+                .update_suspicion(self.target, Suspicion::request_trial);
         }
     }
 }
 
 /// Asks a worker whether its upgrades work, until nothing is held against it any more.
-async fn ask_while_in_doubt(fleet: Weak<Fleet>, target: Arc<Target>) {
+async fn run_trials(fleet: Weak<Fleet>, target: Arc<Target>) {
     loop {
-        let due = fleet.upgrade().and_then(|it| it.next_question(&target));
+        let due = fleet.upgrade().and_then(|it| it.next_trial(&target));
         let Some(due) = due else { return };
         tokio::select! {
             () = sleep_until(due) => {}
-            () = target.doubted.notified() => continue,
+            () = target.trial_due_earlier.notified() => continue,
         }
         let Some(patience) = fleet.upgrade().map(|fleet| {
-            fleet.suspect(&target, |suspicion, now| suspicion.asked(now));
+            fleet.update_suspicion(&target, |suspicion, now| suspicion.trial_started(now));
             let dial_timeout = fleet.config.load().selection.dial_timeout;
-            QUESTION_TIMEOUT.min(dial_timeout)
+            TRIAL_TIMEOUT.min(dial_timeout)
         }) else {
             return;
         };
-        let asked = ask(&target, patience).await;
+        let outcome = try_upgrade(&target, patience).await;
         let Some(fleet) = fleet.upgrade() else { return };
-        fleet.suspect(&target, |suspicion, now| match asked {
-            Ok(()) => suspicion.answered(now),
-            Err(DialFailure::Ours(_)) => suspicion.could_not_ask(now),
-            Err(DialFailure::Worker(why)) => suspicion.failed_to_answer(why, now),
+        fleet.update_suspicion(&target, |suspicion, now| match outcome {
+            Ok(()) => suspicion.trial_passed(now),
+            Err(DialFailure::Ours(_)) => suspicion.trial_skipped(now),
+            Err(DialFailure::Worker(why)) => suspicion.trial_failed(why, now),
             Err(DialFailure::Client(answer)) => {
                 let status = answer.status;
                 let error = format_args!("it answered {status} to a proper handshake");
-                let why = Unreachable::new(Obstacle::Stranger, error);
-                suspicion.failed_to_answer(why, now);
+                let why = Unreachable::new(Obstacle::OtherServer, error);
+                suspicion.trial_failed(why, now);
             }
         });
         // Nobody may wait for it.
-        target.asked.send_replace(());
+        target.trial_over.send_replace(());
     }
 }
 
 /// Asks a worker for what a session asks for: an upgrade, which is closed in order at once. A worker
 /// that judges our version has answered too.
-async fn ask(target: &Target, patience: Duration) -> Result<(), DialFailure> {
-    match dial(target, &question(target.key.browser), patience).await {
+async fn try_upgrade(target: &Target, patience: Duration) -> Result<(), DialFailure> {
+    match dial(target, &trial_handshake(target.key.browser), patience).await {
         Ok(dialled) => {
             // However long the worker takes to part, it has answered.
-            tokio::spawn(say_goodbye(dialled.stream));
+            tokio::spawn(close_websocket(dialled.stream));
             Ok(())
         }
-        Err(error) => match error.judge() {
+        Err(error) => match error.classify() {
             DialFailure::Client(answer) if answer.is_version_mismatch() => Ok(()),
             failure => Err(failure),
         },
@@ -206,7 +207,7 @@ async fn ask(target: &Target, patience: Duration) -> Result<(), DialFailure> {
 }
 
 /// A handshake of our own.
-fn question(browser: Browser) -> Handshake {
+fn trial_handshake(browser: Browser) -> Handshake {
     let key = generate_key();
     let headers = format!(
         "user-agent: playhouse/{}\r\nsec-websocket-version: 13\r\nsec-websocket-key: {key}\r\n\

@@ -1,7 +1,7 @@
 //! Changing what is believed: every fact that comes in goes through here, into the map of known
 //! workers and into the selection's index, and wakes those who wait for a seat.
 
-use super::standing::Suspicion;
+use super::suspicion::Suspicion;
 use super::unreachable::{Obstacles, Unreachable};
 use super::{Fleet, Known, Target};
 use crate::model::{Counts, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 
 impl Fleet {
     /// Takes in what the store says.
-    pub(super) fn take_in(self: &Arc<Self>, event: Event) {
+    pub(super) fn apply_event(self: &Arc<Self>, event: Event) {
         match event {
             Event::Worker(view) => self.learn(view),
             Event::Gone(key) => self.forget(&key),
@@ -78,7 +78,7 @@ impl Fleet {
                         target: target.clone(),
                         obstacles: Obstacles::default(),
                         suspicion: Suspicion::default(),
-                        is_asked: false,
+                        on_trial: false,
                         configured,
                         share: None,
                     };
@@ -115,7 +115,7 @@ impl Fleet {
 
     /// A reservation found that a worker is not there or not available. When its new status has
     /// been heard meanwhile, that is why; else it is gone.
-    pub(super) fn no_longer_open(&self, key: &WorkerKey) {
+    pub(super) fn mark_unavailable(&self, key: &WorkerKey) {
         let open = self.known().get(key).is_some_and(Known::open);
         if open {
             self.forget(key);

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 const MAX_WAITING: usize = 1024 * 1024;
 
 /// One of the process's outputs.
-pub struct Outlet {
+pub struct Sink {
     descriptor: RawFd,
     state: Mutex<State>,
     /// Told when there is something to write.
@@ -25,7 +25,7 @@ pub struct Outlet {
     emptied: Condvar,
     started: Once,
     /// Makes the line that says how many were dropped, once somebody reads again.
-    tell_dropped: fn(u64) -> String,
+    format_dropped: fn(u64) -> String,
 }
 
 struct State {
@@ -34,24 +34,24 @@ struct State {
     writing: bool,
     /// Lines dropped since the process started, and those of them that were told of.
     dropped: u64,
-    told: u64,
+    reported: u64,
 }
 
-impl Outlet {
-    pub const fn new(descriptor: RawFd, tell_dropped: fn(u64) -> String) -> Outlet {
-        Outlet {
+impl Sink {
+    pub const fn new(descriptor: RawFd, format_dropped: fn(u64) -> String) -> Sink {
+        Sink {
             descriptor,
             state: Mutex::new(State {
                 waiting: VecDeque::new(),
                 bytes: 0,
                 writing: false,
                 dropped: 0,
-                told: 0,
+                reported: 0,
             }),
             filled: Condvar::new(),
             emptied: Condvar::new(),
             started: Once::new(),
-            tell_dropped,
+            format_dropped,
         }
     }
 
@@ -130,10 +130,10 @@ impl Outlet {
         let lines = waiting.len() as u64;
         let mut batch = String::from_iter(waiting);
         // What was dropped came after these.
-        let untold = state.dropped - state.told;
-        if untold > 0 {
-            state.told = state.dropped;
-            batch.push_str(&(self.tell_dropped)(untold));
+        let unreported = state.dropped - state.reported;
+        if unreported > 0 {
+            state.reported = state.dropped;
+            batch.push_str(&(self.format_dropped)(unreported));
         }
         (batch, lines)
     }
@@ -168,38 +168,38 @@ mod tests {
     use std::io::Read;
     use std::os::fd::IntoRawFd;
 
-    fn outlet() -> (&'static Outlet, File) {
+    fn sink() -> (&'static Sink, File) {
         let (reader, writer) = nix::unistd::pipe().unwrap();
-        let outlet = Outlet::new(writer.into_raw_fd(), |lines| format!("dropped {lines}\n"));
-        (Box::leak(Box::new(outlet)), File::from(reader))
+        let sink = Sink::new(writer.into_raw_fd(), |lines| format!("dropped {lines}\n"));
+        (Box::leak(Box::new(sink)), File::from(reader))
     }
 
     #[test]
     fn lines_come_out_as_they_went_in() {
-        let (outlet, mut reader) = outlet();
+        let (sink, mut reader) = sink();
         for n in 0..100 {
-            outlet.send(format!("{n}\n"));
+            sink.send(format!("{n}\n"));
         }
-        outlet.flush(Duration::from_secs(60));
+        sink.flush(Duration::from_secs(60));
         let mut read = vec![0; 1024];
         let length = reader.read(&mut read).unwrap();
         let expected: String = (0..100).map(|n| format!("{n}\n")).collect();
         assert_eq!(String::from_utf8_lossy(&read[..length]), expected);
-        assert_eq!(outlet.dropped(), 0);
+        assert_eq!(sink.dropped(), 0);
     }
 
     #[test]
     fn without_a_reader_lines_are_dropped_and_told_of_later() {
-        let (outlet, mut reader) = outlet();
+        let (sink, mut reader) = sink();
         let line = "x".repeat(1000) + "\n";
         // More than fits into the pipe, the batch under way and the queue.
         let sent = 4 * MAX_WAITING / line.len();
         for _ in 0..sent {
-            outlet.send(line.clone());
+            sink.send(line.clone());
         }
-        let dropped = outlet.dropped();
+        let dropped = sink.dropped();
         assert!(dropped > 0 && dropped < sent as u64);
-        outlet.flush(Duration::from_millis(1));
+        sink.flush(Duration::from_millis(1));
         let last = "the last one\n";
         let mut read = String::new();
         let mut buffer = [0; 65536];
@@ -209,24 +209,24 @@ mod tests {
             read.push_str(std::str::from_utf8(&buffer[..length]).unwrap());
             if !sent_last && read.contains("dropped") {
                 sent_last = true;
-                outlet.send(last.into());
+                sink.send(last.into());
             }
         }
         let whole = read.lines().filter(|it| it.len() == 1000).count() as u64;
-        assert_eq!(whole + outlet.dropped(), sent as u64);
+        assert_eq!(whole + sink.dropped(), sent as u64);
         let told: u64 = read
             .lines()
             .filter_map(|it| it.strip_prefix("dropped ")?.parse::<u64>().ok())
             .sum();
-        assert_eq!(told, outlet.dropped());
+        assert_eq!(told, sink.dropped());
     }
 
     #[test]
     fn who_no_longer_reads_is_no_failure() {
-        let (outlet, reader) = outlet();
+        let (sink, reader) = sink();
         drop(reader);
-        outlet.send("nobody hears this\n".into());
-        outlet.flush(Duration::from_secs(60));
-        assert_eq!(outlet.dropped(), 1);
+        sink.send("nobody hears this\n".into());
+        sink.flush(Duration::from_secs(60));
+        assert_eq!(sink.dropped(), 1);
     }
 }
