@@ -7,7 +7,7 @@
 
 use playhouse::config::StoreConfig;
 use playhouse::model::{
-    Browser, SessionId, Waiter, WorkerKey, WorkerRecord, WorkerStatus, unix_millis,
+    Browser, SeatKind, SessionId, Size, Waiter, WorkerKey, WorkerRecord, WorkerStatus, unix_millis,
 };
 use playhouse::store::redis::{MAX_CANDIDATES, RedisStore, Role};
 use playhouse::store::{Candidate, Served, Store};
@@ -33,6 +33,7 @@ fn newcomer() -> Waiter {
     Waiter {
         session: SessionId::random(),
         version: None,
+        seat: SeatKind::Shared,
         tenant: Arc::from(""),
         priority: 1,
         offered: Vec::new(),
@@ -157,6 +158,8 @@ impl Contender {
                 version: "1.65".parse().ok(),
                 browser_version: None,
                 replaces_itself: true,
+                seat: SeatKind::Shared,
+                size: Size::default(),
                 fixed: false,
                 started_at: unix_millis(),
                 last_heartbeat: unix_millis(),

@@ -8,7 +8,7 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use pingora_load_balancing::discovery::ServiceDiscovery;
 use pingora_load_balancing::{Backend, Backends, LoadBalancer};
 use playhouse::config::Strategy;
-use playhouse::model::{Browser, Version, WorkerKey};
+use playhouse::model::{Browser, SeatKind, Size, Version, WorkerKey};
 use playhouse::selection::{Facts, LifetimeFirst, Policy, SharedIndex, Wanted, candidates, policy};
 use std::collections::{BTreeSet, HashMap};
 use std::hint::black_box;
@@ -20,7 +20,7 @@ const POLICY: Policy = Policy {
     strategy: Strategy::LifetimeFirst,
     max_active: 5,
     max_lifetime: Some(50),
-    ceiling: Some(100),
+    ceiling: Some(2.0),
 };
 
 const WANTED: Wanted = Wanted {
@@ -29,6 +29,7 @@ const WANTED: Wanted = Wanted {
         major: 1,
         minor: 65,
     }),
+    seat: SeatKind::Shared,
 };
 
 /// A fleet under load: all lifetimes, a third full, two versions, some closed.
@@ -40,6 +41,8 @@ fn fleet(size: u32) -> Vec<Facts> {
             major: 1,
             minor: if n % 10 == 9 { 64 } else { 65 },
         }),
+        seat: SeatKind::Shared,
+        size: Size::default(),
         active: n * 7 % 8,
         lifetime: n.wrapping_mul(2_654_435_761) % 60,
         started_at: u64::from(n % 97),

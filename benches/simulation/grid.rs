@@ -3,7 +3,7 @@
 
 use crate::load::Arrival;
 use playhouse::config::Strategy;
-use playhouse::model::{Browser, WorkerKey};
+use playhouse::model::{Browser, SeatKind, Size, WorkerKey};
 use playhouse::selection::{Facts, Index, Policy, Wanted, worker_key};
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
@@ -18,6 +18,7 @@ const PATIENCE: u64 = 5_000;
 const WANTED: Wanted = Wanted {
     browser: Browser::Chromium,
     version: None,
+    seat: SeatKind::Shared,
 };
 
 /// Who gets the next session.
@@ -67,8 +68,8 @@ impl Setup {
             max_lifetime: (self.recycling != Recycling::Never).then_some(self.limit),
             ceiling: match self.recycling {
                 Recycling::Never | Recycling::AtOnce => None,
-                Recycling::ByPermit { .. } => Some(u32::MAX),
-                Recycling::MakeBeforeBreak { .. } => Some(self.limit * 2),
+                Recycling::ByPermit { .. } => Some(f64::INFINITY),
+                Recycling::MakeBeforeBreak { .. } => Some(2.0),
             },
         }
     }
@@ -303,6 +304,8 @@ impl<'a> Grid<'a> {
             key: key.clone(),
             address: ([127, 0, 0, 1], 3131).into(),
             version: None,
+            seat: SeatKind::Shared,
+            size: Size::default(),
             active: 0,
             lifetime: 0,
             started_at: self.now,
@@ -331,7 +334,8 @@ impl<'a> Grid<'a> {
         } else {
             self.seats.remove(slot);
         }
-        let cap = self.policy.lifetime_cap(facts.replaces_itself);
+        let bounds = self.policy.bounds(facts.size);
+        let cap = bounds.lifetime_cap(facts.replaces_itself);
         let out = !facts.open || cap.is_some_and(|cap| facts.lifetime >= cap);
         self.out = self.out + usize::from(out) - usize::from(state.out);
         state.out = out;

@@ -25,6 +25,15 @@ pub struct Worker {
     pub endpoint: String,
     pub active_sessions: u32,
     pub lifetime_sessions: u32,
+    /// What its sessions get.
+    #[serde(default)]
+    pub seat: SeatKind,
+    /// Sessions that it takes at once.
+    #[serde(default)]
+    pub max_concurrent_sessions: u32,
+    /// Sessions until it gets a fresh browser; 0 = never.
+    #[serde(default)]
+    pub max_lifetime_sessions: u32,
     /// Milliseconds since the epoch.
     pub started_at: u64,
     pub last_heartbeat: u64,
@@ -126,8 +135,10 @@ pub struct BrowserCapacity {
 }
 
 pub(super) fn workers(grid: &Grid) -> Workers {
+    let of_grid = grid.config.load().limits;
     let workers = grid.fleet.workers().into_iter().map(|worker| {
         let record = worker.record;
+        let limits = of_grid.of(record.size);
         Worker {
             id: record.key.id.to_string(),
             browser: record.key.browser,
@@ -141,6 +152,13 @@ pub(super) fn workers(grid: &Grid) -> Workers {
             ),
             active_sessions: worker.counts.active,
             lifetime_sessions: worker.counts.lifetime,
+            seat: record.seat,
+            max_concurrent_sessions: limits.max_concurrent_sessions,
+            max_lifetime_sessions: if record.fixed {
+                0
+            } else {
+                limits.max_lifetime_sessions
+            },
             started_at: record.started_at,
             last_heartbeat: record.last_heartbeat,
             healthy: worker.unreachable.is_none(),

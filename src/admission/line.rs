@@ -14,7 +14,7 @@
 //! those who fill it; and at the front, by the time they have waited.
 
 use super::turns::{Fit, Place, Tenant, Turns};
-use crate::model::{Browser, Version, WorkerKey};
+use crate::model::{Browser, WorkerKey};
 use crate::selection::Wanted;
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -146,10 +146,10 @@ impl Line {
             return;
         };
         client.stage = Stage::Waiting { in_question: false };
-        let Wanted { browser, version } = client.request.wanted;
+        let wanted = client.request.wanted;
         let (tenant, priority) = (&client.request.tenant, client.request.priority);
-        self.turns[browser as usize].join(tenant, priority, version, place);
-        self.waiting[browser as usize] += 1;
+        self.turns[wanted.browser as usize].join(tenant, priority, wanted, place);
+        self.waiting[wanted.browser as usize] += 1;
     }
 
     /// When more than `max_waiting` wait, somebody has to go: the newest client of the tenant with
@@ -205,7 +205,7 @@ impl Line {
             } else if fits(client.need(place)) {
                 Fit::Yes
             } else if client.offered.is_empty() {
-                Fit::NoneOfVersion
+                Fit::NoneAlike
             } else {
                 Fit::NotThis
             }
@@ -236,7 +236,7 @@ impl Line {
         client.stage = Stage::Granted;
         client.offered.push(worker);
         let SeatRequest { wanted, tenant, .. } = &client.request;
-        self.turns[wanted.browser as usize].serve(tenant, wanted.version, place);
+        self.turns[wanted.browser as usize].serve(tenant, wanted, place);
         self.waiting[wanted.browser as usize] -= 1;
         true
     }
@@ -314,7 +314,7 @@ impl Line {
         };
         if let Stage::Waiting { .. } = client.stage {
             let SeatRequest { wanted, tenant, .. } = &client.request;
-            self.turns[wanted.browser as usize].leave(tenant, wanted.version, place);
+            self.turns[wanted.browser as usize].leave(tenant, wanted, place);
             self.waiting[wanted.browser as usize] -= 1;
         }
     }
@@ -353,21 +353,20 @@ impl Line {
         self.waiting[browser as usize]
     }
 
-    /// The versions that are waited for, and how many wait for each.
-    pub fn versions(&self, browser: Browser) -> BTreeMap<Option<Version>, usize> {
-        self.turns[browser as usize].versions()
+    /// What of this browser is waited for, and how many wait for each.
+    pub fn wanted(&self, browser: Browser) -> BTreeMap<Wanted, usize> {
+        self.turns[browser as usize].wanted()
     }
 
     /// All who wait for this browser.
     pub fn places(&self, browser: Browser) -> Vec<Place> {
-        let versions = self.versions(browser).into_keys();
-        let wanted = versions.map(|version| Wanted { browser, version });
+        let wanted = self.wanted(browser).into_keys();
         wanted.flat_map(|wanted| self.places_of(&wanted)).collect()
     }
 
-    /// Those who wait for this version.
+    /// Those who wait for this.
     pub fn places_of(&self, wanted: &Wanted) -> Vec<Place> {
-        self.turns[wanted.browser as usize].places_of(wanted.version)
+        self.turns[wanted.browser as usize].places_of(wanted)
     }
 }
 

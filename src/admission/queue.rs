@@ -117,10 +117,7 @@ impl<C, G> Queue<C, G> {
     /// How many wait at this proxy for each thing that is wanted.
     pub fn waiting(&self) -> Vec<(Wanted, usize)> {
         let state = self.state();
-        let of_browser = |browser: Browser| {
-            let versions = state.line.versions(browser).into_iter();
-            versions.map(move |(version, waiting)| (Wanted { browser, version }, waiting))
-        };
+        let of_browser = |browser: Browser| state.line.wanted(browser);
         Browser::ALL.into_iter().flat_map(of_browser).collect()
     }
 
@@ -232,6 +229,7 @@ impl<C, G> Queue<C, G> {
             Some(Waiter {
                 session: claim.session,
                 version: request.wanted.version,
+                seat: request.wanted.seat,
                 tenant: request.tenant.clone(),
                 priority: request.priority,
                 offered: offered.to_vec(),
@@ -453,6 +451,7 @@ impl<C, G> Drop for Ticket<C, G> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::SeatKind;
     use std::sync::Weak;
 
     type TestQueue = Queue<Arc<()>, Arc<()>>;
@@ -461,6 +460,7 @@ mod tests {
     const WANTED: Wanted = Wanted {
         browser: Browser::Chromium,
         version: None,
+        seat: SeatKind::Shared,
     };
     const TIMEOUTS: LineTimeouts = LineTimeouts {
         waiting: Duration::from_secs(600),

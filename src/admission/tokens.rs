@@ -5,6 +5,7 @@
 
 use super::turns::Tenant;
 use crate::config;
+use crate::model::SeatKind;
 use sha2::{Digest, Sha256};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -28,6 +29,8 @@ pub struct Identity {
     pub tenant: Tenant,
     pub priority: u32,
     pub max_sessions: Option<u32>,
+    /// The kind of seat that it gets unless it asks for another.
+    pub seat: Option<SeatKind>,
 }
 
 /// The token is missing or is none of ours.
@@ -46,6 +49,7 @@ pub fn identify(auth: &config::Auth, token: Option<&str>) -> Result<Identity, Un
             tenant: Arc::from(""),
             priority: 1,
             max_sessions: None,
+            seat: None,
         });
     }
     let presented = hash(token.ok_or(Unauthorized::Missing)?);
@@ -61,6 +65,7 @@ pub fn identify(auth: &config::Auth, token: Option<&str>) -> Result<Identity, Un
         tenant: Arc::from(known.name.as_str()),
         priority: known.priority,
         max_sessions: known.max_sessions,
+        seat: known.seat,
     })
 }
 
@@ -217,6 +222,7 @@ mod tests {
             sha256: hash(&format!("secret of {name}")),
             max_sessions: Some(2),
             priority: 1,
+            seat: None,
         };
         config::Auth {
             allowed_hosts: Vec::new(),

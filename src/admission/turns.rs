@@ -8,7 +8,7 @@
 //! among the others by going away. So of two tenants that both have somebody waiting whom the free
 //! seats fit, neither is more than one turn ahead of the other, however many clients each has.
 
-use crate::model::Version;
+use crate::selection::Wanted;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -27,10 +27,10 @@ const STRIDE: u64 = 1_000_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fit {
     Yes,
-    /// Not this client, but maybe the next one that wants the same version.
+    /// Not this client, but maybe the next one that wants the same.
     NotThis,
-    /// Nobody who wants this version.
-    NoneOfVersion,
+    /// Nobody who wants the same.
+    NoneAlike,
 }
 
 /// The line of one browser.
@@ -46,8 +46,8 @@ pub struct Turns {
 
 #[derive(Debug)]
 struct OfTenant {
-    /// By the version that the clients want. Versions that nobody waits for are dropped.
-    waiting: BTreeMap<Option<Version>, BTreeSet<Place>>,
+    /// By what the clients want. What nobody waits for is dropped.
+    waiting: BTreeMap<Wanted, BTreeSet<Place>>,
     priority: u32,
     /// When its next turn is due.
     due: u64,
@@ -65,13 +65,13 @@ impl OfTenant {
     }
 
     /// The first of its clients whom a seat fits.
-    fn first(&self, fits: &mut impl FnMut(Option<Version>, Place) -> Fit) -> Option<Place> {
-        let first_of = |(version, places): (&Option<Version>, &BTreeSet<Place>)| {
+    fn first(&self, fits: &mut impl FnMut(&Wanted, Place) -> Fit) -> Option<Place> {
+        let first_of = |(wanted, places): (&Wanted, &BTreeSet<Place>)| {
             for place in places {
-                match fits(*version, *place) {
+                match fits(wanted, *place) {
                     Fit::Yes => return Some(*place),
                     Fit::NotThis => {}
-                    Fit::NoneOfVersion => return None,
+                    Fit::NoneAlike => return None,
                 }
             }
             None
@@ -82,7 +82,7 @@ impl OfTenant {
 
 impl Turns {
     /// Puts a client where its place is among those of its tenant.
-    pub fn join(&mut self, tenant: &Tenant, priority: u32, version: Option<Version>, place: Place) {
+    pub fn join(&mut self, tenant: &Tenant, priority: u32, wanted: Wanted, place: Place) {
         let (served, priority) = (self.served, priority.max(1));
         let of = self.tenants.entry(tenant.clone());
         let of = of.or_insert_with(|| OfTenant {
@@ -92,12 +92,12 @@ impl Turns {
             last: 0,
         });
         of.priority = priority;
-        of.waiting.entry(version).or_default().insert(place);
+        of.waiting.entry(wanted).or_default().insert(place);
     }
 
     /// The client who is first among those whom a free seat fits. Stays the same until somebody
     /// comes, leaves or is served.
-    pub fn first(&self, mut fits: impl FnMut(Option<Version>, Place) -> Fit) -> Option<Place> {
+    pub fn first(&self, mut fits: impl FnMut(&Wanted, Place) -> Fit) -> Option<Place> {
         let first_of = |of: &OfTenant| {
             let place = of.first(&mut fits)?;
             Some((of.due.max(self.served), of.last, place))
@@ -107,7 +107,7 @@ impl Turns {
     }
 
     /// A client got a seat: it leaves the line, and its tenant has had a turn.
-    pub fn serve(&mut self, tenant: &Tenant, version: Option<Version>, place: Place) {
+    pub fn serve(&mut self, tenant: &Tenant, wanted: &Wanted, place: Place) {
         self.seats += 1;
         let (served, seats) = (self.served, self.seats);
         if let Some(of) = self.tenants.get_mut(tenant) {
@@ -116,7 +116,7 @@ impl Turns {
             of.last = seats;
             self.served = due;
         }
-        self.leave(tenant, version, place);
+        self.leave(tenant, wanted, place);
     }
 
     /// The seat that a tenant had a turn for was of no use: it has the turn back.
@@ -127,14 +127,14 @@ impl Turns {
     }
 
     /// A client leaves without a seat. Nothing happens if it is not in line.
-    pub fn leave(&mut self, tenant: &Tenant, version: Option<Version>, place: Place) {
+    pub fn leave(&mut self, tenant: &Tenant, wanted: &Wanted, place: Place) {
         let Some(of) = self.tenants.get_mut(tenant) else {
             return;
         };
-        if let Some(places) = of.waiting.get_mut(&version) {
+        if let Some(places) = of.waiting.get_mut(wanted) {
             places.remove(&place);
             if places.is_empty() {
-                of.waiting.remove(&version);
+                of.waiting.remove(wanted);
             }
         }
     }
@@ -146,28 +146,28 @@ impl Turns {
         waiting.filter(|(_, clients, _)| *clients > 0)
     }
 
-    /// The versions that clients wait for, with how many want each.
-    pub fn versions(&self) -> BTreeMap<Option<Version>, usize> {
-        let mut versions = BTreeMap::new();
+    /// What clients wait for, with how many want it.
+    pub fn wanted(&self) -> BTreeMap<Wanted, usize> {
+        let mut wanted = BTreeMap::new();
         for of in self.tenants.values() {
-            for (version, places) in &of.waiting {
-                *versions.entry(*version).or_default() += places.len();
+            for (what, places) in &of.waiting {
+                *wanted.entry(*what).or_default() += places.len();
             }
         }
-        versions
+        wanted
     }
 
-    /// Those who want this version.
-    pub fn places_of(&self, version: Option<Version>) -> Vec<Place> {
+    /// Those who want this.
+    pub fn places_of(&self, wanted: &Wanted) -> Vec<Place> {
         let all = self.tenants.values();
-        let of_version = all.filter_map(|of| of.waiting.get(&version));
-        of_version.flatten().copied().collect()
+        let alike = all.filter_map(|of| of.waiting.get(wanted));
+        alike.flatten().copied().collect()
     }
 
     /// Of a tenant's clients the one who came last.
     pub fn newest_of(&self, tenant: &Tenant) -> Option<Place> {
-        let versions = self.tenants.get(tenant)?.waiting.values();
-        versions.filter_map(BTreeSet::last).max().copied()
+        let waiting = self.tenants.get(tenant)?.waiting.values();
+        waiting.filter_map(BTreeSet::last).max().copied()
     }
 
     /// How many of a tenant's clients wait.
@@ -179,13 +179,23 @@ impl Turns {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Browser, SeatKind, Version};
 
     fn tenant(name: &str) -> Tenant {
         Arc::from(name)
     }
 
-    fn version(minor: u16) -> Option<Version> {
-        Some(Version { major: 1, minor })
+    const ANY: Wanted = Wanted {
+        browser: Browser::Chromium,
+        version: None,
+        seat: SeatKind::Shared,
+    };
+
+    fn version(minor: u16) -> Wanted {
+        Wanted {
+            version: Some(Version { major: 1, minor }),
+            ..ANY
+        }
     }
 
     /// Serves everybody in turn.
@@ -193,7 +203,7 @@ mod tests {
         let mut order = Vec::new();
         while let Some(place) = turns.first(|_, _| Fit::Yes) {
             let (name, _) = of.iter().find(|(_, p)| *p == place).unwrap();
-            turns.serve(&tenant(name), None, place);
+            turns.serve(&tenant(name), &ANY, place);
             order.push(place);
         }
         order
@@ -203,7 +213,7 @@ mod tests {
         let mut turns = Turns::default();
         let mut of = Vec::new();
         for (place, (name, priority)) in clients.iter().enumerate() {
-            turns.join(&tenant(name), *priority, None, place as Place);
+            turns.join(&tenant(name), *priority, ANY, place as Place);
             let name: &'static str = ["large", "small", "a", "b"]
                 .into_iter()
                 .find(|known| known == name)
@@ -239,13 +249,13 @@ mod tests {
     #[test]
     fn a_tenant_that_comes_one_by_one_passes_nobody_twice() {
         let (mut turns, _) = line(&[("a", 1); 10]);
-        turns.serve(&tenant("a"), None, 0);
+        turns.serve(&tenant("a"), &ANY, 0);
         let mut order = Vec::new();
         for place in 10..14 {
-            turns.join(&tenant("b"), 1, None, place);
+            turns.join(&tenant("b"), 1, ANY, place);
             let first = turns.first(|_, _| Fit::Yes).unwrap();
             let name = if first < 10 { "a" } else { "b" };
-            turns.serve(&tenant(name), None, first);
+            turns.serve(&tenant(name), &ANY, first);
             order.push(name);
         }
         assert_eq!(order, ["b", "a", "b", "a"]);
@@ -258,13 +268,13 @@ mod tests {
         turns.join(&tenant("a"), 1, version(65), 1);
         turns.join(&tenant("b"), 1, version(65), 2);
         let only = |wanted: u16| {
-            move |found: Option<Version>, _| match found == version(wanted) {
+            move |found: &Wanted, _| match *found == version(wanted) {
                 true => Fit::Yes,
-                false => Fit::NoneOfVersion,
+                false => Fit::NoneAlike,
             }
         };
         assert_eq!(turns.first(only(65)), Some(1));
-        turns.serve(&tenant("a"), version(65), 1);
+        turns.serve(&tenant("a"), &version(65), 1);
         assert_eq!(turns.first(only(64)), Some(0));
         assert_eq!(turns.first(only(65)), Some(2));
         assert_eq!(turns.first(only(63)), None);
@@ -273,10 +283,10 @@ mod tests {
     #[test]
     fn a_turn_that_was_of_no_use_is_given_back() {
         let (mut turns, _) = line(&[("a", 1), ("b", 1), ("a", 1)]);
-        turns.serve(&tenant("a"), None, 0);
+        turns.serve(&tenant("a"), &ANY, 0);
         turns.refund(&tenant("a"));
-        turns.join(&tenant("a"), 1, None, 0);
-        turns.serve(&tenant("b"), None, 1);
+        turns.join(&tenant("a"), 1, ANY, 0);
+        turns.serve(&tenant("b"), &ANY, 1);
         assert_eq!(turns.first(|_, _| Fit::Yes), Some(0));
     }
 }

@@ -5,7 +5,7 @@
 //! asked for are not there.
 
 use super::WorkerState;
-use crate::model::{Pool, SeatKind};
+use crate::model::Pool;
 use crate::selection::Wanted;
 use std::collections::BTreeMap;
 
@@ -74,7 +74,7 @@ fn pool_of(worker: &WorkerState) -> Pool {
     Pool {
         browser: worker.record.key.browser,
         version: worker.record.version,
-        seat: SeatKind::Shared,
+        seat: worker.record.seat,
     }
 }
 
@@ -83,30 +83,34 @@ fn pool_of(worker: &WorkerState) -> Pool {
 fn waiting_for(pools: &BTreeMap<Pool, PoolState>, wanted: &Wanted) -> Pool {
     let versions = pools
         .keys()
-        .filter(|pool| pool.browser == wanted.browser && wanted.accepts(pool.version));
+        .filter(|pool| pool.browser == wanted.browser && wanted.accepts(pool.seat, pool.version));
     versions.max().copied().unwrap_or(Pool {
         browser: wanted.browser,
         version: None,
-        seat: SeatKind::Shared,
+        seat: wanted.seat,
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Browser, Counts, Version, WorkerKey, WorkerRecord, WorkerStatus};
+    use crate::model::{
+        Browser, Counts, SeatKind, Size, Version, WorkerKey, WorkerRecord, WorkerStatus,
+    };
     use proptest::collection::vec;
     use proptest::prelude::*;
 
-    fn worker(browser: Browser, version: Option<Version>, active: u32, free: u32) -> WorkerState {
+    fn worker(pool: Pool, active: u32, free: u32) -> WorkerState {
         WorkerState {
             record: WorkerRecord {
-                key: WorkerKey::new(browser, "w"),
+                key: WorkerKey::new(pool.browser, "w"),
                 endpoint: "ws://127.0.0.1:1/".parse().unwrap(),
                 status: WorkerStatus::Available,
-                version,
+                version: pool.version,
                 browser_version: None,
                 replaces_itself: true,
+                seat: pool.seat,
+                size: Size::default(),
                 fixed: false,
                 started_at: 0,
                 last_heartbeat: 0,
@@ -131,10 +135,18 @@ mod tests {
         }
     }
 
+    fn own(pool: Pool) -> Pool {
+        Pool {
+            seat: SeatKind::Own,
+            ..pool
+        }
+    }
+
     fn wanted(version: Option<&str>) -> Wanted {
         Wanted {
             browser: Browser::Chromium,
             version: version.and_then(|version| version.parse().ok()),
+            seat: SeatKind::Shared,
         }
     }
 
@@ -149,39 +161,39 @@ mod tests {
     #[test]
     fn who_takes_any_version_waits_for_the_newest() {
         let workers = [
-            worker(Browser::Chromium, "1.64".parse().ok(), 1, 0),
-            worker(Browser::Chromium, "1.65".parse().ok(), 2, 0),
+            worker(expected("1.64"), 1, 0),
+            worker(expected("1.65"), 2, 0),
+            worker(own(expected("1.66")), 4, 0),
         ];
         let pools = pools(&workers, &[(wanted(None), 5)], &[]);
         let demands: Vec<u64> = pools.iter().map(PoolState::demand).collect();
-        assert_eq!(demands, [1, 7]);
+        assert_eq!(demands, [1, 7, 4]);
     }
 
-    fn browsers() -> impl Strategy<Value = Browser> {
-        prop::sample::select(Browser::ALL.to_vec())
-    }
-
-    fn versions() -> impl Strategy<Value = Option<Version>> {
-        prop::option::of((60u16..64).prop_map(|minor| Version { major: 1, minor }))
+    prop_compose! {
+        fn any_pool()(
+            browser in prop::sample::select(Browser::ALL.to_vec()),
+            minor in prop::option::of(60u16..64),
+            seat in prop::sample::select(SeatKind::ALL.to_vec()),
+        ) -> Pool {
+            let version = minor.map(|minor| Version { major: 1, minor });
+            Pool { browser, version, seat }
+        }
     }
 
     proptest! {
         /// Everybody is counted once, and the pools are those that somebody vouches for.
         #[test]
         fn the_pools_add_up_to_the_grid(
-            workers in vec((browsers(), versions(), 0u32..5, 0u32..5), 0..12),
-            waiting in vec((browsers(), versions(), 0usize..9), 0..12),
-            expect in vec((browsers(), versions()), 0..4),
+            workers in vec((any_pool(), 0u32..5, 0u32..5), 0..12),
+            waiting in vec((any_pool(), 0usize..9), 0..12),
+            expect in vec(any_pool(), 0..4),
         ) {
             let workers: Vec<WorkerState> =
-                workers.into_iter().map(|(b, v, active, free)| worker(b, v, active, free)).collect();
+                workers.into_iter().map(|(pool, active, free)| worker(pool, active, free)).collect();
             let waiting: Vec<Waiting> = waiting
                 .into_iter()
-                .map(|(browser, version, n)| (Wanted { browser, version }, n))
-                .collect();
-            let expect: Vec<Pool> = expect
-                .into_iter()
-                .map(|(browser, version)| Pool { browser, version, seat: SeatKind::Shared })
+                .map(|(Pool { browser, version, seat }, n)| (Wanted { browser, version, seat }, n))
                 .collect();
             let pools = pools(&workers, &waiting, &expect);
             let used: u64 = workers.iter().map(|it| u64::from(it.counts.active)).sum();

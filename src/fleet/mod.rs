@@ -30,7 +30,9 @@ pub use unreachable::{Obstacle, Unreachable};
 
 use crate::config::LiveConfig;
 use crate::metrics::Metrics;
-use crate::model::{Counts, Version, WorkerKey, WorkerRecord, WorkerStatus};
+use crate::model::{
+    Browser, Counts, Pool, SeatKind, Version, WorkerKey, WorkerRecord, WorkerStatus,
+};
 use crate::selection::{Facts, LifetimeFirst, Policy, SharedIndex, Wanted};
 use crate::session::registry::Registry;
 use crate::session::seat::Releaser;
@@ -94,6 +96,15 @@ pub struct WorkerState {
     pub free: u32,
 }
 
+/// What there is for a client that cannot have what it wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Instead {
+    /// Such seats, of these versions of Playwright.
+    Versions(Vec<Version>),
+    /// No such seats, but these.
+    Seats(Vec<SeatKind>),
+}
+
 impl Known {
     /// The worker as the store has it; `None` as long as its name has no address.
     fn facts(&self) -> Option<Facts> {
@@ -102,6 +113,8 @@ impl Known {
             key: self.record.key.clone(),
             address,
             version: self.record.version,
+            seat: self.record.seat,
+            size: self.record.size,
             active: self.counts.active,
             lifetime: self.lifetime(),
             started_at: self.record.started_at,
@@ -118,10 +131,11 @@ impl Known {
 
     /// Sessions that it would take if it were reached: never more than its life has left.
     fn left(&self, policy: &Policy) -> u32 {
-        let of_its_life = policy
+        let bounds = policy.bounds(self.record.size);
+        let of_its_life = bounds
             .lifetime_cap(self.record.replaces_itself)
             .map_or(u32::MAX, |cap| cap.saturating_sub(self.lifetime()));
-        of_its_life.min(policy.max_active.saturating_sub(self.counts.active))
+        of_its_life.min(bounds.max_active.saturating_sub(self.counts.active))
     }
 
     /// Sessions of its life so far. Nobody recycles a fixed worker: it is always young.
@@ -231,23 +245,43 @@ impl Fleet {
         workers
     }
 
-    /// The versions a client could have had instead; empty when it can be served, now or by a pool
-    /// that is expected, or when there is neither a worker of the browser that tells its version nor
-    /// such a pool.
-    pub fn other_versions(&self, wanted: &Wanted) -> Vec<Version> {
+    /// What a client could have had instead of what it wants. `None` when it can be served, now or
+    /// by a pool that is expected, or when there is nothing of the browser.
+    pub fn instead_of(&self, wanted: &Wanted) -> Option<Instead> {
         let config = self.config.load();
         let expected = config.pools.iter();
-        let expected: Vec<_> = expected
-            .filter(|pool| pool.browser == wanted.browser)
-            .map(|pool| pool.version)
-            .collect();
+        let expected: Vec<&Pool> = expected.filter(|it| it.browser == wanted.browser).collect();
         let index = self.index.lock();
-        if index.knows(wanted) || expected.iter().any(|version| wanted.accepts(*version)) {
-            return Vec::new();
+        let serves = |pool: &&Pool| wanted.accepts(pool.seat, pool.version);
+        if index.knows(wanted) || expected.iter().any(serves) {
+            return None;
         }
-        let versions = index.versions(wanted.browser).chain(expected).flatten();
-        let versions: BTreeSet<Version> = versions.collect();
-        versions.into_iter().collect()
+        let versions = |seat: SeatKind| {
+            let mut versions = index.versions(wanted.browser, seat);
+            let expected = expected.iter().filter(|pool| pool.seat == seat);
+            versions.extend(expected.map(|pool| pool.version));
+            versions
+        };
+        let of_seat: Vec<Version> = versions(wanted.seat).into_iter().flatten().collect();
+        if !of_seat.is_empty() {
+            return Some(Instead::Versions(of_seat));
+        }
+        let seats = SeatKind::ALL.into_iter();
+        let seats: Vec<SeatKind> = seats.filter(|seat| !versions(*seat).is_empty()).collect();
+        (!seats.is_empty()).then_some(Instead::Seats(seats))
+    }
+
+    /// The kind of seat for somebody who does not say: a shared one, unless there are only others.
+    pub fn usual_seat(&self, browser: Browser) -> SeatKind {
+        let config = self.config.load();
+        let index = self.index.lock();
+        let expected = |pool: &Pool, seat| pool.browser == browser && pool.seat == seat;
+        let has = |seat| {
+            index.registered(browser, seat) > 0
+                || config.pools.iter().any(|pool| expected(pool, seat))
+        };
+        let mut seats = SeatKind::ALL.into_iter();
+        seats.find(|seat| has(*seat)).unwrap_or_default()
     }
 
     /// The worker as selection sees it; `None` as long as its name has no address.

@@ -39,7 +39,8 @@ impl Share {
     /// How selection sees the worker: as full as it is beyond this share.
     pub(super) fn apply(&self, facts: &mut Facts, held: u32, policy: &Policy) {
         let left = self.most.saturating_sub(held);
-        facts.active = policy.max_active.saturating_sub(left);
+        let bounds = policy.bounds(facts.size);
+        facts.active = bounds.max_active.saturating_sub(left);
         facts.lifetime = facts.lifetime.saturating_add(self.given);
     }
 }
@@ -50,7 +51,8 @@ impl Fleet {
         let policy = policy(&self.config);
         let proxies = u32::try_from(self.store.proxies()).unwrap_or(u32::MAX);
         self.change_shares(|key, worker| {
-            let free = policy.max_active.saturating_sub(worker.counts.active);
+            let bounds = policy.bounds(worker.record.size);
+            let free = bounds.max_active.saturating_sub(worker.counts.active);
             Some(Share::new(self.releaser.held(key), free, proxies))
         });
     }

@@ -8,7 +8,7 @@ use crate::admission::line::{Need, Refused};
 use crate::admission::queue::{self, Seeker};
 use crate::admission::turns::Place;
 use crate::metrics::ObserveTime;
-use crate::model::{Browser, Counts, SessionId, Version, WorkerKey, WorkerRecord, WorkerStatus};
+use crate::model::{Browser, Counts, SessionId, Size, WorkerKey, WorkerRecord, WorkerStatus};
 use crate::selection::{Policy, Wanted, candidates, worker_key};
 use crate::session::seat::Seat;
 use crate::store::{Candidate, Reserved};
@@ -57,21 +57,21 @@ pub enum NoGrant {
 /// For whom there was no seat when it was asked for, so that the others are served.
 #[derive(Default)]
 struct Unserved {
-    versions: Vec<Option<Version>>,
+    wanted: Vec<Wanted>,
     clients: Vec<Place>,
 }
 
 impl Unserved {
     fn add(&mut self, seeker: &Seeker) {
-        // Who was offered workers already may have had no seat where others of its version have.
+        // Who was offered workers already may have had no seat where others that want the same have.
         if seeker.offered.is_empty() {
-            self.versions.push(seeker.wanted.version);
+            self.wanted.push(seeker.wanted);
         }
         self.clients.push(seeker.place);
     }
 
     fn has(&self, need: &Need<'_>) -> bool {
-        self.versions.contains(&need.wanted.version) || self.clients.contains(&need.place)
+        self.wanted.contains(&need.wanted) || self.clients.contains(&need.place)
     }
 }
 
@@ -216,14 +216,15 @@ impl Fleet {
         best.into_iter()
             .filter_map(|key| {
                 let worker = known.get(&key)?;
+                let bounds = policy.bounds(worker.record.size);
                 let max_lifetime = if worker.fixed() {
                     None
                 } else {
-                    policy.lifetime_cap(worker.record.replaces_itself)
+                    bounds.lifetime_cap(worker.record.replaces_itself)
                 };
                 Some(Candidate {
                     key,
-                    max_active: policy.max_active,
+                    max_active: bounds.max_active,
                     max_lifetime,
                 })
             })
@@ -238,11 +239,10 @@ impl Fleet {
         counts: Counts,
         policy: &Policy,
     ) {
-        if policy.max_lifetime != Some(counts.lifetime) {
-            return;
-        }
+        let at_limit = |size: Size| policy.bounds(size).max_lifetime == Some(counts.lifetime);
         let known = self.known();
         let worker = known.get(key).filter(|worker| !worker.fixed());
+        let worker = worker.filter(|worker| at_limit(worker.record.size));
         if let Some(replaces_itself) = worker.map(|worker| worker.record.replaces_itself) {
             let (fleet, key) = (self.clone(), key.clone());
             tokio::spawn(async move { fleet.order_recycle(&key, replaces_itself).await });
@@ -287,27 +287,18 @@ impl Fleet {
     /// Available workers at or beyond their limit, the one that is furthest first, and whether they
     /// replace themselves.
     fn overdue(&self) -> Vec<(WorkerKey, bool)> {
-        let Some(limit) = policy(&self.config).max_lifetime else {
-            return Vec::new();
-        };
+        let policy = policy(&self.config);
+        let excess = |it: &Known| policy.bounds(it.record.size).excess(it.counts.lifetime);
         let mut overdue: Vec<_> = self
             .known()
             .values()
-            .filter(|worker| {
-                worker.record.status == WorkerStatus::Available
-                    && worker.counts.lifetime >= limit
-                    && !worker.fixed()
-            })
-            .map(|worker| {
+            .filter(|it| it.record.status == WorkerStatus::Available && !it.fixed())
+            .filter_map(|worker| {
                 let record = &worker.record;
-                (
-                    worker.counts.lifetime,
-                    record.key.clone(),
-                    record.replaces_itself,
-                )
+                Some((excess(worker)?, record.key.clone(), record.replaces_itself))
             })
             .collect();
-        overdue.sort_unstable_by_key(|(lifetime, ..)| std::cmp::Reverse(*lifetime));
+        overdue.sort_unstable_by_key(|(excess, ..)| std::cmp::Reverse(*excess));
         let overdue = overdue.into_iter();
         overdue.map(|(_, key, replaces)| (key, replaces)).collect()
     }
@@ -318,7 +309,7 @@ impl Fleet {
         let policy = policy(&self.config);
         let known = self.known();
         let fits = |record: &WorkerRecord| {
-            record.key.browser == wanted.browser && wanted.accepts(record.version)
+            record.key.browser == wanted.browser && wanted.accepts(record.seat, record.version)
         };
         let fitting: Vec<_> = known.values().filter(|it| fits(&it.record)).collect();
         let available = |it: &&&Known| it.record.status == WorkerStatus::Available;

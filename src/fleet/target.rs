@@ -108,7 +108,7 @@ fn same(some: &[SocketAddr], others: &[SocketAddr]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Browser, WorkerStatus};
+    use crate::model::{Browser, SeatKind, Size, WorkerStatus};
 
     #[tokio::test(start_paused = true)]
     async fn an_address_that_swallows_everything_leaves_time_for_the_others() {
@@ -119,6 +119,8 @@ mod tests {
             version: None,
             browser_version: None,
             replaces_itself: false,
+            seat: SeatKind::Shared,
+            size: Size::default(),
             fixed: false,
             started_at: 0,
             last_heartbeat: 0,

@@ -15,7 +15,7 @@ impl Fleet {
     /// Takes in what the store says.
     pub(super) fn apply_event(self: &Arc<Self>, event: Event) {
         match event {
-            Event::Worker(view) => self.learn(view),
+            Event::Worker(view) => self.learn(*view),
             Event::Gone(key) => self.forget(&key),
             Event::Counts(key, counts) => self.count(&key, counts),
             Event::Reachable(up) => self.note_store(up),

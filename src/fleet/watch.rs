@@ -3,7 +3,7 @@
 
 use super::{Fleet, policy};
 use crate::config::StaticWorker;
-use crate::model::{Browser, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
+use crate::model::{Browser, SeatKind, Size, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
 use crate::store::{Event, StoreError};
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
@@ -174,6 +174,8 @@ impl Fleet {
                 version: worker.version,
                 browser_version: None,
                 replaces_itself: false,
+                seat: SeatKind::Shared,
+                size: Size::default(),
                 fixed: true,
                 started_at,
                 last_heartbeat: now,

@@ -21,7 +21,7 @@ pub use reason::RecycleReason;
 pub use session_id::SessionId;
 pub use version::Version;
 pub use waiter::Waiter;
-pub use worker::{Counts, UnknownStatus, WorkerId, WorkerKey, WorkerRecord, WorkerStatus};
+pub use worker::{Counts, Size, UnknownStatus, WorkerId, WorkerKey, WorkerRecord, WorkerStatus};
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

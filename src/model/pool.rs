@@ -6,20 +6,27 @@ use std::fmt;
 use std::str::FromStr;
 
 /// What a client gets of a worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum SeatKind {
-    /// A place on a warm browser of several sessions.
+    /// A place on a warm browser of several sessions. What workers have that say nothing of it.
+    #[default]
     Shared,
+    /// A browser process of the session's own, which ends with it.
+    Own,
 }
 
 impl SeatKind {
-    pub const ALL: [SeatKind; 1] = [SeatKind::Shared];
+    /// Every kind, in the order messages list them.
+    pub const ALL: [SeatKind; 2] = [SeatKind::Shared, SeatKind::Own];
 
     /// The name in the configuration, in answers and in metric labels.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             SeatKind::Shared => "shared",
+            SeatKind::Own => "own",
         }
     }
 }
@@ -108,7 +115,7 @@ mod tests {
         for text in ["chromium", "chromium/1.65", "chromium/1.65/shared"] {
             assert_eq!(matches(text), Ok(true), "{text}");
         }
-        for text in ["firefox", "chromium/1.64"] {
+        for text in ["firefox", "chromium/1.64", "chromium/1.65/own"] {
             assert_eq!(matches(text), Ok(false), "{text}");
         }
         for text in [

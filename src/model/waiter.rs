@@ -1,6 +1,6 @@
 //! A client that waits for a seat, as its proxy tells a store that keeps the line of all proxies.
 
-use super::{SessionId, Version, WorkerKey};
+use super::{SeatKind, SessionId, Version, WorkerKey};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ pub struct Waiter {
     pub session: SessionId,
     /// Playwright's version; without one, every worker of the browser will do.
     pub version: Option<Version>,
+    pub seat: SeatKind,
     /// Name of its token; empty without.
     pub tenant: Arc<str>,
     /// Its tenant's share of the turns.

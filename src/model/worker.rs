@@ -1,6 +1,6 @@
 //! A worker as the store records it: one browser server with an id of its own.
 
-use super::{Browser, Endpoint, Pod, Version};
+use super::{Browser, Endpoint, Pod, SeatKind, Version};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -105,6 +105,16 @@ impl FromStr for WorkerStatus {
     }
 }
 
+/// How many sessions a worker takes, where it says so itself. What it leaves open is as the grid's
+/// `limits` say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Size {
+    /// At once.
+    pub concurrent: Option<u32>,
+    /// In the life of one of its browsers; 0 = any number.
+    pub lifetime: Option<u32>,
+}
+
 /// What a worker says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerRecord {
@@ -118,6 +128,11 @@ pub struct WorkerRecord {
     /// Whether it replaces its browser before it drains the old one (make before break). Such a
     /// worker may go past its lifetime limit while the replacement warms up.
     pub replaces_itself: bool,
+    /// What its sessions get.
+    #[serde(default)]
+    pub seat: SeatKind,
+    #[serde(default)]
+    pub size: Size,
     /// Whether it stands in a proxy's configuration: it has no agent, and nobody recycles it.
     #[serde(default)]
     pub fixed: bool,

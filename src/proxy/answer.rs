@@ -58,7 +58,7 @@ fn attachable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Browser, SessionId, WorkerKey, WorkerRecord, WorkerStatus};
+    use crate::model::{Browser, SeatKind, SessionId, Size, WorkerKey, WorkerRecord, WorkerStatus};
     use crate::session::seat::Releaser;
     use crate::store::memory::MemoryStore;
     use std::sync::Arc;
@@ -74,6 +74,8 @@ mod tests {
             version: None,
             browser_version: Some("150.0".into()),
             replaces_itself: false,
+            seat: SeatKind::Shared,
+            size: Size::default(),
             fixed: false,
             started_at: 0,
             last_heartbeat: 0,

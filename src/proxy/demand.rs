@@ -6,7 +6,7 @@
 use super::Grid;
 use crate::fleet::Queue;
 use crate::fleet::demand::{PoolState, Waiting, pools};
-use crate::model::Browser;
+use crate::model::{Browser, SeatKind};
 use crate::selection::Wanted;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// they are told by browser alone.
 const MAX_LINES: usize = 256;
 
-/// What a proxy answers when it is asked who waits: clients by what they want (`chromium/1.65`).
+/// What a proxy answers when it is asked who waits: clients by what they want (`chromium/1.65`, `chromium/1.65/own`).
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WaitingClients(BTreeMap<String, usize>);
 
@@ -53,6 +53,7 @@ impl WaitingClients {
                 Some(Wanted {
                     browser,
                     version: None,
+                    seat: SeatKind::default(),
                 })
             });
             Some((wanted?, *clients))

@@ -120,8 +120,12 @@ impl Grid {
             Unauthorized::Missing => Refusal::NoToken,
             Unauthorized::Unknown => Refusal::WrongToken,
         })?;
-        let wanted_session =
-            session_request::read(query, &head.headers, &config.selection, &config.auth)?;
+        let usual = |browser| {
+            let chosen = who.seat.or(config.selection.default_seat);
+            chosen.unwrap_or_else(|| self.fleet.usual_seat(browser))
+        };
+        let (selection, auth) = (&config.selection, &config.auth);
+        let wanted_session = session_request::read(query, &head.headers, selection, auth, usual)?;
         if self.is_draining() {
             return Err(Refusal::Draining);
         }

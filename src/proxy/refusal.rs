@@ -6,7 +6,7 @@
 
 use crate::admission::tokens::QuotaUsedUp;
 use crate::fleet::{NoSeat, Shortage, WorkerAnswer};
-use crate::model::{Browser, Version};
+use crate::model::{Browser, SeatKind, Version};
 use crate::selection::Wanted;
 use bytes::Bytes;
 use http::StatusCode;
@@ -24,6 +24,7 @@ pub enum Refusal {
     /// A WebSocket handshake of another version than 13.
     WebSocketVersion,
     UnknownBrowser,
+    UnknownSeat,
     NoToken,
     WrongToken,
     /// A web page of another origin wants a session.
@@ -44,6 +45,12 @@ pub enum Refusal {
         browser: Browser,
         client: Version,
         available: Vec<Version>,
+    },
+    /// No worker of the browser with such seats, but with these.
+    NoSuchSeat {
+        browser: Browser,
+        seat: SeatKind,
+        available: Vec<SeatKind>,
     },
     QueueFull {
         max_waiting: usize,
@@ -155,6 +162,11 @@ impl Refusal {
                 "unknown_browser",
                 ["Unknown browser. Use chromium, firefox or webkit."],
             ),
+            Refusal::UnknownSeat => RefusalResponse::new(
+                Status::BAD_REQUEST,
+                "unknown_seat",
+                ["Unknown kind of seat. Use ?seat=shared or ?seat=own."],
+            ),
             Refusal::NoToken => RefusalResponse::new(
                 Status::UNAUTHORIZED,
                 "no_token",
@@ -255,6 +267,26 @@ impl Refusal {
                     ],
                 )
             }
+            Refusal::NoSuchSeat {
+                browser,
+                seat,
+                available,
+            } => {
+                let list: Vec<&str> = available.iter().map(|seat| seat.as_str()).collect();
+                let code = "no_such_seat";
+                RefusalResponse::new(
+                    Status::PRECONDITION_REQUIRED,
+                    code,
+                    [
+                        &format!("No {browser} worker with {seat} seats on this grid."),
+                        &format!("Available: {}.", list.join(", ")),
+                        &format!(
+                            "Ask for ?seat={}, or add a worker with worker.seat: {seat}.",
+                            list.join(" or ?seat=")
+                        ),
+                    ],
+                )
+            }
             Refusal::QueueFull { max_waiting } => RefusalResponse::new(
                 Status::TOO_MANY_REQUESTS,
                 "queue_full",
@@ -323,7 +355,7 @@ impl Refusal {
     }
 
     /// Every [code](Told::code), and how a client is counted that left without an answer.
-    pub const CODES: [&'static str; 27] = [
+    pub const CODES: [&'static str; 29] = [
         "bad_request",
         "websocket_version",
         "unknown_browser",
@@ -335,7 +367,9 @@ impl Refusal {
         "method_not_allowed",
         "upgrade_required",
         "header_timeout",
+        "unknown_seat",
         "no_such_version",
+        "no_such_seat",
         "queue_full",
         "quota_used_up",
         "headers_too_large",
@@ -487,6 +521,7 @@ mod tests {
             Refusal::BadRequest("The upgrade has no Sec-WebSocket-Key."),
             Refusal::WebSocketVersion,
             Refusal::UnknownBrowser,
+            Refusal::UnknownSeat,
             Refusal::NoToken,
             Refusal::WrongToken,
             Refusal::ForeignOrigin,
@@ -501,6 +536,11 @@ mod tests {
                 browser: Browser::Chromium,
                 client: version(63),
                 available: vec![version(64), version(65)],
+            },
+            Refusal::NoSuchSeat {
+                browser: Browser::Chromium,
+                seat: SeatKind::Own,
+                available: vec![SeatKind::Shared],
             },
             Refusal::QueueFull { max_waiting: 1000 },
             Refusal::QuotaUsedUp { max_sessions: 20 },

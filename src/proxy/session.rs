@@ -12,7 +12,7 @@ use super::{Arrival, Grid};
 use crate::admission::line::{LineTimeouts, Refused, SeatRequest};
 use crate::admission::tokens::{Identity, QuotaPermit};
 use crate::events::Kind;
-use crate::fleet::{DialFailure, Dialled, Grant, NoSeat, Target, Ticket};
+use crate::fleet::{DialFailure, Dialled, Grant, Instead, NoSeat, Target, Ticket};
 use crate::metrics::ObserveTime;
 use crate::model::unix_millis;
 use crate::selection::Wanted;
@@ -260,7 +260,7 @@ async fn check(
     quota_permit: &QuotaPermit,
     ticket: &Ticket,
 ) -> Result<(), Refusal> {
-    if let Some(refusal) = other_version(grid, &wanted_session.wanted) {
+    if let Some(refusal) = never_served(grid, &wanted_session.wanted) {
         return Err(refusal);
     }
     let asking = quota::is_within(&*grid.store, quota_permit);
@@ -310,7 +310,7 @@ fn refusal(grid: &Grid, wanted: &Wanted, tried: usize, why: Refused, came: Insta
         Refused::StoreAway => Refusal::StoreAway,
         Refused::NotDialled => Refusal::NotDialled { tried },
         Refused::TimedOut => {
-            if let Some(refusal) = other_version(grid, wanted) {
+            if let Some(refusal) = never_served(grid, wanted) {
                 return refusal;
             }
             if grid.fleet.waits_for_store() {
@@ -329,14 +329,20 @@ fn refusal(grid: &Grid, wanted: &Wanted, tried: usize, why: Refused, came: Insta
     }
 }
 
-/// There are workers, and none of the client's version.
-fn other_version(grid: &Grid, wanted: &Wanted) -> Option<Refusal> {
-    let available = grid.fleet.other_versions(wanted);
-    let client = wanted.version.filter(|_| !available.is_empty())?;
-    Some(Refusal::NoSuchVersion {
-        browser: wanted.browser,
-        client,
-        available,
+/// There are workers, and none that the client could use.
+fn never_served(grid: &Grid, wanted: &Wanted) -> Option<Refusal> {
+    let Wanted { browser, seat, .. } = *wanted;
+    Some(match grid.fleet.instead_of(wanted)? {
+        Instead::Versions(available) => Refusal::NoSuchVersion {
+            browser,
+            client: wanted.version?,
+            available,
+        },
+        Instead::Seats(available) => Refusal::NoSuchSeat {
+            browser,
+            seat,
+            available,
+        },
     })
 }
 

@@ -4,7 +4,7 @@ use super::handshake;
 use super::refusal::Refusal;
 use crate::config;
 use crate::fleet::Handshake;
-use crate::model::{Browser, Version};
+use crate::model::{Browser, SeatKind, Version};
 use crate::selection::Wanted;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -56,12 +56,14 @@ pub fn is_playwright(headers: &HeaderMap) -> bool {
     user_agent(headers).is_some_and(|agent| agent.starts_with("Playwright/"))
 }
 
-/// Reads the wish out of an upgrade request.
+/// Reads the wish out of an upgrade request. `usual` says which kind of seat is meant by those who
+/// do not say.
 pub fn read(
     query: Option<&str>,
     headers: &HeaderMap,
     selection: &config::Selection,
     auth: &config::Auth,
+    usual: impl Fn(Browser) -> SeatKind,
 ) -> Result<SessionRequest, Refusal> {
     let key = handshake::check(headers)?;
     check_origin(headers, auth)?;
@@ -72,9 +74,14 @@ pub fn read(
             None => selection.default_browser,
         },
     };
+    let seat = match parameter(query, "seat") {
+        Some(name) => name.parse().map_err(|()| Refusal::UnknownSeat)?,
+        None => usual(browser),
+    };
     Ok(SessionRequest {
         wanted: Wanted {
             browser,
+            seat,
             version: user_agent(headers).and_then(Version::from_user_agent),
         },
         playwright: is_playwright(headers),
@@ -151,6 +158,7 @@ mod tests {
     const SELECTION: config::Selection = config::Selection {
         strategy: Strategy::LifetimeFirst,
         default_browser: Browser::Webkit,
+        default_seat: None,
         dial_timeout: Duration::from_secs(5),
         health_interval: Duration::from_secs(5),
     };
@@ -172,6 +180,7 @@ mod tests {
             &headers,
             &SELECTION,
             &config::Auth::default(),
+            |_| SeatKind::Shared,
         )
     }
 
@@ -196,6 +205,17 @@ mod tests {
             browser("/", &[("x-playwright-browser", "opera")]),
             Err(Refusal::UnknownBrowser)
         );
+    }
+
+    #[test]
+    fn the_seat_is_what_the_query_says_or_the_usual_one() {
+        let seat = |uri| ask(uri, &[]).map(|ask| ask.wanted.seat);
+        assert_eq!(seat("/"), Ok(SeatKind::Shared));
+        assert_eq!(seat("/?seat=shared"), Ok(SeatKind::Shared));
+        assert_eq!(seat("/?token=x&seat=own"), Ok(SeatKind::Own));
+        for unknown in ["/?seat=", "/?seat=Own", "/?seat=cdp"] {
+            assert_eq!(seat(unknown), Err(Refusal::UnknownSeat), "{unknown}");
+        }
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! The order of [`policy`](super::policy), kept up to date instead of computed.
 //!
 //! Owns what is known of each worker for selection, and an ordered set of those with a seat for
-//! each browser and version. A selection or an update walks down one tree: neither looks at, copies
-//! or allocates anything that grows with the fleet. Only a change of policy rebuilds. Takes no
+//! each group of workers: browser, kind of seat, version and lifetime limit. A selection or an update
+//! walks down one tree for each group that fits: neither looks at, copies or allocates anything that
+//! grows with the fleet. Only a change of policy rebuilds. Takes no
 //! lock; [`super::lifetime_first`] shares it.
 
-use super::policy::{Facts, Policy, Wanted};
+use super::policy::{Facts, Policy, Wanted, margin};
 use crate::config::Strategy;
-use crate::model::{Browser, Version, WorkerId, WorkerKey};
+use crate::model::{Browser, SeatKind, Version, WorkerId, WorkerKey};
 use pingora_load_balancing::{Backend, Extensions};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::{Bound, Range};
@@ -18,7 +19,7 @@ use std::sync::Arc;
 pub struct Index {
     policy: Policy,
     workers: HashMap<WorkerKey, Worker>,
-    browsers: [OfBrowser; Browser::ALL.len()],
+    kinds: [OfKind; Browser::ALL.len() * SeatKind::ALL.len()],
     /// Backends handed out so far; see [`Index::put`].
     serial: usize,
 }
@@ -29,22 +30,27 @@ struct Worker {
     backend: Arc<Backend>,
 }
 
+/// The workers of one browser that have one kind of seats.
 #[derive(Debug, Default)]
-struct OfBrowser {
+struct OfKind {
     /// Workers that are [`Facts::open`]: what the margin is computed from.
     open: usize,
     /// Groups without a worker are dropped.
-    versions: BTreeMap<Option<Version>, OfVersion>,
+    groups: BTreeMap<GroupKey, Group>,
 }
 
+/// What the workers of a group have in common: their version, and the lifetime limit that says where
+/// the tiers end.
+type GroupKey = (Option<Version>, Option<u32>);
+
 #[derive(Debug, Default)]
-struct OfVersion {
+struct Group {
     workers: usize,
     /// Those that can take one more session.
     seats: BTreeMap<Rank, Arc<Backend>>,
 }
 
-/// Where a worker stands among those of its version. The tier before and the one behind the
+/// Where a worker stands among those that fit, of whichever group. The tier before and the one behind the
 /// threshold are both stretches of `past == false`: the threshold moves with every worker that
 /// opens or closes, and must not move the others.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,16 +85,16 @@ impl Rank {
         if !policy.has_seat(worker) {
             return None;
         }
-        let limit = policy.max_lifetime;
-        let past = limit.is_some_and(|limit| worker.lifetime >= limit);
-        let (first, second) = match policy.strategy {
-            _ if past => (worker.lifetime, worker.active),
-            Strategy::LifetimeFirst => (highest_first(worker.lifetime), worker.active),
-            Strategy::LeastActive => (worker.active, worker.lifetime),
+        let bounds = policy.bounds(worker.size);
+        let excess = bounds.excess(worker.lifetime);
+        let (first, second) = match (policy.strategy, excess) {
+            (_, Some(excess)) => (excess, worker.active),
+            (Strategy::LifetimeFirst, _) => (bounds.left(worker.lifetime), worker.active),
+            (Strategy::LeastActive, _) => (worker.active, worker.lifetime),
         };
         Some(Rank {
             suspected: worker.suspected,
-            past,
+            past: excess.is_some(),
             first,
             second,
             started_at: worker.started_at,
@@ -97,9 +103,13 @@ impl Rank {
     }
 }
 
-/// Turns the order of lifetimes around.
-fn highest_first(lifetime: u32) -> u32 {
-    u32::MAX - lifetime
+fn kind_of(worker: &Facts) -> usize {
+    kind(worker.key.browser, worker.seat)
+}
+
+/// Where the workers of a browser with such seats are.
+fn kind(browser: Browser, seat: SeatKind) -> usize {
+    browser as usize * SeatKind::ALL.len() + seat as usize
 }
 
 /// How far one selection has come. It outlives changes of the index between two steps: it carries
@@ -150,7 +160,7 @@ impl Index {
         Index {
             policy,
             workers: HashMap::new(),
-            browsers: Default::default(),
+            kinds: Default::default(),
             serial: 0,
         }
     }
@@ -165,9 +175,9 @@ impl Index {
             return;
         }
         self.policy = policy;
-        self.browsers = Default::default();
+        self.kinds = Default::default();
         for worker in self.workers.values() {
-            self.browsers[worker.facts.key.browser as usize].enter(worker, &policy);
+            self.kinds[kind_of(&worker.facts)].enter(worker, &policy);
         }
     }
 
@@ -178,7 +188,6 @@ impl Index {
     /// workers that share an address stay apart, and a new worker on the port of an old one does
     /// not inherit its health.
     pub fn put(&mut self, facts: Facts) {
-        let browser = &mut self.browsers[facts.key.browser as usize];
         let mut backend = || {
             self.serial += 1;
             let mut ext = Extensions::new();
@@ -191,18 +200,18 @@ impl Index {
         };
         match self.workers.get_mut(&facts.key) {
             Some(worker) => {
-                browser.leave(worker, &self.policy);
+                self.kinds[kind_of(&worker.facts)].leave(worker, &self.policy);
                 if worker.facts.address != facts.address {
                     worker.backend = backend();
                 }
                 worker.facts = facts;
-                browser.enter(worker, &self.policy);
+                self.kinds[kind_of(&worker.facts)].enter(worker, &self.policy);
             }
             None => {
                 let backend = backend();
                 let key = facts.key.clone();
                 let worker = self.workers.entry(key).or_insert(Worker { facts, backend });
-                browser.enter(worker, &self.policy);
+                self.kinds[kind_of(&worker.facts)].enter(worker, &self.policy);
             }
         }
     }
@@ -210,7 +219,7 @@ impl Index {
     /// Forgets a worker, and says what was known of it.
     pub fn remove(&mut self, key: &WorkerKey) -> Option<Facts> {
         let worker = self.workers.remove(key)?;
-        self.browsers[key.browser as usize].leave(&worker, &self.policy);
+        self.kinds[kind_of(&worker.facts)].leave(&worker, &self.policy);
         Some(worker.facts)
     }
 
@@ -226,26 +235,30 @@ impl Index {
         self.workers.values().map(backend).collect()
     }
 
-    /// Workers of a browser, open or not.
-    pub fn registered(&self, browser: Browser) -> usize {
-        let versions = self.browsers[browser as usize].versions.values();
-        versions.map(|version| version.workers).sum()
+    /// Workers of a browser with such seats, open or not.
+    pub fn registered(&self, browser: Browser, seat: SeatKind) -> usize {
+        let groups = self.kinds[kind(browser, seat)].groups.values();
+        groups.map(|group| group.workers).sum()
     }
 
-    /// Workers of a browser that are open, full ones included.
-    pub fn open(&self, browser: Browser) -> usize {
-        self.browsers[browser as usize].open
+    /// Those of them that are open, full ones included.
+    pub fn open(&self, browser: Browser, seat: SeatKind) -> usize {
+        self.kinds[kind(browser, seat)].open
     }
 
-    /// The versions of a browser's workers, open or not, in rising order; `None` comes first and
-    /// stands for workers that do not tell.
-    pub fn versions(&self, browser: Browser) -> impl Iterator<Item = Option<Version>> + '_ {
-        self.browsers[browser as usize].versions.keys().copied()
+    /// The versions of a browser's workers with such seats, open or not, in rising order; `None`
+    /// comes first and stands for workers that do not tell.
+    pub fn versions(&self, browser: Browser, seat: SeatKind) -> BTreeSet<Option<Version>> {
+        let groups = self.kinds[kind(browser, seat)].groups.keys();
+        groups.map(|(version, _)| *version).collect()
     }
 
     /// Whether any worker, open or not, could ever serve this client.
     pub fn knows(&self, wanted: &Wanted) -> bool {
-        self.versions(wanted.browser).any(|v| wanted.accepts(v))
+        let groups = &self.kinds[kind(wanted.browser, wanted.seat)].groups;
+        groups
+            .keys()
+            .any(|(version, _)| wanted.accepts(wanted.seat, *version))
     }
 
     /// Whether a worker has a seat for this client now.
@@ -262,23 +275,17 @@ impl Index {
 
     /// One step of a selection that lets go of the index in between.
     pub fn next(&self, cursor: &mut Cursor) -> Option<&Arc<Backend>> {
-        let browser = &self.browsers[cursor.wanted.browser as usize];
+        let Wanted { browser, seat, .. } = cursor.wanted;
+        let of_kind = &self.kinds[kind(browser, seat)];
         while let Some(tier) = cursor.tier {
-            let Range { start, end } = self.stretch(cursor.suspected, tier, browser.open);
-            // What was the place of the last step may by now lie outside of the tier.
-            let from = match &cursor.after {
-                Some(after) if *after >= end => {
-                    cursor.next_tier();
-                    continue;
-                }
-                Some(after) if *after >= start => Bound::Excluded(after),
-                _ => Bound::Included(&start),
-            };
-            let best = browser
-                .versions
+            let best = of_kind
+                .groups
                 .iter()
-                .filter(|(version, _)| cursor.wanted.accepts(**version))
-                .filter_map(|(_, of)| of.seats.range((from, Bound::Excluded(&end))).next())
+                .filter(|((version, _), _)| cursor.wanted.accepts(seat, *version))
+                .filter_map(|((_, limit), group)| {
+                    let stretch = self.stretch(cursor.suspected, tier, *limit, of_kind.open);
+                    group.first(stretch, cursor.after.as_ref())
+                })
                 .min_by_key(|(place, _)| *place);
             if let Some((place, backend)) = best {
                 cursor.after = Some(place.clone());
@@ -289,14 +296,17 @@ impl Index {
         None
     }
 
-    /// The places of a tier. Its start is never behind its end, which [`BTreeMap::range`] needs.
-    fn stretch(&self, suspected: bool, tier: Tier, open: usize) -> Range<Rank> {
+    /// The places of a tier among workers with this lifetime limit. Its start is never behind its
+    /// end, which [`BTreeMap::range`] needs.
+    fn stretch(&self, suspected: bool, tier: Tier, limit: Option<u32>, open: usize) -> Range<Rank> {
         let start = |past, first| Rank::start(suspected, past, first);
         let below = start(false, 0);
         let past = start(true, 0);
-        let threshold = match self.policy.threshold(open) {
-            None | Some(0) => below.clone(),
-            Some(lifetime) => start(false, highest_first(lifetime - 1)),
+        let threshold = match (self.policy.strategy, limit) {
+            (Strategy::LifetimeFirst, Some(limit)) => {
+                start(false, margin(limit, open).saturating_add(1))
+            }
+            _ => below.clone(),
         };
         match tier {
             Tier::BelowThreshold => threshold..past,
@@ -307,29 +317,49 @@ impl Index {
     }
 }
 
-impl OfBrowser {
+impl OfKind {
     fn enter(&mut self, worker: &Worker, policy: &Policy) {
         self.open += usize::from(worker.facts.open);
-        let version = self.versions.entry(worker.facts.version).or_default();
-        version.workers += 1;
+        let group = self.groups.entry(group_of(&worker.facts, policy));
+        let group = group.or_default();
+        group.workers += 1;
         if let Some(place) = Rank::of(&worker.facts, policy) {
-            version.seats.insert(place, worker.backend.clone());
+            group.seats.insert(place, worker.backend.clone());
         }
     }
 
-    /// Undoes [`OfBrowser::enter`]; worker and policy have to be the same as then.
+    /// Undoes [`OfKind::enter`]; worker and policy have to be the same as then.
     fn leave(&mut self, worker: &Worker, policy: &Policy) {
         self.open -= usize::from(worker.facts.open);
-        let Some(version) = self.versions.get_mut(&worker.facts.version) else {
+        let key = group_of(&worker.facts, policy);
+        let Some(group) = self.groups.get_mut(&key) else {
             return;
         };
-        version.workers -= 1;
+        group.workers -= 1;
         if let Some(place) = Rank::of(&worker.facts, policy) {
-            version.seats.remove(&place);
+            group.seats.remove(&place);
         }
-        if version.workers == 0 {
-            self.versions.remove(&worker.facts.version);
+        if group.workers == 0 {
+            self.groups.remove(&key);
         }
+    }
+}
+
+fn group_of(worker: &Facts, policy: &Policy) -> GroupKey {
+    (worker.version, policy.bounds(worker.size).max_lifetime)
+}
+
+impl Group {
+    /// The first of its places in a stretch, behind the place of the last step, which may by now lie
+    /// outside of it.
+    fn first(&self, stretch: Range<Rank>, after: Option<&Rank>) -> Option<(&Rank, &Arc<Backend>)> {
+        let Range { start, end } = stretch;
+        let from = match after {
+            Some(after) if *after >= end => return None,
+            Some(after) if *after >= start => Bound::Excluded(after),
+            _ => Bound::Included(&start),
+        };
+        self.seats.range((from, Bound::Excluded(&end))).next()
     }
 }
 

@@ -127,7 +127,7 @@ pub fn candidates(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Browser, Version};
+    use crate::model::{Browser, SeatKind, Size, Version};
     use crate::selection::Facts;
     use async_trait::async_trait;
     use pingora_load_balancing::discovery::ServiceDiscovery;
@@ -146,6 +146,7 @@ mod tests {
             major: 1,
             minor: 65,
         }),
+        seat: SeatKind::Shared,
     };
 
     fn worker(id: &str, port: u16, lifetime: u32) -> Facts {
@@ -153,6 +154,8 @@ mod tests {
             key: WorkerKey::new(Browser::Chromium, id),
             address: ([127, 0, 0, 1], port).into(),
             version: WANTED.version,
+            seat: SeatKind::Shared,
+            size: Size::default(),
             active: 0,
             lifetime,
             started_at: 0,
@@ -240,7 +243,13 @@ mod tests {
         let (index, balancer) = balancer(&[worker("a", 1, 3), worker("b", 2, 9)]).await;
         let first = balancer.select(b"chromium/1.65", 8).unwrap();
         assert_eq!(worker_key(&first).unwrap().id.as_str(), "b");
-        for key in [&b"chromium/1.64"[..], b"firefox", b"opera", b"\xff"] {
+        for key in [
+            &b"chromium/1.64"[..],
+            b"chromium/1.65/own",
+            b"firefox",
+            b"opera",
+            b"\xff",
+        ] {
             assert!(balancer.select(key, 8).is_none(), "{key:?}");
         }
         let accepted = balancer.select_with(b"chromium", 8, |_, _| index.0.try_lock().is_ok());

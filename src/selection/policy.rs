@@ -4,8 +4,7 @@
 //! each time; [`super::index`] answers the same question quickly and is tested against this.
 
 use crate::config::{Limits, Recycle, Selection, Strategy};
-use crate::model::{Browser, Version, WorkerKey};
-use std::cmp::Reverse;
+use crate::model::{Browser, SeatKind, Size, Version, WorkerKey};
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
@@ -18,6 +17,8 @@ pub struct Facts {
     pub address: SocketAddr,
     /// Playwright's version; a worker that does not tell is offered to every client.
     pub version: Option<Version>,
+    pub seat: SeatKind,
+    pub size: Size,
     /// Open or reserved sessions.
     pub active: u32,
     /// Sessions ever given to it.
@@ -34,32 +35,31 @@ pub struct Facts {
 }
 
 /// How far workers are filled, and in which order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Policy {
     pub strategy: Strategy,
-    /// Sessions at once on one worker.
+    /// Sessions at once on one worker, where its [size](Facts::size) does not say.
     pub max_active: u32,
-    /// Sessions until a worker is recycled; `None` = never recycled.
+    /// Sessions until a worker is recycled, where its size does not say; `None` = never recycled.
     pub max_lifetime: Option<u32>,
     /// Sessions that a worker which [replaces itself](Facts::replaces_itself) takes at most while
-    /// its replacement is not there. `None` makes `max_lifetime` hard for all.
+    /// its replacement is not there, as a multiple of its limit. `None` makes the limit hard for all.
+    pub ceiling: Option<f64>,
+}
+
+/// How far one worker is filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Sessions at once.
+    pub max_active: u32,
+    /// Sessions until it is recycled; `None` = never recycled.
+    pub max_lifetime: Option<u32>,
+    /// Sessions that it takes at most if it replaces itself; `None` makes `max_lifetime` hard.
     pub ceiling: Option<u32>,
 }
 
-impl Policy {
-    /// The policy that a configuration asks for.
-    pub fn new(limits: &Limits, selection: &Selection, recycle: &Recycle) -> Policy {
-        let limit = limits.max_lifetime_sessions;
-        Policy {
-            strategy: selection.strategy,
-            max_active: limits.max_concurrent_sessions,
-            max_lifetime: (limit > 0).then_some(limit),
-            ceiling: (recycle.ceiling > 1.0 && !limits.isolate())
-                .then(|| recycle.ceiling_of(limits)),
-        }
-    }
-
-    /// The number of lifetime sessions from which on a worker takes no more; `None` = no end.
+impl Bounds {
+    /// The number of lifetime sessions from which on the worker takes no more; `None` = no end.
     pub fn lifetime_cap(&self, replaces_itself: bool) -> Option<u32> {
         let limit = self.max_lifetime?;
         match self.ceiling {
@@ -70,54 +70,99 @@ impl Policy {
         }
     }
 
-    /// Whether a worker has a seat for one more session, whoever asks.
-    pub fn has_seat(&self, worker: &Facts) -> bool {
-        worker.open
-            && worker.active < self.max_active
-            && self
-                .lifetime_cap(worker.replaces_itself)
-                .is_none_or(|cap| worker.lifetime < cap)
+    /// Sessions that are left until the limit. Of workers without one, the one that has had most is
+    /// said to have fewest left, and more than any that has a limit.
+    pub fn left(&self, lifetime: u32) -> u32 {
+        self.max_lifetime
+            .unwrap_or(u32::MAX)
+            .saturating_sub(lifetime)
     }
 
-    /// The lifetime below which a worker is among the first choice, `limit - margin`, when `open`
-    /// workers of its browser are open, whatever their version, full ones included. `None` when
-    /// the order knows no such line: no limit, or another strategy.
-    ///
-    /// The margin, `max(1, limit / open)`, is the distance that keeps one worker's restart clear of
-    /// the next one's. Closed workers do not count, because they share none of the load.
-    pub fn threshold(&self, open: usize) -> Option<u32> {
-        let limit = self.max_lifetime?;
-        match self.strategy {
-            Strategy::LeastActive => None,
-            Strategy::LifetimeFirst => {
-                let open = u32::try_from(open).unwrap_or(u32::MAX).max(1);
-                Some(limit.saturating_sub((limit / open).max(1)))
-            }
+    /// Sessions beyond the limit; `None` below it.
+    pub fn excess(&self, lifetime: u32) -> Option<u32> {
+        lifetime.checked_sub(self.max_lifetime?)
+    }
+}
+
+/// The sessions left from which on a worker with this limit is among the first choice, when `open`
+/// workers of its browser and seat are open, whatever their version, full ones included.
+///
+/// The margin, `max(1, limit / open)`, is the distance that keeps one worker's restart clear of
+/// the next one's. Closed workers do not count, because they share none of the load.
+pub fn margin(limit: u32, open: usize) -> u32 {
+    let open = u32::try_from(open).unwrap_or(u32::MAX).max(1);
+    (limit / open).max(1)
+}
+
+impl Policy {
+    /// The policy that a configuration asks for.
+    pub fn new(limits: &Limits, selection: &Selection, recycle: &Recycle) -> Policy {
+        let limit = limits.max_lifetime_sessions;
+        Policy {
+            strategy: selection.strategy,
+            max_active: limits.max_concurrent_sessions,
+            max_lifetime: (limit > 0).then_some(limit),
+            ceiling: (recycle.ceiling > 1.0).then_some(recycle.ceiling),
         }
+    }
+
+    /// How far a worker of this size is filled.
+    pub fn bounds(&self, size: Size) -> Bounds {
+        let max_active = size.concurrent.unwrap_or(self.max_active);
+        let max_lifetime = match size.lifetime {
+            Some(limit) => (limit > 0).then_some(limit),
+            None => self.max_lifetime,
+        };
+        // Nothing may stretch the one session of a browser that has no other.
+        let isolates = max_active == 1 && max_lifetime == Some(1);
+        let ceiling = self.ceiling.filter(|_| !isolates).zip(max_lifetime);
+        Bounds {
+            max_active,
+            max_lifetime,
+            // Rounded down; the cast saturates.
+            ceiling: ceiling.map(|(times, limit)| (f64::from(limit) * times) as u32),
+        }
+    }
+
+    /// Whether a worker has a seat for one more session, whoever asks.
+    pub fn has_seat(&self, worker: &Facts) -> bool {
+        let bounds = self.bounds(worker.size);
+        worker.open
+            && worker.active < bounds.max_active
+            && bounds
+                .lifetime_cap(worker.replaces_itself)
+                .is_none_or(|cap| worker.lifetime < cap)
     }
 }
 
 /// What a client asks for. As bytes, the key of a selection: `chromium/1.65`, or `chromium` from a
-/// client that does not tell its version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// client that does not tell its version; `chromium/1.65/own` and `chromium//own` for a seat of its
+/// own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Wanted {
     pub browser: Browser,
     /// Playwright's version; without one, every worker of the browser will do.
     pub version: Option<Version>,
+    pub seat: SeatKind,
 }
 
 impl Wanted {
-    /// Whether a worker of this version can serve the client; the browser is compared elsewhere.
-    pub fn accepts(&self, version: Option<Version>) -> bool {
-        version.is_none() || self.version.is_none() || version == self.version
+    /// Whether a worker with such seats and of this version can serve the client; the browser is
+    /// compared elsewhere.
+    pub fn accepts(&self, seat: SeatKind, version: Option<Version>) -> bool {
+        let any_version = version.is_none() || self.version.is_none();
+        seat == self.seat && (any_version || version == self.version)
     }
 }
 
 impl fmt::Display for Wanted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.version {
-            Some(version) => write!(f, "{}/{version}", self.browser),
-            None => write!(f, "{}", self.browser),
+        write!(f, "{}", self.browser)?;
+        match (self.version, self.seat) {
+            (None, SeatKind::Shared) => Ok(()),
+            (Some(version), SeatKind::Shared) => write!(f, "/{version}"),
+            (None, seat) => write!(f, "//{seat}"),
+            (Some(version), seat) => write!(f, "/{version}/{seat}"),
         }
     }
 }
@@ -126,54 +171,65 @@ impl FromStr for Wanted {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
-        let (browser, version) = match text.split_once('/') {
-            Some((browser, version)) => (browser, Some(version.parse().map_err(|_| ())?)),
-            None => (text, None),
+        let mut parts = text.split('/');
+        let browser = parts.next().ok_or(())?.parse().map_err(|_| ())?;
+        let (version, seat) = match (parts.next(), parts.next()) {
+            (None, _) => (None, None),
+            (Some(""), Some(seat)) => (None, Some(seat)),
+            (Some(version), seat) => (Some(version.parse().map_err(|_| ())?), seat),
         };
-        Ok(Wanted {
-            browser: browser.parse().map_err(|_| ())?,
-            version,
-        })
+        match parts.next() {
+            Some(_) => Err(()),
+            None => Ok(Wanted {
+                browser,
+                version,
+                seat: seat.map_or(Ok(SeatKind::Shared), str::parse)?,
+            }),
+        }
     }
 }
 
 /// The workers that can take one more session of this client, best first.
 ///
-/// 1. Below the [threshold](Policy::threshold): highest lifetime first.
-/// 2. The rest below the limit, in the same order.
-/// 3. Past the limit and below the ceiling: lowest lifetime first, so that the excess is shared.
+/// 1. With more sessions left than the [`margin`]: fewest left first, which among workers of one
+///    limit is the highest lifetime first.
+/// 2. The rest below their limits, in the same order.
+/// 3. Past the limit and below the ceiling: lowest excess first, so that it is shared.
 ///
 /// Suspected workers come after all others, in the same order among themselves.
 ///
 /// Ties: fewest active, then the oldest, then by id. [`Strategy::LeastActive`] puts those of 1 and
-/// 2 together: fewest active first, then lowest lifetime, oldest, id. Without a limit all are in 1.
+/// 2 together: fewest active first, then lowest lifetime, oldest, id. Those without a limit are
+/// in 1.
 pub fn rank<'a>(workers: &'a [Facts], policy: &Policy, wanted: &Wanted) -> Vec<&'a Facts> {
-    let of_browser = |worker: &&Facts| worker.key.browser == wanted.browser;
-    let open = workers.iter().filter(of_browser).filter(|w| w.open).count();
-    let threshold = policy.threshold(open);
+    let of_kind = |it: &&Facts| it.key.browser == wanted.browser && it.seat == wanted.seat;
+    let open = workers.iter().filter(of_kind).filter(|w| w.open).count();
 
-    let tier = |worker: &Facts| match (policy.max_lifetime, threshold) {
-        (Some(limit), _) if worker.lifetime >= limit => 3,
-        (_, Some(threshold)) if worker.lifetime >= threshold => 2,
-        _ => 1,
+    let tier = |worker: &Facts| {
+        let bounds = policy.bounds(worker.size);
+        let left = bounds.left(worker.lifetime);
+        match (policy.strategy, bounds.max_lifetime) {
+            (_, Some(limit)) if worker.lifetime >= limit => 3,
+            (Strategy::LifetimeFirst, Some(limit)) if left <= margin(limit, open) => 2,
+            _ => 1,
+        }
     };
     let mut ranked: Vec<&Facts> = workers
         .iter()
-        .filter(of_browser)
-        .filter(|worker| wanted.accepts(worker.version))
+        .filter(|worker| worker.key.browser == wanted.browser)
+        .filter(|worker| wanted.accepts(worker.seat, worker.version))
         .filter(|worker| policy.has_seat(worker))
         .collect();
-    ranked.sort_by(|a, b| {
-        let by_tier = (a.suspected, tier(a)).cmp(&(b.suspected, tier(b)));
-        let by_load = || match (policy.strategy, tier(a)) {
-            (_, 3) => (a.lifetime, a.active).cmp(&(b.lifetime, b.active)),
-            (Strategy::LifetimeFirst, _) => {
-                (Reverse(a.lifetime), a.active).cmp(&(Reverse(b.lifetime), b.active))
-            }
-            (Strategy::LeastActive, _) => (a.active, a.lifetime).cmp(&(b.active, b.lifetime)),
+    ranked.sort_by_cached_key(|worker| {
+        let bounds = policy.bounds(worker.size);
+        let tier = tier(worker);
+        let by_load = match policy.strategy {
+            _ if tier == 3 => (bounds.excess(worker.lifetime).unwrap_or(0), worker.active),
+            Strategy::LifetimeFirst => (bounds.left(worker.lifetime), worker.active),
+            Strategy::LeastActive => (worker.active, worker.lifetime),
         };
-        let by_age = || (a.started_at, &a.key.id).cmp(&(b.started_at, &b.key.id));
-        by_tier.then_with(by_load).then_with(by_age)
+        let by_age = (worker.started_at, worker.key.id.clone());
+        (worker.suspected, tier, by_load, by_age)
     });
     ranked
 }

@@ -201,7 +201,7 @@ impl Drop for Seat {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Browser, WorkerRecord, WorkerStatus};
+    use crate::model::{Browser, SeatKind, Size, WorkerRecord, WorkerStatus};
     use crate::store::memory::MemoryStore;
     use crate::store::{Candidate, Reserved};
     use std::time::Duration;
@@ -216,6 +216,8 @@ mod tests {
             version: None,
             browser_version: None,
             replaces_itself: false,
+            seat: SeatKind::Shared,
+            size: Size::default(),
             fixed: false,
             started_at: 0,
             last_heartbeat: 0,

@@ -348,7 +348,7 @@ impl Store for MemoryStore {
                 counts: entry.counts,
             }
         };
-        self.emit(Event::Worker(view));
+        self.emit(Event::Worker(Box::new(view)));
         Ok(())
     }
 
@@ -386,7 +386,7 @@ impl Store for MemoryStore {
             (beat, changed.then_some(view))
         };
         if let Some(view) = changed {
-            self.emit(Event::Worker(view));
+            self.emit(Event::Worker(Box::new(view)));
         }
         Ok(beat)
     }

@@ -96,7 +96,7 @@ pub enum Reserved {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A worker registered or its record changed.
-    Worker(WorkerView),
+    Worker(Box<WorkerView>),
     /// A worker is gone.
     Gone(WorkerKey),
     /// A worker's counters changed.

@@ -6,7 +6,7 @@ use super::gateway::Connections;
 use super::lifecycle::{Generation, Input};
 use super::{leftovers, tree};
 use crate::config::{LiveConfig, RecycleMode};
-use crate::model::{Counts, RecycleReason, WorkerRecord, WorkerStatus, unix_millis};
+use crate::model::{Counts, RecycleReason, Size, WorkerRecord, WorkerStatus, unix_millis};
 use crate::store::{Store, StoreError};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -68,6 +68,11 @@ impl Registrar {
 
     pub fn replaces_itself(&self) -> bool {
         self.config.load().recycle.mode == RecycleMode::MakeBeforeBreak
+    }
+
+    /// How many sessions the worker takes, as far as it says so itself.
+    pub fn size(&self) -> Size {
+        self.config.load().worker.size()
     }
 
     /// Counts processes that the kernel ended for want of memory. A store that is away does not hear
@@ -182,6 +187,7 @@ impl Registration {
     async fn register(&mut self, status: WorkerStatus) -> bool {
         self.record.status = self.shown(status);
         self.record.replaces_itself = self.registrar.replaces_itself();
+        self.record.size = self.registrar.size();
         self.record.last_heartbeat = unix_millis();
         let ttl = self.registrar.config.load().worker.key_ttl;
         let result = self.registrar.store.register(&self.record, ttl).await;
@@ -218,7 +224,9 @@ impl Registration {
             recycle: beat.recycle,
         })
         .await;
-        if self.record.replaces_itself != self.registrar.replaces_itself() {
+        let changed = self.record.replaces_itself != self.registrar.replaces_itself()
+            || self.record.size != self.registrar.size();
+        if changed {
             self.register(status).await;
         }
     }

@@ -8,7 +8,7 @@ use super::progress::Progress;
 use super::registration::{Desired, DesiredStatus, Registrar, Registration};
 use super::supervision::{DesiredServer, Supervision, Up};
 use crate::config::Config;
-use crate::model::{WorkerId, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
+use crate::model::{SeatKind, WorkerId, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
 use crate::store::{Event, Store};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -294,6 +294,8 @@ impl Shell {
             version: Some(up.toolchain.version),
             browser_version: up.browser_version.clone(),
             replaces_itself: self.registrar.replaces_itself(),
+            seat: SeatKind::Shared,
+            size: self.registrar.size(),
             fixed: false,
             started_at: now,
             last_heartbeat: now,
@@ -373,11 +375,12 @@ impl Shell {
 
 /// The rules in force, as the life cycle wants them.
 fn policy(config: &Config, start_over: bool, room: Room) -> Policy {
-    let limit = config.limits.max_lifetime_sessions;
+    let limits = config.limits.of(config.worker.size());
+    let limit = limits.max_lifetime_sessions;
     Policy {
         mode: config.recycle.mode,
         max_lifetime: (limit > 0).then_some(limit),
-        ceiling: config.recycle.ceiling_of(&config.limits),
+        ceiling: config.recycle.ceiling_of(&limits),
         max_memory: config.recycle.max_memory,
         max_age: config.recycle.max_age,
         max_failures: config.recycle.max_failures,

@@ -2,7 +2,7 @@
 
 use crate::support::{Driver, Grid, Language, Scrape};
 use playhouse::config::Strategy;
-use playhouse::model::{Browser, WorkerKey};
+use playhouse::model::{Browser, SeatKind, Size, WorkerKey};
 use playhouse::selection::{Facts, Policy, Wanted, policy};
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -119,6 +119,8 @@ fn by_policy(lifetimes: &[Option<u32>]) -> Option<usize> {
         key: WorkerKey::new(Browser::Chromium, n.to_string()),
         address: ([127, 0, 0, 1], 0).into(),
         version: None,
+        seat: SeatKind::Shared,
+        size: Size::default(),
         active: 0,
         lifetime: lifetime.unwrap_or_default(),
         started_at: 0,
@@ -136,6 +138,7 @@ fn by_policy(lifetimes: &[Option<u32>]) -> Option<usize> {
     let wanted = Wanted {
         browser: Browser::Chromium,
         version: None,
+        seat: SeatKind::Shared,
     };
     let first = *policy::rank(&facts, &policy, &wanted).first()?;
     facts.iter().position(|worker| worker == first)

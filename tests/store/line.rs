@@ -4,7 +4,8 @@
 use crate::stores::*;
 use crate::support::{RedisServer, eventually, eventually_equal};
 use playhouse::admission::turns::{Fit, Tenant, Turns};
-use playhouse::model::{Browser, SessionId, Version, Waiter};
+use playhouse::model::{Browser, SeatKind, SessionId, Waiter};
+use playhouse::selection::Wanted;
 use playhouse::store::redis::{RedisStore, Role};
 use playhouse::store::{Candidate, Granted, LineServed, Served, Store};
 use rand::rngs::StdRng;
@@ -63,11 +64,13 @@ impl Proxy {
     }
 }
 
-fn waiter(tenant: &str, version: &str) -> Waiter {
+/// `wanted` is a version, or `own` for an own seat of any.
+fn waiter(tenant: &str, wanted: &str) -> Waiter {
     let priority = TENANTS.iter().find(|(name, _)| *name == tenant);
     Waiter {
         session: SessionId::random(),
-        version: version.parse().ok(),
+        version: wanted.parse().ok(),
+        seat: wanted.parse().unwrap_or_default(),
         tenant: Arc::from(tenant),
         priority: priority.map_or(1, |(_, priority)| *priority),
         offered: Vec::new(),
@@ -230,23 +233,29 @@ async fn the_turns_are_those_of_one_proxy() {
         let mut proxies = [one, two, Proxy::start(&redis).await];
         let worker = key("a");
         let mut turns = Turns::default();
-        let mut waiting: HashMap<SessionId, (u64, Tenant, Option<Version>, usize)> = HashMap::new();
+        let mut waiting: HashMap<SessionId, (u64, Tenant, Wanted, usize)> = HashMap::new();
         let (mut place, mut seated, mut order) = (0, Vec::new(), Vec::new());
         for _ in 0..120 {
             let at = random.random_range(0..proxies.len());
             if random.random_bool(0.6) {
                 let (tenant, priority) = *TENANTS.choose(&mut random).unwrap();
-                let version = *["1.64", "1.65", ""].choose(&mut random).unwrap();
-                let waiter = waiter(tenant, version);
+                let wanted = *["1.64", "1.65", "", "own"].choose(&mut random).unwrap();
+                let waiter = waiter(tenant, wanted);
+                let wanted = Wanted {
+                    browser: worker.browser,
+                    version: waiter.version,
+                    seat: waiter.seat,
+                };
                 proxies[at].enter(&waiter).await;
-                turns.join(&waiter.tenant, priority, waiter.version, place);
-                let known = (place, waiter.tenant.clone(), waiter.version, at);
+                turns.join(&waiter.tenant, priority, wanted, place);
+                let known = (place, waiter.tenant.clone(), wanted, at);
                 waiting.insert(waiter.session, known);
                 place += 1;
                 continue;
             }
-            let fits = |version: Option<Version>, _| match version.map(|it| it.minor) {
-                Some(64) => Fit::NoneOfVersion,
+            let fits = |wanted: &Wanted, _| match (wanted.seat, wanted.version) {
+                (SeatKind::Own, _) => Fit::NoneAlike,
+                (_, Some(version)) if version.minor == 64 => Fit::NoneAlike,
                 _ => Fit::Yes,
             };
             let seat = candidate(&worker, seated.len() as u32 + 1, None);
@@ -260,8 +269,8 @@ async fn the_turns_are_those_of_one_proxy() {
                 continue;
             };
             let (session, known) = waiting.iter().find(|(_, it)| it.0 == expected).unwrap();
-            let (session, (_, tenant, version, home)) = (*session, known.clone());
-            turns.serve(&tenant, version, expected);
+            let (session, (_, tenant, wanted, home)) = (*session, known.clone());
+            turns.serve(&tenant, &wanted, expected);
             waiting.remove(&session);
             if home == at {
                 assert_eq!(sessions(&served), [session], "seed {seed}: {order:?}");

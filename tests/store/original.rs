@@ -74,7 +74,7 @@ async fn it_is_found_and_gets_sessions() {
     let mut events = proxy.events();
     register_by_hand(&redis, "60");
     let view = event(&mut events, |event| match event {
-        Event::Worker(view) => Some(view),
+        Event::Worker(view) => Some(*view),
         _ => None,
     })
     .await;

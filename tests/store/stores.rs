@@ -3,7 +3,7 @@
 use crate::support::{RedisServer, eventually_equal};
 use playhouse::config::StoreConfig;
 use playhouse::model::{
-    Browser, Counts, SessionId, WorkerKey, WorkerRecord, WorkerStatus, unix_millis,
+    Browser, Counts, SeatKind, SessionId, Size, WorkerKey, WorkerRecord, WorkerStatus, unix_millis,
 };
 use playhouse::store::memory::MemoryStore;
 use playhouse::store::redis::{RedisStore, Role};
@@ -111,6 +111,8 @@ pub fn record(worker: &WorkerKey) -> WorkerRecord {
         version: "1.65".parse().ok(),
         browser_version: None,
         replaces_itself: true,
+        seat: SeatKind::Shared,
+        size: Size::default(),
         fixed: false,
         started_at: unix_millis(),
         last_heartbeat: unix_millis(),

@@ -475,7 +475,7 @@ async fn proxies_hear_of_each_other(grid: impl Grid) {
     let mut events = other.events();
     agent.register(&record(&a), TTL).await.unwrap();
     let view = event(&mut events, |event| match event {
-        Event::Worker(view) => Some(view),
+        Event::Worker(view) => Some(*view),
         _ => None,
     })
     .await;

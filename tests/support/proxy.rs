@@ -32,6 +32,9 @@ pub struct WorkerView {
     pub endpoint: String,
     pub active_sessions: u32,
     pub lifetime_sessions: u32,
+    pub seat: String,
+    pub max_concurrent_sessions: u32,
+    pub max_lifetime_sessions: u32,
     pub healthy: bool,
     pub unreachable: Option<String>,
 }

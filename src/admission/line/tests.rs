@@ -3,6 +3,7 @@
 //! is a seat. `LINE_STEPS` says how many steps each test takes; `make overload` takes a million.
 
 use super::*;
+use crate::model::{SeatKind, Version};
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, IteratorRandom};
 use rand::{Rng, SeedableRng};
@@ -22,6 +23,7 @@ const TIMEOUTS: LineTimeouts = LineTimeouts {
 struct Worker {
     key: WorkerKey,
     version: Option<Version>,
+    seat: SeatKind,
     seats: usize,
     used: usize,
     open: bool,
@@ -80,6 +82,7 @@ impl Lab {
             Worker {
                 key: WorkerKey::new(browser, format!("w{n}")),
                 version: (minor != 63).then_some(Version { major: 1, minor }),
+                seat: SeatKind::ALL[n / 2 % 2],
                 seats: random.random_range(1..4),
                 used: 0,
                 open: true,
@@ -88,7 +91,7 @@ impl Lab {
             }
         };
         Lab {
-            workers: (0..8).map(worker).collect(),
+            workers: (0..16).map(worker).collect(),
             line: Line::default(),
             now: Instant::now(),
             random: StdRng::seed_from_u64(seed + 1),
@@ -125,7 +128,11 @@ impl Lab {
         let minor = self.random.random_range(63..67);
         let version = (minor != 63).then_some(Version { major: 1, minor });
         let request = SeatRequest {
-            wanted: Wanted { browser, version },
+            wanted: Wanted {
+                browser,
+                version,
+                seat: *SeatKind::ALL.choose(&mut self.random).unwrap(),
+            },
             tenant: Arc::from(name),
             priority,
         };
@@ -275,7 +282,7 @@ impl Lab {
             worker.open
                 && worker.used < worker.seats
                 && worker.key.browser == need.wanted.browser
-                && need.wanted.accepts(worker.version)
+                && need.wanted.accepts(worker.seat, worker.version)
                 && !need.offered.contains(&worker.key)
         };
         let workers = self.workers.iter().enumerate();

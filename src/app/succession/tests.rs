@@ -3,7 +3,7 @@ use super::successor::{Successor, SuccessorEnd};
 use super::*;
 use crate::app::sockets::{Bound, Inherited, Sockets};
 use crate::config::{Config, Role};
-use crate::model::{Browser, SessionId, WorkerKey, WorkerRecord, WorkerStatus};
+use crate::model::{Browser, SeatKind, SessionId, Size, WorkerKey, WorkerRecord, WorkerStatus};
 use crate::store::memory::MemoryStore;
 use crate::store::{Candidate, Reserved, Store};
 use std::net::TcpListener;
@@ -88,6 +88,8 @@ async fn store(worker: &WorkerKey) -> Arc<MemoryStore> {
         version: None,
         browser_version: None,
         replaces_itself: false,
+        seat: SeatKind::Shared,
+        size: Size::default(),
         fixed: false,
         started_at: 0,
         last_heartbeat: 0,

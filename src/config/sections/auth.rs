@@ -1,9 +1,9 @@
 //! Who may connect, and the workers that the configuration names.
 
-use super::browser;
+use super::{browser, seat};
 use crate::config::Role;
 use crate::model::{Browser, Endpoint, Pool, SeatKind, Version};
-use crate::settings::forms::{choice, list, mapped, number, optional, scalar, text, yaml_text};
+use crate::settings::forms::{list, mapped, number, optional, scalar, text, yaml_text};
 use crate::settings::{Form, Masking, element, section, unique};
 
 /// Enough to prefer one tenant clearly, small enough that no tenant waits for ever.
@@ -17,8 +17,8 @@ section! {
 
     /// Who may connect; with none, everybody. `playhouse token` makes one. `sha256_file` names a
     /// file that holds the hash; `max_sessions` is a quota, `priority` the turns in the queue for
-    /// each turn of the others.
-    ///     tokens: [ { name: ci, sha256: "…", max_sessions: 20, priority: 1 } ]
+    /// each turn of the others, `seat` the kind of seat unless the client asks for another.
+    ///     tokens: [ { name: ci, sha256: "…", max_sessions: 20, priority: 1, seat: own } ]
     tokens: Vec<Token> = Vec::new(), tokens(), .secret();
 
     /// Web pages that may open sessions; all others are refused.
@@ -53,6 +53,9 @@ element! {
 
     /// Turns this tenant gets in the queue for each turn of a tenant of 1.
     priority: u32 = 1, number(1..=MAX_PRIORITY);
+
+    /// Kind of seat unless the client asks for another; `None` = `selection.default_seat`.
+    seat: Option<SeatKind> = None, optional("default", seat());
 }
 
 element! {
@@ -82,10 +85,8 @@ element! {
     version: Version, known_version();
 
     /// What its clients get.
-    seat: SeatKind = SeatKind::Shared, choice(SEATS);
+    seat: SeatKind = SeatKind::Shared, seat();
 }
-
-const SEATS: &[(&str, SeatKind)] = &[("shared", SeatKind::Shared)];
 
 impl From<ExpectedPool> for Pool {
     fn from(pool: ExpectedPool) -> Pool {

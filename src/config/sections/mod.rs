@@ -17,7 +17,7 @@ pub use sessions::{Limits, Queue, Selection, Session, Strategy};
 pub use store::StoreConfig;
 pub use worker::Worker;
 
-use crate::model::Browser;
+use crate::model::{Browser, SeatKind};
 use crate::settings::Form;
 use crate::settings::forms::{choice, duration, optional};
 use std::time::Duration;
@@ -44,6 +44,14 @@ fn time() -> Form<Duration> {
 /// A duration that may be missing.
 fn never() -> Form<Option<Duration>> {
     optional("never", duration(SHORTEST..=YEAR))
+}
+
+fn seat() -> Form<SeatKind> {
+    const SEATS: [(&str, SeatKind); 2] = [
+        (SeatKind::ALL[0].as_str(), SeatKind::ALL[0]),
+        (SeatKind::ALL[1].as_str(), SeatKind::ALL[1]),
+    ];
+    choice(&SEATS)
 }
 
 fn browser() -> Form<Browser> {

@@ -1,9 +1,9 @@
 //! What a session meets at a proxy: limits, selection, the queue, its own time.
 
-use super::{DAY, YEAR, browser, minutes, never, seconds, time};
+use super::{DAY, YEAR, browser, minutes, never, seat, seconds, time};
 use crate::config::Role;
-use crate::model::Browser;
-use crate::settings::forms::{choice, duration, mapped, number, size};
+use crate::model::{Browser, SeatKind, Size};
+use crate::settings::forms::{choice, duration, mapped, number, optional, size};
 use crate::settings::{Form, section};
 use std::time::Duration;
 
@@ -12,11 +12,13 @@ section! {
     #[derive(Copy, Eq)]
     pub struct Limits: hot "limits" (_role: Role)
 
-    /// Sessions at once on one worker.
+    /// Sessions at once on one worker, unless it has a limit of its own
+    /// (worker.max_concurrent_sessions).
     // The original's.
     max_concurrent_sessions: u32 = 5, number(1..=10_000), .env(&["MAX_CONCURRENT_SESSIONS"]);
 
-    /// Sessions until a worker gets a fresh browser; 0 = never.
+    /// Sessions until a worker gets a fresh browser, unless it has a limit of its own
+    /// (worker.max_lifetime_sessions); 0 = never.
     // The original's.
     max_lifetime_sessions: u32 = 50, number(0..=1_000_000_000), .env(&["MAX_LIFETIME_SESSIONS"]);
 
@@ -37,6 +39,17 @@ section! {
 }
 
 impl Limits {
+    /// The limits of a worker of this size: the grid's, where it says nothing.
+    pub fn of(&self, size: Size) -> Limits {
+        let concurrent = size.concurrent.unwrap_or(self.max_concurrent_sessions);
+        let lifetime = size.lifetime.unwrap_or(self.max_lifetime_sessions);
+        Limits {
+            max_concurrent_sessions: concurrent,
+            max_lifetime_sessions: lifetime,
+            ..*self
+        }
+    }
+
     /// Whether each session is to have a browser process of its own: one at a time, and one in a
     /// life. Nothing may stretch that, because no session is to meet what another one left.
     pub fn isolate(&self) -> bool {
@@ -55,6 +68,10 @@ section! {
 
     /// Browser for clients that do not name one.
     default_browser: Browser = Browser::Chromium, browser(), .env(&["DEFAULT_BROWSER_TYPE"]);
+
+    /// Kind of seat for clients that ask for none, and whose token does not say: shared, own, or
+    /// auto = shared where there are such workers.
+    default_seat: Option<SeatKind> = None, optional("auto", seat());
 
     /// Time to dial one worker and shake hands, before the next one is tried.
     // A worker on a local network answers in milliseconds; two can be tried within the queue's

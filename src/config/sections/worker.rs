@@ -2,7 +2,7 @@
 
 use super::{YEAR, browser, minutes, seconds, time};
 use crate::config::Role;
-use crate::model::{Browser, Pod};
+use crate::model::{Browser, Pod, Size};
 use crate::settings::forms::{
     boolean, duration, list, number, optional, path, scalar, text, yaml_text,
 };
@@ -31,6 +31,13 @@ section! {
 
     /// Which browser it runs.
     browser: Browser = Browser::Chromium, browser(), .env(&["BROWSER_TYPE"]);
+
+    /// Sessions at once on this worker; grid = limits.max_concurrent_sessions of the proxies.
+    max_concurrent_sessions: Option<u32> = None, optional("grid", number(1..=10_000));
+
+    /// Sessions until this worker gets a fresh browser; 0 = never; grid = limits.max_lifetime_sessions
+    /// of the proxies.
+    max_lifetime_sessions: Option<u32> = None, optional("grid", number(0..=1_000_000_000));
 
     /// Without a display.
     headless: bool = true, boolean(), .env(&["HEADLESS"]);
@@ -66,6 +73,16 @@ section! {
     /// How long a browser server may take to answer for the first time.
     // A cold disk takes several seconds to start a browser for the first time.
     start_timeout: Duration = seconds(30), time();
+}
+
+impl Worker {
+    /// How many sessions it takes, as far as it says so itself.
+    pub fn size(&self) -> Size {
+        Size {
+            concurrent: self.max_concurrent_sessions,
+            lifetime: self.max_lifetime_sessions,
+        }
+    }
 }
 
 fn found(what: &'static str) -> Form<Option<PathBuf>> {

@@ -2,7 +2,7 @@
 
 use super::{KEYS, Role, load};
 use crate::config::{Config, Log, LogFormat, StaticWorker, Token};
-use crate::model::Browser;
+use crate::model::{Browser, SeatKind};
 use log::LevelFilter;
 use proptest::collection::vec;
 use proptest::option;
@@ -49,8 +49,9 @@ fn browser() -> impl Strategy<Value = Browser> {
 
 prop_compose! {
     fn token()(name in text(), sha256 in any::<[u8; 32]>(), quota in option::of(1u32..1_000_000),
-               priority in 1u32..=100) -> Token {
-        Token { name, sha256, max_sessions: quota, priority }
+               priority in 1u32..=100,
+               seat in option::of(select(SeatKind::ALL.to_vec()))) -> Token {
+        Token { name, sha256, max_sessions: quota, priority, seat }
     }
 }
 
@@ -83,11 +84,13 @@ prop_compose! {
     fn numbers()(limits in (1u32..=10_000, 0u32..1_000_000, 1024usize..=1 << 20, 0u32..1_000_000),
                  recycle in (1.0f64..1000.0, 1usize..1000, 0usize..1000, option::of(64u64 << 20..1 << 44)),
                  times in vec(duration(), 12), maybe in vec(option::of(duration()), 3),
-                 bools in vec(any::<bool>(), 6))
+                 bools in vec(any::<bool>(), 6), size in (option::of(1u32..=10_000), option::of(0u32..1_000_000)))
                 -> Config {
         let mut config = Config::defaults(Role::Proxy);
         config.limits.max_concurrent_sessions = limits.0;
         config.limits.max_lifetime_sessions = limits.1;
+        config.worker.max_concurrent_sessions = size.0;
+        config.worker.max_lifetime_sessions = size.1;
         config.limits.max_header_bytes = limits.2;
         config.limits.max_connections_per_ip = limits.3;
         config.limits.header_timeout = times[0];

@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{Browser, WorkerKey, WorkerRecord, WorkerStatus};
+use crate::model::{Browser, SeatKind, Size, WorkerKey, WorkerRecord, WorkerStatus};
 use std::future::Future;
 use tokio::net::TcpListener;
 
@@ -25,6 +25,8 @@ fn target(address: SocketAddr) -> Target {
         version: None,
         browser_version: None,
         replaces_itself: false,
+        seat: SeatKind::Shared,
+        size: Size::default(),
         fixed: false,
         started_at: 0,
         last_heartbeat: 0,

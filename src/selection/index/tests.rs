@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::Strategy;
+use crate::model::Size;
 use crate::selection::policy::rank;
 use crate::selection::worker_key;
 use proptest::prelude::*;
@@ -29,10 +30,21 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn any_size()(
+        concurrent in prop::option::of(1u32..6),
+        lifetime in prop::option::of(prop_oneof![9 => 0u32..14, 1 => Just(u32::MAX)]),
+    ) -> Size {
+        Size { concurrent, lifetime }
+    }
+}
+
+prop_compose! {
     fn any_facts()(
         key in any_key(),
         port in 1u16..3,
         version in any_version(),
+        seat in prop::sample::select(SeatKind::ALL.to_vec()),
+        size in any_size(),
         active in 0u32..5,
         lifetime in prop_oneof![9 => 0u32..14, 1 => Just(u32::MAX)],
         started_at in 0u64..3,
@@ -41,7 +53,9 @@ prop_compose! {
         replaces_itself: bool,
     ) -> Facts {
         let address = ([127, 0, 0, 1], port).into();
-        Facts { key, address, version, active, lifetime, started_at, open, suspected, replaces_itself }
+        Facts {
+            key, address, version, seat, size, active, lifetime, started_at, open, suspected, replaces_itself,
+        }
     }
 }
 
@@ -50,7 +64,7 @@ prop_compose! {
         strategy in prop::sample::select(vec![Strategy::LifetimeFirst, Strategy::LeastActive]),
         max_active in 1u32..6,
         max_lifetime in prop::option::of(1u32..12),
-        ceiling in prop::option::of(prop_oneof![9 => 0u32..16, 1 => Just(u32::MAX)]),
+        ceiling in prop::option::of(prop_oneof![9 => 0f64..3.0, 1 => Just(f64::INFINITY)]),
     ) -> Policy {
         Policy { strategy, max_active, max_lifetime, ceiling }
     }
@@ -66,10 +80,14 @@ fn any_change() -> impl proptest::strategy::Strategy<Value = Change> {
 
 fn every_question() -> impl Iterator<Item = Wanted> {
     let minors = [None, Some(64), Some(65), Some(66), Some(67)];
-    Browser::ALL.into_iter().flat_map(move |browser| {
+    let kinds = Browser::ALL
+        .into_iter()
+        .flat_map(|browser| SeatKind::ALL.map(|seat| (browser, seat)));
+    kinds.flat_map(move |(browser, seat)| {
         minors.into_iter().map(move |minor| Wanted {
             browser,
             version: minor.map(|minor| Version { major: 1, minor }),
+            seat,
         })
     })
 }
@@ -102,12 +120,13 @@ proptest! {
                 prop_assert_eq!(found, expected, "{}", wanted);
                 prop_assert_eq!(index.has_seat(&wanted), index.ranked(&wanted).count() > 0);
             }
-            for browser in Browser::ALL {
-                let of: Vec<_> = workers.iter().filter(|w| w.key.browser == browser).collect();
+            for (browser, seat) in Browser::ALL.into_iter().flat_map(|it| SeatKind::ALL.map(|seat| (it, seat))) {
+                let alike = |w: &&Facts| w.key.browser == browser && w.seat == seat;
+                let of: Vec<_> = workers.iter().filter(alike).collect();
                 let versions: BTreeSet<_> = of.iter().map(|w| w.version).collect();
-                prop_assert_eq!(index.registered(browser), of.len());
-                prop_assert_eq!(index.open(browser), of.iter().filter(|w| w.open).count());
-                prop_assert!(index.versions(browser).eq(versions));
+                prop_assert_eq!(index.registered(browser, seat), of.len());
+                prop_assert_eq!(index.open(browser, seat), of.iter().filter(|w| w.open).count());
+                prop_assert_eq!(index.versions(browser, seat), versions);
             }
             // As many backends as workers: none hides another in Pingora's set.
             prop_assert_eq!(index.backends().len(), workers.len());
@@ -155,6 +174,8 @@ fn facts(id: &str, port: u16, lifetime: u32) -> Facts {
         key: WorkerKey::new(Browser::Chromium, id),
         address: ([127, 0, 0, 1], port).into(),
         version: None,
+        seat: SeatKind::Shared,
+        size: Size::default(),
         active: 0,
         lifetime,
         started_at: 0,
@@ -172,6 +193,7 @@ fn a_selection_survives_a_threshold_that_passes_it() {
     let mut cursor = Cursor::new(Wanted {
         browser: Browser::Chromium,
         version: None,
+        seat: SeatKind::Shared,
     });
     // Two workers: the threshold is 5, both are in the second tier.
     for expected in ["nine", "five"] {

@@ -5,7 +5,7 @@ use crate::config::{Config, Role, Strategy};
 use proptest::prelude::*;
 use proptest::strategy::Strategy as _;
 
-fn policy(strategy: Strategy, limit: u32, ceiling: Option<u32>) -> Policy {
+fn policy(strategy: Strategy, limit: u32, ceiling: Option<f64>) -> Policy {
     Policy {
         strategy,
         max_active: 5,
@@ -20,6 +20,8 @@ fn worker(id: &str, lifetime: u32, active: u32) -> Facts {
         key: WorkerKey::new(Browser::Chromium, id),
         address: ([127, 0, 0, 1], 3131).into(),
         version: Some(V65),
+        seat: SeatKind::Shared,
+        size: Size::default(),
         active,
         lifetime,
         started_at: 0,
@@ -38,6 +40,7 @@ const fn version(minor: u16) -> Version {
 const ANY: Wanted = Wanted {
     browser: Browser::Chromium,
     version: None,
+    seat: SeatKind::Shared,
 };
 
 fn order(workers: &[Facts], policy: &Policy, wanted: &Wanted) -> Vec<String> {
@@ -60,7 +63,7 @@ fn a_suspected_worker_is_the_last_choice_and_still_one() {
             ..worker("past", 10, 4)
         },
     ];
-    let policy = policy(Strategy::LifetimeFirst, 10, Some(20));
+    let policy = policy(Strategy::LifetimeFirst, 10, Some(2.0));
     assert_eq!(
         order(&workers, &policy, &ANY),
         ["three", "past", "seven", "eight"]
@@ -88,11 +91,8 @@ fn fills_the_highest_below_the_margin_first_and_then_the_rest() {
 #[test]
 fn takes_the_margin_from_the_open_workers_of_the_browser_of_whatever_version() {
     let policy = policy(Strategy::LifetimeFirst, 10, None);
-    let threshold = |open| policy.threshold(open);
-    assert_eq!(
-        [0, 1, 3, 10, 1000].map(threshold),
-        [Some(0), Some(0), Some(7), Some(9), Some(9)]
-    );
+    let margins = [0, 1, 3, 10, 1000].map(|open| margin(10, open));
+    assert_eq!(margins, [10, 10, 3, 1, 1]);
     // Two open ones: the threshold is 5, and the closed one and Firefox do not move it.
     let mut workers = [
         worker("five", 5, 0),
@@ -104,6 +104,9 @@ fn takes_the_margin_from_the_open_workers_of_the_browser_of_whatever_version() {
     workers[3].key.browser = Browser::Firefox;
     assert_eq!(order(&workers, &policy, &ANY), ["four", "five"]);
     workers[2].open = true;
+    workers[2].seat = SeatKind::Own;
+    assert_eq!(order(&workers, &policy, &ANY), ["four", "five"]);
+    workers[2].seat = SeatKind::Shared;
     workers[2].version = Some(version(64));
     let wanted = Wanted {
         version: Some(V65),
@@ -138,7 +141,7 @@ fn goes_past_the_limit_last_lowest_first_to_a_ceiling_or_until_its_turn() {
         soft.replaces_itself = true;
     }
     for strategy in [Strategy::LifetimeFirst, Strategy::LeastActive] {
-        let soft = policy(strategy, 10, Some(20));
+        let soft = policy(strategy, 10, Some(2.0));
         assert_eq!(
             order(&workers, &soft, &ANY),
             ["nine", "ten", "turn", "fifteen"]
@@ -163,7 +166,7 @@ fn fills_the_least_active_first_when_asked_to() {
 #[test]
 fn without_a_limit_nobody_is_ever_past_it() {
     let workers = [worker("new", 0, 0), worker("old", u32::MAX, 0)];
-    let policy = policy(Strategy::LifetimeFirst, 0, Some(0));
+    let policy = policy(Strategy::LifetimeFirst, 0, Some(2.0));
     assert_eq!(order(&workers, &policy, &ANY), ["old", "new"]);
 }
 
@@ -200,12 +203,13 @@ fn restarts_are_staggered() {
 fn a_cap_is_the_limit_when_it_is_hard_the_ceiling_or_none_before_its_turn() {
     let caps = |limit, ceiling| {
         let policy = policy(Strategy::LifetimeFirst, limit, ceiling);
-        [false, true].map(|replaces_itself| policy.lifetime_cap(replaces_itself))
+        let bounds = policy.bounds(Size::default());
+        [false, true].map(|replaces_itself| bounds.lifetime_cap(replaces_itself))
     };
-    assert_eq!(caps(50, Some(75)), [Some(u32::MAX), Some(75)]);
-    assert_eq!(caps(50, Some(25)), [Some(u32::MAX), Some(50)]);
+    assert_eq!(caps(50, Some(1.5)), [Some(u32::MAX), Some(75)]);
+    assert_eq!(caps(50, Some(0.5)), [Some(u32::MAX), Some(50)]);
     assert_eq!(caps(50, None), [Some(50), Some(50)]);
-    assert_eq!(caps(0, Some(75)), [None, None]);
+    assert_eq!(caps(0, Some(1.5)), [None, None]);
     let recycle = |ceiling| Recycle {
         ceiling,
         ..Config::defaults(Role::Proxy).recycle
@@ -222,7 +226,10 @@ fn a_cap_is_the_limit_when_it_is_hard_the_ceiling_or_none_before_its_turn() {
     };
     assert_eq!(recycle(1.5).ceiling_of(&limits(5, 50)), 75);
     assert_eq!(recycle(2.0).ceiling_of(&limits(5, u32::MAX)), u32::MAX);
-    let of = |ceiling, limits: &Limits| Policy::new(limits, &selection, &recycle(ceiling)).ceiling;
+    let of = |ceiling, limits: &Limits| {
+        let policy = Policy::new(limits, &selection, &recycle(ceiling));
+        policy.bounds(Size::default()).ceiling
+    };
     assert_eq!(of(1.0, &limits(5, 50)), None);
     assert_eq!(of(1.5, &limits(5, 50)), Some(75));
     assert_eq!(of(3.0, &limits(5, 1)), Some(3));
@@ -230,15 +237,93 @@ fn a_cap_is_the_limit_when_it_is_hard_the_ceiling_or_none_before_its_turn() {
     assert_eq!(isolated, None, "a process of its own for each session");
 }
 
+fn sized(concurrent: Option<u32>, lifetime: Option<u32>, worker: Facts) -> Facts {
+    let size = Size {
+        concurrent,
+        lifetime,
+    };
+    Facts { size, ..worker }
+}
+
+#[test]
+fn a_worker_is_filled_by_its_own_limits() {
+    // Five at once and ten in a life where a worker does not say.
+    let policy = policy(Strategy::LifetimeFirst, 10, None);
+    let workers = [
+        sized(Some(2), None, worker("small and full", 0, 2)),
+        sized(Some(8), None, worker("large", 0, 7)),
+        sized(None, Some(100), worker("long-lived", 90, 0)),
+        sized(None, Some(3), worker("spent", 3, 0)),
+        sized(None, Some(0), worker("never recycled", 1000, 0)),
+        worker("of the grid", 1, 4),
+    ];
+    // Six are open: the margins are 1, and 16 of a hundred.
+    assert_eq!(
+        order(&workers, &policy, &ANY),
+        ["of the grid", "large", "never recycled", "long-lived"]
+    );
+    let isolated = sized(Some(1), Some(1), worker("", 0, 0)).size;
+    let soft = Policy {
+        ceiling: Some(3.0),
+        ..policy
+    };
+    assert_eq!(soft.bounds(isolated).lifetime_cap(true), Some(1));
+    let single = sized(Some(2), Some(1), worker("", 0, 0)).size;
+    assert_eq!(soft.bounds(single).lifetime_cap(true), Some(3));
+}
+
+#[test]
+fn a_client_gets_the_kind_of_seat_that_it_wants() {
+    let policy = policy(Strategy::LifetimeFirst, 10, None);
+    let own = Facts {
+        seat: SeatKind::Own,
+        ..worker("own", 0, 0)
+    };
+    let workers = [own, worker("shared", 0, 0)];
+    assert_eq!(order(&workers, &policy, &ANY), ["shared"]);
+    let wanted = Wanted {
+        seat: SeatKind::Own,
+        ..ANY
+    };
+    assert_eq!(order(&workers, &policy, &wanted), ["own"]);
+}
+
 #[test]
 fn a_key_is_read_as_it_was_written() {
-    for (text, version) in [("chromium/1.65", Some(V65)), ("chromium", None)] {
-        let wanted = Wanted { version, ..ANY };
+    for (text, version, seat) in [
+        ("chromium/1.65", Some(V65), SeatKind::Shared),
+        ("chromium", None, SeatKind::Shared),
+        ("chromium/1.65/own", Some(V65), SeatKind::Own),
+        ("chromium//own", None, SeatKind::Own),
+    ] {
+        let wanted = Wanted {
+            version,
+            seat,
+            ..ANY
+        };
         assert_eq!(wanted.to_string(), text);
         assert_eq!(text.parse(), Ok(wanted));
     }
-    for text in ["", "opera", "chromium/", "chromium/one", "/1.65"] {
+    for text in [
+        "",
+        "opera",
+        "chromium/",
+        "chromium/one",
+        "/1.65",
+        "chromium/1.65/sofa",
+        "chromium/1.65/own/",
+    ] {
         assert_eq!(text.parse::<Wanted>(), Err(()), "{text}");
+    }
+}
+
+prop_compose! {
+    /// Most say nothing, as in most grids.
+    fn any_size()(
+        concurrent in prop::option::weighted(0.2, 1u32..7),
+        lifetime in prop::option::weighted(0.2, 0u32..25),
+    ) -> Size {
+        Size { concurrent, lifetime }
     }
 }
 
@@ -248,6 +333,8 @@ prop_compose! {
         minor in prop::option::of(64u16..66),
         active in 0u32..7,
         lifetime in 0u32..25,
+        size in any_size(),
+        seat in prop::sample::select(SeatKind::ALL.to_vec()),
         started_at in 0u64..3,
         open in prop::bool::weighted(0.8),
         replaces_itself: bool,
@@ -255,6 +342,8 @@ prop_compose! {
         Facts {
             key: WorkerKey::new(browser, ""),
             version: minor.map(version),
+            seat,
+            size,
             started_at,
             open,
             replaces_itself,
@@ -276,7 +365,7 @@ prop_compose! {
     fn any_policy()(
         strategy in prop::sample::select(vec![Strategy::LifetimeFirst, Strategy::LeastActive]),
         limit in 0u32..15,
-        ceiling in prop::option::of(0u32..25),
+        ceiling in prop::option::of(0f64..3.0),
     ) -> Policy {
         policy(strategy, limit, ceiling)
     }
@@ -291,15 +380,17 @@ proptest! {
         let ranked = rank(&workers, &policy, &wanted);
         for worker in &workers {
             let below = |most: Option<u32>| most.is_none_or(|most| worker.lifetime < most);
+            let bounds = policy.bounds(worker.size);
             let may = worker.key.browser == Browser::Chromium
+                && worker.seat == SeatKind::Shared
                 && (worker.version == wanted.version
                     || worker.version.is_none()
                     || wanted.version.is_none())
                 && worker.open
-                && worker.active < 5
-                && (below(policy.max_lifetime)
-                    || policy.ceiling.is_some()
-                        && (!worker.replaces_itself || below(policy.ceiling)));
+                && worker.active < worker.size.concurrent.unwrap_or(5)
+                && (below(bounds.max_lifetime)
+                    || bounds.ceiling.is_some()
+                        && (!worker.replaces_itself || below(bounds.ceiling)));
             let named = ranked.iter().filter(|ranked| ranked.key == worker.key).count();
             prop_assert_eq!(named, usize::from(may));
         }
@@ -323,14 +414,18 @@ proptest! {
     ) {
         let policy = policy(Strategy::LifetimeFirst, limit, None);
         let ranked = rank(&workers, &policy, &ANY);
-        let open = workers.iter().filter(|w| w.open && w.key.browser == ANY.browser).count();
-        let margin = (limit as usize / open.max(1)).max(1);
-        let near = |worker: &Facts| worker.lifetime as usize + margin >= limit as usize;
+        let alike = |w: &&Facts| w.key.browser == ANY.browser && w.seat == ANY.seat;
+        let open = workers.iter().filter(alike).filter(|w| w.open).count();
+        let near = |worker: &Facts| {
+            let limit = policy.bounds(worker.size).max_lifetime;
+            limit.is_some_and(|limit| worker.lifetime + margin(limit, open) >= limit)
+        };
+        let left = |worker: &Facts| policy.bounds(worker.size).left(worker.lifetime);
         if let Some(first) = ranked.first() && near(first) {
             prop_assert!(ranked.iter().all(|worker| near(worker)));
         }
         for (a, b) in ranked.iter().zip(ranked.iter().skip(1)) {
-            prop_assert!(near(a) == near(b) && a.lifetime >= b.lifetime || !near(a) && near(b));
+            prop_assert!(near(a) == near(b) && left(a) <= left(b) || !near(a) && near(b));
         }
     }
 

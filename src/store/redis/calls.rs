@@ -582,7 +582,7 @@ impl Inner {
             call.arg(waiter.session.to_string())
                 .arg(&*waiter.tenant)
                 .arg(waiter.priority)
-                .arg(waiter.version.map_or(String::new(), |it| it.to_string()))
+                .arg(wire::wanted(waiter))
                 .arg(waiter.waited.as_micros() as u64)
                 .arg(waiter.left.as_millis() as u64)
                 .arg(waiter.place.map_or(String::new(), |it| it.to_string()))

@@ -43,7 +43,8 @@ pub const OOM_KILLS: &str = "playhouse:oom_kills";
 /// Prefix of the turns in a browser's line: `playhouse:line:{browser}`, a hash tenant -> when its next
 /// turn is due, which seat was its last, and its priority.
 pub const LINE: &str = "playhouse:line:";
-/// Prefix of a browser's lanes: `playhouse:lanes:{browser}`, a set of `{version}/{tenant}`.
+/// Prefix of a browser's lanes: `playhouse:lanes:{browser}`, a set of `{version}/{tenant}`, with
+/// `:own` behind the version for seats of their own.
 pub const LANES: &str = "playhouse:lanes:";
 /// Prefix of a lane: `playhouse:lane:{browser}/{version}/{tenant}`, a sorted set of those who wait,
 /// `{session} {proxy}`, by when they came.

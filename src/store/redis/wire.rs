@@ -1,7 +1,9 @@
 //! What stands in Redis and on its channels, to and from the model: a worker's hash, the messages
 //! of the events channel, the answers of scripts. Pure.
 
-use crate::model::{Counts, SessionId, WorkerKey, WorkerRecord, WorkerStatus};
+use crate::model::{
+    Counts, SeatKind, SessionId, Size, Waiter, WorkerKey, WorkerRecord, WorkerStatus,
+};
 use crate::store::{Event, Granted, LineServed, Reserved, Served, WorkerView};
 use serde::Deserialize;
 use std::collections::HashMap;
@@ -18,6 +20,15 @@ pub fn fields(record: &WorkerRecord) -> Vec<(&'static str, String)> {
         ("lastHeartbeat", record.last_heartbeat.to_string()),
         ("replacesItself", record.replaces_itself.to_string()),
     ];
+    if record.seat != SeatKind::Shared {
+        fields.push(("seat", record.seat.to_string()));
+    }
+    if let Some(most) = record.size.concurrent {
+        fields.push(("maxConcurrentSessions", most.to_string()));
+    }
+    if let Some(most) = record.size.lifetime {
+        fields.push(("maxLifetimeSessions", most.to_string()));
+    }
     if record.fixed {
         fields.push(("fixed", "true".to_owned()));
     }
@@ -61,10 +72,12 @@ impl Heartbeat {
 }
 
 /// The record in a hash. The key names the worker, whatever the hash says. Workers of the original
-/// have fewer fields; `None` when there is no endpoint or status to be understood.
+/// have fewer fields; `None` when there is no endpoint or status, or a seat that is not to be
+/// understood.
 pub fn record(key: WorkerKey, fields: &HashMap<String, String>) -> Option<WorkerRecord> {
     let text = |name: &str| fields.get(name).map(String::as_str);
     let number = |name: &str| text(name)?.parse::<u64>().ok();
+    let limit = |name: &str| text(name)?.parse::<u32>().ok();
     Some(WorkerRecord {
         key,
         endpoint: text("endpoint")?.parse().ok()?,
@@ -72,6 +85,11 @@ pub fn record(key: WorkerKey, fields: &HashMap<String, String>) -> Option<Worker
         version: text("playwrightVersion").and_then(|version| version.parse().ok()),
         browser_version: text("browserVersion").map(str::to_owned),
         replaces_itself: text("replacesItself") == Some("true"),
+        seat: text("seat").map_or(Some(SeatKind::Shared), |seat| seat.parse().ok())?,
+        size: Size {
+            concurrent: limit("maxConcurrentSessions").filter(|most| *most > 0),
+            lifetime: limit("maxLifetimeSessions"),
+        },
         fixed: text("fixed") == Some("true"),
         started_at: number("startedAt").unwrap_or(0),
         last_heartbeat: number("lastHeartbeat").unwrap_or(0),
@@ -79,6 +97,16 @@ pub fn record(key: WorkerKey, fields: &HashMap<String, String>) -> Option<Worker
         end_reason: text("endReason").map(str::to_owned),
         pod: text("pod").and_then(|pod| pod.parse().ok()),
     })
+}
+
+/// What a client waits for, as `line.lua` has it: the version, empty for any, and behind a colon the
+/// kind of seat if it is not a shared one. Clients that wait for the same stand in one lane.
+pub fn wanted(waiter: &Waiter) -> String {
+    let version = waiter.version.map_or(String::new(), |it| it.to_string());
+    match waiter.seat {
+        SeatKind::Shared => version,
+        seat => format!("{version}:{seat}"),
+    }
 }
 
 /// The body of a `w` message, as `prelude.lua` writes it.
@@ -100,7 +128,7 @@ pub fn event(message: &str) -> Option<Event> {
             let (counts, body) = leading_counts(rest)?;
             let body: Announcement = serde_json::from_str(body).ok()?;
             let record = record(body.worker.parse().ok()?, &body.fields)?;
-            Some(Event::Worker(WorkerView { record, counts }))
+            Some(Event::Worker(Box::new(WorkerView { record, counts })))
         }
         "g" => {
             let (_revision, worker) = rest.split_once(' ')?;
@@ -257,6 +285,11 @@ mod tests {
             version: "1.65".parse().ok(),
             browser_version: None,
             replaces_itself: true,
+            seat: SeatKind::Own,
+            size: Size {
+                concurrent: Some(8),
+                lifetime: Some(0),
+            },
             fixed: true,
             started_at: 1,
             last_heartbeat: 2,
@@ -283,6 +316,10 @@ mod tests {
         ]);
         let record = record(WorkerKey::new(Browser::Chromium, "a"), &hash).unwrap();
         assert_eq!((record.version, record.replaces_itself), (None, false));
+        assert_eq!(
+            (record.seat, record.size),
+            (SeatKind::Shared, Size::default())
+        );
         assert_eq!(record.status, WorkerStatus::Available);
     }
 

@@ -4,8 +4,8 @@
 -- KEYS  1: the proxy's identity, 2: its leases, 3: its waiting clients, then each candidate's record
 -- ARGV  1: proxy, 2: epoch, 3: browser, 4: 1 if the proxy begins to tell anew who waits, 5: for how
 --       long they count as waiting without another call, in ms, 6: how many clients follow; then for
---       each: session, tenant, priority, version (empty: any), how long it has waited in us, how
---       long it goes on waiting in ms, its place (empty: none yet), the workers it was offered, each
+--       each: session, tenant, priority, what it wants (version, empty: any, and `:own` behind it
+--       for a seat of its own), how long it has waited in us, how long it goes on waiting in ms, its place (empty: none yet), the workers it was offered, each
 --       ended by a newline; then for each candidate: worker, most active, most lifetime (-1: no limit)
 -- Returns {'unknown', ...} if the proxy has to tell anew who waits, or {'line', places, grants,
 --       counts, revision, elsewhere}: session, place of those who came; session, worker, active,
@@ -14,9 +14,9 @@
 -- Atomic because places, turns, limits and leases have to agree: two proxies that serve one line at
 --       once must not give one seat twice, nor out of turn.
 -- Cost: some commands for each seat and each candidate that is looked at, and one for each tenant and
---       version that is waited for, however many wait and however many workers there are.
+--       thing that is waited for, however many wait and however many workers there are.
 --
--- A client waits in a sorted set for its version and tenant, by its place: when it came, in us of
+-- A client waits in a sorted set for what it wants and its tenant, by its place: when it came, in us of
 -- this clock. Whether that still holds is said by its proxy's hash of waiting clients, which a
 -- proxy that falls silent lets expire: 'until when, name of the set, newline, workers offered'.
 -- A seat for a client of another proxy is leased to that proxy, which is told. When the message
@@ -63,13 +63,14 @@ local function of(tenant)
   return tenants[tenant]
 end
 
--- The lanes of the line: those of one tenant who want one version.
+-- The lanes of the line: those of one tenant who want the same.
 local lanes, named, own, known = {}, {}, {}, {}
 local function lane_of(name)
   if not named[name] then
-    local version, tenant = name:match('^([^/]*)/(.*)$')
+    local wanted, tenant = name:match('^([^/]*)/(.*)$')
+    local version, seat = wanted:match('^([^:]*):?(.*)$')
     local key = K.lane .. browser .. '/' .. name
-    named[name] = { name = name, key = key, version = version, tenant = tenant, line = {}, at = 1 }
+    named[name] = { name = name, key = key, version = version, seat = seat, tenant = tenant, line = {}, at = 1 }
     lanes[#lanes + 1] = named[name]
   end
   return named[name]
@@ -84,7 +85,7 @@ end
 local last = tonumber(call('HGET', waiting, last_place) or 0) or 0
 local i = 7
 for _ = 1, tonumber(ARGV[6]) do
-  local session, tenant, priority, version, waited, left, place, offered = unpack(ARGV, i, i + 7)
+  local session, tenant, priority, wanted, waited, left, place, offered = unpack(ARGV, i, i + 7)
   i = i + 8
   local held = call('HGET', KEYS[2], session)
   if held and on_the_books(held) then
@@ -98,7 +99,7 @@ for _ = 1, tonumber(ARGV[6]) do
       places[#places + 1] = session
       places[#places + 1] = string.format('%.0f', place)
     end
-    local lane = lane_of(version .. '/' .. tenant)
+    local lane = lane_of(wanted .. '/' .. tenant)
     local entry = { session = session, proxy = proxy, place = tonumber(place), lane = lane, left = tonumber(left), offered = '\n' .. offered, valid = true }
     own[#own + 1], known[session] = entry, true
     lane.line[#lane.line + 1] = entry
@@ -168,10 +169,10 @@ local function first_of(lane, worker)
 end
 
 -- Who is first in turn of those whom this seat fits.
-local function next_for(worker, version)
+local function next_for(worker, version, seat)
   local best, best_due, best_last
   for _, lane in ipairs(lanes) do
-    if lane.version == '' or version == '' or lane.version == version then
+    if lane.seat == seat and (lane.version == '' or version == '' or lane.version == version) then
       local entry = first_of(lane, worker)
       if entry then
         local tenant = of(lane.tenant)
@@ -212,13 +213,13 @@ end
 local given, record = 0, 4
 while i <= #ARGV and remaining > 0 and given < MOST do
   local worker, most_active, most_lifetime = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
-  local found = redis.pcall('HMGET', KEYS[record], 'status', 'playwrightVersion')
+  local found = redis.pcall('HMGET', KEYS[record], 'status', 'playwrightVersion', 'seat')
   local a, l = -1, -1
   if found[1] == 'available' and alive(KEYS[record]) then
     a = mended(K.active, worker, call('HGET', K.active, worker))
     l = mended(K.lifetime, worker, call('HGET', K.lifetime, worker))
     while given < MOST and a < most_active and (most_lifetime < 0 or l < most_lifetime) do
-      local entry = next_for(worker, found[2] or '')
+      local entry = next_for(worker, found[2] or '', found[3] or '')
       if not entry then break end
       a, l = give(entry, worker)
       given, remaining = given + 1, remaining - 1

@@ -155,6 +155,18 @@ const SHOWN: &[(&str, fn())] = &[
     ("worker.hostname", workers::a_worker_is_as_its_keys_say),
     ("worker.pod", workers::a_worker_is_as_its_keys_say),
     (
+        "worker.max_concurrent_sessions",
+        workers::workers_of_different_sizes_are_filled_by_their_own,
+    ),
+    (
+        "worker.max_lifetime_sessions",
+        workers::workers_of_different_sizes_are_filled_by_their_own,
+    ),
+    (
+        "selection.default_seat",
+        workers::a_client_that_does_not_say_gets_the_usual_seat,
+    ),
+    (
         "server.service_account",
         kubernetes::the_deletion_cost_of_a_pod_follows_its_sessions,
     ),
@@ -317,6 +329,8 @@ const OTHER: &[(&str, &str)] = &[
     ("store.reap_interval", "4m"),
     ("store.namespace", "other"),
     ("store.poll_interval", "4s"),
+    ("worker.max_concurrent_sessions", "7"),
+    ("worker.max_lifetime_sessions", "70"),
     ("worker.port", "3132"),
     ("worker.hostname", "elsewhere"),
     ("worker.pod", "browsers/worker-1"),

@@ -1,7 +1,7 @@
 //! The browser servers: where they listen, what they are started with, how they are announced.
 
-use super::Changing;
-use crate::support::{Grid, Kind, RedisServer, eventually, free_port};
+use super::{Changing, register};
+use crate::support::{FakePlaywright, Grid, Kind, RedisServer, eventually, free_port};
 use nix::sys::signal::Signal;
 use playhouse::config::{Config, Role};
 use playhouse::worker::{Toolchain, locate};
@@ -140,4 +140,152 @@ pub async fn a_browser_starts_with_what_is_told() {
     // By default it would have half a minute. How far it came in that time is of no matter.
     let in_time = |said: &str| said.contains("500ms").then(String::new);
     tries(&hangs, "start_timeout: 500ms", &in_time).await;
+}
+
+/// The workers' own limits go over the grid's, in selection, capacity and the line.
+#[tokio::test]
+pub async fn workers_of_different_sizes_are_filled_by_their_own() {
+    let redis = RedisServer::start().await;
+    let (small, usual) = (FakePlaywright::start().await, FakePlaywright::start().await);
+    register(&redis, "usual", &usual, true);
+    register(&redis, "small", &small, false);
+    redis.cli(&[
+        "HSET",
+        "worker:chromium:small",
+        "maxConcurrentSessions",
+        "1",
+        "maxLifetimeSessions",
+        "2",
+    ]);
+    let grid = Grid::new()
+        .redis(&redis)
+        .foreign_workers(2)
+        .worker_process(&[
+            ("PLAYHOUSE_WORKER_MAX_CONCURRENT_SESSIONS", "4"),
+            ("PLAYHOUSE_WORKER_MAX_LIFETIME_SESSIONS", "0"),
+        ])
+        .capacity(2)
+        .lifetime(100)
+        .config("recycle: { ceiling: 1 }")
+        .queue_timeout(std::time::Duration::from_secs(1))
+        .start()
+        .await;
+    let sizes = async || {
+        let workers = grid.workers().await.into_iter();
+        let mut sizes: Vec<_> = workers
+            .map(|it| (it.max_concurrent_sessions, it.max_lifetime_sessions))
+            .collect();
+        sizes.sort_unstable();
+        sizes
+    };
+    assert_eq!(sizes().await, [(1, 2), (2, 100), (4, 0)]);
+    eventually("the seats are counted", async || {
+        let slots = grid.capacity().await.slots;
+        ((slots.used, slots.free) == (0, 7)).then_some(())
+    })
+    .await;
+
+    let mut sessions = Vec::new();
+    for _ in 0..7 {
+        sessions.push(grid.connect().await);
+    }
+    let full = grid.dial().connect().await.err().unwrap();
+    assert_eq!(full.status, 503, "{}", full.body);
+    let actives = async || {
+        let workers = grid.workers().await.into_iter();
+        let mut actives: Vec<_> = workers.map(|it| it.active_sessions).collect();
+        actives.sort_unstable();
+        actives
+    };
+    assert_eq!(actives().await, [1, 2, 4]);
+    for session in sessions {
+        session.close().await;
+    }
+    grid.idle().await;
+    // The one with the shortest life is out of it with its second session, and is asked to recycle.
+    let lifetime = redis.cli(&["HGET", "cluster:lifetime_connections", "chromium:small"]);
+    assert_eq!(lifetime, "1");
+    let mut sessions = Vec::new();
+    for _ in 0..7 {
+        sessions.push(grid.connect().await);
+    }
+    eventually("it is asked to recycle", async || {
+        (redis.cli(&["GET", "worker:cmd:chromium:small"]) == "shutdown").then_some(())
+    })
+    .await;
+    for session in sessions {
+        session.close().await;
+    }
+    grid.idle().await;
+    let capacity = grid.capacity().await;
+    assert_eq!(capacity.slots.free, 6, "{capacity:?}");
+}
+
+#[tokio::test]
+pub async fn a_client_that_does_not_say_gets_the_usual_seat() {
+    let redis = RedisServer::start().await;
+    let (shared, own) = (FakePlaywright::start().await, FakePlaywright::start().await);
+    register(&redis, "own", &own, true);
+    redis.cli(&["HSET", "worker:chromium:own", "seat", "own"]);
+    let yaml = "store: { poll_interval: 200ms }\n";
+    let builder = Grid::new().redis(&redis).foreign_workers(1).config(yaml);
+    let changing = Changing {
+        grid: builder.start().await,
+        workers: String::new(),
+    };
+    let grid = &changing.grid;
+    let worker = async |target: &'static str| {
+        let session = grid.dial().target(target).connect().await;
+        let session = session.map_err(|refusal| refusal.body).unwrap();
+        let sessions = grid.sessions().await;
+        let worker = sessions[0].worker.clone();
+        session.close().await;
+        grid.idle().await;
+        worker
+    };
+    // Where there is nothing else.
+    assert_eq!(worker("/").await, "own");
+    let refusal = grid.dial().target("/?seat=shared").connect().await;
+    let refusal = refusal.err().unwrap();
+    assert_eq!(refusal.status, 428);
+    assert!(refusal.body.contains("seat=own"), "{}", refusal.body);
+    let unknown = grid.dial().target("/?seat=sofa").connect().await;
+    assert_eq!(unknown.err().unwrap().status, 400);
+
+    register(&redis, "shared", &shared, true);
+    eventually("both are there", async || {
+        (grid.workers().await.iter().filter(|it| it.serves()).count() == 2).then_some(())
+    })
+    .await;
+    assert_eq!(worker("/").await, "shared");
+    assert_eq!(worker("/?seat=own").await, "own");
+    changing
+        .now(&format!("{yaml}selection: {{ default_seat: own }}"))
+        .await;
+    assert_eq!(worker("/").await, "own");
+    assert_eq!(worker("/?seat=shared").await, "shared");
+    let pools = grid.capacity().await.pools;
+    let seats: Vec<&str> = pools.iter().map(|pool| pool.seat.as_str()).collect();
+    assert_eq!(seats, ["shared", "own"]);
+
+    let sha256 = |token: &str| {
+        use sha2::{Digest, Sha256};
+        let digest = Sha256::digest(token.as_bytes());
+        digest
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>()
+    };
+    let token =
+        |name: &str, seat: &str| format!("{{ name: {name}, sha256: \"{}\"{seat} }}", sha256(name));
+    changing
+        .now(&format!(
+            "{yaml}auth:\n  tokens: [ {}, {} ]",
+            token("team", ""),
+            token("strangers", ", seat: own")
+        ))
+        .await;
+    assert_eq!(worker("/?token=team").await, "shared");
+    assert_eq!(worker("/?token=strangers").await, "own");
+    assert_eq!(worker("/?token=strangers&seat=shared").await, "shared");
 }
