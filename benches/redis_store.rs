@@ -7,7 +7,7 @@
 
 use playhouse::config::StoreConfig;
 use playhouse::model::{
-    Browser, SeatKind, SessionId, Size, Waiter, WorkerKey, WorkerRecord, WorkerStatus, unix_millis,
+    Browser, SeatKind, SessionId, Waiter, WorkerKey, WorkerRecord, unix_millis,
 };
 use playhouse::store::redis::{MAX_CANDIDATES, RedisStore, Role};
 use playhouse::store::{Candidate, Served, Store};
@@ -152,20 +152,13 @@ impl Contender {
         let store = RedisStore::connect(&config, Role::Proxy, watch::channel(false).1).unwrap();
         for worker in &workers {
             let record = WorkerRecord {
-                key: worker.clone(),
-                endpoint: "ws://10.0.0.1:3131/0123456789abcdef".parse().unwrap(),
-                status: WorkerStatus::Available,
                 version: "1.65".parse().ok(),
-                browser_version: None,
                 replaces_itself: true,
-                seat: SeatKind::Shared,
-                size: Size::default(),
-                fixed: false,
-                started_at: unix_millis(),
-                last_heartbeat: unix_millis(),
-                memory: None,
-                end_reason: None,
-                pod: None,
+                ..WorkerRecord::new(
+                    worker.clone(),
+                    "ws://10.0.0.1:3131/0123456789abcdef".parse().unwrap(),
+                    unix_millis(),
+                )
             };
             store.register(&record, HOUR).await.unwrap();
         }

@@ -2,6 +2,7 @@
 //! commands is `app`'s.
 
 use crate::config::{Environment, Flags, Role, Sources};
+use crate::model::Browser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -111,8 +112,7 @@ pub struct Up {
     /// Workers, each with one browser
     #[arg(short, long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(0..=1000))]
     pub workers: u16,
-    /// Their browser: chromium, firefox or webkit
-    #[arg(short, long, value_name = "BROWSER")]
+    #[arg(short, long, value_name = "BROWSER", help = format!("Their browser: {}", Browser::either()))]
     pub browser: Option<String>,
     #[command(flatten)]
     pub limits: LimitFlags,
@@ -162,8 +162,7 @@ pub struct Worker {
     /// into REDIS_PASSWORD_FILE: flags are visible to everybody on the machine
     #[arg(long, value_name = "URL")]
     pub store: Option<String>,
-    /// Its browser: chromium, firefox or webkit
-    #[arg(short, long, value_name = "BROWSER")]
+    #[arg(short, long, value_name = "BROWSER", help = format!("Its browser: {}", Browser::either()))]
     pub browser: Option<String>,
     /// Port of its Playwright server; 0 picks a free one
     #[arg(long, value_name = "PORT")]

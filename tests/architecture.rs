@@ -13,7 +13,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("settings", &[]),
     ("config", &["logging", "model", "settings", "store"]),
     ("logging", &["config"]),
-    ("cli", &["config"]),
+    ("cli", &["config", "model"]),
     ("events", &["model"]),
     (
         "metrics",

@@ -94,29 +94,21 @@ fn waiting_for(pools: &BTreeMap<Pool, PoolState>, wanted: &Wanted) -> Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{
-        Browser, Counts, SeatKind, Size, Version, WorkerKey, WorkerRecord, WorkerStatus,
-    };
+    use crate::model::{Browser, Counts, SeatKind, Version, WorkerKey, WorkerRecord};
     use proptest::collection::vec;
     use proptest::prelude::*;
 
     fn worker(pool: Pool, active: u32, free: u32) -> WorkerState {
         WorkerState {
             record: WorkerRecord {
-                key: WorkerKey::new(pool.browser, "w"),
-                endpoint: "ws://127.0.0.1:1/".parse().unwrap(),
-                status: WorkerStatus::Available,
                 version: pool.version,
-                browser_version: None,
                 replaces_itself: true,
                 seat: pool.seat,
-                size: Size::default(),
-                fixed: false,
-                started_at: 0,
-                last_heartbeat: 0,
-                memory: None,
-                end_reason: None,
-                pod: None,
+                ..WorkerRecord::new(
+                    WorkerKey::new(pool.browser, "w"),
+                    "ws://127.0.0.1:1/".parse().unwrap(),
+                    0,
+                )
             },
             counts: Counts {
                 active,

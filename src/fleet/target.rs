@@ -108,26 +108,15 @@ fn same(some: &[SocketAddr], others: &[SocketAddr]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Browser, SeatKind, Size, WorkerStatus};
+    use crate::model::Browser;
 
     #[tokio::test(start_paused = true)]
     async fn an_address_that_swallows_everything_leaves_time_for_the_others() {
-        let target = Target::new(&WorkerRecord {
-            key: WorkerKey::new(Browser::Chromium, "a"),
-            endpoint: "ws://grid.internal:3131/".parse().unwrap(),
-            status: WorkerStatus::Available,
-            version: None,
-            browser_version: None,
-            replaces_itself: false,
-            seat: SeatKind::Shared,
-            size: Size::default(),
-            fixed: false,
-            started_at: 0,
-            last_heartbeat: 0,
-            memory: None,
-            end_reason: None,
-            pod: None,
-        });
+        let target = Target::new(&WorkerRecord::new(
+            WorkerKey::new(Browser::Chromium, "a"),
+            "ws://grid.internal:3131/".parse().unwrap(),
+            0,
+        ));
         let patience = Duration::from_secs(6);
         assert_eq!(target.attempts(patience).count(), 0, "nothing is known");
         let addresses: Vec<SocketAddr> = ["[fd00::1]:3131", "10.0.0.1:3131", "10.0.0.2:3131"]

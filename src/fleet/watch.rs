@@ -3,7 +3,7 @@
 
 use super::{Fleet, policy};
 use crate::config::StaticWorker;
-use crate::model::{Browser, SeatKind, Size, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
+use crate::model::{Browser, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
 use crate::store::{Event, StoreError};
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
@@ -168,20 +168,10 @@ impl Fleet {
                 .get(&key)
                 .map_or(now, |known| known.record.started_at);
             let record = WorkerRecord {
-                key,
-                endpoint: worker.endpoint.clone(),
-                status: WorkerStatus::Available,
                 version: worker.version,
-                browser_version: None,
-                replaces_itself: false,
-                seat: SeatKind::Shared,
-                size: Size::default(),
                 fixed: true,
-                started_at,
                 last_heartbeat: now,
-                memory: None,
-                end_reason: None,
-                pod: None,
+                ..WorkerRecord::new(key, worker.endpoint.clone(), started_at)
             };
             self.store.register(&record, ttl).await?;
         }

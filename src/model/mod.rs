@@ -11,9 +11,10 @@ mod reason;
 mod session_id;
 mod version;
 mod waiter;
+mod word_set;
 mod worker;
 
-pub use browser::{Browser, UnknownBrowser};
+pub use browser::Browser;
 pub use endpoint::{Endpoint, EndpointError};
 pub use pod::{NoPod, Pod};
 pub use pool::{Pool, PoolFilter, SeatKind};
@@ -21,7 +22,9 @@ pub use reason::RecycleReason;
 pub use session_id::SessionId;
 pub use version::Version;
 pub use waiter::Waiter;
-pub use worker::{Counts, Size, UnknownStatus, WorkerId, WorkerKey, WorkerRecord, WorkerStatus};
+pub(crate) use word_set::words;
+pub use word_set::{UnknownWord, either};
+pub use worker::{Counts, Size, WorkerId, WorkerKey, WorkerRecord, WorkerStatus};
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -1,48 +1,19 @@
 //! What workers have in common that are one to an autoscaler: browser, version and kind of seat.
 
-use super::{Browser, Version};
+use super::{Browser, Version, words};
 use serde::{Deserialize, Serialize};
-use std::fmt;
 use std::str::FromStr;
 
-/// What a client gets of a worker.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum SeatKind {
-    /// A place on a warm browser of several sessions. What workers have that say nothing of it.
-    #[default]
-    Shared,
-    /// A browser process of the session's own, which ends with it.
-    Own,
-}
-
-impl SeatKind {
-    /// Every kind, in the order messages list them.
-    pub const ALL: [SeatKind; 2] = [SeatKind::Shared, SeatKind::Own];
-
-    /// The name in the configuration, in answers and in metric labels.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            SeatKind::Shared => "shared",
-            SeatKind::Own => "own",
-        }
-    }
-}
-
-impl fmt::Display for SeatKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-impl FromStr for SeatKind {
-    type Err = ();
-
-    fn from_str(name: &str) -> Result<Self, ()> {
-        let is = |kind: &SeatKind| kind.as_str() == name;
-        SeatKind::ALL.into_iter().find(is).ok_or(())
+words! {
+    /// What a client gets of a worker: in the configuration, in answers and in labels of metrics.
+    #[derive(Default, Serialize, Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    pub enum SeatKind ("seat") {
+        /// A place on a warm browser of several sessions. What workers have that say nothing of it.
+        #[default]
+        Shared = "shared",
+        /// A browser process of the session's own, which ends with it.
+        Own = "own",
     }
 }
 
@@ -88,7 +59,7 @@ impl FromStr for PoolFilter {
         let mut parts = text.split('/');
         let browser = parts.next().ok_or(())?.parse().map_err(|_| ())?;
         let version = parts.next().map(|version| version.parse().map_err(|_| ()));
-        let seat = parts.next().map(str::parse);
+        let seat = parts.next().map(|seat| seat.parse().map_err(|_| ()));
         match parts.next() {
             Some(_) => Err(()),
             None => Ok(PoolFilter {

@@ -1,6 +1,6 @@
 //! A worker as the store records it: one browser server with an id of its own.
 
-use super::{Browser, Endpoint, Pod, SeatKind, Version};
+use super::{Browser, Endpoint, Pod, SeatKind, Version, words};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -61,47 +61,16 @@ impl FromStr for WorkerKey {
     }
 }
 
-/// Whether a worker takes sessions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum WorkerStatus {
-    /// Takes sessions.
-    Available,
-    /// Takes no new sessions; those it has run to their end.
-    Draining,
-    /// About to be gone.
-    ShuttingDown,
-}
-
-impl WorkerStatus {
-    pub const ALL: [WorkerStatus; 3] = [
-        WorkerStatus::Available,
-        WorkerStatus::Draining,
-        WorkerStatus::ShuttingDown,
-    ];
-
-    /// The value of the record's `status` field.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            WorkerStatus::Available => "available",
-            WorkerStatus::Draining => "draining",
-            WorkerStatus::ShuttingDown => "shutting-down",
-        }
-    }
-}
-
-/// A status text that is none of ours.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown worker status {0:?}")]
-pub struct UnknownStatus(String);
-
-impl FromStr for WorkerStatus {
-    type Err = UnknownStatus;
-
-    fn from_str(text: &str) -> Result<Self, UnknownStatus> {
-        WorkerStatus::ALL
-            .into_iter()
-            .find(|status| status.as_str() == text)
-            .ok_or_else(|| UnknownStatus(text.to_owned()))
+words! {
+    /// Whether a worker takes sessions: the record's field `status`.
+    #[derive(Serialize, Deserialize)]
+    pub enum WorkerStatus ("worker status") {
+        /// Takes sessions.
+        Available = "available",
+        /// Takes no new sessions; those it has run to their end.
+        Draining = "draining",
+        /// About to be gone.
+        ShuttingDown = "shutting-down",
     }
 }
 
@@ -148,6 +117,28 @@ pub struct WorkerRecord {
     /// The pod it runs in.
     #[serde(default)]
     pub pod: Option<Pod>,
+}
+
+impl WorkerRecord {
+    /// An available worker of which no more is known than where it is and since when.
+    pub fn new(key: WorkerKey, endpoint: Endpoint, started_at: u64) -> WorkerRecord {
+        WorkerRecord {
+            key,
+            endpoint,
+            status: WorkerStatus::Available,
+            version: None,
+            browser_version: None,
+            replaces_itself: false,
+            seat: SeatKind::Shared,
+            size: Size::default(),
+            fixed: false,
+            started_at,
+            last_heartbeat: started_at,
+            memory: None,
+            end_reason: None,
+            pod: None,
+        }
+    }
 }
 
 /// A worker's two counters, as the store has them.

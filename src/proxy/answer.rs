@@ -58,7 +58,7 @@ fn attachable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Browser, SeatKind, SessionId, Size, WorkerKey, WorkerRecord, WorkerStatus};
+    use crate::model::{Browser, SessionId, WorkerKey, WorkerRecord};
     use crate::session::seat::Releaser;
     use crate::store::memory::MemoryStore;
     use std::sync::Arc;
@@ -68,20 +68,12 @@ mod tests {
         let (releaser, _work) = Releaser::new(Arc::new(MemoryStore::new()), |_| {});
         let id = SessionId::random();
         let target = Target::new(&WorkerRecord {
-            key: WorkerKey::new(Browser::Chromium, "rack=7\r\nx: y"),
-            endpoint: "ws://127.0.0.1:1/secret-path".parse().unwrap(),
-            status: WorkerStatus::Available,
-            version: None,
             browser_version: Some("150.0".into()),
-            replaces_itself: false,
-            seat: SeatKind::Shared,
-            size: Size::default(),
-            fixed: false,
-            started_at: 0,
-            last_heartbeat: 0,
-            memory: None,
-            end_reason: None,
-            pod: None,
+            ..WorkerRecord::new(
+                WorkerKey::new(Browser::Chromium, "rack=7\r\nx: y"),
+                "ws://127.0.0.1:1/secret-path".parse().unwrap(),
+                0,
+            )
         });
         let from_worker = b"Sec-WebSocket-Accept: abc=\r\n";
         let waited = Duration::from_millis(7);

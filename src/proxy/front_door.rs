@@ -12,7 +12,7 @@ use super::connections::{Connection, Connections, TooMany, is_in};
 use super::head::Head;
 use super::refusal::Refusal;
 use crate::config::Limits;
-use crate::tunnel::Link;
+use crate::tunnel::{Link, send_last};
 use async_trait::async_trait;
 use bytes::BytesMut;
 use ipnet::IpNet;
@@ -23,7 +23,7 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
@@ -36,8 +36,6 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// First read of a head: a Playwright client's handshake is some 500 bytes.
 const HEAD_READ: usize = 2048;
-/// How long a refused client has to read its answer and hang up.
-const LINGER: Duration = Duration::from_secs(1);
 /// How a TLS connection begins: the type of a record that holds a handshake.
 const TLS_HANDSHAKE: u8 = 0x16;
 /// Between two lines about connections that are turned away: there may be thousands a second.
@@ -163,7 +161,7 @@ impl<A: Application> FrontDoor<A> {
             && let Some(place) = self.connections.rejection_permit()
         {
             tokio::spawn(async move {
-                refuse(Box::new(Link::from(socket)), &refusal.to_http(false, &[])).await;
+                send_last(socket, &refusal.to_http(false, &[])).await;
                 drop(place);
             });
         }
@@ -335,7 +333,7 @@ impl<A: Application> FrontDoor<A> {
     async fn refuse(&self, stream: Stream, connection: &Connection, refusal: Refusal, head: &[u8]) {
         self.grid.refused(&refusal, connection.client());
         let playwright = Head::parse(head).is_ok_and(|head| head.playwright);
-        refuse(stream, &refusal.to_http(playwright, &[])).await;
+        send_last(stream, &refusal.to_http(playwright, &[])).await;
     }
 }
 
@@ -387,19 +385,4 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     haystack
         .windows(needle.len())
         .position(|window| window == needle)
-}
-
-/// Sends a last answer and hangs up in a way that lets the client read it: closing with unread
-/// bytes in the socket would reset the connection and take the answer along.
-pub async fn refuse(mut stream: Stream, answer: &[u8]) {
-    let farewell = async {
-        stream.write_all(answer).await?;
-        stream.flush().await?;
-        AsyncWriteExt::shutdown(&mut stream).await?;
-        let mut rest = [0; 1024];
-        while stream.read(&mut rest).await? > 0 {}
-        io::Result::Ok(())
-    };
-    // Whether the client read it is the client's business.
-    timeout(LINGER, farewell).await.ok();
 }

@@ -160,7 +160,7 @@ impl Refusal {
             Refusal::UnknownBrowser => RefusalResponse::new(
                 Status::BAD_REQUEST,
                 "unknown_browser",
-                ["Unknown browser. Use chromium, firefox or webkit."],
+                [&format!("Unknown browser. Use {}.", Browser::either())],
             ),
             Refusal::UnknownSeat => RefusalResponse::new(
                 Status::BAD_REQUEST,

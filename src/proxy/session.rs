@@ -5,7 +5,6 @@
 
 use super::answer::switching_protocols;
 use super::connections::Connection;
-use super::front_door::refuse;
 use super::refusal::{CLIENT_GONE, Refusal};
 use super::session_request::SessionRequest;
 use super::{Arrival, Grid};
@@ -127,7 +126,7 @@ async fn open(grid: Arc<Grid>, arrival: Arrival, stream: Stream, early: Vec<u8>)
                 "x-playwright-debug-log",
                 format!("playhouse: {}", refusal.code()),
             );
-            refuse(
+            tunnel::send_last(
                 client.stream,
                 &refusal.to_http(wanted_session.playwright, &[note]),
             )

@@ -75,7 +75,7 @@ pub fn read(
         },
     };
     let seat = match parameter(query, "seat") {
-        Some(name) => name.parse().map_err(|()| Refusal::UnknownSeat)?,
+        Some(name) => name.parse().map_err(|_| Refusal::UnknownSeat)?,
         None => usual(browser),
     };
     Ok(SessionRequest {

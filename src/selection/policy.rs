@@ -183,7 +183,7 @@ impl FromStr for Wanted {
             None => Ok(Wanted {
                 browser,
                 version,
-                seat: seat.map_or(Ok(SeatKind::Shared), str::parse)?,
+                seat: seat.map_or(Ok(SeatKind::Shared), |seat| seat.parse().map_err(|_| ()))?,
             }),
         }
     }

@@ -201,7 +201,7 @@ impl Drop for Seat {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Browser, SeatKind, Size, WorkerRecord, WorkerStatus};
+    use crate::model::{Browser, WorkerRecord};
     use crate::store::memory::MemoryStore;
     use crate::store::{Candidate, Reserved};
     use std::time::Duration;
@@ -209,22 +209,7 @@ mod tests {
     async fn store_with_one_worker() -> (Arc<MemoryStore>, WorkerKey) {
         let store = Arc::new(MemoryStore::new());
         let key = WorkerKey::new(Browser::Chromium, "w");
-        let record = WorkerRecord {
-            key: key.clone(),
-            endpoint: "ws://127.0.0.1:1/".parse().unwrap(),
-            status: WorkerStatus::Available,
-            version: None,
-            browser_version: None,
-            replaces_itself: false,
-            seat: SeatKind::Shared,
-            size: Size::default(),
-            fixed: false,
-            started_at: 0,
-            last_heartbeat: 0,
-            memory: None,
-            end_reason: None,
-            pod: None,
-        };
+        let record = WorkerRecord::new(key.clone(), "ws://127.0.0.1:1/".parse().unwrap(), 0);
         store
             .register(&record, Duration::from_secs(60))
             .await

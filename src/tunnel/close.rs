@@ -1,95 +1,48 @@
 //! How sessions end: who ended it, why, and what the Close frame says when the end is ours.
 
 use super::frame;
-use crate::model::SessionId;
-use std::fmt::{self, Write as _};
+use crate::model::{SessionId, words};
+use std::fmt::Write as _;
 use std::time::Duration;
 
-/// One of the three who can end a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Party {
-    Client,
-    Worker,
-    Playhouse,
-}
-
-impl Party {
-    /// For log lines and metric labels.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Party::Client => "client",
-            Party::Worker => "worker",
-            Party::Playhouse => "playhouse",
-        }
+words! {
+    /// One of the three who can end a session, for log lines and labels of metrics.
+    pub enum Party ("party") {
+        Client = "client",
+        Worker = "worker",
+        Playhouse = "playhouse",
     }
 }
 
-impl fmt::Display for Party {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
+words! {
+    /// Why a session ended, for log lines and labels of metrics.
+    pub enum EndReason ("reason") {
+        /// A side said goodbye with a Close frame.
+        Closed = "closed",
+        /// The client's connection ended without a Close frame: its process ended, or the network did.
+        ClientGone = "client_gone",
+        /// The worker's connection ended without a Close frame: its process or its machine died.
+        WorkerLost = "worker_lost",
+        /// The worker has answered no ping for the ping timeout.
+        WorkerSilent = "worker_silent",
+        /// The client took no bytes for the write timeout.
+        ClientSlow = "client_slow",
+        /// The worker took no bytes for the write timeout.
+        WorkerSlow = "worker_slow",
+        /// No message for the idle timeout.
+        Idle = "idle",
+        /// Older than sessions may get.
+        TooLong = "too_long",
+        /// An operator killed it.
+        Killed = "killed",
+        /// The proxy or the worker drains and the drain timeout is over.
+        Draining = "draining",
+        /// The proxy is going down at once.
+        ShuttingDown = "shutting_down",
     }
-}
-
-/// Why a session ended. A closed set, fit for a metric label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum EndReason {
-    /// A side said goodbye with a Close frame.
-    Closed,
-    /// The client's connection ended without a Close frame: its process ended, or the network did.
-    ClientGone,
-    /// The worker's connection ended without a Close frame: its process or its machine died.
-    WorkerLost,
-    /// The worker has answered no ping for the ping timeout.
-    WorkerSilent,
-    /// The client took no bytes for the write timeout.
-    ClientSlow,
-    /// The worker took no bytes for the write timeout.
-    WorkerSlow,
-    /// No message for the idle timeout.
-    Idle,
-    /// Older than sessions may get.
-    TooLong,
-    /// An operator killed it.
-    Killed,
-    /// The proxy or the worker drains and the drain timeout is over.
-    Draining,
-    /// The proxy is going down at once.
-    ShuttingDown,
 }
 
 impl EndReason {
-    /// Every reason, for those who declare a metric for each.
-    pub const ALL: [EndReason; 11] = [
-        EndReason::Closed,
-        EndReason::ClientGone,
-        EndReason::WorkerLost,
-        EndReason::WorkerSilent,
-        EndReason::ClientSlow,
-        EndReason::WorkerSlow,
-        EndReason::Idle,
-        EndReason::TooLong,
-        EndReason::Killed,
-        EndReason::Draining,
-        EndReason::ShuttingDown,
-    ];
-
-    /// For log lines and metric labels.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            EndReason::Closed => "closed",
-            EndReason::ClientGone => "client_gone",
-            EndReason::WorkerLost => "worker_lost",
-            EndReason::WorkerSilent => "worker_silent",
-            EndReason::ClientSlow => "client_slow",
-            EndReason::WorkerSlow => "worker_slow",
-            EndReason::Idle => "idle",
-            EndReason::TooLong => "too_long",
-            EndReason::Killed => "killed",
-            EndReason::Draining => "draining",
-            EndReason::ShuttingDown => "shutting_down",
-        }
-    }
-
     /// Who ends a session for this reason; `None` for [`EndReason::Closed`], which either side can.
     pub fn party(self) -> Option<Party> {
         match self {
@@ -132,12 +85,6 @@ impl EndReason {
             EndReason::WorkerLost | EndReason::WorkerSilent | EndReason::WorkerSlow => 1011,
             EndReason::ClientSlow => 1013,
         }
-    }
-}
-
-impl fmt::Display for EndReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
     }
 }
 

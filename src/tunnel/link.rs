@@ -85,6 +85,24 @@ pub async fn close_websocket(mut link: Link) {
     timeout(CLOSE_TIMEOUT, parting).await.ok();
 }
 
+/// How long the reader of a last answer has to read it and hang up.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Sends a last answer over a connection without a session, and hangs up in a way that lets it be
+/// read: closing with unread bytes in the socket would reset the connection and take the answer along.
+pub async fn send_last(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: &[u8]) {
+    let sent = async {
+        stream.write_all(answer).await?;
+        stream.flush().await?;
+        stream.shutdown().await?;
+        let mut rest = [0; 1024];
+        while stream.read(&mut rest).await? > 0 {}
+        io::Result::Ok(())
+    };
+    // Whether it was read is the reader's business.
+    timeout(LINGER, sent).await.ok();
+}
+
 impl From<TcpStream> for Link {
     fn from(stream: TcpStream) -> Link {
         Link::Plain(stream)

@@ -29,7 +29,7 @@ mod tune;
 mod watch;
 
 pub use close::{Close, EndReason, Ended, Party};
-pub use link::{Link, close_websocket};
+pub use link::{Link, close_websocket, send_last};
 pub use traffic::Traffic;
 pub use tune::{keepalive, tune};
 

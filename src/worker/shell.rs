@@ -8,7 +8,7 @@ use super::progress::Progress;
 use super::registration::{Desired, DesiredStatus, Registrar, Registration};
 use super::supervision::{DesiredServer, Supervision, Up};
 use crate::config::Config;
-use crate::model::{SeatKind, WorkerId, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
+use crate::model::{WorkerId, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
 use crate::store::{Event, Store};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -288,20 +288,12 @@ impl Shell {
         let up = life.up.as_ref().expect("only what is up is registered");
         let now = unix_millis();
         let record = WorkerRecord {
-            key: life.key.clone(),
-            endpoint: up.endpoint.clone(),
-            status: WorkerStatus::Available,
             version: Some(up.toolchain.version),
             browser_version: up.browser_version.clone(),
             replaces_itself: self.registrar.replaces_itself(),
-            seat: SeatKind::Shared,
             size: self.registrar.size(),
-            fixed: false,
-            started_at: now,
-            last_heartbeat: now,
-            memory: None,
-            end_reason: None,
             pod: self.registrar.config.load().worker.pod.clone(),
+            ..WorkerRecord::new(life.key.clone(), up.endpoint.clone(), now)
         };
         let (sender, desired) = watch::channel(Desired {
             status: DesiredStatus::Registered(WorkerStatus::Available),

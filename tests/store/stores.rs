@@ -2,9 +2,7 @@
 
 use crate::support::{RedisServer, eventually_equal};
 use playhouse::config::StoreConfig;
-use playhouse::model::{
-    Browser, Counts, SeatKind, SessionId, Size, WorkerKey, WorkerRecord, WorkerStatus, unix_millis,
-};
+use playhouse::model::{Browser, Counts, SessionId, WorkerKey, WorkerRecord, unix_millis};
 use playhouse::store::memory::MemoryStore;
 use playhouse::store::redis::{RedisStore, Role};
 use playhouse::store::{Candidate, Event, Reserved, Store};
@@ -105,20 +103,13 @@ pub fn key(id: &str) -> WorkerKey {
 
 pub fn record(worker: &WorkerKey) -> WorkerRecord {
     WorkerRecord {
-        key: worker.clone(),
-        endpoint: "ws://127.0.0.1:3131/secret".parse().unwrap(),
-        status: WorkerStatus::Available,
         version: "1.65".parse().ok(),
-        browser_version: None,
         replaces_itself: true,
-        seat: SeatKind::Shared,
-        size: Size::default(),
-        fixed: false,
-        started_at: unix_millis(),
-        last_heartbeat: unix_millis(),
-        memory: None,
-        end_reason: None,
-        pod: None,
+        ..WorkerRecord::new(
+            worker.clone(),
+            "ws://127.0.0.1:3131/secret".parse().unwrap(),
+            unix_millis(),
+        )
     }
 }
 

@@ -3,7 +3,7 @@ use super::successor::{Successor, SuccessorEnd};
 use super::*;
 use crate::app::sockets::{Bound, Inherited, Sockets};
 use crate::config::{Config, Role};
-use crate::model::{Browser, SeatKind, SessionId, Size, WorkerKey, WorkerRecord, WorkerStatus};
+use crate::model::{Browser, SessionId, WorkerKey, WorkerRecord};
 use crate::store::memory::MemoryStore;
 use crate::store::{Candidate, Reserved, Store};
 use std::net::TcpListener;
@@ -81,22 +81,7 @@ async fn handing_over(task: JoinHandle<Result<Successor, Failure>>) -> Successor
 
 async fn store(worker: &WorkerKey) -> Arc<MemoryStore> {
     let store = Arc::new(MemoryStore::new());
-    let record = WorkerRecord {
-        key: worker.clone(),
-        endpoint: "ws://127.0.0.1:1/".parse().unwrap(),
-        status: WorkerStatus::Available,
-        version: None,
-        browser_version: None,
-        replaces_itself: false,
-        seat: SeatKind::Shared,
-        size: Size::default(),
-        fixed: false,
-        started_at: 0,
-        last_heartbeat: 0,
-        memory: None,
-        end_reason: None,
-        pod: None,
-    };
+    let record = WorkerRecord::new(worker.clone(), "ws://127.0.0.1:1/".parse().unwrap(), 0);
     let hour = Duration::from_secs(3600);
     store.register(&record, hour).await.unwrap();
     store

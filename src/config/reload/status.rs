@@ -1,6 +1,7 @@
 //! What a reload came to, for the admin API and for those who react to a change.
 
 use crate::config::load::Setting;
+use crate::model::words;
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -12,20 +13,22 @@ pub struct Change {
     pub to: String,
 }
 
-/// What the last load came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// The one at start; no reload so far.
-    Started,
-    /// What is hot in it is in force.
-    Applied,
-    /// It is what was in force already, as far as it is hot.
-    Unchanged,
-    /// It has mistakes; what was in force still is.
-    Invalid,
-    /// All of it is in force but the certificate, which cannot be served; the old one still is.
-    CertificateRefused,
+words! {
+    /// What the last load came to, also as the metric's label `result`.
+    #[derive(Serialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum Outcome ("outcome") {
+        /// The one at start; no reload so far.
+        Started = "started",
+        /// What is hot in it is in force.
+        Applied = "applied",
+        /// It is what was in force already, as far as it is hot.
+        Unchanged = "unchanged",
+        /// It has mistakes; what was in force still is.
+        Invalid = "invalid",
+        /// All of it is in force but the certificate, which cannot be served; the old one still is.
+        CertificateRefused = "certificate_refused",
+    }
 }
 
 impl Outcome {
@@ -36,17 +39,6 @@ impl Outcome {
         Outcome::Invalid,
         Outcome::CertificateRefused,
     ];
-
-    /// The value of the metric's `result` label.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Outcome::Started => "started",
-            Outcome::Applied => "applied",
-            Outcome::Unchanged => "unchanged",
-            Outcome::Invalid => "invalid",
-            Outcome::CertificateRefused => "certificate_refused",
-        }
-    }
 }
 
 /// The state of the configuration, for the admin API and for those who react to a change.

@@ -47,18 +47,9 @@ fn never() -> Form<Option<Duration>> {
 }
 
 fn seat() -> Form<SeatKind> {
-    const SEATS: [(&str, SeatKind); 2] = [
-        (SeatKind::ALL[0].as_str(), SeatKind::ALL[0]),
-        (SeatKind::ALL[1].as_str(), SeatKind::ALL[1]),
-    ];
-    choice(&SEATS)
+    choice(SeatKind::WORDS)
 }
 
 fn browser() -> Form<Browser> {
-    const BROWSERS: [(&str, Browser); 3] = [
-        (Browser::ALL[0].as_str(), Browser::ALL[0]),
-        (Browser::ALL[1].as_str(), Browser::ALL[1]),
-        (Browser::ALL[2].as_str(), Browser::ALL[2]),
-    ];
-    choice(&BROWSERS)
+    choice(Browser::WORDS)
 }

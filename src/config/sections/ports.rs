@@ -2,6 +2,7 @@
 
 use super::auth::digest;
 use crate::config::Role;
+use crate::model::words;
 use crate::settings::forms::{boolean, choice, optional, path, scalar, yaml_text};
 use crate::settings::{Form, section};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -38,7 +39,7 @@ section! {
 
     /// Oldest version of TLS that is spoken.
     // What every client of the last ten years speaks.
-    min_version: TlsVersion = TlsVersion::V1_2, choice(TLS_VERSIONS);
+    min_version: TlsVersion = TlsVersion::V1_2, choice(TlsVersion::WORDS);
 }
 
 /// What TLS is served with.
@@ -60,14 +61,13 @@ impl Tls {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TlsVersion {
-    V1_2,
-    V1_3,
+words! {
+    /// The oldest version of TLS that is spoken.
+    pub enum TlsVersion ("version") {
+        V1_2 = "1.2",
+        V1_3 = "1.3",
+    }
 }
-
-const TLS_VERSIONS: &[(&str, TlsVersion)] = &[("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)];
-
 fn file() -> Form<Option<PathBuf>> {
     optional("none", path("the path of a file"))
 }

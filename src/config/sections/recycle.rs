@@ -2,6 +2,7 @@
 
 use super::{never, seconds, time};
 use crate::config::{Limits, Role};
+use crate::model::words;
 use crate::settings::forms::{choice, decimal, number, optional, size};
 use crate::settings::section;
 use std::time::Duration;
@@ -13,7 +14,7 @@ section! {
 
     /// How a browser at its lifetime limit is replaced: the replacement is warm before the old one
     /// drains, or the process drains, exits 0 and is started anew by its orchestrator.
-    mode: RecycleMode = RecycleMode::MakeBeforeBreak, choice(MODES);
+    mode: RecycleMode = RecycleMode::MakeBeforeBreak, choice(RecycleMode::WORDS);
 
     /// How far beyond its limit a worker goes while its replacement is not ready, as a multiple of
     /// the limit; 1 makes the limit hard, even when that costs a seat.
@@ -73,15 +74,12 @@ impl Recycle {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RecycleMode {
-    /// The replacement is warm before the old browser drains.
-    MakeBeforeBreak,
-    /// Drain, exit 0, and let the orchestrator start a new one.
-    Exit,
+words! {
+    /// How a browser at its limit is replaced.
+    pub enum RecycleMode ("mode") {
+        /// The replacement is warm before the old browser drains.
+        MakeBeforeBreak = "make_before_break",
+        /// Drain, exit 0, and let the orchestrator start a new one.
+        Exit = "exit",
+    }
 }
-
-const MODES: &[(&str, RecycleMode)] = &[
-    ("make_before_break", RecycleMode::MakeBeforeBreak),
-    ("exit", RecycleMode::Exit),
-];

@@ -2,6 +2,7 @@
 
 use super::{DAY, seconds};
 use crate::config::Role;
+use crate::model::words;
 use crate::settings::forms::{choice, duration, list, number, optional, path, scalar, yaml_text};
 use crate::settings::{Form, section};
 use ipnet::IpNet;
@@ -19,15 +20,17 @@ section! {
     level: LevelFilter = LevelFilter::Info, choice(LEVELS), .env(&["LOG_LEVEL"]);
 
     /// auto = text on a terminal, json elsewhere.
-    format: LogFormat = LogFormat::Auto, choice(FORMATS), .env(&["LOG_FORMAT"]);
+    format: LogFormat = LogFormat::Auto, choice(LogFormat::WORDS), .env(&["LOG_FORMAT"]);
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Text on a terminal, JSON elsewhere.
-    Auto,
-    Json,
-    Text,
+words! {
+    /// How lines of the log are written.
+    pub enum LogFormat ("format") {
+        /// Text on a terminal, JSON elsewhere.
+        Auto = "auto",
+        Json = "json",
+        Text = "text",
+    }
 }
 
 const LEVELS: &[(&str, LevelFilter)] = &[
@@ -38,13 +41,6 @@ const LEVELS: &[(&str, LevelFilter)] = &[
     ("debug", LevelFilter::Debug),
     ("trace", LevelFilter::Trace),
 ];
-
-const FORMATS: &[(&str, LogFormat)] = &[
-    ("auto", LogFormat::Auto),
-    ("json", LogFormat::Json),
-    ("text", LogFormat::Text),
-];
-
 /// Where Kubernetes puts it.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 

@@ -2,7 +2,7 @@
 
 use super::{DAY, YEAR, browser, minutes, never, seat, seconds, time};
 use crate::config::Role;
-use crate::model::{Browser, SeatKind, Size};
+use crate::model::{Browser, SeatKind, Size, words};
 use crate::settings::forms::{choice, duration, mapped, number, optional, size};
 use crate::settings::{Form, section};
 use std::time::Duration;
@@ -64,7 +64,7 @@ section! {
 
     /// Which worker is next: the one closest to its lifetime limit (restarts are staggered), or the
     /// one with the fewest sessions.
-    strategy: Strategy = Strategy::LifetimeFirst, choice(STRATEGIES);
+    strategy: Strategy = Strategy::LifetimeFirst, choice(Strategy::WORDS);
 
     /// Browser for clients that do not name one.
     default_browser: Browser = Browser::Chromium, browser(), .env(&["DEFAULT_BROWSER_TYPE"]);
@@ -83,19 +83,15 @@ section! {
     health_interval: Duration = seconds(5), time();
 }
 
-/// The order in which workers are filled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Strategy {
-    /// The worker closest to its lifetime limit first, so that restarts are staggered.
-    LifetimeFirst,
-    /// The worker with the fewest active sessions first.
-    LeastActive,
+words! {
+    /// The order in which workers are filled.
+    pub enum Strategy ("strategy") {
+        /// The worker closest to its lifetime limit first, so that restarts are staggered.
+        LifetimeFirst = "lifetime_first",
+        /// The worker with the fewest active sessions first.
+        LeastActive = "least_active",
+    }
 }
-
-const STRATEGIES: &[(&str, Strategy)] = &[
-    ("lifetime_first", Strategy::LifetimeFirst),
-    ("least_active", Strategy::LeastActive),
-];
 
 section! {
     /// The line in front of full workers.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{Browser, SeatKind, Size, WorkerKey, WorkerRecord, WorkerStatus};
+use crate::model::{Browser, WorkerKey, WorkerRecord};
 use std::future::Future;
 use tokio::net::TcpListener;
 
@@ -18,22 +18,11 @@ fn switching(extra: &str) -> String {
 }
 
 fn target(address: SocketAddr) -> Target {
-    Target::new(&WorkerRecord {
-        key: WorkerKey::new(Browser::Chromium, "a"),
-        endpoint: format!("ws://{address}/secret-path").parse().unwrap(),
-        status: WorkerStatus::Available,
-        version: None,
-        browser_version: None,
-        replaces_itself: false,
-        seat: SeatKind::Shared,
-        size: Size::default(),
-        fixed: false,
-        started_at: 0,
-        last_heartbeat: 0,
-        memory: None,
-        end_reason: None,
-        pod: None,
-    })
+    Target::new(&WorkerRecord::new(
+        WorkerKey::new(Browser::Chromium, "a"),
+        format!("ws://{address}/secret-path").parse().unwrap(),
+        0,
+    ))
 }
 
 /// Dials a worker that reads the head and then does what it is told to.

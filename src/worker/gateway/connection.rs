@@ -4,7 +4,7 @@ use super::request::{self, MAX_HEAD, Request, end_of, with_path};
 use super::routes::Connections;
 use super::{PendingConnection, Shared};
 use crate::metrics::TEXT_FORMAT;
-use crate::tunnel::{Ends, Link, Side, Traffic, pass_on};
+use crate::tunnel::{Ends, Link, Side, Traffic, pass_on, send_last};
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use std::io;
@@ -23,8 +23,6 @@ const ANSWER_TIME: Duration = Duration::from_secs(60);
 /// Longest answer of a browser server to a handshake that is read.
 const MAX_ANSWER: usize = 16 * 1024;
 const MAX_ANSWER_HEADERS: usize = 48;
-/// How long somebody may take to read a last answer and hang up.
-const LINGER: Duration = Duration::from_secs(1);
 
 /// An answer that is not a session.
 struct Answer {
@@ -121,9 +119,8 @@ fn page(shared: &Shared, wanted: &Request) -> Answer {
     }
 }
 
-/// Sends a last answer and hangs up in a way that lets it be read: to close with unread bytes in the
-/// socket would reset the connection and take the answer along.
-async fn send_answer(mut stream: TcpStream, answer: Answer) {
+/// Sends an answer that is no session, and hangs up.
+async fn send_answer(stream: TcpStream, answer: Answer) {
     let head = format!(
         "HTTP/1.1 {} {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\
          Connection: close\r\n\r\n",
@@ -132,17 +129,7 @@ async fn send_answer(mut stream: TcpStream, answer: Answer) {
         answer.kind,
         answer.body.len(),
     );
-    let farewell = async {
-        stream
-            .write_all(&[head.as_bytes(), &answer.body].concat())
-            .await?;
-        stream.shutdown().await?;
-        let mut rest = [0; 1024];
-        while stream.read(&mut rest).await? > 0 {}
-        io::Result::Ok(())
-    };
-    // Whether it was read is the reader's business.
-    timeout(LINGER, farewell).await.ok();
+    send_last(stream, &[head.as_bytes(), &answer.body].concat()).await;
 }
 
 /// A session: shakes hands with what stands behind the path, and passes on what both sides say.
