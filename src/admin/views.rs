@@ -102,6 +102,17 @@ pub struct Capacity {
     /// The same for each pool: what an autoscaler reads.
     #[serde(default)]
     pub pools: Vec<PoolCapacity>,
+    /// Tenants whose clients wait, whichever pool they wait for.
+    #[serde(default)]
+    pub tenants: Vec<TenantCapacity>,
+}
+
+/// Clients that came with one token, or without any.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct TenantCapacity {
+    /// The token's name, never the token.
+    pub token: Option<String>,
+    pub queued: usize,
 }
 
 /// Workers that can stand in for each other.
@@ -189,8 +200,18 @@ pub(super) fn sessions(registry: &Registry) -> Vec<Session> {
 
 /// The grid as a whole, or the part of it that `filter` names.
 pub(super) async fn capacity(grid: &Grid, filter: Option<PoolFilter>) -> Capacity {
-    let mut capacity = Capacity::default();
-    for pool in grid.pools().await {
+    let demand = grid.demand().await;
+    let tenants = demand.tenants.into_iter();
+    let mut capacity = Capacity {
+        tenants: tenants
+            .map(|(name, queued)| TenantCapacity {
+                token: (!name.is_empty()).then_some(name),
+                queued,
+            })
+            .collect(),
+        ..Capacity::default()
+    };
+    for pool in demand.pools {
         if filter.is_none_or(|filter| filter.matches(&pool.pool)) {
             capacity.add(&pool);
         }

@@ -353,6 +353,14 @@ impl Line {
         self.waiting[browser as usize]
     }
 
+    /// The tenants whose clients wait for this browser, with how many there are.
+    pub fn tenants(&self, browser: Browser) -> Vec<(Tenant, usize)> {
+        let waiting = self.turns[browser as usize].waiting();
+        waiting
+            .map(|(tenant, clients, _)| (tenant.clone(), clients))
+            .collect()
+    }
+
     /// What of this browser is waited for, and how many wait for each.
     pub fn wanted(&self, browser: Browser) -> BTreeMap<Wanted, usize> {
         self.turns[browser as usize].wanted()

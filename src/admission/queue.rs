@@ -11,7 +11,7 @@
 //! name of a session. `G` is a grant. Both give back what they stand for when they are dropped.
 
 use super::line::{Line, LineTimeouts, Need, Refused, SeatRequest};
-use super::turns::Place;
+use super::turns::{Place, Tenant};
 use crate::model::{Browser, SessionId, Waiter, WorkerKey};
 use crate::selection::Wanted;
 use std::collections::{BTreeSet, HashMap};
@@ -118,6 +118,13 @@ impl<C, G> Queue<C, G> {
     pub fn waiting(&self) -> Vec<(Wanted, usize)> {
         let state = self.state();
         let of_browser = |browser: Browser| state.line.wanted(browser);
+        Browser::ALL.into_iter().flat_map(of_browser).collect()
+    }
+
+    /// How many clients of each tenant wait at this proxy, by browser.
+    pub fn waiting_tenants(&self) -> Vec<(Tenant, usize)> {
+        let state = self.state();
+        let of_browser = |browser: Browser| state.line.tenants(browser);
         Browser::ALL.into_iter().flat_map(of_browser).collect()
     }
 

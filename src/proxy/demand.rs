@@ -25,29 +25,46 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// they are told by browser alone.
 const MAX_LINES: usize = 256;
 
-/// What a proxy answers when it is asked who waits: clients by what they want (`chromium/1.65`, `chromium/1.65/own`).
-#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WaitingClients(BTreeMap<String, usize>);
+/// Clients that wait; of one proxy as it answers when it is asked, or of all of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingClients {
+    /// By what they want (`chromium/1.65`, `chromium/1.65/own`).
+    wanted: BTreeMap<String, usize>,
+    /// By the name of their token, which is empty for clients without one.
+    tenants: BTreeMap<String, usize>,
+}
 
 impl WaitingClients {
     /// Those that wait in this line.
     pub fn of(queue: &Queue) -> WaitingClients {
         let mut waiting = queue.waiting();
         waiting.sort_by_key(|(_, clients)| std::cmp::Reverse(*clients));
-        let mut waits = WaitingClients::default();
+        let mut all = WaitingClients::default();
         for (n, (wanted, clients)) in waiting.into_iter().enumerate() {
             let line = match n {
                 0..MAX_LINES => wanted.to_string(),
                 _ => wanted.browser.to_string(),
             };
-            *waits.0.entry(line).or_default() += clients;
+            *all.wanted.entry(line).or_default() += clients;
         }
-        waits
+        for (tenant, clients) in queue.waiting_tenants() {
+            *all.tenants.entry(tenant.to_string()).or_default() += clients;
+        }
+        all
+    }
+
+    fn add(&mut self, other: &WaitingClients) {
+        for (wanted, clients) in &other.wanted {
+            *self.wanted.entry(wanted.clone()).or_default() += clients;
+        }
+        for (tenant, clients) in &other.tenants {
+            *self.tenants.entry(tenant.clone()).or_default() += clients;
+        }
     }
 
     /// What is not understood is a line of a version that knows more; its browser is.
     fn waiting(&self) -> impl Iterator<Item = Waiting> + '_ {
-        self.0.iter().filter_map(|(line, clients)| {
+        self.wanted.iter().filter_map(|(line, clients)| {
             let wanted = line.parse().ok().or_else(|| {
                 let browser: Browser = line.split('/').next()?.parse().ok()?;
                 Some(Wanted {
@@ -63,7 +80,7 @@ impl WaitingClients {
 
 /// Who waits at other proxies, as last heard.
 pub struct PeerDemand {
-    heard: Mutex<Option<(Instant, Vec<Waiting>)>>,
+    heard: Mutex<Option<(Instant, WaitingClients)>>,
     /// Held by whoever asks.
     asking: Semaphore,
 }
@@ -78,40 +95,52 @@ impl Default for PeerDemand {
 }
 
 impl PeerDemand {
-    fn fresh(&self) -> Option<Vec<Waiting>> {
+    fn fresh(&self) -> Option<WaitingClients> {
         let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         let (at, waiting) = heard.as_ref()?;
         (at.elapsed() < FRESH).then(|| waiting.clone())
     }
 }
 
+/// What the grid is asked for.
+pub struct Demand {
+    pub pools: Vec<PoolState>,
+    /// Clients that wait, by the name of their token, which is empty for clients without one.
+    pub tenants: BTreeMap<String, usize>,
+}
+
 impl Grid {
     /// Every pool of the grid, with the clients that wait at whichever proxy. Those of a proxy that
     /// does not answer in time are missing.
-    pub async fn pools(&self) -> Vec<PoolState> {
-        let mut waiting = self.waiting_at_peers().await;
-        waiting.extend(self.queue.waiting());
+    pub async fn demand(&self) -> Demand {
+        let mut clients = self.waiting_at_peers().await;
+        clients.add(&WaitingClients::of(&self.queue));
+        let waiting: Vec<Waiting> = clients.waiting().collect();
         let expected = &self.config.load().pools;
-        pools(&self.fleet.workers(), &waiting, expected)
+        Demand {
+            pools: pools(&self.fleet.workers(), &waiting, expected),
+            tenants: clients.tenants,
+        }
     }
 
-    async fn waiting_at_peers(&self) -> Vec<Waiting> {
+    async fn waiting_at_peers(&self) -> WaitingClients {
         if let Some(waiting) = self.elsewhere.fresh() {
             return waiting;
         }
         let Ok(_permit) = self.elsewhere.asking.acquire().await else {
-            return Vec::new();
+            return WaitingClients::default();
         };
         if let Some(waiting) = self.elsewhere.fresh() {
             return waiting;
         }
         let answers = self.store.query_peers(QUESTION, PATIENCE, |_| false).await;
         let given = answers.map(|answers| answers.given).unwrap_or_default();
-        let waits: Vec<WaitingClients> = given
-            .iter()
-            .filter_map(|(_, answer)| serde_json::from_str(answer).ok())
-            .collect();
-        let waiting: Vec<Waiting> = waits.iter().flat_map(WaitingClients::waiting).collect();
+        let mut waiting = WaitingClients::default();
+        for (_, answer) in &given {
+            if let Ok(clients) = serde_json::from_str(answer) {
+                waiting.add(&clients);
+            }
+        }
         let mut heard = self
             .elsewhere
             .heard

@@ -244,7 +244,7 @@ impl Grid {
                 free: worker.free,
             })
             .collect();
-        let pools = self.pools().await;
+        let pools = self.demand().await.pools;
         // While the store is away, what it said last stands.
         let recycles = self.store.recycles().await.ok();
         let oom_kills = self.store.oom_kills().await.ok();

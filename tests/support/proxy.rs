@@ -64,6 +64,14 @@ pub struct Capacity {
     pub workers: u32,
     pub demand: u32,
     pub pools: Vec<Pool>,
+    pub tenants: Vec<TenantQueue>,
+}
+
+/// How many of a tenant's clients wait, in [`Capacity`].
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct TenantQueue {
+    pub token: Option<String>,
+    pub queued: u32,
 }
 
 /// Workers that can stand in for each other, in [`Capacity`].

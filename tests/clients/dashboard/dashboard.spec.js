@@ -88,6 +88,7 @@ test("a full grid, its queue, and a session that is ended by keyboard", async ({
   await expect(page.locator("#used")).toHaveText("2");
   await expect(page.locator("#free")).toHaveText("0");
   await expect(page.locator("#demand")).toHaveText("3");
+  await expect(page.locator("#tenant-rows")).toHaveText("without a token1");
   await expect(page.locator("#history title")).toHaveText("2 seats taken, 0 free, 1 clients waiting");
   expect(await obstacles(page)).toEqual([]);
   await picture(page, "full");
@@ -106,6 +107,7 @@ test("a full grid, its queue, and a session that is ended by keyboard", async ({
   await ended;
   const third = await waiting;
   await expect(page.locator("#queued")).toHaveText("0");
+  await expect(page.locator("#queue")).toBeHidden();
   await third.close();
   await expect(page.locator("#used")).toHaveText("1");
   expect(wrong).toEqual([]);
