@@ -37,7 +37,7 @@ fn newcomer() -> Waiter {
         tenant: Arc::from(""),
         priority: 1,
         offered: Vec::new(),
-        waited: Duration::ZERO,
+        came: Instant::now(),
         left: HOUR,
         place: None,
     }

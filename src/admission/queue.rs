@@ -240,7 +240,7 @@ impl<C, G> Queue<C, G> {
                 tenant: request.tenant.clone(),
                 priority: request.priority,
                 offered: offered.to_vec(),
-                waited: now.saturating_duration_since(came),
+                came,
                 left: line.waits_until(place)?.saturating_duration_since(now),
                 place: line.shared_place(place),
             })

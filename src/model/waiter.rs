@@ -2,7 +2,7 @@
 
 use super::{SeatKind, SessionId, Version, WorkerKey};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A client that waits for a seat.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,8 +18,7 @@ pub struct Waiter {
     pub priority: u32,
     /// Workers that it was offered already.
     pub offered: Vec<WorkerKey>,
-    /// Since it came.
-    pub waited: Duration,
+    pub came: Instant,
     /// For how long it goes on waiting.
     pub left: Duration,
     /// The place in line that the store gave it before, if it did.

@@ -4,6 +4,7 @@
 use crate::stores::*;
 use crate::support::{RedisServer, eventually, eventually_equal};
 use playhouse::admission::turns::{Fit, Tenant, Turns};
+use playhouse::config::StoreConfig;
 use playhouse::model::{Browser, SeatKind, SessionId, Waiter};
 use playhouse::selection::Wanted;
 use playhouse::store::redis::{RedisStore, Role};
@@ -13,7 +14,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const LONG: Duration = Duration::from_secs(600);
 const TENANTS: [(&str, u32); 3] = [("a", 1), ("b", 1), ("c with words", 3)];
@@ -26,8 +27,18 @@ struct Proxy {
 }
 
 impl Proxy {
+    /// One that never counts as silent, however slow the machine is.
     async fn start(redis: &RedisServer) -> Proxy {
-        let store = store(redis, Role::Proxy).await;
+        Proxy::with_ttl(redis, LONG).await
+    }
+
+    async fn with_ttl(redis: &RedisServer, proxy_ttl: Duration) -> Proxy {
+        let config = StoreConfig {
+            proxy_ttl,
+            ..store_config(redis.url())
+        };
+        let store = connect(&config, Role::Proxy);
+        eventually_equal("the store is reachable", true, async || store.reachable()).await;
         let told: Arc<Mutex<Vec<Granted>>> = Arc::default();
         let hears = told.clone();
         store.grant_with(Box::new(move |granted| hears.lock().unwrap().push(granted)));
@@ -38,12 +49,15 @@ impl Proxy {
         }
     }
 
-    /// Tells of those who come, and asks for seats.
+    /// Tells of those who come at this moment, and asks for seats.
     async fn serve(&mut self, coming: &[Waiter], candidates: &[Candidate]) -> LineServed {
         let browser = Browser::Chromium;
+        let came = Instant::now();
+        let coming = coming.iter().cloned();
+        let coming: Vec<Waiter> = coming.map(|it| Waiter { came, ..it }).collect();
         let asked = self
             .store
-            .serve_line(browser, self.anew, coming, candidates);
+            .serve_line(browser, self.anew, &coming, candidates);
         let Served::Line(served) = asked.await.unwrap() else {
             panic!("Redis does not know this proxy's clients any more");
         };
@@ -56,6 +70,18 @@ impl Proxy {
         let served = self.serve(std::slice::from_ref(waiter), &[]).await;
         assert_eq!(served.granted, []);
         served.places[0].1
+    }
+
+    /// Takes in somebody who came when he says; `None` if the connection was lost.
+    async fn try_enter(&mut self, waiter: &Waiter) -> Option<u64> {
+        let coming = std::slice::from_ref(waiter);
+        let browser = Browser::Chromium;
+        let asked = self.store.serve_line(browser, self.anew, coming, &[]).await;
+        self.anew = !matches!(asked, Ok(Served::Line(_)));
+        match asked {
+            Ok(Served::Line(served)) => Some(served.places[0].1),
+            _ => None,
+        }
     }
 
     fn was_told_of(&self, session: SessionId) -> bool {
@@ -74,7 +100,7 @@ fn waiter(tenant: &str, wanted: &str) -> Waiter {
         tenant: Arc::from(tenant),
         priority: priority.map_or(1, |(_, priority)| *priority),
         offered: Vec::new(),
-        waited: Duration::ZERO,
+        came: Instant::now(),
         left: LONG,
         place: None,
     }
@@ -163,6 +189,37 @@ async fn who_left_whose_time_is_over_and_who_was_offered_the_worker_gets_nothing
     assert_eq!(one.told.lock().unwrap().len(), 1);
 }
 
+/// Redis is frozen while two clients come, and reads both questions at once: the first client's has
+/// been on its way for longer than the second one has waited.
+#[tokio::test]
+async fn a_question_that_is_long_on_its_way_makes_nobody_come_later() {
+    const APART: Duration = Duration::from_millis(100);
+    let (redis, mut one, mut two, _) = grid().await;
+    eventually("both have seen Redis' clock in good time", async || {
+        let (mut at_one, mut at_two) = (waiter("", ""), waiter("", ""));
+        at_one.came = Instant::now() - LONG;
+        at_two.came = at_one.came;
+        let places = (one.try_enter(&at_one).await?, two.try_enter(&at_two).await?);
+        let off = Duration::from_micros(places.0.abs_diff(places.1));
+        (off < APART / 4).then_some(())
+    })
+    .await;
+    let places = eventually("Redis answers before it counts as lost", async || {
+        let (first, mut second) = (waiter("", ""), waiter("", ""));
+        second.came = first.came + APART;
+        redis.pause();
+        let mut asking = std::pin::pin!(one.try_enter(&first));
+        assert!(futures_util::poll!(asking.as_mut()).is_pending());
+        tokio::time::sleep_until((second.came + APART).into()).await;
+        let mut other = std::pin::pin!(two.try_enter(&second));
+        assert!(futures_util::poll!(other.as_mut()).is_pending());
+        redis.resume();
+        Some((asking.await?, other.await?))
+    })
+    .await;
+    assert!(places.0 < places.1, "{places:?}");
+}
+
 #[tokio::test]
 async fn a_place_is_kept_and_nobody_passes_it_by_coming_later() {
     let (_redis, mut one, mut two, seat) = grid().await;
@@ -182,7 +239,8 @@ async fn a_place_is_kept_and_nobody_passes_it_by_coming_later() {
 
 #[tokio::test]
 async fn a_proxy_that_falls_silent_holds_nobody_up_and_may_tell_anew() {
-    let (redis, mut one, mut two, seat) = grid().await;
+    let (redis, _, mut two, seat) = grid().await;
+    let mut one = Proxy::with_ttl(&redis, PROXY_TTL).await;
     let (silent, other) = (waiter("", "1.65"), waiter("", "1.65"));
     one.enter(&silent).await;
     two.enter(&other).await;
@@ -259,10 +317,6 @@ async fn the_turns_are_those_of_one_proxy() {
                 _ => Fit::Yes,
             };
             let seat = candidate(&worker, seated.len() as u32 + 1, None);
-            for proxy in &mut proxies {
-                // However slow the machine is: nobody falls silent.
-                proxy.serve(&[], &[]).await;
-            }
             let served = proxies[at].serve(&[], &[seat]).await;
             let Some(expected) = turns.first(fits) else {
                 assert_eq!((served.granted.len(), served.elsewhere), (0, 0));
@@ -291,7 +345,8 @@ async fn the_turns_are_those_of_one_proxy() {
 /// Whatever becomes of the clients, nothing of them is left.
 #[tokio::test]
 async fn nothing_is_left_of_a_line() {
-    let (redis, mut one, mut two, seat) = grid().await;
+    let (redis, mut one, _, seat) = grid().await;
+    let mut two = Proxy::with_ttl(&redis, PROXY_TTL).await;
     let clients: Vec<Waiter> = (0..20).map(|_| waiter("a", "1.65")).collect();
     one.serve(&clients, std::slice::from_ref(&seat)).await;
     two.enter(&waiter("b", "1.65")).await;

@@ -1,11 +1,11 @@
 //! Stores that share one state, and what is done with them over and over.
 
-use crate::support::{RedisServer, eventually_equal};
+use crate::support::{RedisServer, eventually, eventually_equal};
 use playhouse::config::StoreConfig;
 use playhouse::model::{Browser, Counts, SessionId, WorkerKey, WorkerRecord, unix_millis};
 use playhouse::store::memory::MemoryStore;
 use playhouse::store::redis::{RedisStore, Role};
-use playhouse::store::{Candidate, Event, Reserved, Store};
+use playhouse::store::{Candidate, Event, Reserved, Store, StoreError};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{broadcast, watch};
@@ -123,16 +123,28 @@ pub fn candidate(worker: &WorkerKey, max_active: u32, max_lifetime: Option<u32>)
 
 /// Reserves for a new session, which must get a seat.
 pub async fn seat(store: &dyn Store, candidates: &[Candidate]) -> (SessionId, WorkerKey, Counts) {
-    let session = SessionId::random();
-    match store.reserve(session, candidates).await.unwrap() {
-        Reserved::Seat { worker, counts } => (session, worker, counts),
-        other => panic!("no seat: {other:?}"),
-    }
+    eventually("the store has an answer", async || {
+        let session = SessionId::random();
+        match store.reserve(session, candidates).await {
+            Ok(Reserved::Seat { worker, counts }) => Some((session, worker, counts)),
+            // A machine with a lot to do lets Redis look as if it were away. What the question may
+            // have taken is given back.
+            Err(StoreError::Away(_)) => None,
+            other => panic!("no seat: {other:?}"),
+        }
+    })
+    .await
 }
 
 /// A worker's counts as the fleet has them.
 pub async fn counts(store: &dyn Store, worker: &WorkerKey) -> Option<(u32, u32)> {
-    let fleet = store.fleet().await.unwrap();
+    let fleet = eventually("the store has an answer", async || {
+        match store.fleet().await {
+            Err(StoreError::Away(_)) => None,
+            answer => Some(answer.unwrap()),
+        }
+    })
+    .await;
     let view = fleet.into_iter().find(|view| view.record.key == *worker)?;
     Some((view.counts.active, view.counts.lifetime))
 }

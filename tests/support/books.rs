@@ -17,6 +17,8 @@ pub struct Books {
     pub workers: BTreeMap<String, Account>,
     /// Seats that proxies hold.
     pub leases: i64,
+    /// Clients that stand in the line of all proxies.
+    pub waiting: i64,
     /// What must never be, in words.
     pub wrong: Vec<String>,
 }
@@ -57,18 +59,26 @@ const READ: &str = r"
     if leases ~= seats then
       wrong[#wrong + 1] = leases .. ' leases for ' .. seats .. ' seats'
     end
-    return { wrong, workers, leases }";
+    local waiting = 0
+    for _, key in ipairs(redis.call('KEYS', 'playhouse:waiting:*')) do
+      for field in pairs(pairs_of(key)) do
+        -- The others are what a proxy notes beside its clients.
+        if string.match(field, '^%x+$') then waiting = waiting + 1 end
+      end
+    end
+    return { wrong, workers, leases, waiting }";
 
 impl Books {
     /// `Err` while Redis does not answer, or not as a primary.
     pub fn try_read(redis: &RedisServer) -> redis::RedisResult<Books> {
         type Row = (String, i64, i64);
-        let (wrong, rows, leases): (Vec<String>, Vec<Row>, i64) =
+        let (wrong, rows, leases, waiting): (Vec<String>, Vec<Row>, i64, i64) =
             redis.try_query(&["EVAL", READ, "0"])?;
         let account = |(worker, active, lifetime)| (worker, Account { active, lifetime });
         Ok(Books {
             workers: rows.into_iter().map(account).collect(),
             leases,
+            waiting,
             wrong,
         })
     }

@@ -25,9 +25,11 @@ use tokio::time::Instant;
 /// How long what proxies have of a tenant is kept without a word from any of them.
 const QUOTA_TTL: Duration = Duration::from_secs(60);
 
-/// How long a proxy's clients count as waiting since it last served a line: long enough for one that
-/// asks twice in a second on a busy machine, short enough that one that froze holds up nobody.
-const WAITS: Duration = Duration::from_secs(2);
+/// How long a proxy's clients count as waiting at least since it last served a line: long enough for
+/// one that asks twice in a second on a busy machine, short enough that one that froze holds up nobody.
+const MIN_WAITS: Duration = Duration::from_secs(2);
+/// The same where `store.proxy_ttl` is long, as a part of that.
+const WAITS_SHARE: u32 = 4;
 
 /// Makes good for a reservation whose future is dropped: what it may have taken is given back.
 struct Asking<'a> {
@@ -112,10 +114,13 @@ impl Store for RedisStore {
         for waiter in coming {
             inner.ledger().wait(waiter.session);
         }
+        let asked = std::time::Instant::now();
         let answer: LineAnswer = inner
             .link
             .script(|live| inner.line_call(live, browser, anew, coming, candidates))
             .await?;
+        let heard = std::time::Instant::now();
+        inner.clock.observe(asked, heard, answer.6);
         let mut served = wire::served(&answer)
             .ok_or_else(|| StoreError::Refused("an answer that makes no sense".to_owned()))?;
         if let Served::Line(line) = &mut served {
@@ -575,15 +580,17 @@ impl Inner {
         call.key(self.keys.waiting(&self.proxy))
             .arg(browser.as_str())
             .arg(u8::from(anew))
-            .arg(millis(WAITS))
+            .arg(millis(MIN_WAITS.max(self.proxy_ttl / WAITS_SHARE)))
             .arg(coming.len());
         for waiter in coming {
+            let came = self.clock.at(waiter.came);
             let offered: String = waiter.offered.iter().map(|it| format!("{it}\n")).collect();
             call.arg(waiter.session.to_string())
                 .arg(&*waiter.tenant)
                 .arg(waiter.priority)
                 .arg(wire::wanted(waiter))
-                .arg(waiter.waited.as_micros() as u64)
+                .arg(waiter.came.elapsed().as_micros() as u64)
+                .arg(came.map_or(String::new(), |it| it.to_string()))
                 .arg(waiter.left.as_millis() as u64)
                 .arg(waiter.place.map_or(String::new(), |it| it.to_string()))
                 .arg(offered);

@@ -186,7 +186,10 @@ async fn hello(inner: &Inner, live: &mut Live) -> RedisResult<String> {
             .arg(millis(inner.proxy_ttl));
     }
     let sent = Instant::now();
-    let (grid, _revision): (String, u64) = hello.invoke_async(&mut live.connection).await?;
+    let (grid, showed): (String, i64) = hello.invoke_async(&mut live.connection).await?;
+    inner
+        .clock
+        .observe(sent.into_std(), std::time::Instant::now(), showed);
     *inner.alive() = Some(sent);
     Ok(grid)
 }

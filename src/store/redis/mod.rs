@@ -11,6 +11,7 @@
 //! loss is one loss. `docs/redis.md` has the keys, the guarantees and the bounds.
 
 mod calls;
+mod clock;
 mod keeper;
 mod keys;
 mod ledger;
@@ -24,6 +25,7 @@ mod wire;
 use super::{Event, Grantee, StoreError};
 use crate::config::StoreConfig;
 use crate::model::{SessionId, WorkerKey};
+use clock::ServerClock;
 use keeper::{BATCH, millis};
 use keys::Keys;
 use ledger::{Ledger, Registration};
@@ -102,6 +104,8 @@ struct Inner {
     proxies: AtomicUsize,
     /// When the last sign of life that was answered set out.
     alive: Mutex<Option<Instant>>,
+    /// By which clients of all proxies are told apart.
+    clock: ServerClock,
 }
 
 /// Which grid Redis holds. The name is lost when Redis is emptied.
@@ -246,6 +250,7 @@ impl Inner {
             tried: watch::Sender::new(None),
             proxies: AtomicUsize::new(1),
             alive: Mutex::default(),
+            clock: ServerClock::new(Instant::now().into_std()),
         })
     }
 

@@ -53,8 +53,12 @@ pub async fn beat(inner: Arc<Inner>) {
             .arg(millis(inner.proxy_ttl))
             .arg(inner.ledger().revision());
         let sent = Instant::now();
-        match beat.invoke_async::<(usize, u8)>(&mut live.connection).await {
-            Ok((proxies, due)) => {
+        let told: RedisResult<(usize, u8, i64)> = beat.invoke_async(&mut live.connection).await;
+        match told {
+            Ok((proxies, due, showed)) => {
+                inner
+                    .clock
+                    .observe(sent.into_std(), std::time::Instant::now(), showed);
                 *inner.alive() = Some(sent);
                 inner.proxies.store(proxies.max(1), Ordering::Relaxed);
                 if due == 1 {

@@ -175,11 +175,19 @@ pub fn reserved(answer: &[String]) -> Option<Reserved> {
 }
 
 /// The answer of `line.lua`.
-pub type LineAnswer = (String, Vec<String>, Vec<String>, Vec<String>, String, usize);
+pub type LineAnswer = (
+    String,
+    Vec<String>,
+    Vec<String>,
+    Vec<String>,
+    String,
+    usize,
+    i64,
+);
 
 /// Reads it.
 pub fn served(answer: &LineAnswer) -> Option<Served> {
-    let (verb, places, grants, looked_at, revision, elsewhere) = answer;
+    let (verb, places, grants, looked_at, revision, elsewhere, _) = answer;
     if verb == "unknown" {
         return Some(Served::Unknown);
     }

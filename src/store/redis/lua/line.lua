@@ -5,12 +5,15 @@
 -- ARGV  1: proxy, 2: epoch, 3: browser, 4: 1 if the proxy begins to tell anew who waits, 5: for how
 --       long they count as waiting without another call, in ms, 6: how many clients follow; then for
 --       each: session, tenant, priority, what it wants (version, empty: any, and `:own` behind it
---       for a seat of its own), how long it has waited in us, how long it goes on waiting in ms, its place (empty: none yet), the workers it was offered, each
---       ended by a newline; then for each candidate: worker, most active, most lifetime (-1: no limit)
--- Returns {'unknown', ...} if the proxy has to tell anew who waits, or {'line', places, grants,
---       counts, revision, elsewhere}: session, place of those who came; session, worker, active,
+--       for a seat of its own), how long it had waited when the question set out, when it came by
+--       this clock (empty: the proxy has not seen it), both in us and at the latest, how long it
+--       goes on waiting in ms, its place (empty: none yet), the workers it was offered, each ended
+--       by a newline; then for each candidate: worker, most active, most lifetime (-1: no limit)
+-- Returns {'unknown', ..., time} if the proxy has to tell anew who waits, or {'line', places, grants,
+--       counts, revision, elsewhere, time}: session, place of those who came; session, worker, active,
 --       lifetime, revision of those of this proxy who got a seat; worker, active, lifetime (-1: it
---       is gone) of the candidates that were looked at; how many of other proxies got one; FENCED
+--       is gone) of the candidates that were looked at; how many of other proxies
+--       got one; this clock in us; FENCED
 -- Atomic because places, turns, limits and leases have to agree: two proxies that serve one line at
 --       once must not give one seat twice, nor out of turn.
 -- Cost: some commands for each seat and each candidate that is looked at, and one for each tenant and
@@ -32,17 +35,16 @@ local REMEMBERED = 600000
 local proxy, epoch, browser, ttl = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[5])
 if fenced(proxy, epoch) then return FENCED end
 
+local clock, time = micros(), now()
+
 local waiting, lanes_key, turns_key = KEYS[3], K.lanes .. browser, K.line .. browser
 local told, last_place = '@' .. browser, '#' .. browser
 if ARGV[4] == '1' then
   call('HSET', waiting, told, epoch)
 elseif call('HGET', waiting, told) ~= epoch then
-  return { 'unknown', {}, {}, {}, 0, 0 }
+  return { 'unknown', {}, {}, {}, 0, 0, clock }
 end
 call('PEXPIRE', waiting, ttl)
-
-local clock = call('TIME')
-local micros, time = clock[1] * 1000000 + clock[2], now()
 
 -- The turns: of each tenant when its next one is due, which seat was its last, and its priority.
 local tenants, changed = {}, {}
@@ -85,8 +87,8 @@ end
 local last = tonumber(call('HGET', waiting, last_place) or 0) or 0
 local i = 7
 for _ = 1, tonumber(ARGV[6]) do
-  local session, tenant, priority, wanted, waited, left, place, offered = unpack(ARGV, i, i + 7)
-  i = i + 8
+  local session, tenant, priority, wanted, waited, came, left, place, offered = unpack(ARGV, i, i + 8)
+  i = i + 9
   local held = call('HGET', KEYS[2], session)
   if held and on_the_books(held) then
     -- It got a seat, and the message is lost.
@@ -94,7 +96,9 @@ for _ = 1, tonumber(ARGV[6]) do
   else
     if held then give_back(proxy, session, false) end
     if place == '' then
-      place = math.max(micros - tonumber(waited), last + 1)
+      -- A question that was long on its way makes nobody come later.
+      place = math.min(clock - tonumber(waited), tonumber(came) or clock)
+      place = math.max(place, last + 1)
       last = place
       places[#places + 1] = session
       places[#places + 1] = string.format('%.0f', place)
@@ -252,4 +256,4 @@ end
 if given > 0 then call('HSET', turns_key, 'served', string.format('%.0f %.0f', served, seats)) end
 if next(changed) then call('PEXPIRE', turns_key, REMEMBERED) end
 
-return { 'line', places, grants, counts, revision_now(), elsewhere }
+return { 'line', places, grants, counts, revision_now(), elsewhere, clock }

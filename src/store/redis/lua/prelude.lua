@@ -6,9 +6,13 @@
 
 local call = redis.call
 
-local function now()
+local function micros()
   local time = call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
+  return time[1] * 1000000 + time[2]
+end
+
+local function now()
+  return math.floor(micros() / 1000)
 end
 
 -- A counter as it was read; nil for what is none, whoever wrote it.
