@@ -103,6 +103,7 @@ pub struct PortFlags {
 Examples:
   playhouse up
   playhouse up --workers 4 --browser firefox
+  playhouse up --seat own                 a browser process for each session
   playhouse up --listen 0.0.0.0:8080      for clients on other machines")]
 pub struct Up {
     #[command(flatten)]
@@ -114,6 +115,9 @@ pub struct Up {
     pub workers: u16,
     #[arg(short, long, value_name = "BROWSER", help = format!("Their browser: {}", Browser::either()))]
     pub browser: Option<String>,
+    /// What sessions get: shared, a place on a warm browser; own, a browser process of their own
+    #[arg(long, value_name = "KIND")]
+    pub seat: Option<String>,
     #[command(flatten)]
     pub limits: LimitFlags,
 }
@@ -164,6 +168,9 @@ pub struct Worker {
     pub store: Option<String>,
     #[arg(short, long, value_name = "BROWSER", help = format!("Its browser: {}", Browser::either()))]
     pub browser: Option<String>,
+    /// What sessions get: shared, a place on a warm browser; own, a browser process of their own
+    #[arg(long, value_name = "KIND")]
+    pub seat: Option<String>,
     /// Port of its Playwright server; 0 picks a free one
     #[arg(long, value_name = "PORT")]
     pub port: Option<String>,
@@ -310,11 +317,11 @@ impl Command {
             .with("--log-level", "log.level", &common.log_level)
             .with("--log-format", "log.format", &common.log_format);
         match self {
-            Command::Up(up) => {
-                up.limits
-                    .add(up.ports.add(flags))
-                    .with("--browser", "worker.browser", &up.browser)
-            }
+            Command::Up(up) => up
+                .limits
+                .add(up.ports.add(flags))
+                .with("--browser", "worker.browser", &up.browser)
+                .with("--seat", "worker.seat", &up.seat),
             Command::Proxy(proxy) => {
                 let flags = proxy.limits.add(proxy.ports.add(flags));
                 flags.with("--store", "store.url", &proxy.store)
@@ -322,6 +329,7 @@ impl Command {
             Command::Worker(worker) => flags
                 .with("--store", "store.url", &worker.store)
                 .with("--browser", "worker.browser", &worker.browser)
+                .with("--seat", "worker.seat", &worker.seat)
                 .with("--port", "worker.port", &worker.port)
                 .with("--hostname", "worker.hostname", &worker.hostname),
             _ => flags,

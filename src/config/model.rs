@@ -2,7 +2,7 @@
 //! are valid by construction; the keys are declared in `sections`.
 
 use super::sections::{address, pools, static_workers};
-use crate::model::Pool;
+use crate::model::{Pool, Size};
 use crate::settings::{Field, Key, Table};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::LazyLock;
@@ -56,6 +56,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// How many sessions this process's worker takes, as far as it says so itself.
+    pub fn worker_size(&self) -> Size {
+        self.worker.size(&self.limits)
+    }
+
     /// The configuration of a process that is told nothing.
     pub fn defaults(role: Role) -> Config {
         // The data port of a server is for others; `up` is somebody's own machine.

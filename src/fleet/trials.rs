@@ -6,6 +6,7 @@ use super::suspicion::{Suspicion, Trust};
 use super::{DialFailure, Fleet, Obstacle, Target, Unreachable, WorkerAnswer};
 use crate::model::Browser;
 use crate::tunnel::close_websocket;
+use crate::worker::TRIAL_HEADER;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -206,12 +207,12 @@ async fn try_upgrade(target: &Target, patience: Duration) -> Result<(), DialFail
     }
 }
 
-/// A handshake of our own.
+/// A handshake of our own, and marked as such: no browser has to be started for it.
 fn trial_handshake(browser: Browser) -> Handshake {
     let key = generate_key();
     let headers = format!(
         "user-agent: playhouse/{}\r\nsec-websocket-version: 13\r\nsec-websocket-key: {key}\r\n\
-         x-playwright-browser: {browser}\r\n",
+         x-playwright-browser: {browser}\r\n{TRIAL_HEADER}: 1\r\n",
         env!("CARGO_PKG_VERSION")
     );
     Handshake::new(headers.into_bytes(), key.as_bytes())

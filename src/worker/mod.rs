@@ -8,6 +8,7 @@
 //!   `process` (one server), `supervision` (its task) and `registration` (its entry in the
 //!   store).
 //! * `machine`: what the agents of one process share. `memory`: how much of that there is.
+//! * `own`: browsers of one session each.
 //! * [`guard`]: the process that cleans up after a killed one.
 //! * `gateway`: the worker's port. Proxies come to it, and it passes their sessions on to the browser
 //!   server that listens at an `address` of its own on this machine.
@@ -22,6 +23,7 @@ mod leftovers;
 pub mod lifecycle;
 mod machine;
 mod memory;
+mod own;
 mod probe;
 mod process;
 mod progress;
@@ -34,7 +36,7 @@ mod toolchain;
 mod tree;
 
 pub use agent::{Agent, Shutdown};
-pub use gateway::PATH_HEADER;
+pub use gateway::{CDP, PATH_HEADER, PROTOCOL_HEADER, TRIAL_HEADER};
 pub use guard::Guard;
 pub use machine::MachineShared;
 pub use progress::{Observer, Progress};

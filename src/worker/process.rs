@@ -66,6 +66,12 @@ pub enum StartError {
     Files { folder: PathBuf, error: io::Error },
     #[error("cannot run {}: {error}", node.display())]
     Node { node: PathBuf, error: io::Error },
+    #[error("cannot make a pipe for it: {0}")]
+    Pipe(io::Error),
+    #[error(
+        "the browser is Playwright's own download, which is not known here. Set worker.browser_path to its executable"
+    )]
+    NoExecutable,
     #[error("{0}")]
     Ended(String),
     #[error("it did not answer within {0:?}: {1}")]
@@ -149,6 +155,53 @@ impl Server {
             folder,
         };
         Ok((server, stdout))
+    }
+
+    /// Starts the browser itself, without Playwright's server; `prepare` says how it is driven, given
+    /// its executable and its folder.
+    pub async fn start_browser(
+        launch: &Launch<'_>,
+        prepare: impl FnOnce(&mut Command, &Path, &Path),
+    ) -> Result<Server, StartError> {
+        let files = |error| StartError::Files {
+            folder: launch.machine.folder().to_owned(),
+            error,
+        };
+        let executable = launch.toolchain.executable.as_deref();
+        let executable = executable.ok_or(StartError::NoExecutable)?;
+        let folder = launch.machine.server_folder().map_err(files)?;
+        // Nobody listens there: what is driven otherwise has no address.
+        let address = ServerAddress::in_folder(folder.path(), "/").map_err(files)?;
+        let mut command = Command::new(executable);
+        command
+            .current_dir(folder.path())
+            .env_clear()
+            .envs(passed_on())
+            .env("HOME", folder.path())
+            .env("TMPDIR", folder.path())
+            .env("XDG_CACHE_HOME", folder.path())
+            .env(tree::MARKER, folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        prepare(&mut command, executable, folder.path());
+        let started = spawn::spawn(command).await;
+        let mut child = started.map_err(|error| StartError::Node {
+            node: executable.to_owned(),
+            error,
+        })?;
+        let stderr = child.stderr.take().expect("stderr is piped");
+        let tail = Arc::default();
+        let errors = tokio::spawn(keep_tail(stderr, Arc::clone(&tail)));
+        Ok(Server {
+            node: child.id().map_or(0, |id| id as i32),
+            child,
+            address,
+            tail,
+            errors,
+            ended: false,
+            folder,
+        })
     }
 
     async fn come_up(&mut self, stdout: ChildStdout) -> Result<(), StartError> {

@@ -3,8 +3,9 @@
 //! away, and decides nothing.
 
 use super::gateway::Connections;
+use super::leftovers;
 use super::lifecycle::{Generation, Input};
-use super::{leftovers, tree};
+use super::supervision::Processes;
 use crate::config::{LiveConfig, RecycleMode};
 use crate::model::{Counts, RecycleReason, Size, WorkerRecord, WorkerStatus, unix_millis};
 use crate::store::{Store, StoreError};
@@ -72,7 +73,7 @@ impl Registrar {
 
     /// How many sessions the worker takes, as far as it says so itself.
     pub fn size(&self) -> Size {
-        self.config.load().worker.size()
+        self.config.load().worker_size()
     }
 
     /// Counts processes that the kernel ended for want of memory. A store that is away does not hear
@@ -95,8 +96,7 @@ pub struct Registration {
     registrar: Arc<Registrar>,
     generation: Generation,
     record: WorkerRecord,
-    /// Node's process id, to measure its tree.
-    node: i32,
+    processes: Processes,
     /// Its server's folder, with what sessions leave there.
     folder: PathBuf,
     /// Since when it has had no session, and how many it had had by then.
@@ -112,7 +112,7 @@ impl Registration {
         registrar: Arc<Registrar>,
         generation: Generation,
         record: WorkerRecord,
-        node: i32,
+        processes: Processes,
         folder: PathBuf,
         connections: Connections,
         desired: watch::Receiver<Desired>,
@@ -121,7 +121,7 @@ impl Registration {
             registrar,
             generation,
             record,
-            node,
+            processes,
             folder,
             empty: None,
             connections,
@@ -283,11 +283,14 @@ impl Registration {
     }
 
     async fn measure(&self) -> Option<u64> {
-        let node = self.node;
-        let memory = tokio::task::spawn_blocking(move || tree::memory(node))
+        let processes = self.processes.clone();
+        let memory = tokio::task::spawn_blocking(move || processes.memory())
             .await
             .ok()??;
-        self.send(Input::Memory(self.generation, memory)).await;
+        // Browsers of one session each come and go, and no replacement needs what all of them do.
+        if let Processes::Server(_) = self.processes {
+            self.send(Input::Memory(self.generation, memory)).await;
+        }
         Some(memory)
     }
 

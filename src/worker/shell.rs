@@ -179,6 +179,9 @@ impl Shell {
                 if status == WorkerStatus::Draining && self.shutting_down() {
                     self.observe(generation, |id| Progress::Draining { id });
                 }
+                if status == WorkerStatus::Draining {
+                    self.set_desired_server(generation, DesiredServer::Drain);
+                }
                 self.set_desired(generation, |desired| {
                     desired.status = DesiredStatus::Registered(status)
                 });
@@ -291,6 +294,7 @@ impl Shell {
             version: Some(up.toolchain.version),
             browser_version: up.browser_version.clone(),
             replaces_itself: self.registrar.replaces_itself(),
+            seat: self.registrar.config.load().worker.seat,
             size: self.registrar.size(),
             pod: self.registrar.config.load().worker.pod.clone(),
             ..WorkerRecord::new(life.key.clone(), up.endpoint.clone(), now)
@@ -309,7 +313,7 @@ impl Shell {
             registrar,
             generation,
             record,
-            up.node,
+            up.processes.clone(),
             up.folder.clone(),
             up.connections.clone(),
             desired,
@@ -367,7 +371,7 @@ impl Shell {
 
 /// The rules in force, as the life cycle wants them.
 fn policy(config: &Config, start_over: bool, room: Room) -> Policy {
-    let limits = config.limits.of(config.worker.size());
+    let limits = config.limits.of(config.worker_size());
     let limit = limits.max_lifetime_sessions;
     Policy {
         mode: config.recycle.mode,

@@ -1,15 +1,18 @@
 //! One generation's processes, from waiting for its turn to start until nothing of it is left.
 
+use super::address::ServerAddress;
 use super::agent::Shared;
 use super::gateway::{Connections, Route, Upstream};
 use super::lifecycle::{Generation, Health, Input};
 use super::machine::WarmUpPermit;
+use super::own::pipe::Pipe;
+use super::own::{OwnSeats, Pool, Seats, own_seats};
 use super::probe::{CheckError, Prober};
 use super::process::{Launch, Server};
 use super::progress::Progress;
 use super::toolchain::Toolchain;
 use super::tree;
-use crate::model::{Endpoint, WorkerKey};
+use crate::model::{Browser, Endpoint, SeatKind, WorkerKey};
 use crate::store::Store;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,6 +38,8 @@ const PERMIT_RETRY: Duration = Duration::from_millis(50);
 const LAST_CAUSE: Duration = Duration::from_secs(1);
 /// A browser that ends this soon after the kernel ended a process for want of memory died of it.
 const OOM_IS_THE_CAUSE: Duration = Duration::from_secs(3);
+/// How long browsers that are driven over pipes may take to end with the others.
+const PIPES_END: Duration = Duration::from_secs(5);
 /// Between two questions whether the grid has a permit left.
 const GRID_PERMIT_RETRY: Duration = Duration::from_millis(500);
 
@@ -42,6 +47,8 @@ const GRID_PERMIT_RETRY: Duration = Duration::from_millis(500);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DesiredServer {
     Serve,
+    /// Serve on, without new sessions.
+    Drain,
     StopGracefully,
     StopNow,
 }
@@ -50,7 +57,7 @@ pub enum DesiredServer {
 pub struct Up {
     pub generation: Generation,
     pub endpoint: Endpoint,
-    pub node: i32,
+    pub processes: Processes,
     /// With its temporary files.
     pub folder: PathBuf,
     /// The sessions that it has.
@@ -58,6 +65,68 @@ pub struct Up {
     pub toolchain: Toolchain,
     pub browser_version: Option<String>,
     pub took: Duration,
+}
+
+/// The processes of a generation, as far as somebody wants to measure them.
+#[derive(Clone)]
+pub enum Processes {
+    /// Those below Node.
+    Server(i32),
+    Own(OwnSeats),
+}
+
+impl Processes {
+    /// Their memory in bytes. Reads much of `/proc`.
+    pub fn memory(&self) -> Option<u64> {
+        match self {
+            Processes::Server(node) => tree::memory(*node),
+            Processes::Own(seats) => seats.memory(),
+        }
+    }
+}
+
+/// A server that is warm.
+pub struct Warm {
+    pub server: Server,
+    /// Checks its browser, unless it does not understand that.
+    pub prober: Option<Prober>,
+    pub took: Duration,
+}
+
+/// What a generation is once it is up.
+enum Started {
+    Shared(Box<(Server, Option<Prober>)>),
+    Own(Box<OwnPools>),
+}
+
+/// The pools of a generation whose sessions have browsers of their own.
+struct OwnPools {
+    servers: Pool<ServerAddress>,
+    pipes: Option<Pool<Pipe>>,
+    first: Server,
+}
+
+impl OwnPools {
+    /// Runs them until the worker is to end, or browsers do not start.
+    async fn run(self) -> String {
+        let address = self.first.address().clone();
+        let servers = self.servers.run(Some((self.first, address)));
+        let pipes = async {
+            if let Some(pipes) = self.pipes {
+                pipes.run(None).await;
+            }
+        };
+        let mut pipes = std::pin::pin!(pipes);
+        let mut servers = std::pin::pin!(servers);
+        tokio::select! {
+            why = &mut servers => {
+                // The order to end is for both. Where servers do not start, the rest is dropped.
+                tokio::time::timeout(PIPES_END, pipes).await.ok();
+                why
+            }
+            () = &mut pipes => servers.await,
+        }
+    }
 }
 
 /// The task that owns one generation's server.
@@ -90,37 +159,109 @@ impl Drop for GridWarmUpPermit {
 impl Supervision {
     /// Runs the server; says at the end why it ended.
     pub async fn run(self) -> String {
-        let mut desired = self.desired.clone();
-        let (mut server, route, prober) = tokio::select! {
+        let this = Arc::new(self);
+        let mut desired = this.desired.clone();
+        let (started, route) = tokio::select! {
             biased;
             _ = reaches(&mut desired, DesiredServer::StopGracefully) => return "stopped before it was up".to_owned(),
-            started = self.start() => match started {
+            started = this.start() => match started {
                 Ok(started) => started,
                 Err(why) => return why,
             },
         };
-        let why = self.watch(&mut server, prober).await;
-        drop(route);
-        server
-            .stop(reaches(&mut desired, DesiredServer::StopNow))
-            .await;
-        why
+        match started {
+            Started::Shared(shared) => {
+                let (mut server, prober) = *shared;
+                let why = this.watch(&mut server, prober).await;
+                drop(route);
+                server
+                    .stop(reaches(&mut desired, DesiredServer::StopNow))
+                    .await;
+                why
+            }
+            Started::Own(pools) => {
+                let why = pools.run().await;
+                drop(route);
+                this.or_out_of_memory(why)
+            }
+        }
     }
 
-    /// The checks come with the server, unless it does not understand them.
-    async fn start(&self) -> Result<(Server, Route, Option<Prober>), String> {
+    /// Starts what the generation consists of, and opens the way to it.
+    async fn start(self: &Arc<Self>) -> Result<(Started, Route), String> {
         let shared = &self.shared;
-        let warm_up_permit = match self.at_once {
+        let toolchain = shared.toolchain.as_of_now();
+        let warm = self.warm(toolchain.clone(), self.at_once).await?;
+        let Warm {
+            server,
+            prober,
+            took,
+        } = warm;
+        let browser_version = prober.as_ref().and_then(Prober::browser_version);
+        let browser_version = browser_version.map(str::to_owned);
+        let (path, upstream, processes, folder, started) = match shared.config.load().worker.seat {
+            SeatKind::Shared => {
+                let address = server.address().clone();
+                let processes = Processes::Server(server.node());
+                let folder = server.folder().to_owned();
+                let path = address.path().to_owned();
+                let started = Started::Shared(Box::new((server, prober)));
+                (path, Upstream::Server(address), processes, folder, started)
+            }
+            SeatKind::Own => {
+                let own = Seats::new(Arc::clone(self));
+                let (servers, supply) = Pool::new(Arc::clone(&own), toolchain.clone(), took);
+                let pipes = (toolchain.browser == Browser::Chromium)
+                    .then(|| Pool::new(Arc::clone(&own), toolchain.clone(), took));
+                let (pipes, of_pipes) = pipes.unzip();
+                let seats = own_seats(&own, supply, of_pipes);
+                let processes = Processes::Own(seats.clone());
+                let folder = shared.machine.folder().to_owned();
+                let path = format!("/{:032x}", rand::random::<u128>());
+                let first = server;
+                let started = Started::Own(Box::new(OwnPools {
+                    servers,
+                    pipes,
+                    first,
+                }));
+                (path, Upstream::Own(seats), processes, folder, started)
+            }
+        };
+        let route = shared.gateway.add_route(&path, upstream);
+        let up = Up {
+            generation: self.generation,
+            endpoint: Endpoint {
+                tls: false,
+                host: shared.advertise.clone(),
+                port: shared.gateway.port(),
+                path,
+            },
+            processes,
+            folder,
+            connections: route.connections().clone(),
+            toolchain,
+            browser_version,
+            took,
+        };
+        // The agent being gone ends this task as well.
+        self.ups.send(up).await.ok();
+        Ok((started, route))
+    }
+
+    /// Starts a server and opens its first page; in its turn, unless `at_once`. The checks come with
+    /// it, unless it does not understand them.
+    pub async fn warm(&self, toolchain: Toolchain, at_once: bool) -> Result<Warm, String> {
+        let shared = &self.shared;
+        let warm_up_permit = match at_once {
             true => None,
             false => Some(self.warm_up_permit().await),
         };
-        let grid_warm_up_permit = match self.at_once {
+        let grid_warm_up_permit = match at_once {
             true => None,
             false => self.grid_warm_up_permit().await,
         };
         let config = shared.config.load_full();
         let began = Instant::now();
-        let toolchain = shared.toolchain.as_of_now();
         let launch = Launch {
             toolchain: &toolchain,
             settings: &config.worker,
@@ -145,32 +286,15 @@ impl Supervision {
             }
         };
         drop((warm_up_permit, grid_warm_up_permit));
-        let address = server.address();
-        let upstream = Upstream::Server(address.clone());
-        let route = shared.gateway.add_route(address.path(), upstream);
-        let browser_version = prober.as_ref().and_then(Prober::browser_version);
-        let up = Up {
-            generation: self.generation,
-            endpoint: Endpoint {
-                tls: false,
-                host: shared.advertise.clone(),
-                port: shared.gateway.port(),
-                path: address.path().to_owned(),
-            },
-            node: server.node(),
-            folder: server.folder().to_owned(),
-            connections: route.connections().clone(),
-            toolchain,
-            browser_version: browser_version.map(str::to_owned),
+        Ok(Warm {
+            server,
+            prober,
             took: began.elapsed(),
-        };
-        // The agent being gone ends this task as well.
-        self.ups.send(up).await.ok();
-        Ok((server, route, prober))
+        })
     }
 
     /// Waits until few enough browsers of this process are warming up.
-    async fn warm_up_permit(&self) -> WarmUpPermit {
+    pub async fn warm_up_permit(&self) -> WarmUpPermit {
         let mut waits = false;
         loop {
             let config = self.shared.config.load_full();
@@ -292,7 +416,7 @@ impl Supervision {
     }
 
     /// The cause of an end, which is the lack of memory if the kernel has just ended a process.
-    fn or_out_of_memory(&self, why: String) -> String {
+    pub fn or_out_of_memory(&self, why: String) -> String {
         let mut budget = self.shared.machine.budget();
         if budget.oom_killed_within(OOM_IS_THE_CAUSE) {
             return budget.oom_cause();
@@ -308,6 +432,6 @@ async fn run_delay(node: i32) -> Duration {
 }
 
 /// Returns when so much is desired, or the agent that could desire it is gone.
-async fn reaches(desired: &mut watch::Receiver<DesiredServer>, level: DesiredServer) {
+pub async fn reaches(desired: &mut watch::Receiver<DesiredServer>, level: DesiredServer) {
     desired.wait_for(|desired| *desired >= level).await.ok();
 }

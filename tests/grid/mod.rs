@@ -50,6 +50,7 @@ mod metrics;
 mod missing;
 mod names;
 mod operations;
+mod own;
 mod queue;
 mod recycles;
 mod rolling;

@@ -1,8 +1,8 @@
 //! The worker's side.
 
-use super::{YEAR, browser, minutes, seconds, time};
-use crate::config::Role;
-use crate::model::{Browser, Pod, Size};
+use super::{YEAR, browser, minutes, seat, seconds, time};
+use crate::config::{Limits, Role};
+use crate::model::{Browser, Pod, SeatKind, Size};
 use crate::settings::forms::{
     boolean, duration, list, number, optional, path, scalar, text, yaml_text,
 };
@@ -32,11 +32,20 @@ section! {
     /// Which browser it runs.
     browser: Browser = Browser::Chromium, browser(), .env(&["BROWSER_TYPE"]);
 
+    /// What its sessions get: a place on a warm browser of several sessions (shared), or a browser
+    /// process of their own, which ends with them (own).
+    seat: SeatKind = SeatKind::Shared, seat();
+
+    /// With `seat: own`: browsers that are warm before anybody asks for one. While many come there
+    /// are more, as far as memory allows, and never more in all than sessions at once.
+    // One hides the start of a browser from a session that comes alone.
+    spares: u32 = 1, number(0..=1000);
+
     /// Sessions at once on this worker; grid = limits.max_concurrent_sessions of the proxies.
     max_concurrent_sessions: Option<u32> = None, optional("grid", number(1..=10_000));
 
     /// Sessions until this worker gets a fresh browser; 0 = never; grid = limits.max_lifetime_sessions
-    /// of the proxies.
+    /// of the proxies. Of no meaning with `seat: own`.
     max_lifetime_sessions: Option<u32> = None, optional("grid", number(0..=1_000_000_000));
 
     /// Without a display.
@@ -76,11 +85,20 @@ section! {
 }
 
 impl Worker {
-    /// How many sessions it takes, as far as it says so itself.
-    pub fn size(&self) -> Size {
-        Size {
-            concurrent: self.max_concurrent_sessions,
-            lifetime: self.max_lifetime_sessions,
+    /// How many sessions it takes, as far as it says so itself. Browsers of one session each are its
+    /// own matter whatever the proxies think: then it says, by the limits that it knows.
+    pub fn size(&self, limits: &Limits) -> Size {
+        match self.seat {
+            SeatKind::Shared => Size {
+                concurrent: self.max_concurrent_sessions,
+                lifetime: self.max_lifetime_sessions,
+            },
+            SeatKind::Own => Size {
+                concurrent: self
+                    .max_concurrent_sessions
+                    .or(Some(limits.max_concurrent_sessions)),
+                lifetime: Some(0),
+            },
         }
     }
 }

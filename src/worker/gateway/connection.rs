@@ -1,10 +1,11 @@
 //! One connection at a worker's gateway, from its first byte to its last.
 
 use super::request::{self, MAX_HEAD, Request, end_of, with_path};
-use super::routes::Connections;
-use super::{PendingConnection, Shared};
+use super::routes::{Connections, Upstream};
+use super::{PendingConnection, Shared, own};
 use crate::metrics::TEXT_FORMAT;
 use crate::tunnel::{Ends, Link, Side, Traffic, pass_on, send_last};
+use crate::worker::address::ServerAddress;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use std::io;
@@ -25,14 +26,14 @@ const MAX_ANSWER: usize = 16 * 1024;
 const MAX_ANSWER_HEADERS: usize = 48;
 
 /// An answer that is not a session.
-struct Answer {
-    status: StatusCode,
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
     kind: &'static str,
     body: Vec<u8>,
 }
 
 impl Answer {
-    fn text(status: StatusCode, body: impl Into<String>) -> Answer {
+    pub(super) fn text(status: StatusCode, body: impl Into<String>) -> Answer {
         Answer {
             status,
             kind: "text/plain; charset=utf-8",
@@ -40,8 +41,13 @@ impl Answer {
         }
     }
 
-    fn plain(status: StatusCode) -> Answer {
+    pub(super) fn plain(status: StatusCode) -> Answer {
         Answer::text(status, status.canonical_reason().unwrap_or_default())
+    }
+
+    /// What it says.
+    pub(super) fn words(&self) -> String {
+        String::from_utf8_lossy(&self.body).trim_end().to_owned()
     }
 }
 
@@ -56,7 +62,15 @@ pub(super) async fn serve(mut stream: TcpStream, shared: Arc<Shared>, pending: P
                 Request::Session { path } => match shared.routes.find(&path) {
                     Some(connections) => {
                         drop(pending);
-                        session(&shared, &connections, stream, head, early).await;
+                        match connections.upstream() {
+                            Upstream::Server(server) => {
+                                session(&shared, &connections, server, stream, head, early).await;
+                            }
+                            Upstream::Own(seats) => {
+                                own::session(&shared, &connections, seats, stream, head, early)
+                                    .await;
+                            }
+                        }
                         return;
                     }
                     None => Answer::plain(StatusCode::NOT_FOUND),
@@ -120,7 +134,7 @@ fn page(shared: &Shared, wanted: &Request) -> Answer {
 }
 
 /// Sends an answer that is no session, and hangs up.
-async fn send_answer(stream: TcpStream, answer: Answer) {
+pub(super) async fn send_answer(stream: TcpStream, answer: Answer) {
     let head = format!(
         "HTTP/1.1 {} {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\
          Connection: close\r\n\r\n",
@@ -136,12 +150,19 @@ async fn send_answer(stream: TcpStream, answer: Answer) {
 async fn session(
     shared: &Shared,
     connections: &Connections,
+    server: &ServerAddress,
     mut client: TcpStream,
     head: BytesMut,
     early: Bytes,
 ) {
     let (guard, stop) = connections.enter();
-    let answered = timeout(ANSWER_TIME, shake_hands(connections, &head));
+    let answered = async {
+        match connections.closed() {
+            Some(why) => Err(io::Error::other(why)),
+            None => shake_hands(server, &head).await,
+        }
+    };
+    let answered = timeout(ANSWER_TIME, answered);
     let answered = tokio::select! {
         answered = answered => answered,
         () = client_gone(&client) => return,
@@ -182,7 +203,7 @@ async fn session(
 }
 
 /// What a browser server says to a handshake.
-enum HandshakeAnswer {
+pub(super) enum HandshakeAnswer {
     Accepted {
         stream: Link,
         answer: BytesMut,
@@ -191,13 +212,12 @@ enum HandshakeAnswer {
     Refused(StatusCode),
 }
 
-async fn shake_hands(connections: &Connections, head: &[u8]) -> io::Result<HandshakeAnswer> {
-    if let Some(why) = connections.closed() {
-        return Err(io::Error::other(why));
-    }
-    let reached = connections.upstream().connect().await?;
-    let mut stream = reached.stream;
-    stream.write_all(&with_path(head, &reached.path)).await?;
+pub(super) async fn shake_hands(
+    server: &ServerAddress,
+    head: &[u8],
+) -> io::Result<HandshakeAnswer> {
+    let mut stream = Link::from(server.connect().await?);
+    stream.write_all(&with_path(head, server.path())).await?;
     let mut answer = BytesMut::with_capacity(HEAD_READ);
     let garbage = || io::Error::other("its answer is no HTTP");
     let end = read_head(&mut stream, &mut answer, MAX_ANSWER).await?;
@@ -217,7 +237,7 @@ async fn shake_hands(connections: &Connections, head: &[u8]) -> io::Result<Hands
 }
 
 /// Returns when the client has hung up without having said anything more.
-async fn client_gone(client: &TcpStream) {
+pub(super) async fn client_gone(client: &TcpStream) {
     // Who talks before its answer is there is looked after when it has come.
     if !matches!(client.peek(&mut [0]).await, Ok(0) | Err(_)) {
         std::future::pending::<()>().await;

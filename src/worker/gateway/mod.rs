@@ -4,15 +4,19 @@
 //! * [`routes`]: what stands behind which path.
 //! * `request`: what a request asks for (pure).
 //! * `connection`: one connection: a page, a refusal, or a session that is passed on.
+//! * `own`: a session on a browser of its own; `cdp`: one that is driven by the DevTools protocol.
 //!
 //! A gateway has a thread of its own, so that what the rest of the process does (reading `/proc`,
 //! removing files) makes no session wait. It knows nothing of seats, tokens or the store: who may
 //! come is the proxy's business, and the path is what it shows for it.
 
+mod cdp;
 mod connection;
+mod own;
 mod request;
 mod routes;
 
+pub use own::{CDP, PROTOCOL_HEADER, TRIAL_HEADER};
 pub use request::{MAX_HEAD, PATH_HEADER};
 pub use routes::{Connections, Route, Upstream};
 

@@ -74,6 +74,30 @@ pub fn with_path(head: &[u8], path: &str) -> Vec<u8> {
     [&head[..=start], path.as_bytes(), &head[end..]].concat()
 }
 
+/// A header of a head that was parsed as a request.
+pub fn header(head: &[u8], name: &str) -> Option<String> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut headers);
+    request.parse(head).ok()?;
+    let mut found = request.headers.iter();
+    let found = found.find(|it| it.name.eq_ignore_ascii_case(name))?;
+    std::str::from_utf8(found.value).ok().map(str::to_owned)
+}
+
+/// The head without a header.
+pub fn without_header(head: &[u8], name: &str) -> Vec<u8> {
+    let named = |line: &[u8]| {
+        let colon = line.iter().position(|byte| *byte == b':');
+        colon.is_some_and(|colon| line[..colon].eq_ignore_ascii_case(name.as_bytes()))
+    };
+    let lines = head.split_inclusive(|byte| *byte == b'\n');
+    lines
+        .filter(|line| !named(line))
+        .flatten()
+        .copied()
+        .collect()
+}
+
 /// Where a head ends, behind its empty line.
 pub fn end_of(bytes: &[u8], from: usize) -> Option<usize> {
     let from = from.saturating_sub(3);
@@ -122,6 +146,18 @@ mod tests {
         assert_eq!(posted, Request::Refused(StatusCode::METHOD_NOT_ALLOWED));
         let noise = parse(b"\x16\x03\x01\r\n\r\n");
         assert_eq!(noise, Request::Refused(StatusCode::BAD_REQUEST));
+    }
+
+    #[test]
+    fn a_header_is_found_and_left_out() {
+        let head = b"GET / HTTP/1.1\r\nSec-WebSocket-Key: k\r\nA: b\r\nA: c\r\n\r\n";
+        assert_eq!(header(head, "sec-websocket-key").as_deref(), Some("k"));
+        assert_eq!(header(head, "sec"), None);
+        assert_eq!(
+            without_header(head, "a"),
+            b"GET / HTTP/1.1\r\nSec-WebSocket-Key: k\r\n\r\n"
+        );
+        assert_eq!(without_header(head, "get"), head);
     }
 
     #[test]

@@ -3,10 +3,10 @@
 //! A path is a key: 128 random bits that the store's record carries to the proxies. Each generation
 //! of a browser has one of its own, so that two of them serve behind one port at a time.
 
-use crate::tunnel::{Close, Link};
+use crate::tunnel::Close;
 use crate::worker::address::ServerAddress;
+use crate::worker::own::OwnSeats;
 use std::collections::HashMap;
-use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
@@ -14,24 +14,8 @@ use tokio::sync::oneshot;
 pub enum Upstream {
     /// A browser server that its sessions share.
     Server(ServerAddress),
-}
-
-/// A way to what stands behind a path.
-pub(super) struct UpstreamConnection {
-    pub stream: Link,
-    /// What the request has to ask for there.
-    pub path: String,
-}
-
-impl Upstream {
-    pub(super) async fn connect(&self) -> io::Result<UpstreamConnection> {
-        match self {
-            Upstream::Server(server) => Ok(UpstreamConnection {
-                stream: server.connect().await?.into(),
-                path: server.path().to_owned(),
-            }),
-        }
-    }
+    /// A browser for each session.
+    Own(OwnSeats),
 }
 
 /// Every path of one gateway.

@@ -17,7 +17,7 @@ mod workers;
 
 use super::reloads::{in_force, reload_status};
 use super::{reloads, tls, upgrades};
-use crate::grid::{demand, front_door, in_front, kubernetes, versions};
+use crate::grid::{demand, front_door, in_front, kubernetes, own, versions};
 use crate::support::{FakePlaywright, Grid, GridBuilder, RedisServer, eventually};
 use playhouse::config::{Environment, Flags, Role, Setting, Sources};
 use std::collections::BTreeSet;
@@ -154,6 +154,14 @@ const SHOWN: &[(&str, fn())] = &[
     ("worker.port", workers::a_worker_is_as_its_keys_say),
     ("worker.hostname", workers::a_worker_is_as_its_keys_say),
     ("worker.pod", workers::a_worker_is_as_its_keys_say),
+    (
+        "worker.seat",
+        own::each_session_has_a_browser_and_nothing_is_left,
+    ),
+    (
+        "worker.spares",
+        own::each_session_has_a_browser_and_nothing_is_left,
+    ),
     (
         "worker.max_concurrent_sessions",
         workers::workers_of_different_sizes_are_filled_by_their_own,
@@ -329,6 +337,8 @@ const OTHER: &[(&str, &str)] = &[
     ("store.reap_interval", "4m"),
     ("store.namespace", "other"),
     ("store.poll_interval", "4s"),
+    ("worker.seat", "own"),
+    ("worker.spares", "2"),
     ("worker.max_concurrent_sessions", "7"),
     ("worker.max_lifetime_sessions", "70"),
     ("worker.port", "3132"),

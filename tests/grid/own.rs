@@ -1,0 +1,224 @@
+//! Seats that are browsers: each session has a process tree of its own, warm before it came, and
+//! nothing of it is left behind.
+
+use crate::support::{
+    Crowd, Driver, Grid, Kind, Language, RedisServer, eventually, eventually_equal,
+};
+use nix::sys::signal::Signal;
+
+/// Browsers that a grid has at this moment.
+fn browsers(grid: &Grid) -> usize {
+    grid.tree().of_kind(Kind::Browser).len()
+}
+
+/// What the workers of a grid have on the disk for their browsers.
+fn folders(grid: &Grid) -> usize {
+    let ours = grid.leftovers().into_iter();
+    let ours = ours.filter(|path| path.is_dir());
+    ours.flat_map(|path| std::fs::read_dir(path).into_iter().flatten().flatten())
+        .filter(|entry| entry.path().is_dir())
+        .count()
+}
+
+async fn spares(grid: &Grid, expected: usize) {
+    eventually_equal("the spares are there", (expected, expected), async || {
+        (browsers(grid), folders(grid))
+    })
+    .await;
+}
+
+#[tokio::test]
+pub async fn each_session_has_a_browser_and_nothing_is_left() {
+    let grid = Grid::new()
+        .workers(1)
+        .capacity(4)
+        .env("PLAYHOUSE_WORKER_SEAT", "own")
+        .env("PLAYHOUSE_WORKER_SPARES", "2")
+        .start()
+        .await;
+    let worker = grid.workers().await.remove(0);
+    assert_eq!(
+        (worker.seat.as_str(), worker.max_concurrent_sessions),
+        ("own", 4)
+    );
+    spares(&grid, 2).await;
+    let mut driver = Driver::start(Language::Python, &grid.url());
+    for (name, processes) in [("a", 3), ("b", 4), ("c", 4)] {
+        driver.open(name).await.unwrap();
+        // Sessions and spares, and never more in all than seats.
+        spares(&grid, processes).await;
+    }
+    let seats = grid.capacity().await.slots;
+    assert_eq!((seats.used, seats.free), (3, 1));
+    for name in ["a", "b", "c"] {
+        driver.works(name).await.unwrap();
+        driver.close(name).await.unwrap();
+    }
+    driver.quit().await;
+    grid.idle().await;
+    eventually(
+        "as many spares as are wanted, once the rush is over",
+        async || (browsers(&grid) == folders(&grid) && browsers(&grid) >= 2).then_some(()),
+    )
+    .await;
+
+    // A client that dies takes its browser along.
+    let mut doomed = Driver::start(Language::Node, &grid.url());
+    doomed.open("a").await.unwrap();
+    doomed.kill().await;
+    grid.idle().await;
+    let lifetimes = grid.workers().await;
+    assert_eq!(
+        lifetimes.len(),
+        1,
+        "no session recycles the worker: {lifetimes:?}"
+    );
+    assert_eq!(lifetimes[0].id, worker.id);
+}
+
+#[tokio::test]
+async fn sessions_that_come_at_once_leave_nothing() {
+    const AT_ONCE: usize = 6;
+    const SESSIONS: usize = 30;
+    let mut grid = Grid::new()
+        .workers(1)
+        .capacity(AT_ONCE as u32)
+        .env("PLAYHOUSE_WORKER_SEAT", "own")
+        .queue_timeout(std::time::Duration::from_secs(120))
+        .start()
+        .await;
+    let crowd = Crowd::start(&vec![grid.url(); AT_ONCE], SESSIONS);
+    let visits = crowd.gone().await;
+    assert_eq!(visits.len(), SESSIONS);
+    for visit in &visits {
+        visit.outcome.as_ref().unwrap();
+    }
+    grid.idle().await;
+    eventually(
+        "a folder for each browser, and no more browsers than seats",
+        async || {
+            let browsers = browsers(&grid);
+            (browsers == folders(&grid) && browsers <= AT_ONCE).then_some(())
+        },
+    )
+    .await;
+    eventually_equal("nobody is left unburied", 0, async || grid.tree().zombies()).await;
+    grid.stop(Signal::SIGTERM).await;
+    assert_eq!(grid.leftovers(), [""; 0].map(std::path::PathBuf::from));
+}
+
+/// The worker itself knows how many browsers it has: nobody has to ask the store.
+#[tokio::test]
+async fn without_redis_no_seat_is_given_twice() {
+    let mut redis = RedisServer::start().await;
+    let grid = Grid::new()
+        .redis(&redis)
+        .proxies(2)
+        .capacity(2)
+        .worker_process(&[("PLAYHOUSE_WORKER_SEAT", "own")])
+        .queue_timeout(std::time::Duration::from_secs(2))
+        .start()
+        .await;
+    let first = grid.proxy(0).connect().await;
+    redis.kill();
+    let mut sessions = vec![first];
+    for n in 0..6 {
+        let dial = grid.proxy(n % 2).dial();
+        sessions.extend(dial.connect().await.ok());
+    }
+    assert!(
+        sessions.len() <= 2,
+        "{} sessions on two seats",
+        sessions.len()
+    );
+    let log = grid.log_of("worker 0");
+    assert!(!log.contains("panicked"), "{log}");
+    for session in sessions {
+        session.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_drained_worker_is_replaced_and_its_sessions_run_on() {
+    let grid = Grid::new()
+        .workers(1)
+        .capacity(3)
+        .env("PLAYHOUSE_WORKER_SEAT", "own")
+        .start()
+        .await;
+    let old = grid.workers().await.remove(0);
+    let mut driver = Driver::start(Language::Python, &grid.url());
+    driver.open("a").await.unwrap();
+    let drained = grid.command(&["drain", &old.id]).await;
+    assert!(drained.status.success(), "{drained:?}");
+    eventually("another one serves", async || {
+        let workers = grid.workers().await;
+        let serves = |it: &&crate::support::WorkerView| it.id != old.id && it.serves();
+        workers.iter().find(serves).map(|_| ())
+    })
+    .await;
+    driver.works("a").await.unwrap();
+    driver.open("b").await.unwrap();
+    driver.works("a").await.unwrap();
+    for name in ["a", "b"] {
+        driver.close(name).await.unwrap();
+    }
+    driver.quit().await;
+    eventually_equal("the old one is gone with its session", 1, async || {
+        grid.workers().await.len()
+    })
+    .await;
+    spares(&grid, 1).await;
+}
+
+/// The processes of a session that is killed, and those of a spare.
+#[tokio::test]
+async fn a_browser_that_dies_ends_its_session_alone() {
+    let grid = Grid::new()
+        .workers(1)
+        .capacity(3)
+        .env("PLAYHOUSE_WORKER_SEAT", "own")
+        .start()
+        .await;
+    spares(&grid, 1).await;
+    let before = grid.tree();
+    let spare = before.of_kind(Kind::Browser)[0].clone();
+    let mut driver = Driver::start(Language::Node, &grid.url());
+    driver.open("a").await.unwrap();
+    driver.open("b").await.unwrap();
+    // The first one had the spare.
+    spare.kill();
+    eventually("its client is told", async || {
+        driver.lost("a").then_some(())
+    })
+    .await;
+    driver.works("b").await.unwrap();
+    driver.close("b").await.unwrap();
+    driver.quit().await;
+    grid.idle().await;
+    eventually("a spare is idle", async || {
+        (browsers(&grid) >= 1).then_some(())
+    })
+    .await;
+    for spare in grid.tree().of_kind(Kind::Browser) {
+        spare.kill();
+    }
+    let killed: Vec<i32> = grid
+        .tree()
+        .of_kind(Kind::Browser)
+        .iter()
+        .map(|it| it.pid)
+        .collect();
+    eventually("others take their place", async || {
+        let tree = grid.tree();
+        let browsers = tree.of_kind(Kind::Browser);
+        (!browsers.is_empty() && browsers.iter().all(|it| !killed.contains(&it.pid))).then_some(())
+    })
+    .await;
+    let mut driver = Driver::start(Language::Python, &grid.url());
+    driver.open("a").await.unwrap();
+    driver.works("a").await.unwrap();
+    driver.close("a").await.unwrap();
+    driver.quit().await;
+    grid.idle().await;
+}
