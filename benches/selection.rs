@@ -9,7 +9,9 @@ use pingora_load_balancing::discovery::ServiceDiscovery;
 use pingora_load_balancing::{Backend, Backends, LoadBalancer};
 use playhouse::config::Strategy;
 use playhouse::model::{Browser, SeatKind, Size, Version, WorkerKey};
-use playhouse::selection::{Facts, LifetimeFirst, Policy, SharedIndex, Wanted, candidates, policy};
+use playhouse::selection::{
+    Facts, IndexSelection, Policy, SharedIndex, Wanted, candidates, policy,
+};
 use std::collections::{BTreeSet, HashMap};
 use std::hint::black_box;
 use std::time::Duration;
@@ -70,7 +72,7 @@ impl ServiceDiscovery for Discovery {
     }
 }
 
-fn balancer_of(fleet: &[Facts]) -> LoadBalancer<LifetimeFirst> {
+fn balancer_of(fleet: &[Facts]) -> LoadBalancer<IndexSelection> {
     let index = index_of(fleet);
     let balancer = index.balancer(Backends::new(Box::new(Discovery(index.clone()))));
     let runtime = tokio::runtime::Builder::new_current_thread()

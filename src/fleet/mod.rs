@@ -33,7 +33,7 @@ use crate::metrics::Metrics;
 use crate::model::{
     Browser, Counts, Pool, SeatKind, Version, WorkerKey, WorkerRecord, WorkerStatus,
 };
-use crate::selection::{Facts, LifetimeFirst, Policy, SharedIndex, Wanted};
+use crate::selection::{Facts, IndexSelection, Policy, SharedIndex, Wanted};
 use crate::session::registry::Registry;
 use crate::session::seat::Releaser;
 use crate::store::Store;
@@ -58,7 +58,7 @@ pub struct Fleet {
     releaser: Releaser,
     known: Mutex<HashMap<WorkerKey, Known>>,
     index: SharedIndex,
-    balancer: LoadBalancer<LifetimeFirst>,
+    balancer: LoadBalancer<IndexSelection>,
     /// The set of workers changed: Pingora's balancer has to discover it.
     membership: Notify,
     /// The configuration changed.
@@ -92,7 +92,7 @@ pub struct WorkerState {
     pub counts: Counts,
     /// Why this proxy does not reach it, and what that usually comes from; `None` when it does.
     pub unreachable: Option<String>,
-    /// Seats it offers now.
+    /// Seats it offers.
     pub free: u32,
 }
 
@@ -124,7 +124,7 @@ impl Known {
         })
     }
 
-    /// Sessions that it would take now.
+    /// Sessions that it would take.
     fn free(&self, policy: &Policy) -> u32 {
         if self.open() { self.left(policy) } else { 0 }
     }
@@ -245,7 +245,7 @@ impl Fleet {
         workers
     }
 
-    /// What a client could have had instead of what it wants. `None` when it can be served, now or
+    /// What a client could have had in the place of what it wants. `None` when it can be served, at once or
     /// by a pool that is expected, or when there is nothing of the browser.
     pub fn instead_of(&self, wanted: &Wanted) -> Option<Instead> {
         let config = self.config.load();

@@ -1,13 +1,13 @@
-//! The order of [`policy`](super::policy), kept up to date instead of computed.
+//! The order of [`policy`](super::policy), kept up to date, so that none is computed for a question.
 //!
 //! Owns what is known of each worker for selection, and an ordered set of those with a seat for
 //! each group of workers: browser, kind of seat, version and lifetime limit. A selection or an update
 //! walks down one tree for each group that fits: neither looks at, copies or allocates anything that
 //! grows with the fleet. Only a change of policy rebuilds. Takes no
-//! lock; [`super::lifetime_first`] shares it.
+//! lock; [`super::balancing`] shares it.
 
-use super::policy::{Facts, Policy, Wanted, margin};
-use crate::config::Strategy;
+use super::policy::{Facts, Policy, Wanted};
+use super::strategy::{margin, order};
 use crate::model::{Browser, SeatKind, Version, WorkerId, WorkerKey};
 use pingora_load_balancing::{Backend, Extensions};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -87,10 +87,9 @@ impl Rank {
         }
         let bounds = policy.bounds(worker.size);
         let excess = bounds.excess(worker.lifetime);
-        let (first, second) = match (policy.strategy, excess) {
-            (_, Some(excess)) => (excess, worker.active),
-            (Strategy::LifetimeFirst, _) => (bounds.left(worker.lifetime), worker.active),
-            (Strategy::LeastActive, _) => (worker.active, worker.lifetime),
+        let (first, second) = match excess {
+            Some(excess) => (excess, worker.active),
+            None => order(policy.strategy, worker, bounds.left(worker.lifetime)),
         };
         Some(Rank {
             suspected: worker.suspected,
@@ -261,7 +260,7 @@ impl Index {
             .any(|(version, _)| wanted.accepts(wanted.seat, *version))
     }
 
-    /// Whether a worker has a seat for this client now.
+    /// Whether a worker has a seat for this client.
     pub fn has_seat(&self, wanted: &Wanted) -> bool {
         self.next(&mut Cursor::new(*wanted)).is_some()
     }
@@ -302,11 +301,10 @@ impl Index {
         let start = |past, first| Rank::start(suspected, past, first);
         let below = start(false, 0);
         let past = start(true, 0);
-        let threshold = match (self.policy.strategy, limit) {
-            (Strategy::LifetimeFirst, Some(limit)) => {
-                start(false, margin(limit, open).saturating_add(1))
-            }
-            _ => below.clone(),
+        let margin = limit.and_then(|limit| margin(self.policy.strategy, limit, open));
+        let threshold = match margin {
+            Some(margin) => start(false, margin.saturating_add(1)),
+            None => below.clone(),
         };
         match tier {
             Tier::BelowThreshold => threshold..past,
@@ -350,7 +348,7 @@ fn group_of(worker: &Facts, policy: &Policy) -> GroupKey {
 }
 
 impl Group {
-    /// The first of its places in a stretch, behind the place of the last step, which may by now lie
+    /// The first of its places in a stretch, behind the place of the last step, which may lie
     /// outside of it.
     fn first(&self, stretch: Range<Rank>, after: Option<&Rank>) -> Option<(&Rank, &Arc<Backend>)> {
         let Range { start, end } = stretch;

@@ -3,6 +3,7 @@
 //! Owns eligibility, the order, and the words of a question ([`Wanted`]). Looks at every worker
 //! each time; [`super::index`] answers the same question quickly and is tested against this.
 
+use super::strategy::{margin, order};
 use crate::config::{Limits, Recycle, Selection, Strategy};
 use crate::model::{Browser, SeatKind, Size, Version, WorkerKey};
 use std::fmt;
@@ -82,16 +83,6 @@ impl Bounds {
     pub fn excess(&self, lifetime: u32) -> Option<u32> {
         lifetime.checked_sub(self.max_lifetime?)
     }
-}
-
-/// The sessions left from which on a worker with this limit is among the first choice, when `open`
-/// workers of its browser and seat are open, whatever their version, full ones included.
-///
-/// The margin, `max(1, limit / open)`, is the distance that keeps one worker's restart clear of
-/// the next one's. Closed workers do not count, because they share none of the load.
-pub fn margin(limit: u32, open: usize) -> u32 {
-    let open = u32::try_from(open).unwrap_or(u32::MAX).max(1);
-    (limit / open).max(1)
 }
 
 impl Policy {
@@ -208,9 +199,12 @@ pub fn rank<'a>(workers: &'a [Facts], policy: &Policy, wanted: &Wanted) -> Vec<&
     let tier = |worker: &Facts| {
         let bounds = policy.bounds(worker.size);
         let left = bounds.left(worker.lifetime);
-        match (policy.strategy, bounds.max_lifetime) {
-            (_, Some(limit)) if worker.lifetime >= limit => 3,
-            (Strategy::LifetimeFirst, Some(limit)) if left <= margin(limit, open) => 2,
+        let Some(limit) = bounds.max_lifetime else {
+            return 1;
+        };
+        match margin(policy.strategy, limit, open) {
+            _ if worker.lifetime >= limit => 3,
+            Some(margin) if left <= margin => 2,
             _ => 1,
         }
     };
@@ -223,10 +217,9 @@ pub fn rank<'a>(workers: &'a [Facts], policy: &Policy, wanted: &Wanted) -> Vec<&
     ranked.sort_by_cached_key(|worker| {
         let bounds = policy.bounds(worker.size);
         let tier = tier(worker);
-        let by_load = match policy.strategy {
-            _ if tier == 3 => (bounds.excess(worker.lifetime).unwrap_or(0), worker.active),
-            Strategy::LifetimeFirst => (bounds.left(worker.lifetime), worker.active),
-            Strategy::LeastActive => (worker.active, worker.lifetime),
+        let by_load = match bounds.excess(worker.lifetime) {
+            Some(excess) => (excess, worker.active),
+            None => order(policy.strategy, worker, bounds.left(worker.lifetime)),
         };
         let by_age = (worker.started_at, worker.key.id.clone());
         (worker.suspected, tier, by_load, by_age)

@@ -61,7 +61,7 @@ prop_compose! {
 
 prop_compose! {
     fn any_policy()(
-        strategy in prop::sample::select(vec![Strategy::LifetimeFirst, Strategy::LeastActive]),
+        strategy in prop::sample::select(Strategy::ALL.to_vec()),
         max_active in 1u32..6,
         max_lifetime in prop::option::of(1u32..12),
         ceiling in prop::option::of(prop_oneof![9 => 0f64..3.0, 1 => Just(f64::INFINITY)]),

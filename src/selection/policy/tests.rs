@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::{Config, Role, Strategy};
+use crate::selection::strategy::restart_margin;
 use proptest::prelude::*;
 use proptest::strategy::Strategy as _;
 
@@ -91,7 +92,7 @@ fn fills_the_highest_below_the_margin_first_and_then_the_rest() {
 #[test]
 fn takes_the_margin_from_the_open_workers_of_the_browser_of_whatever_version() {
     let policy = policy(Strategy::LifetimeFirst, 10, None);
-    let margins = [0, 1, 3, 10, 1000].map(|open| margin(10, open));
+    let margins = [0, 1, 3, 10, 1000].map(|open| restart_margin(10, open));
     assert_eq!(margins, [10, 10, 3, 1, 1]);
     // Two open ones: the threshold is 5, and the closed one and Firefox do not move it.
     let mut workers = [
@@ -140,7 +141,7 @@ fn goes_past_the_limit_last_lowest_first_to_a_ceiling_or_until_its_turn() {
     for soft in &mut workers[2..] {
         soft.replaces_itself = true;
     }
-    for strategy in [Strategy::LifetimeFirst, Strategy::LeastActive] {
+    for strategy in Strategy::ALL {
         let soft = policy(strategy, 10, Some(2.0));
         assert_eq!(
             order(&workers, &soft, &ANY),
@@ -363,7 +364,7 @@ prop_compose! {
 
 prop_compose! {
     fn any_policy()(
-        strategy in prop::sample::select(vec![Strategy::LifetimeFirst, Strategy::LeastActive]),
+        strategy in prop::sample::select(Strategy::ALL.to_vec()),
         limit in 0u32..15,
         ceiling in prop::option::of(0f64..3.0),
     ) -> Policy {
@@ -418,7 +419,7 @@ proptest! {
         let open = workers.iter().filter(alike).filter(|w| w.open).count();
         let near = |worker: &Facts| {
             let limit = policy.bounds(worker.size).max_lifetime;
-            limit.is_some_and(|limit| worker.lifetime + margin(limit, open) >= limit)
+            limit.is_some_and(|limit| worker.lifetime + restart_margin(limit, open) >= limit)
         };
         let left = |worker: &Facts| policy.bounds(worker.size).left(worker.lifetime);
         if let Some(first) = ranked.first() && near(first) {

@@ -36,30 +36,30 @@ impl SharedIndex {
 
     /// A load balancer that selects from this index. Discovery has to tell
     /// [`Index::backends`], or no worker counts as healthy.
-    pub fn balancer(&self, backends: Backends) -> LoadBalancer<LifetimeFirst> {
+    pub fn balancer(&self, backends: Backends) -> LoadBalancer<IndexSelection> {
         LoadBalancer::from_backends_with_config(backends, Some(self.clone()))
     }
 }
 
 /// Selects by [`rank`](super::policy::rank). Its keys are written by [`Wanted`]; for any other key
 /// there is no backend.
-pub struct LifetimeFirst {
+pub struct IndexSelection {
     index: SharedIndex,
 }
 
-impl BackendSelection for LifetimeFirst {
+impl BackendSelection for IndexSelection {
     type Iter = Ranked;
     type Config = SharedIndex;
 
     fn build_with_config(_: &BTreeSet<Backend>, index: &SharedIndex) -> Self {
-        LifetimeFirst {
+        IndexSelection {
             index: index.clone(),
         }
     }
 
     /// Without an index there is nobody to select: see [`SharedIndex::balancer`].
     fn build(_: &BTreeSet<Backend>) -> Self {
-        LifetimeFirst {
+        IndexSelection {
             index: SharedIndex::new(Policy {
                 strategy: Strategy::LifetimeFirst,
                 max_active: 0,
@@ -82,7 +82,7 @@ impl BackendSelection for LifetimeFirst {
 /// The backends of one selection, found one at a time. Holds the lock while it takes a step and
 /// not in between, where Pingora runs the caller's code.
 pub struct Ranked {
-    selector: Arc<LifetimeFirst>,
+    selector: Arc<IndexSelection>,
     cursor: Option<Cursor>,
     current: Option<Arc<Backend>>,
 }
@@ -103,7 +103,7 @@ pub fn worker_key(backend: &Backend) -> Option<&WorkerKey> {
 /// The `n` best workers for a client that Pingora believes healthy, best first, none of those in
 /// `except`. Fewer when there are fewer with a seat. Nothing is reserved: offer them to the store in this order.
 pub fn candidates(
-    balancer: &LoadBalancer<LifetimeFirst>,
+    balancer: &LoadBalancer<IndexSelection>,
     wanted: &Wanted,
     except: &[WorkerKey],
     n: usize,
@@ -175,7 +175,7 @@ mod tests {
         }
     }
 
-    async fn balancer(workers: &[Facts]) -> (SharedIndex, LoadBalancer<LifetimeFirst>) {
+    async fn balancer(workers: &[Facts]) -> (SharedIndex, LoadBalancer<IndexSelection>) {
         let index = SharedIndex::new(POLICY);
         for worker in workers {
             index.lock().put(worker.clone());
@@ -185,7 +185,7 @@ mod tests {
         (index, balancer)
     }
 
-    fn named(balancer: &LoadBalancer<LifetimeFirst>, n: usize) -> Vec<String> {
+    fn named(balancer: &LoadBalancer<IndexSelection>, n: usize) -> Vec<String> {
         let found = candidates(balancer, &WANTED, &[], n);
         found.iter().map(|key| key.id.to_string()).collect()
     }
