@@ -27,7 +27,7 @@ const MAX_SESSIONS: usize = 1000;
 enum PeerQuery {
     /// Answered with [`SessionList`].
     Sessions,
-    /// Answered with whether it was open, and ends now.
+    /// Answered with whether it was open; it ends then.
     Kill(SessionId),
     /// Answered with [`WaitingClients`]; asked as [`QUESTION`](crate::proxy::demand::QUESTION).
     Waiting,
@@ -47,7 +47,7 @@ pub(super) enum Kill {
     Unknown(String),
 }
 
-/// From now on this process answers what other proxies ask of its sessions and its line.
+/// Makes this process answer what other proxies ask of its sessions and its line.
 pub fn serve_peers(store: &dyn Store, registry: Arc<Registry>, queue: Arc<Queue>) {
     store.serve_peers(Box::new(move |question| {
         answer(&registry, &queue, question)

@@ -1,7 +1,6 @@
 //! The shapes of the admin API's answers.
 
-use crate::fleet::demand::PoolState;
-use crate::model::{Browser, PoolFilter, SeatKind};
+use crate::model::{Browser, PoolFilter, PoolState, SeatKind};
 use crate::proxy::Grid;
 use crate::session::registry::Registry;
 use serde::{Deserialize, Serialize};

@@ -69,7 +69,7 @@ pub struct Ending {
     /// The process that replaced this one.
     successor: Option<Successor>,
     role: &'static str,
-    /// Answers `playhouse healthcheck`. A process that was replaced is not asked any more.
+    /// Answers `playhouse healthcheck`. A process that was replaced is not asked.
     status_socket: Option<StatusSocket>,
 }
 
@@ -255,7 +255,7 @@ impl Ending {
             tokio::select! {
                 () = self.grid.registry.emptied() => return true,
                 () = sleep_until(until) => return false,
-                // Without a reloader nothing changes any more.
+                // Without a reloader nothing changes.
                 Ok(()) = self.reloaded.changed() => {}
             }
         }

@@ -34,6 +34,7 @@ use crate::config::{
 };
 use crate::metrics::Metrics;
 use crate::proxy::Grid;
+use crate::proxy::refusal::Refusal;
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
 use crate::store::redis::{RedisStore, Role as StoreRole};
@@ -164,7 +165,7 @@ async fn run_proxy(sources: Sources, loaded: Loaded, upgrade: bool) -> anyhow::R
             Some(Sockets::open(&loaded.config, &mut Inherited::default())?),
         ),
     };
-    let metrics = Metrics::new();
+    let metrics = Metrics::new(&Refusal::CODES);
     let (stop, stopped) = watch::channel(false);
     let memory = loaded.config.store.url.is_none();
     let memory = memory.then(|| Arc::new(MemoryStore::new()));
@@ -200,7 +201,7 @@ async fn run_up(sources: Sources, loaded: Loaded, workers: usize) -> anyhow::Res
     let mut orders = Orders::listen(Terminal::of_process()).context("cannot listen to signals")?;
     let toolchain = locate(&loaded.config.worker)?;
     let sockets = Sockets::open(&loaded.config, &mut Inherited::default())?;
-    let metrics = Metrics::new();
+    let metrics = Metrics::new(&Refusal::CODES);
     let (stop, stopped) = watch::channel(false);
     let store = open_store(&loaded.config, StoreRole::Proxy, stopped.clone()).await?;
     let token = match loaded.config.admin.token_sha256 {
@@ -239,7 +240,13 @@ async fn run_worker(sources: Sources, loaded: Loaded) -> anyhow::Result<()> {
     let toolchain = locate(&loaded.config.worker)?;
     let (stop, stopped) = watch::channel(false);
     let store = open_store(&loaded.config, StoreRole::Worker, stopped.clone()).await?;
-    let (config, _) = reloading(sources, loaded, &Metrics::new(), stopped, orders.reloads());
+    let (config, _) = reloading(
+        sources,
+        loaded,
+        &Metrics::new(&[]),
+        stopped,
+        orders.reloads(),
+    );
     let ran = worker::run(config, toolchain, store, orders).await;
     close_store(&stop).await;
     ran
@@ -279,7 +286,7 @@ async fn prepare(
     Ok(sockets)
 }
 
-/// Puts the configuration into force, and follows its file and SIGHUP from now on.
+/// Puts the configuration into force, and follows its file and SIGHUP.
 fn reloading(
     sources: Sources,
     loaded: Loaded,
@@ -288,10 +295,11 @@ fn reloading(
     mut asked: mpsc::UnboundedReceiver<()>,
 ) -> (LiveConfig, watch::Receiver<ReloadStatus>) {
     let reloads = metrics.config_reloads.clone();
-    let count = Box::new(move |outcome: Outcome| {
+    let on_reload = Box::new(move |outcome: Outcome, config: &Config| {
+        logging::change(&config.log);
         reloads.with_label_values(&[outcome.as_str()]).inc();
     });
-    let reloader = Reloader::new(sources, loaded, count);
+    let reloader = Reloader::new(sources, loaded, on_reload);
     let (config, status) = (reloader.live(), reloader.status());
     let reload = Arc::new(Notify::new());
     let asks = reload.clone();

@@ -95,7 +95,7 @@ impl AdminClient {
         }
     }
 
-    fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+    fn fetch<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         serde_json::from_value(self.call("GET", path)?)
             .with_context(|| format!("{path} answered something else than this version expects"))
     }
@@ -114,9 +114,9 @@ impl AdminClient {
 
     /// The same for people.
     pub fn status_table(&self) -> anyhow::Result<String> {
-        let capacity: Capacity = self.get("/v1/capacity")?;
-        let workers: Workers = self.get("/v1/workers")?;
-        let sessions: Sessions = self.get("/v1/sessions")?;
+        let capacity: Capacity = self.fetch("/v1/capacity")?;
+        let workers: Workers = self.fetch("/v1/workers")?;
+        let sessions: Sessions = self.fetch("/v1/sessions")?;
         let summary = format!(
             "{} workers, {} seats taken, {} free, {} clients waiting",
             capacity.workers, capacity.slots.used, capacity.slots.free, capacity.queued

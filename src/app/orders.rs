@@ -27,7 +27,7 @@ pub enum Order {
     HandOver,
     /// SIGTERM: finish what runs, take nothing new.
     Drain,
-    /// SIGINT, a second SIGTERM, or the end of the terminal: end now.
+    /// SIGINT, a second SIGTERM, or the end of the terminal: end at once.
     Stop,
 }
 
@@ -135,7 +135,7 @@ impl Signals {
                 break;
             }
             drains |= order == Order::Drain;
-            // It fails when nobody obeys any more: the process ends already.
+            // It fails when nobody obeys: the process ends already.
             orders.send(order).ok();
             if order == Order::Stop {
                 self.see_to_the_end().await;

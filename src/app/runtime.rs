@@ -126,7 +126,7 @@ impl Drop for StatusSocket {
     }
 }
 
-/// Removes the sockets of processes that are no more.
+/// Removes the sockets of processes that have ended.
 fn sweep(folder: &Path) {
     for (path, pid) in sockets(folder) {
         if !Path::new(&format!("/proc/{pid}")).exists() {
@@ -231,7 +231,7 @@ async fn query_all(folder: &Path, only: Option<u32>) -> Vec<ProcessAnswer> {
     all
 }
 
-/// Whether nobody listens there any more.
+/// Whether nobody listens there.
 fn is_nobody(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionRefused, NotFound};
     matches!(error.kind(), ConnectionRefused | NotFound)

@@ -34,7 +34,7 @@ impl Certificate {
         Ok(Arc::new(Certificate { current }))
     }
 
-    /// Replaces it by what the files hold now.
+    /// Replaces it by what the files hold.
     ///
     /// # Errors
     /// As [`Certificate::load`]; the old one stays in force then.

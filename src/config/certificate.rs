@@ -48,7 +48,7 @@ impl CertificateError {
     }
 }
 
-/// The chain and the key as the files hold them now, ready to serve.
+/// The chain and the key as the files hold them, ready to serve.
 ///
 /// # Errors
 /// Whatever would make handshakes fail, the certificate's dates included.

@@ -258,7 +258,7 @@ pub(super) fn read_small_file(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// How the files look now.
+/// How the files look at this moment.
 pub(super) fn fingerprints(files: impl IntoIterator<Item = PathBuf>) -> Fingerprints {
     let look = |path: PathBuf| {
         let content = read_small_file(&path).ok();

@@ -15,11 +15,10 @@ mod status;
 
 pub use status::{Change, Outcome, ReloadStatus};
 
-use super::LiveConfig;
 use super::load::{Fingerprints, Loaded, Purpose, Sources, fingerprints};
 use super::model::KEYS;
+use super::{Config, LiveConfig};
 use super::{relations, writers};
-use crate::logging;
 use crate::model::unix_millis;
 use crate::settings::{ConfigErrors, Masking, Origin, Problems};
 use arc_swap::ArcSwap;
@@ -43,8 +42,9 @@ const TELL_WRITER: Duration = Duration::from_secs(5);
 /// Longest text of a changed value in the log, in characters.
 const MAX_SHOWN: usize = 200;
 
-/// Told the outcome of each reload, for the metric that counts them.
-pub type OnReload = Box<dyn Fn(Outcome) + Send + Sync>;
+/// Told the outcome of each reload and what is in force after it: the log follows, and a metric
+/// counts.
+pub type OnReload = Box<dyn Fn(Outcome, &Config) + Send + Sync>;
 
 /// The configuration in force together with what it takes to load it again.
 pub struct Reloader {
@@ -114,7 +114,7 @@ impl Reloader {
         }
     }
 
-    /// Looks until two looks agree and nobody writes any more.
+    /// Looks until two looks agree and nobody writes.
     async fn settled(&self) -> Fingerprints {
         let mut before = self.look().await;
         let begun = Instant::now();
@@ -196,7 +196,7 @@ impl Reloader {
                 break (merged, certificate, read, settled);
             }
         };
-        // The file may name another certificate by now. The one that is served stays watched.
+        // The file may name another certificate. The one that is served stays watched.
         let served = self.in_force.config.tls.files();
         for file in served.iter().flat_map(|tls| [&tls.cert, &tls.key]) {
             if let Some(print) = settled.get(file) {
@@ -209,7 +209,7 @@ impl Reloader {
             Ok(merged) => self.apply(merged, certificate.as_ref()),
             Err(errors) => self.refuse(&errors),
         };
-        (self.on_reload)(outcome);
+        (self.on_reload)(outcome, &self.in_force.config);
     }
 
     /// Whether a configuration gives sessions to everybody, unlike the one in force.
@@ -246,9 +246,6 @@ impl Reloader {
         let errors = certificate.map_or_else(Vec::new, lines);
         for error in &errors {
             log::error!("{error}; the old certificate stays in force");
-        }
-        if loaded.config.log != self.in_force.config.log {
-            logging::change(&loaded.config.log);
         }
         self.live.store(Arc::new(loaded.config.clone()));
         let settings = loaded.settings().into();

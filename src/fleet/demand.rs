@@ -5,45 +5,12 @@
 //! asked for are not there.
 
 use super::WorkerState;
-use crate::model::Pool;
+use crate::model::{Pool, PoolState};
 use crate::selection::Wanted;
 use std::collections::BTreeMap;
 
 /// Clients that wait for one thing, and how many there are.
 pub type Waiting = (Wanted, usize);
-
-/// One pool in the whole grid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PoolState {
-    pub pool: Pool,
-    /// It stands under `pools` in the configuration, whether or not it has workers.
-    pub expected: bool,
-    /// Open or reserved sessions, those of draining workers included.
-    pub used: u64,
-    /// Seats that are offered.
-    pub free: u64,
-    /// Clients that wait.
-    pub queued: u64,
-    pub workers: usize,
-}
-
-impl PoolState {
-    fn empty(pool: Pool) -> PoolState {
-        PoolState {
-            pool,
-            expected: false,
-            used: 0,
-            free: 0,
-            queued: 0,
-            workers: 0,
-        }
-    }
-
-    /// Seats that would satisfy everybody.
-    pub fn demand(&self) -> u64 {
-        self.used + self.queued
-    }
-}
 
 /// The pools that have workers or are expected, and the clients that wait, each in one of them. Who
 /// waits for a version of which there is neither is counted under its browser without a version, so

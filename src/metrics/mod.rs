@@ -12,10 +12,8 @@ mod worker;
 pub use worker::WorkerMetrics;
 
 use crate::config::Outcome;
-use crate::fleet::demand::PoolState;
 use crate::logging;
-use crate::model::{Browser, RecycleReason, WorkerStatus};
-use crate::proxy::refusal::Refusal;
+use crate::model::{Browser, PoolState, RecycleReason, WorkerStatus};
 use crate::tunnel::EndReason;
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
@@ -99,8 +97,9 @@ pub struct WorkerGauges {
 }
 
 impl Metrics {
-    /// A fresh set on a registry of its own.
-    pub fn new() -> Arc<Metrics> {
+    /// A fresh set on a registry of its own. `rejections` are the reasons for which clients are
+    /// refused, so that each is 0 and not absent.
+    pub fn new(rejections: &[&str]) -> Arc<Metrics> {
         let registry = new_registry();
         let put = Register(&registry);
         let phases = put.histograms(
@@ -196,7 +195,7 @@ impl Metrics {
             scraping: Mutex::new(()),
             registry,
         };
-        metrics.fill();
+        metrics.fill(rejections);
         metrics
             .start_time
             .set(crate::model::unix_millis() as f64 / 1000.0);
@@ -204,7 +203,7 @@ impl Metrics {
     }
 
     /// Makes the series whose labels are known beforehand, so that they are 0 and not absent.
-    fn fill(&self) {
+    fn fill(&self, rejections: &[&str]) {
         for browser in Browser::ALL {
             self.sessions_active.with_label_values(&[browser.as_str()]);
             self.queue_depth.with_label_values(&[browser.as_str()]);
@@ -222,7 +221,7 @@ impl Metrics {
                     .with_label_values(&[browser.as_str(), why.as_str()]);
             }
         }
-        for code in Refusal::CODES {
+        for code in rejections {
             self.rejections.with_label_values(&[code]);
         }
         for reason in RecycleReason::ALL {
@@ -402,7 +401,7 @@ mod tests {
 
     #[test]
     fn every_promised_family_is_there_from_the_start() {
-        let metrics = Metrics::new();
+        let metrics = Metrics::new(&[]);
         metrics.rejections.with_label_values(&["queue_full"]).inc();
         metrics
             .sessions_total
@@ -444,7 +443,7 @@ mod tests {
 
     #[test]
     fn all_scrapers_at_once_see_the_same_series() {
-        let metrics = Metrics::new();
+        let metrics = Metrics::new(&[]);
         let workers: Vec<_> = (0..200)
             .map(|n| WorkerGauges {
                 id: format!("w{n}"),

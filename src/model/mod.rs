@@ -17,7 +17,7 @@ mod worker;
 pub use browser::Browser;
 pub use endpoint::{Endpoint, EndpointError};
 pub use pod::{NoPod, Pod};
-pub use pool::{Pool, PoolFilter, SeatKind};
+pub use pool::{Pool, PoolFilter, PoolState, SeatKind};
 pub use reason::RecycleReason;
 pub use session_id::SessionId;
 pub use version::Version;

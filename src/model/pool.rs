@@ -35,6 +35,40 @@ impl Pool {
     }
 }
 
+/// One pool in the whole grid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolState {
+    pub pool: Pool,
+    /// It stands under `pools` in the configuration, whether or not it has workers.
+    pub expected: bool,
+    /// Open or reserved sessions, those of draining workers included.
+    pub used: u64,
+    /// Seats that are offered.
+    pub free: u64,
+    /// Clients that wait.
+    pub queued: u64,
+    pub workers: usize,
+}
+
+impl PoolState {
+    /// One without workers and clients.
+    pub fn empty(pool: Pool) -> PoolState {
+        PoolState {
+            pool,
+            expected: false,
+            used: 0,
+            free: 0,
+            queued: 0,
+            workers: 0,
+        }
+    }
+
+    /// Seats that would satisfy everybody.
+    pub fn demand(&self) -> u64 {
+        self.used + self.queued
+    }
+}
+
 /// Some pools: `chromium`, `chromium/1.65`, `chromium/1.65/shared`. What is left out may be
 /// anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

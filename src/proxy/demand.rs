@@ -5,8 +5,8 @@
 
 use super::Grid;
 use crate::fleet::Queue;
-use crate::fleet::demand::{PoolState, Waiting, pools};
-use crate::model::{Browser, SeatKind};
+use crate::fleet::demand::{Waiting, pools};
+use crate::model::{Browser, PoolState, SeatKind};
 use crate::selection::Wanted;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -109,7 +109,7 @@ impl Channel {
             let received = recvmsg::<()>(stream.as_raw_fd(), &mut into, Some(&mut space), flags)?;
             for message in received.cmsgs()? {
                 if let ControlMessageOwned::ScmRights(rights) = message {
-                    // SAFETY: the kernel made these descriptors for this process just now, and
+                    // SAFETY: the kernel made these descriptors for this process, and
                     // nobody else knows of them.
                     let owned = |raw| unsafe { OwnedFd::from_raw_fd(raw) };
                     descriptors.extend(rights.into_iter().map(owned));

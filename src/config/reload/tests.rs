@@ -49,7 +49,7 @@ impl Running {
         let loaded = sources.load().unwrap();
         let outcomes = Arc::new(Mutex::new(Vec::new()));
         let told = Arc::clone(&outcomes);
-        let on_reload = Box::new(move |outcome| told.lock().unwrap().push(outcome));
+        let on_reload = Box::new(move |outcome, _: &Config| told.lock().unwrap().push(outcome));
         let reloader = Reloader::new(sources, loaded, on_reload);
         let (live, status) = (reloader.live(), reloader.status());
         let (stop, stopped) = watch::channel(false);
@@ -133,7 +133,7 @@ async fn a_restart_only_key_waits_and_the_rest_is_applied() {
     assert_eq!(config.queue.timeout, Duration::from_secs(9));
     let listen = status.settings.iter().find(|s| s.key == "listen").unwrap();
     assert_eq!(listen.value, "127.0.0.1:8080");
-    // Back to what is in force: nothing is pending any more.
+    // Back to what is in force: nothing is pending.
     running.write("listen: 127.0.0.1:8080\n");
     let status = running.when(|s| s.generation == 2).await;
     assert!(status.pending_restart.is_empty());
