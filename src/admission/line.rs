@@ -93,7 +93,7 @@ struct Client {
 enum Stage {
     /// Not in line: what needs no seat is being checked.
     Asked,
-    /// `in_question`: somebody is asking for a seat for it right now.
+    /// `in_question`: somebody is asking for a seat for it.
     Waiting {
         in_question: bool,
     },
@@ -215,7 +215,7 @@ impl Line {
         Some(place)
     }
 
-    /// There was no seat for a client in question after all, or nobody asks any more.
+    /// There was no seat for a client in question after all, or nobody asks.
     pub fn no_seat(&mut self, place: Place) {
         if let Some(client) = self.clients.get_mut(&place)
             && matches!(client.stage, Stage::Waiting { .. })
@@ -270,7 +270,7 @@ impl Line {
     /// it has not been offered as many workers as it may.
     ///
     /// # Errors
-    /// [`Refused::NotDialled`] when that was the last dial that it had. It is not known any more.
+    /// [`Refused::NotDialled`] when that was the last dial that it had. It is forgotten.
     pub fn failed(&mut self, place: Place, now: Instant) -> Result<(), Refused> {
         let Some(client) = self.clients.get_mut(&place) else {
             return Err(Refused::NotDialled);
@@ -294,7 +294,7 @@ impl Line {
         Ok(())
     }
 
-    /// The client's time to wait may be over. Returns whether it is; then it is not known any more.
+    /// The client's time to wait may be over. Returns whether it is; then it is forgotten.
     /// One that has its grant goes on.
     pub fn time_out(&mut self, place: Place, now: Instant) -> bool {
         let over = self.clients.get(&place).is_some_and(|client| {
@@ -379,7 +379,7 @@ impl Line {
 }
 
 impl Client {
-    /// Whether there is time to wait, and to dial if a seat is granted now.
+    /// Whether there is time to wait, and to dial if a seat is granted.
     fn may_be_granted(&self, now: Instant) -> bool {
         now <= self.waits_until && now + self.least_dial() <= self.answered_by
     }

@@ -263,7 +263,7 @@ impl<C, G> Queue<C, G> {
         }
     }
 
-    /// The store knows none of this browser's clients any more: it has to be told of them anew.
+    /// The store knows none of this browser's clients: it has to be told of them anew.
     pub fn unentered(&self, browser: Browser) {
         let mut state = self.state();
         let places = state.line.places(browser);
@@ -410,7 +410,7 @@ impl<C, G> Ticket<C, G> {
         over
     }
 
-    /// Until when the client waits; `None` when it is not known any more.
+    /// Until when the client waits; `None` when it is not known.
     pub fn waits_until(&self) -> Option<Instant> {
         self.queue.state().line.waits_until(self.place)
     }

@@ -187,7 +187,7 @@ struct Permit {
 }
 
 impl QuotaPermit {
-    /// What the tenant uses now at this proxy, this session included, and how many it may have.
+    /// What the tenant uses at this proxy, this session included, and how many it may have.
     /// `None` without a quota.
     pub fn used(&self) -> Option<(TenantUsage, u32)> {
         let permit = self.0.as_ref()?;

@@ -93,7 +93,7 @@ impl Fleet {
         if !self.store.holds_seats() {
             return Err(NoGrant::ShareOver);
         }
-        // What was best a moment ago may be taken by now: each try learns that, or gets it.
+        // What was best a moment ago may be taken: each try learns that, or gets it.
         let best = || candidates(&self.balancer, &seeker.wanted, &seeker.offered, 1).pop();
         while let Some(key) = best() {
             let target = {

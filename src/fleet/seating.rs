@@ -50,7 +50,7 @@ pub enum NoGrant {
     NoneFree,
     /// The store could not say.
     StoreAway,
-    /// The store is away for so long that what this proxy was to give meanwhile is not its any more.
+    /// The store is away for so long that what this proxy was to give meanwhile has gone to others.
     ShareOver,
 }
 

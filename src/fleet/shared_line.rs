@@ -113,7 +113,7 @@ impl Fleet {
         self.order_recycle_at_limit(&worker, counts, &policy(&self.config));
         match self.target(&worker) {
             Some(target) => self.queue.grant(place, worker, Grant { seat, target }),
-            // Another proxy knows it already, or this one does not any more.
+            // Another proxy knows it already, or this one has forgotten it.
             None => {
                 drop(seat);
                 self.queue.decline(place, worker.clone());

@@ -1,4 +1,4 @@
-//! Where a worker is dialled: its endpoint and the addresses its name stands for right now.
+//! Where a worker is dialled: its endpoint and the addresses its name stands for at a moment.
 
 use super::{Obstacle, Shortage, Unreachable};
 use crate::model::{Endpoint, Version, WorkerKey, WorkerRecord};

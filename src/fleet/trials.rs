@@ -101,7 +101,7 @@ impl Fleet {
     }
 
     /// Looks at or changes what is held against a worker, and does what follows. `None` for one
-    /// that has left, or has another address by now.
+    /// that has left, or has got another address.
     fn update_suspicion<T>(
         self: &Arc<Self>,
         target: &Arc<Target>,
@@ -157,7 +157,7 @@ impl Drop for Unfinished<'_> {
     }
 }
 
-/// Asks a worker whether its upgrades work, until nothing is held against it any more.
+/// Asks a worker whether its upgrades work, until nothing is held against it.
 async fn run_trials(fleet: Weak<Fleet>, target: Arc<Target>) {
     loop {
         let due = fleet.upgrade().and_then(|it| it.next_trial(&target));

@@ -80,7 +80,7 @@ impl fmt::Display for Unreachable {
     }
 }
 
-/// What is in the way of one worker now, by how it was found.
+/// What is in the way of one worker, by how it was found.
 #[derive(Debug, Default)]
 pub(super) struct Obstacles {
     /// Its name was looked up in vain.

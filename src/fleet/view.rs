@@ -178,9 +178,9 @@ impl Fleet {
         });
     }
 
-    /// Changes what stands against a worker, and tells when it is not reached any more, or is again.
+    /// Changes what stands against a worker, and tells when it is lost, or reached again.
     /// `change` says whether that matters for selection in any other way. Nothing is changed of a
-    /// worker that has another address by now.
+    /// worker that has got another address.
     pub(super) fn change(&self, target: &Arc<Target>, change: impl FnOnce(&mut Known) -> bool) {
         let matters = {
             let mut known = self.known();
@@ -218,7 +218,7 @@ impl Fleet {
         }
     }
 
-    /// Writes what is known of a worker into the index, and wakes those who may now have a seat.
+    /// Writes what is known of a worker into the index, and wakes those who may have a seat.
     pub(super) fn publish(&self, key: &WorkerKey) {
         // Known before index, here and nowhere the other way round: two changes of one worker
         // reach the index in the order in which they were made.

@@ -117,7 +117,7 @@ impl Fleet {
                 () = tokio::time::sleep(interval) => {
                     self.balancer.backends().run_health_check(true).await;
                 }
-                // It may be shorter now.
+                // It may be shorter than it was.
                 () = self.interval_changed.notified() => {}
             }
         }
@@ -178,7 +178,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// Workers that the configuration names no more leave at once, or with their last session.
+    /// Workers that the configuration has ceased to name leave at once, or with their last session.
     async fn take_out_removed(&self, ttl: Duration) -> Result<(), StoreError> {
         let fixed = self.fixed_keys();
         let removed: Vec<_> = {

@@ -25,7 +25,7 @@ pub enum Load {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Annotated {
     Done,
-    /// There is no such pod any more.
+    /// There is no such pod.
     Gone,
     /// It has to be said again.
     Failed,
@@ -47,7 +47,7 @@ struct State {
 }
 
 impl Loads {
-    /// Takes in how many sessions each pod has, and says what is to be told now. What was not
+    /// Takes in how many sessions each pod has, and says what is to be told. What was not
     /// confirmed with [`Loads::annotated`] comes again.
     pub fn step(&mut self, now: Instant, sessions: &HashMap<Pod, u32>) -> Vec<(Pod, Load)> {
         self.pods.retain(|pod, _| sessions.contains_key(pod));
@@ -220,7 +220,7 @@ mod tests {
                 }
             }
             let standing = pods.iter().filter(|it| it.draining.is_none()).count();
-            // As many as were busy just now stay: an autoscaler's stabilisation is longer than that.
+            // As many as were busy a moment ago stay: an autoscaler's stabilisation is longer than that.
             let needed = pods
                 .iter()
                 .filter(|it| it.draining.is_none() && it.busy)

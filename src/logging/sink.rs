@@ -78,7 +78,7 @@ impl Sink {
         self.state().dropped
     }
 
-    /// Waits until everything is written, but no longer than this.
+    /// Waits until everything is written, but at most for this time.
     pub fn flush(&self, patience: Duration) {
         let until = Instant::now() + patience;
         let mut state = self.state();

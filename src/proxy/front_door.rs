@@ -60,7 +60,7 @@ pub trait Application: Send + Sync + 'static {
 /// Where a request comes from.
 pub struct Downstream {
     pub connection: Arc<Connection>,
-    /// The query string, which is not in the request any more.
+    /// The query string, which was taken out of the request.
     pub query: Option<String>,
 }
 
@@ -126,7 +126,7 @@ impl<A: Application> FrontDoor<A> {
         }
     }
 
-    /// Takes a connection in that was accepted just now: serves it in a task of its own, or turns
+    /// Takes a connection in that was accepted: serves it in a task of its own, or turns
     /// it away.
     pub fn accept_connection(
         self: &Arc<Self>,

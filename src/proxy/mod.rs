@@ -3,7 +3,7 @@
 //! A connection meets [`front_door`] (bounds), then Pingora's HTTP, then
 //! [`DataPort`]. A WebSocket upgrade leaves Pingora there: its stream goes to a small task
 //! ([`session`]) that queues, dials, answers and relays. Everything else is answered in [`pages`].
-//! Why the stream is taken over instead of passed through is told in ARCHITECTURE.md.
+//! Why the stream is taken over and not passed through is told in ARCHITECTURE.md.
 
 mod answer;
 mod client_address;

@@ -227,7 +227,7 @@ impl Grid {
         }
     }
 
-    /// All metrics as Prometheus' text, with what mirrors the fleet and the store as of now.
+    /// All metrics as Prometheus' text, with what mirrors the fleet and the store as of this moment.
     pub async fn prometheus(&self) -> Vec<u8> {
         use crate::metrics::WorkerGauges;
         use crate::model::Browser;

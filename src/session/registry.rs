@@ -1,4 +1,4 @@
-//! What is open right now: every session of this proxy, what is known of it, and how to end it.
+//! What is open: every session of this proxy, what is known of it, and how to end it.
 
 use crate::model::{Browser, SessionId, WorkerKey};
 use crate::tunnel::{Close, Traffic};

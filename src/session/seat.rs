@@ -158,7 +158,7 @@ impl Seat {
         self.worker = Some(worker);
     }
 
-    /// The session reached its worker: the lifetime count stands, whatever happens now.
+    /// The session reached its worker: the lifetime count stands, whatever happens.
     pub fn reached(&mut self) {
         self.reached = true;
     }

@@ -47,7 +47,7 @@ pub struct Candidate {
 /// What came of serving a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Served {
-    /// The store does not know, or not any more, who of this proxy waits: tell it of all of them
+    /// The store does not know, or has forgotten, who of this proxy waits: tell it of all of them
     /// again, in a call that begins anew.
     Unknown,
     Line(LineServed),
@@ -61,7 +61,7 @@ pub struct LineServed {
     /// Who of this proxy got a seat, and where.
     pub granted: Vec<Granted>,
     /// The candidates that were looked at, with their counts; `None` for one that is not registered
-    /// and available any more.
+    /// and available.
     pub looked_at: Vec<(WorkerKey, Option<Counts>)>,
     /// How many clients of other proxies got a seat.
     pub elsewhere: usize,
@@ -85,10 +85,10 @@ pub enum Reserved {
     /// The first candidate with a seat left took it. Both its counters went up by one and the
     /// session is recorded as holding the seat.
     Seat { worker: WorkerKey, counts: Counts },
-    /// Every candidate that is still there is full. With each, its counts as they are now, for
+    /// Every candidate that is still there is full. With each, its counts as they are, for
     /// the caller to rank anew.
     Full { counts: Vec<(WorkerKey, Counts)> },
-    /// No candidate is registered and available any more.
+    /// No candidate is registered and available.
     Gone,
 }
 
@@ -144,7 +144,7 @@ pub trait Store: Send + Sync + 'static {
     async fn fleet(&self) -> Result<Vec<WorkerView>, StoreError>;
 
     /// Gives `session` a seat on the first candidate that is registered, `available` and below
-    /// both its limits, as the counters are now. The order is the caller's: ranking is the
+    /// both its limits, as the counters are. The order is the caller's: ranking is the
     /// policy's business, limits are the store's. Atomic: of two reservations at once for one
     /// seat, one gets it.
     ///
@@ -182,7 +182,7 @@ pub trait Store: Send + Sync + 'static {
         Ok(Served::Unknown)
     }
 
-    /// What others give to sessions of this proxy is told to this from now on; before, it is given
+    /// What others give to sessions of this proxy is told to this from here on; until then, it is given
     /// to nobody.
     fn grant_with(&self, _grantee: Grantee) {}
 
@@ -331,10 +331,10 @@ pub trait Store: Send + Sync + 'static {
         Ok(PeerAnswers::default())
     }
 
-    /// What others ask is answered with this from now on; before, they wait in vain.
+    /// What others ask is answered with this from here on; until then, they wait in vain.
     fn serve_peers(&self, _answerer: PeerHandler) {}
 
-    /// The events from now on. A listener that falls behind sees
+    /// The events from here on. A listener that falls behind sees
     /// [`broadcast::error::RecvError::Lagged`] and has to read [`Store::fleet`] again.
     fn events(&self) -> broadcast::Receiver<Event>;
 }

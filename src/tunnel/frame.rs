@@ -71,7 +71,7 @@ impl Tracker {
         self.closed
     }
 
-    /// Whether the bytes that pass now belong to a message, not to a control frame.
+    /// Whether the bytes that pass belong to a message, not to a control frame.
     pub fn in_message(&self) -> bool {
         self.in_payload && self.header[0] & CONTROL == 0
     }

@@ -341,7 +341,7 @@ impl Relay {
     }
 
     /// Whether both sides have said goodbye and got the other's, and one of them has ended its
-    /// connection. Nobody may say anything any more (RFC 6455, section 5.5.1): what is left to do
+    /// connection. Nobody may say anything after that (RFC 6455, section 5.5.1): what is left to do
     /// needs nobody's answer.
     fn is_closed(&self) -> bool {
         let one_ended = self.up.source_ended() || self.down.source_ended();

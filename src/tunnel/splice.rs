@@ -15,7 +15,7 @@ pub(super) use other::Pipe;
 pub(super) enum Spliced {
     /// So many bytes moved; from a socket, 0 is its end.
     Moved(usize),
-    /// None for now.
+    /// None at this moment.
     WouldBlock,
     /// The socket broke.
     Failed,

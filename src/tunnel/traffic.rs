@@ -23,7 +23,7 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Counters of a session that starts now.
+    /// Counters of a session that starts.
     pub fn new() -> Traffic {
         Traffic {
             started: Instant::now(),

@@ -65,7 +65,7 @@ pub(super) struct Direction {
 /// What the clock says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Due {
-    /// The session ends now, for this reason, having reached this limit.
+    /// The session ends, for this reason, having reached this limit.
     pub end: Option<(EndReason, Duration)>,
     pub ping_client: bool,
     pub ping_worker: bool,

@@ -97,7 +97,7 @@ impl Agent {
         })
     }
 
-    /// With `recycle.mode: exit`, starts a fresh browser after the old one is gone instead of
+    /// With `recycle.mode: exit`, starts a fresh browser after the old one is gone, without
     /// returning from [`Agent::run`]: there is no orchestrator that would.
     pub fn starting_over(mut self) -> Agent {
         self.start_over = true;
@@ -147,7 +147,7 @@ impl Agent {
     }
 }
 
-/// The next wanted that differs from the last one.
+/// The next order that differs from the last one.
 async fn changed(shutdown: &mut watch::Receiver<Shutdown>, seen: Shutdown) -> Shutdown {
     if seen == Shutdown::Now {
         std::future::pending::<()>().await;

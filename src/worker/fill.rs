@@ -33,8 +33,8 @@ impl FillRate {
         self.seen.push_back((now, self.given));
     }
 
-    /// Sessions that are to be expected within `time`, if it goes on as it does now: at the highest
-    /// rate of any time up to now, so that a rush after a long rest is seen as one.
+    /// Sessions that are to be expected within `time`, if it goes on as it does: at the highest
+    /// rate of any time so far, so that a rush after a long rest is seen as one.
     pub fn expected(&self, now: Instant, time: Duration) -> u32 {
         let rate = |&(since, before): &(Instant, u64)| {
             let span = now.duration_since(since).max(SHORTEST);

@@ -1,4 +1,4 @@
-//! The guard: a process that cleans up after this one when it can no longer do so itself.
+//! The guard: a process that cleans up after this one when this one cannot do so itself.
 //!
 //! The parent-death signal ends Node when this process is killed, but not everything that Node
 //! started: Chromium ends with Node, Firefox does not. So the same program, under another name,

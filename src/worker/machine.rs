@@ -245,7 +245,7 @@ fn sweep(root: &Path) {
     }
 }
 
-/// This user's folders whose processes do not run any more.
+/// This user's folders whose processes have ended.
 fn abandoned_folders(root: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
     entries

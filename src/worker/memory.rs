@@ -35,7 +35,7 @@ impl Memory {
         }
     }
 
-    /// What there is now, without what is promised to somebody.
+    /// What there is, without what is promised to somebody.
     pub fn room(&self) -> Room {
         let groups = self.groups.iter().filter_map(Group::room);
         let rooms = groups.chain(of_machine());

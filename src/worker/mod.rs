@@ -1,11 +1,11 @@
-//! The workers themselves: browser servers that are started, kept on the store's books, drained,
+//! The workers themselves: browser servers that are started, kept in the store, drained,
 //! replaced and ended.
 //!
 //! * `toolchain`: what a browser server is made of, and what is missing.
 //!   `recorder`: the part of it that records videos.
 //! * [`lifecycle`]: what to do next. Pure.
 //! * `agent`: tells it what happens. `shell` carries out what it decides, with the help of
-//!   `process` (one server), `supervision` (its task) and `registration` (its entry in the
+//!   `process` (one server), `supervision` (its task) and `registration` (its record in the
 //!   store).
 //! * `machine`: what the agents of one process share. `memory`: how much of that there is.
 //! * `own`: browsers of one session each.

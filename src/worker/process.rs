@@ -220,7 +220,7 @@ impl Server {
             folder: self.folder.path().to_owned(),
             error,
         };
-        // Read by now; the path in it is the key to the browser.
+        // It has been read; the path in it is the key to the browser.
         std::fs::remove_file(self.folder.path().join("launch.json")).map_err(files)?;
         tokio::spawn(keep_tail(stdout, Arc::clone(&self.tail)));
         if let Err(error) = probe::answers(&self.address).await {

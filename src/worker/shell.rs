@@ -24,7 +24,7 @@ struct GenerationHandles {
     up: Option<Up>,
     /// Set once it is to have a record in the store.
     desired: Option<watch::Sender<Desired>>,
-    /// Has its browser looked at now.
+    /// Has its browser looked at at once.
     look: Arc<Notify>,
     /// The memory that is kept for it until it serves.
     claim: Option<MemoryClaim>,

@@ -46,7 +46,7 @@ fn spawner() -> io::Result<&'static mpsc::Sender<Order>> {
                 .spawn(move || {
                     for mut order in inbox {
                         let _runtime = order.runtime.enter();
-                        // A child nobody waits for any more is dropped here, and so killed.
+                        // A child that nobody waits for is dropped here, and so killed.
                         order.reply.send(order.command.spawn()).ok();
                     }
                 })

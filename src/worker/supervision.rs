@@ -34,7 +34,7 @@ const STARVED_CHECKS: u32 = 3;
 
 /// Between two looks whether this process has a permit free.
 const PERMIT_RETRY: Duration = Duration::from_millis(50);
-/// How long to wait for the end of a server that does not answer any more, to learn its cause.
+/// How long to wait for the end of a server that has ceased to answer, to learn its cause.
 const LAST_CAUSE: Duration = Duration::from_secs(1);
 /// A browser that ends this soon after the kernel ended a process for want of memory died of it.
 const OOM_IS_THE_CAUSE: Duration = Duration::from_secs(3);
@@ -135,7 +135,7 @@ pub struct Supervision {
     pub generation: Generation,
     /// Warm up without waiting for a permit: there is no seat without it.
     pub at_once: bool,
-    /// Somebody suspects the browser: it is to be looked at now.
+    /// Somebody suspects the browser: it is to be looked at at once.
     pub look: Arc<Notify>,
     pub key: WorkerKey,
     pub store: Arc<dyn Store>,

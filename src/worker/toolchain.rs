@@ -71,7 +71,7 @@ const FIREFOX: [&str; 3] = [
 const STOCK_FIREFOX: std::ops::RangeInclusive<u16> = 62..=64;
 
 impl Toolchain {
-    /// The same with the version that the package has now: it may have been upgraded in place, and
+    /// The same with the version that the package has at this moment: it may have been upgraded in place, and
     /// the next server will be of the new one.
     pub fn as_of_now(&self) -> Toolchain {
         let mut toolchain = self.clone();

@@ -127,7 +127,7 @@ pub fn members(folder: &Path, node: Option<i32>) -> Vec<i32> {
         .collect()
 }
 
-/// Whether nothing of a process runs any more. One whose first thread has ended looks like a zombie
+/// Whether nothing of a process runs. One whose first thread has ended looks like a zombie
 /// while others of its threads have not.
 fn is_dead(stat: &Stat) -> bool {
     matches!(stat.state, 'Z' | 'X') && stat.num_threads <= 1

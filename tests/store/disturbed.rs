@@ -188,7 +188,7 @@ async fn keys_that_only_look_like_workers_are_left_alone() {
     grid.comes_out_even("strays").await;
 }
 
-/// A proxy that dies when nobody has it on the list any more.
+/// A proxy that dies when nobody has it on the list.
 #[tokio::test]
 async fn the_dead_are_found_by_the_seats_they_hold() {
     let mut grid = Grid::start().await;

@@ -98,12 +98,12 @@ impl FakePlaywright {
         PATH
     }
 
-    /// From now on.
+    /// From here on.
     pub fn behave(&self, behaviour: Behaviour) {
         *lock(&self.state.behaviour) = behaviour;
     }
 
-    /// Sessions open now.
+    /// Sessions that are open.
     pub fn open(&self) -> usize {
         self.state.open.load(Ordering::SeqCst)
     }

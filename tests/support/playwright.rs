@@ -202,7 +202,7 @@ impl Driver {
         self.answer("open", name).await
     }
 
-    /// Whether it ended at all by now.
+    /// Whether it ended at all.
     pub fn is_opened(&self, name: &str) -> bool {
         self.find("open", name).is_some()
     }

@@ -34,7 +34,7 @@ pub fn processes() -> Tree {
 }
 
 /// Waits until all of them are gone. Those whose parents were killed are children of this process
-/// by now (it became a subreaper with the first worker): it has to bury them.
+/// (it became a subreaper with the first worker): it has to bury them.
 pub async fn all_gone(tree: &Tree) {
     eventually_equal("all are gone", Vec::<String>::new(), async || {
         for process in &tree.processes {
@@ -45,7 +45,7 @@ pub async fn all_gone(tree: &Tree) {
     .await;
 }
 
-/// Sees that nothing runs any more, at once. What has ended may have to be buried still: a process
+/// Sees that nothing runs, at once. What has ended may have to be buried still: a process
 /// that only waits for that has no command line.
 pub async fn nothing_runs() {
     let left = processes();

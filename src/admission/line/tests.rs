@@ -289,7 +289,7 @@ impl Lab {
         workers.filter(move |(_, it)| fits(it)).map(|(n, _)| n)
     }
 
-    /// Those who could be given a seat right now.
+    /// Those who could be given a seat.
     fn servable(&self, browser: Browser) -> Vec<Place> {
         let servable = |place: &Place| {
             let client = &self.line.clients[place];

@@ -250,7 +250,7 @@ impl Ledger {
         let mut orphans = HashSet::new();
         for session in leases.keys() {
             let ours = self.seats.get(session).is_some_and(|seat| match seat {
-                // On a new connection an old reservation can no longer take effect.
+                // On a new connection an old reservation cannot take effect.
                 Seat::Requested => !quiet,
                 // The next question that tells anew who waits is told of the seat.
                 Seat::Waiting | Seat::Held { .. } => true,

@@ -140,7 +140,7 @@ impl Link {
     async fn until_mended(&self) {
         let mut mended = self.mended.subscribe();
         self.damaged.notify_one();
-        // The sender is ours; and no longer than the call that waits.
+        // The sender is ours; and lives as long as the call that waits.
         mended.changed().await.ok();
     }
 
@@ -207,9 +207,9 @@ impl Link {
 /// What Redis says of a key that is of another type than a command wants.
 pub const WRONG_TYPE: &str = "WRONGTYPE";
 
-/// Error codes that say Redis cannot do its work now, while the connection itself is fine: a
+/// Error codes that say Redis cannot do its work, while the connection itself is fine: a
 /// replica, a primary without enough replicas, one that cannot save, is full, loads its data, or
-/// is busy with a script. `FENCED` is ours: this connection no longer speaks for its proxy.
+/// is busy with a script. `FENCED` is ours: this connection does not speak for its proxy.
 const USELESS: [&str; 15] = [
     "FENCED",
     "READONLY",

@@ -1,4 +1,4 @@
-//! The way to Redis: what a URL says, and which server it stands for right now. With Sentinel that is
+//! The way to Redis: what a URL says, and which server it stands for at a moment. With Sentinel that is
 //! asked anew for every connection.
 
 use redis::sentinel::{Sentinel, SentinelNodeConnectionInfo};
@@ -111,7 +111,7 @@ pub struct Finder<'a> {
 }
 
 impl Finder<'_> {
-    /// The server to connect to now.
+    /// The server to connect to at this moment.
     pub async fn client(&mut self) -> RedisResult<Client> {
         match (self.location, &mut self.sentinel) {
             (Location::Direct(client), _) => Ok(client.clone()),

@@ -168,7 +168,7 @@ fn impatient() -> SessionLimits {
     }
 }
 
-/// Writes messages until nobody takes them any more; says how many bytes went.
+/// Writes messages until nobody takes them; says how many bytes went.
 async fn write_until_stuck(to: &mut DuplexStream, masked: bool) -> usize {
     let data = message(masked, &[7; 1000]);
     let mut written = 0;
@@ -242,7 +242,7 @@ async fn a_client_that_reads_slowly_is_not_ended() {
 }
 
 /// Whether the kernel watches the worker's connection at the end of a session in which the client
-/// said so much and then, like the worker, nothing any more.
+/// said so much and then, like the worker, nothing more.
 async fn kernel_watches(limits: SessionLimits, said: &[u8]) -> bool {
     let (mut client, near_client) = tcp_pair(None).await;
     let (mut worker, near_worker) = tcp_pair(None).await;

@@ -138,7 +138,7 @@ async fn odd_frames_pass_unchanged_and_so_does_every_kind_of_goodbye() {
     }
 }
 
-/// Rows of large frames, and what may come instead of the next.
+/// Rows of large frames, and what may come in the place of the next.
 #[tokio::test]
 async fn large_frames_in_a_row_pass_with_all_kinds_of_others_among_them() {
     let rows = |masked| {

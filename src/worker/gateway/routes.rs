@@ -94,7 +94,7 @@ struct Open {
     next: u64,
     /// How to end each.
     stops: HashMap<u64, oneshot::Sender<Close>>,
-    /// Why nobody is let in any more.
+    /// Why nobody is let in.
     closed: Option<String>,
 }
 

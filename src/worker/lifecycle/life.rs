@@ -15,7 +15,7 @@ pub(super) enum Phase {
     Draining {
         /// When its sessions are ended, if ever.
         until: Option<Instant>,
-        /// The store knows that it drains: no session is added any more.
+        /// The store knows that it drains: no session is added.
         sealed: bool,
         /// What it used when it began to drain.
         memory: u64,
@@ -45,7 +45,7 @@ pub(super) struct Life {
     pub counts: Counts,
     /// The store has lost its counters since; they say too little.
     pub miscounted: bool,
-    /// Nobody is connected to it any more.
+    /// Nobody is connected to it.
     pub quiet: bool,
     pub memory: u64,
     pub disk: u64,

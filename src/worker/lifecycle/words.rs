@@ -29,7 +29,7 @@ pub struct Policy {
     pub max_draining: usize,
     /// What memory there is for one more browser.
     pub room: Room,
-    /// With [`RecycleMode::Exit`]: start over instead of ending when the browser has drained.
+    /// With [`RecycleMode::Exit`]: start over, and do not end, when the browser has drained.
     pub start_over: bool,
 }
 
@@ -135,7 +135,7 @@ pub enum Output {
     /// Ask the store for a permit to be out of service, again and again; it comes as an order to
     /// recycle.
     RequestRecyclePermit(Generation),
-    /// For people: it takes sessions from now on.
+    /// For people: it takes sessions from here on.
     Ready(Generation),
     /// For people and metrics: it is being recycled. Its sessions run to their end.
     Recycling(Generation, RecycleReason),
