@@ -10,7 +10,7 @@ use playhouse::model::{
     Browser, SeatKind, SessionId, Waiter, WorkerKey, WorkerRecord, unix_millis,
 };
 use playhouse::store::redis::{MAX_CANDIDATES, RedisStore, Role};
-use playhouse::store::{Candidate, Served, Store};
+use playhouse::store::{Candidate, SeatStore, Served, WorkerStore};
 use procfs::process::Process;
 use redis::aio::MultiplexedConnection;
 use std::process::{Child, Command, Stdio};

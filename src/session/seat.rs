@@ -203,7 +203,7 @@ mod tests {
     use super::*;
     use crate::model::{Browser, WorkerRecord};
     use crate::store::memory::MemoryStore;
-    use crate::store::{Candidate, Reserved};
+    use crate::store::{Candidate, Reserved, SeatStore, WorkerStore};
     use std::time::Duration;
 
     async fn store_with_one_worker() -> (Arc<MemoryStore>, WorkerKey) {

@@ -1,7 +1,10 @@
 //! The store of one process: a map behind a mutex. Proxy and workers of `playhouse up` share it
 //! through an `Arc`, so nothing here ever goes away and no call waits.
 
-use super::{Candidate, Event, HeartbeatReply, Reserved, Store, StoreError, WorkerView};
+use super::{
+    Candidate, Event, HeartbeatReply, Peers, PermitStore, Reserved, SeatStore, StoreError,
+    WorkerStore, WorkerView,
+};
 use crate::model::{
     Counts, RecycleReason, SessionId, WorkerKey, WorkerRecord, WorkerStatus, unix_millis,
 };
@@ -194,21 +197,7 @@ impl State {
 }
 
 #[async_trait]
-impl Store for MemoryStore {
-    async fn fleet(&self) -> Result<Vec<WorkerView>, StoreError> {
-        let now = Instant::now();
-        Ok(self
-            .state()
-            .workers
-            .values()
-            .filter(|entry| entry.expires > now)
-            .map(|entry| WorkerView {
-                record: entry.record.clone(),
-                counts: entry.counts,
-            })
-            .collect())
-    }
-
+impl SeatStore for MemoryStore {
     async fn reserve(
         &self,
         session: SessionId,
@@ -237,6 +226,29 @@ impl Store for MemoryStore {
         Ok(())
     }
 
+    async fn active_sessions(&self) -> Result<u64, StoreError> {
+        let state = self.state();
+        let active = state.workers.values().map(|entry| entry.counts.active);
+        Ok(active.map(u64::from).sum())
+    }
+}
+
+#[async_trait]
+impl WorkerStore for MemoryStore {
+    async fn fleet(&self) -> Result<Vec<WorkerView>, StoreError> {
+        let now = Instant::now();
+        Ok(self
+            .state()
+            .workers
+            .values()
+            .filter(|entry| entry.expires > now)
+            .map(|entry| WorkerView {
+                record: entry.record.clone(),
+                counts: entry.counts,
+            })
+            .collect())
+    }
+
     async fn order_recycle(&self, worker: &WorkerKey, ttl: Duration) -> Result<(), StoreError> {
         let known = self
             .state()
@@ -247,41 +259,6 @@ impl Store for MemoryStore {
         if known {
             self.emit(Event::Recycle(worker.clone()));
         }
-        Ok(())
-    }
-
-    async fn order_recycle_in_turn(
-        &self,
-        worker: &WorkerKey,
-        ttl: Duration,
-        max_out: usize,
-        turn: Duration,
-    ) -> Result<bool, StoreError> {
-        let mine = self.state().take_turn(worker, max_out, turn);
-        if mine {
-            self.order_recycle(worker, ttl).await?;
-        }
-        Ok(mine)
-    }
-
-    async fn take_warm_up(
-        &self,
-        worker: &WorkerKey,
-        most: usize,
-        ttl: Duration,
-    ) -> Result<bool, StoreError> {
-        let now = Instant::now();
-        let warming = &mut self.state().warming;
-        warming.retain(|_, until| *until > now);
-        let has = warming.contains_key(worker) || warming.len() < most;
-        if has {
-            warming.insert(worker.clone(), now + ttl);
-        }
-        Ok(has)
-    }
-
-    async fn end_warm_up(&self, worker: &WorkerKey) -> Result<(), StoreError> {
-        self.state().warming.remove(worker);
         Ok(())
     }
 
@@ -424,13 +401,48 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    async fn active_sessions(&self) -> Result<u64, StoreError> {
-        let state = self.state();
-        let active = state.workers.values().map(|entry| entry.counts.active);
-        Ok(active.map(u64::from).sum())
-    }
-
     fn events(&self) -> broadcast::Receiver<Event> {
         self.events.subscribe()
     }
 }
+
+#[async_trait]
+impl PermitStore for MemoryStore {
+    async fn order_recycle_in_turn(
+        &self,
+        worker: &WorkerKey,
+        ttl: Duration,
+        max_out: usize,
+        turn: Duration,
+    ) -> Result<bool, StoreError> {
+        let mine = self.state().take_turn(worker, max_out, turn);
+        if mine {
+            self.order_recycle(worker, ttl).await?;
+        }
+        Ok(mine)
+    }
+
+    async fn take_warm_up(
+        &self,
+        worker: &WorkerKey,
+        most: usize,
+        ttl: Duration,
+    ) -> Result<bool, StoreError> {
+        let now = Instant::now();
+        let warming = &mut self.state().warming;
+        warming.retain(|_, until| *until > now);
+        let has = warming.contains_key(worker) || warming.len() < most;
+        if has {
+            warming.insert(worker.clone(), now + ttl);
+        }
+        Ok(has)
+    }
+
+    async fn end_warm_up(&self, worker: &WorkerKey) -> Result<(), StoreError> {
+        self.state().warming.remove(worker);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Peers for MemoryStore {}

@@ -136,13 +136,9 @@ pub struct PeerAnswers {
     pub silent: Vec<String>,
 }
 
-/// The shared state. Every method is safe to repeat; dropping a future leaves either nothing done
-/// or all of it, and [`Store::release`] of a session mends either.
+/// Who holds which seat, and who waits for one.
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
-    /// All workers that are alive, with their counters.
-    async fn fleet(&self) -> Result<Vec<WorkerView>, StoreError>;
-
+pub trait SeatStore: Send + Sync + 'static {
     /// Gives `session` a seat on the first candidate that is registered, `available` and below
     /// both its limits, as the counters are. The order is the caller's: ranking is the
     /// policy's business, limits are the store's. Atomic: of two reservations at once for one
@@ -201,20 +197,24 @@ pub trait Store: Send + Sync + 'static {
     /// like any other; adopting a session that already has a seat changes nothing.
     fn adopt(&self, session: SessionId, worker: &WorkerKey);
 
+    /// Open or reserved sessions of the whole grid: the sum of all workers' active counts.
+    async fn active_sessions(&self) -> Result<u64, StoreError>;
+
+    /// Whether the others still count what this proxy holds as taken: its last sign of life that was
+    /// answered is younger than its TTL, or there are no others.
+    fn holds_seats(&self) -> bool {
+        true
+    }
+}
+
+/// Who is registered, how each worker is, and what is asked of it.
+#[async_trait]
+pub trait WorkerStore: Send + Sync + 'static {
+    /// All workers that are alive, with their counters.
+    async fn fleet(&self) -> Result<Vec<WorkerView>, StoreError>;
+
     /// Asks a worker to recycle itself. The request lapses after `ttl` if nobody takes it up.
     async fn order_recycle(&self, worker: &WorkerKey, ttl: Duration) -> Result<(), StoreError>;
-
-    /// The same for a worker that is out of service while it recycles, if it is its turn: of the
-    /// workers of its browser at most `max_out` are out by such an order at a time. A turn ends
-    /// when a new worker of the browser registers after the ordered one has gone, or after
-    /// `turn`. Returns whether it was ordered; one that has its turn already is ordered again.
-    async fn order_recycle_in_turn(
-        &self,
-        worker: &WorkerKey,
-        ttl: Duration,
-        max_out: usize,
-        turn: Duration,
-    ) -> Result<bool, StoreError>;
 
     /// Counts that a worker is being recycled, and why. Of one worker only the first word counts.
     async fn count_recycle(
@@ -236,18 +236,6 @@ pub trait Store: Send + Sync + 'static {
 
     /// How many there were in the whole grid, as long as the store remembers.
     async fn oom_kills(&self) -> Result<u64, StoreError>;
-
-    /// Takes one of `most` permits of the whole grid to warm a browser up, for at most `ttl`;
-    /// `false` when none is left. Whoever has one already keeps it.
-    async fn take_warm_up(
-        &self,
-        worker: &WorkerKey,
-        most: usize,
-        ttl: Duration,
-    ) -> Result<bool, StoreError>;
-
-    /// Gives that permit back.
-    async fn end_warm_up(&self, worker: &WorkerKey) -> Result<(), StoreError>;
 
     /// Registers a worker, or, when it is already there, rewrites its record and keeps its
     /// counters. Without a heartbeat it is dropped after `ttl`.
@@ -274,17 +262,59 @@ pub trait Store: Send + Sync + 'static {
     /// the work.
     async fn reap(&self) -> Result<(), StoreError>;
 
-    /// Open or reserved sessions of the whole grid: the sum of all workers' active counts.
-    async fn active_sessions(&self) -> Result<u64, StoreError>;
+    /// The events from here on. A listener that falls behind sees
+    /// [`broadcast::error::RecvError::Lagged`] and has to read [`Store::fleet`] again.
+    fn events(&self) -> broadcast::Receiver<Event>;
+}
 
+/// Permits of the whole grid: each has a holder, is one of a bounded number, and lapses by itself.
+#[async_trait]
+pub trait PermitStore: Send + Sync + 'static {
+    /// The same for a worker that is out of service while it recycles, if it is its turn: of the
+    /// workers of its browser at most `max_out` are out by such an order at a time. A turn ends
+    /// when a new worker of the browser registers after the ordered one has gone, or after
+    /// `turn`. Returns whether it was ordered; one that has its turn already is ordered again.
+    async fn order_recycle_in_turn(
+        &self,
+        worker: &WorkerKey,
+        ttl: Duration,
+        max_out: usize,
+        turn: Duration,
+    ) -> Result<bool, StoreError>;
+
+    /// Takes one of `most` permits of the whole grid to warm a browser up, for at most `ttl`;
+    /// `false` when none is left. Whoever has one already keeps it.
+    async fn take_warm_up(
+        &self,
+        worker: &WorkerKey,
+        most: usize,
+        ttl: Duration,
+    ) -> Result<bool, StoreError>;
+
+    /// Gives that permit back.
+    async fn end_warm_up(&self, worker: &WorkerKey) -> Result<(), StoreError>;
+
+    /// Writes down that this proxy has `sessions` of a tenant, unless something newer was written
+    /// down: the higher `version`, the newer. With `max` only if all proxies together then have no
+    /// more than that; returns whether it is so. What a dead proxy had does not count.
+    ///
+    /// In a store of one process that process's own count is all there is.
+    async fn use_quota(
+        &self,
+        _tenant: &str,
+        _sessions: u32,
+        _version: u64,
+        _max: Option<u32>,
+    ) -> Result<bool, StoreError> {
+        Ok(true)
+    }
+}
+
+/// The other processes that share the store. The defaults are those of a store that nobody shares.
+#[async_trait]
+pub trait Peers: Send + Sync + 'static {
     /// Whether the store answers at present. [`Event::Reachable`] tells of changes.
     fn reachable(&self) -> bool {
-        true
-    }
-
-    /// Whether the others still count what this proxy holds as taken: its last sign of life that was
-    /// answered is younger than its TTL, or there are no others.
-    fn holds_seats(&self) -> bool {
         true
     }
 
@@ -305,21 +335,6 @@ pub trait Store: Send + Sync + 'static {
         None
     }
 
-    /// Writes down that this proxy has `sessions` of a tenant, unless something newer was written
-    /// down: the higher `version`, the newer. With `max` only if all proxies together then have no
-    /// more than that; returns whether it is so. What a dead proxy had does not count.
-    ///
-    /// In a store of one process that process's own count is all there is.
-    async fn use_quota(
-        &self,
-        _tenant: &str,
-        _sessions: u32,
-        _version: u64,
-        _max: Option<u32>,
-    ) -> Result<bool, StoreError> {
-        Ok(true)
-    }
-
     /// Asks all other proxies that share this store, and waits until they have answered, one of the
     /// answers is `enough`, or `patience` is over. A store of one process knows no others.
     async fn query_peers(
@@ -333,8 +348,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// What others ask is answered with this from here on; until then, they wait in vain.
     fn serve_peers(&self, _answerer: PeerHandler) {}
-
-    /// The events from here on. A listener that falls behind sees
-    /// [`broadcast::error::RecvError::Lagged`] and has to read [`Store::fleet`] again.
-    fn events(&self) -> broadcast::Receiver<Event>;
 }
+
+/// The shared state. Every method is safe to repeat; dropping a future leaves either nothing done
+/// or all of it, and [`Store::release`] of a session mends either.
+pub trait Store: SeatStore + WorkerStore + PermitStore + Peers {}
+
+impl<T: SeatStore + WorkerStore + PermitStore + Peers> Store for T {}

@@ -5,7 +5,7 @@ use crate::support::{RedisServer, eventually_equal};
 use playhouse::config::StoreConfig;
 use playhouse::model::WorkerKey;
 use playhouse::store::redis::{RedisStore, Role};
-use playhouse::store::{Event, Store};
+use playhouse::store::{Event, Peers, SeatStore, WorkerStore};
 use std::time::Duration;
 
 const MINUTE: Duration = Duration::from_secs(60);

@@ -5,8 +5,8 @@ use crate::model::audit;
 use crate::stores::*;
 use crate::support::{RedisServer, eventually_equal};
 use playhouse::model::{SessionId, WorkerKey};
-use playhouse::store::Store;
 use playhouse::store::redis::{RedisStore, Role};
+use playhouse::store::{SeatStore, WorkerStore};
 
 /// Two proxies with three sessions on one worker between them.
 struct Grid {

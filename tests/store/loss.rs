@@ -7,7 +7,7 @@ use crate::support::{RedisServer, eventually_equal};
 use futures_util::FutureExt;
 use playhouse::model::{SessionId, WorkerKey};
 use playhouse::store::redis::{RedisStore, Role};
-use playhouse::store::{Candidate, Event, Reserved, Store, StoreError};
+use playhouse::store::{Candidate, Event, Peers, Reserved, SeatStore, StoreError, WorkerStore};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;

@@ -6,7 +6,7 @@ use crate::stores::*;
 use crate::support::{RedisServer, eventually_equal};
 use playhouse::model::{WorkerKey, WorkerStatus};
 use playhouse::store::redis::{RedisStore, Role};
-use playhouse::store::{Event, Store};
+use playhouse::store::{Event, SeatStore, WorkerStore};
 use std::time::Duration;
 
 const RECORD: &str = "worker:chromium:by-hand";

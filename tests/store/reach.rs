@@ -5,7 +5,7 @@ use crate::stores::*;
 use crate::support::{RedisServer, Sentinels, eventually_equal, free_port};
 use playhouse::model::SessionId;
 use playhouse::store::redis::{RedisStore, Role};
-use playhouse::store::{Event, Store, StoreError};
+use playhouse::store::{Event, Peers, SeatStore, StoreError, WorkerStore};
 use std::path::Path;
 use std::process::Command;
 

@@ -5,7 +5,7 @@ use playhouse::config::StoreConfig;
 use playhouse::model::{Browser, Counts, SessionId, WorkerKey, WorkerRecord, unix_millis};
 use playhouse::store::memory::MemoryStore;
 use playhouse::store::redis::{RedisStore, Role};
-use playhouse::store::{Candidate, Event, Reserved, Store, StoreError};
+use playhouse::store::{Candidate, Event, Peers, Reserved, Store, StoreError};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{broadcast, watch};

@@ -6,7 +6,10 @@ use super::support::{Kind, eventually, eventually_equal};
 use async_trait::async_trait;
 use playhouse::model::{Browser, RecycleReason, SessionId, WorkerKey, WorkerRecord, WorkerStatus};
 use playhouse::store::memory::MemoryStore;
-use playhouse::store::{Candidate, Event, HeartbeatReply, Reserved, Store, StoreError, WorkerView};
+use playhouse::store::{
+    Candidate, Event, HeartbeatReply, Peers, PermitStore, Reserved, SeatStore, StoreError,
+    WorkerStore, WorkerView,
+};
 use playhouse::worker::Shutdown;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -46,11 +49,7 @@ impl Patchy {
 }
 
 #[async_trait]
-impl Store for Patchy {
-    async fn fleet(&self) -> Result<Vec<WorkerView>, StoreError> {
-        self.memory.fleet().await
-    }
-
+impl SeatStore for Patchy {
     async fn reserve(
         &self,
         session: SessionId,
@@ -67,6 +66,17 @@ impl Store for Patchy {
         self.memory.adopt(session, worker);
     }
 
+    async fn active_sessions(&self) -> Result<u64, StoreError> {
+        self.memory.active_sessions().await
+    }
+}
+
+#[async_trait]
+impl WorkerStore for Patchy {
+    async fn fleet(&self) -> Result<Vec<WorkerView>, StoreError> {
+        self.memory.fleet().await
+    }
+
     async fn suspect(&self, worker: &WorkerKey) -> Result<(), StoreError> {
         self.memory.suspect(worker).await
     }
@@ -81,32 +91,6 @@ impl Store for Patchy {
 
     async fn order_recycle(&self, worker: &WorkerKey, ttl: Duration) -> Result<(), StoreError> {
         self.memory.order_recycle(worker, ttl).await
-    }
-
-    async fn order_recycle_in_turn(
-        &self,
-        worker: &WorkerKey,
-        ttl: Duration,
-        max_out: usize,
-        turn: Duration,
-    ) -> Result<bool, StoreError> {
-        self.memory
-            .order_recycle_in_turn(worker, ttl, max_out, turn)
-            .await
-    }
-
-    async fn take_warm_up(
-        &self,
-        worker: &WorkerKey,
-        max: usize,
-        ttl: Duration,
-    ) -> Result<bool, StoreError> {
-        self.asked.fetch_add(1, Ordering::SeqCst);
-        self.reach()?.take_warm_up(worker, max, ttl).await
-    }
-
-    async fn end_warm_up(&self, worker: &WorkerKey) -> Result<(), StoreError> {
-        self.reach()?.end_warm_up(worker).await
     }
 
     async fn count_recycle(
@@ -143,14 +127,42 @@ impl Store for Patchy {
         self.memory.reap().await
     }
 
-    async fn active_sessions(&self) -> Result<u64, StoreError> {
-        self.memory.active_sessions().await
-    }
-
     fn events(&self) -> broadcast::Receiver<Event> {
         self.memory.events()
     }
 }
+
+#[async_trait]
+impl PermitStore for Patchy {
+    async fn order_recycle_in_turn(
+        &self,
+        worker: &WorkerKey,
+        ttl: Duration,
+        max_out: usize,
+        turn: Duration,
+    ) -> Result<bool, StoreError> {
+        self.memory
+            .order_recycle_in_turn(worker, ttl, max_out, turn)
+            .await
+    }
+
+    async fn take_warm_up(
+        &self,
+        worker: &WorkerKey,
+        max: usize,
+        ttl: Duration,
+    ) -> Result<bool, StoreError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.reach()?.take_warm_up(worker, max, ttl).await
+    }
+
+    async fn end_warm_up(&self, worker: &WorkerKey) -> Result<(), StoreError> {
+        self.reach()?.end_warm_up(worker).await
+    }
+}
+
+#[async_trait]
+impl Peers for Patchy {}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_carries_on_and_is_back_with_its_store() {

@@ -5,7 +5,7 @@ use super::bench::{Bench, all_gone, folders, processes, turn};
 use super::support::{Kind, Process, Tree, eventually, eventually_equal, free_port};
 use nix::sys::signal::Signal;
 use playhouse::model::WorkerStatus;
-use playhouse::store::Store;
+use playhouse::store::WorkerStore;
 use playhouse::worker::{MachineShared, Shutdown};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};

@@ -5,7 +5,7 @@ use super::support::{Kind, Process, eventually, eventually_equal};
 use nix::sys::signal::Signal;
 use playhouse::config::RecycleMode;
 use playhouse::model::{RecycleReason, WorkerStatus};
-use playhouse::store::{Event, Store};
+use playhouse::store::{Event, WorkerStore};
 use playhouse::worker::Shutdown;
 use std::time::Duration;
 use tokio::time::timeout;

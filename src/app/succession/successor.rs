@@ -5,7 +5,7 @@ use super::{Failure, FromNew, FromOld};
 use crate::app::sockets::Sockets;
 use crate::model::{SessionId, WorkerKey};
 use crate::store::memory::MemoryStore;
-use crate::store::{Event, Store};
+use crate::store::{Event, WorkerStore};
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;

@@ -5,7 +5,7 @@ use crate::app::sockets::{Bound, Inherited, Sockets};
 use crate::config::{Config, Role};
 use crate::model::{Browser, SessionId, WorkerKey, WorkerRecord};
 use crate::store::memory::MemoryStore;
-use crate::store::{Candidate, Reserved, Store};
+use crate::store::{Candidate, Reserved, SeatStore, WorkerStore};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;

@@ -11,7 +11,7 @@ use crate::model::{
 };
 use crate::store::{
     Candidate, EnoughAnswers, Event, Granted, Grantee, HeartbeatReply, PeerAnswers, PeerHandler,
-    Reserved, Served, Store, StoreError, WorkerView,
+    Peers, PermitStore, Reserved, SeatStore, Served, StoreError, WorkerStore, WorkerView,
 };
 use async_trait::async_trait;
 use redis::ScriptInvocation;
@@ -50,47 +50,7 @@ impl Drop for Asking<'_> {
 type Row = (String, u32, u32, HashMap<String, String>);
 
 #[async_trait]
-impl Store for RedisStore {
-    async fn fleet(&self) -> Result<Vec<WorkerView>, StoreError> {
-        let names: Vec<String> = self
-            .inner
-            .link
-            .script(|live| {
-                let mut call = self
-                    .inner
-                    .scripts
-                    .index
-                    .key(self.inner.keys.name(keys::GRID));
-                call.arg(&*live.grid);
-                call
-            })
-            .await?;
-        let workers: Vec<WorkerKey> = names.iter().filter_map(|name| name.parse().ok()).collect();
-        let mut fleet = Vec::with_capacity(workers.len());
-        for batch in workers.chunks(BATCH) {
-            let (revision, rows): (u64, Vec<Row>) = self
-                .inner
-                .link
-                .script(|live| {
-                    let mut call = self
-                        .inner
-                        .scripts
-                        .fleet
-                        .key(self.inner.keys.name(keys::GRID));
-                    call.arg(&*live.grid);
-                    for worker in batch {
-                        call.key(self.inner.keys.record(worker))
-                            .arg(worker.to_string());
-                    }
-                    call
-                })
-                .await?;
-            fleet.extend(rows.into_iter().filter_map(|row| view(revision, row)));
-        }
-        self.inner.ledger().learn_all(&fleet);
-        Ok(fleet)
-    }
-
+impl SeatStore for RedisStore {
     async fn reserve(
         &self,
         session: SessionId,
@@ -146,6 +106,72 @@ impl Store for RedisStore {
         self.inner.outbox.notify_one();
     }
 
+    async fn active_sessions(&self) -> Result<u64, StoreError> {
+        let counts: Vec<String> = self
+            .inner
+            .link
+            .call(|mut live| async move {
+                redis::cmd("HVALS")
+                    .arg(self.inner.keys.name(keys::ACTIVE))
+                    .query_async(&mut live.connection)
+                    .await
+            })
+            .await?;
+        // What is no number is mended by the next sweep.
+        let counts = counts.iter().filter_map(|count| count.parse::<u64>().ok());
+        Ok(counts.sum())
+    }
+
+    fn holds_seats(&self) -> bool {
+        let Some(alive) = *self.inner.alive() else {
+            return false;
+        };
+        self.proxies() == 1 || alive.elapsed() < self.inner.proxy_ttl - self.inner.proxy_ttl / 10
+    }
+}
+
+#[async_trait]
+impl WorkerStore for RedisStore {
+    async fn fleet(&self) -> Result<Vec<WorkerView>, StoreError> {
+        let names: Vec<String> = self
+            .inner
+            .link
+            .script(|live| {
+                let mut call = self
+                    .inner
+                    .scripts
+                    .index
+                    .key(self.inner.keys.name(keys::GRID));
+                call.arg(&*live.grid);
+                call
+            })
+            .await?;
+        let workers: Vec<WorkerKey> = names.iter().filter_map(|name| name.parse().ok()).collect();
+        let mut fleet = Vec::with_capacity(workers.len());
+        for batch in workers.chunks(BATCH) {
+            let (revision, rows): (u64, Vec<Row>) = self
+                .inner
+                .link
+                .script(|live| {
+                    let mut call = self
+                        .inner
+                        .scripts
+                        .fleet
+                        .key(self.inner.keys.name(keys::GRID));
+                    call.arg(&*live.grid);
+                    for worker in batch {
+                        call.key(self.inner.keys.record(worker))
+                            .arg(worker.to_string());
+                    }
+                    call
+                })
+                .await?;
+            fleet.extend(rows.into_iter().filter_map(|row| view(revision, row)));
+        }
+        self.inner.ledger().learn_all(&fleet);
+        Ok(fleet)
+    }
+
     async fn order_recycle(&self, worker: &WorkerKey, ttl: Duration) -> Result<(), StoreError> {
         let _: u8 = self
             .inner
@@ -161,32 +187,6 @@ impl Store for RedisStore {
             })
             .await?;
         Ok(())
-    }
-
-    async fn order_recycle_in_turn(
-        &self,
-        worker: &WorkerKey,
-        ttl: Duration,
-        max_out: usize,
-        turn: Duration,
-    ) -> Result<bool, StoreError> {
-        self.inner
-            .link
-            .script(|_| {
-                let mut call = self
-                    .inner
-                    .scripts
-                    .recycle_in_turn
-                    .key(self.inner.keys.record(worker));
-                call.key(self.inner.keys.command(worker))
-                    .key(self.inner.keys.turns(worker.browser))
-                    .arg(worker.to_string())
-                    .arg(millis(ttl))
-                    .arg(max_out)
-                    .arg(millis(turn));
-                call
-            })
-            .await
     }
 
     async fn count_recycle(
@@ -267,40 +267,6 @@ impl Store for RedisStore {
             })
             .await?;
         Ok(kills.unwrap_or(0))
-    }
-
-    async fn take_warm_up(
-        &self,
-        worker: &WorkerKey,
-        most: usize,
-        ttl: Duration,
-    ) -> Result<bool, StoreError> {
-        self.inner
-            .link
-            .script(|_| {
-                let mut call = self
-                    .inner
-                    .scripts
-                    .take_warm_up
-                    .key(self.inner.keys.name(keys::WARMING));
-                call.arg(worker.to_string()).arg(most).arg(millis(ttl));
-                call
-            })
-            .await
-    }
-
-    async fn end_warm_up(&self, worker: &WorkerKey) -> Result<(), StoreError> {
-        let worker = &worker.to_string();
-        self.inner
-            .link
-            .call(|mut live| async move {
-                redis::cmd("ZREM")
-                    .arg(self.inner.keys.name(keys::WARMING))
-                    .arg(worker)
-                    .exec_async(&mut live.connection)
-                    .await
-            })
-            .await
     }
 
     async fn register(&self, record: &WorkerRecord, ttl: Duration) -> Result<(), StoreError> {
@@ -394,31 +360,103 @@ impl Store for RedisStore {
             .await
     }
 
-    async fn active_sessions(&self) -> Result<u64, StoreError> {
-        let counts: Vec<String> = self
-            .inner
+    fn events(&self) -> broadcast::Receiver<Event> {
+        self.inner.events.subscribe()
+    }
+}
+
+#[async_trait]
+impl PermitStore for RedisStore {
+    async fn order_recycle_in_turn(
+        &self,
+        worker: &WorkerKey,
+        ttl: Duration,
+        max_out: usize,
+        turn: Duration,
+    ) -> Result<bool, StoreError> {
+        self.inner
+            .link
+            .script(|_| {
+                let mut call = self
+                    .inner
+                    .scripts
+                    .recycle_in_turn
+                    .key(self.inner.keys.record(worker));
+                call.key(self.inner.keys.command(worker))
+                    .key(self.inner.keys.turns(worker.browser))
+                    .arg(worker.to_string())
+                    .arg(millis(ttl))
+                    .arg(max_out)
+                    .arg(millis(turn));
+                call
+            })
+            .await
+    }
+
+    async fn take_warm_up(
+        &self,
+        worker: &WorkerKey,
+        most: usize,
+        ttl: Duration,
+    ) -> Result<bool, StoreError> {
+        self.inner
+            .link
+            .script(|_| {
+                let mut call = self
+                    .inner
+                    .scripts
+                    .take_warm_up
+                    .key(self.inner.keys.name(keys::WARMING));
+                call.arg(worker.to_string()).arg(most).arg(millis(ttl));
+                call
+            })
+            .await
+    }
+
+    async fn end_warm_up(&self, worker: &WorkerKey) -> Result<(), StoreError> {
+        let worker = &worker.to_string();
+        self.inner
             .link
             .call(|mut live| async move {
-                redis::cmd("HVALS")
-                    .arg(self.inner.keys.name(keys::ACTIVE))
-                    .query_async(&mut live.connection)
+                redis::cmd("ZREM")
+                    .arg(self.inner.keys.name(keys::WARMING))
+                    .arg(worker)
+                    .exec_async(&mut live.connection)
                     .await
             })
-            .await?;
-        // What is no number is mended by the next sweep.
-        let counts = counts.iter().filter_map(|count| count.parse::<u64>().ok());
-        Ok(counts.sum())
+            .await
     }
 
+    async fn use_quota(
+        &self,
+        tenant: &str,
+        sessions: u32,
+        version: u64,
+        max: Option<u32>,
+    ) -> Result<bool, StoreError> {
+        self.inner
+            .link
+            .script(|_| {
+                let mut call = self
+                    .inner
+                    .scripts
+                    .use_quota
+                    .key(self.inner.keys.quota(tenant));
+                call.arg(&self.inner.proxy)
+                    .arg(version)
+                    .arg(sessions)
+                    .arg(max.map_or(-1, i64::from))
+                    .arg(millis(QUOTA_TTL));
+                call
+            })
+            .await
+    }
+}
+
+#[async_trait]
+impl Peers for RedisStore {
     fn reachable(&self) -> bool {
         self.inner.reachable.load(Ordering::Relaxed)
-    }
-
-    fn holds_seats(&self) -> bool {
-        let Some(alive) = *self.inner.alive() else {
-            return false;
-        };
-        self.proxies() == 1 || alive.elapsed() < self.inner.proxy_ttl - self.inner.proxy_ttl / 10
     }
 
     fn is_shared(&self) -> bool {
@@ -456,31 +494,6 @@ impl Store for RedisStore {
         advertised
     }
 
-    async fn use_quota(
-        &self,
-        tenant: &str,
-        sessions: u32,
-        version: u64,
-        max: Option<u32>,
-    ) -> Result<bool, StoreError> {
-        self.inner
-            .link
-            .script(|_| {
-                let mut call = self
-                    .inner
-                    .scripts
-                    .use_quota
-                    .key(self.inner.keys.quota(tenant));
-                call.arg(&self.inner.proxy)
-                    .arg(version)
-                    .arg(sessions)
-                    .arg(max.map_or(-1, i64::from))
-                    .arg(millis(QUOTA_TTL));
-                call
-            })
-            .await
-    }
-
     async fn query_peers(
         &self,
         question: &str,
@@ -492,10 +505,6 @@ impl Store for RedisStore {
 
     fn serve_peers(&self, answerer: PeerHandler) {
         self.inner.peer_queries.serve_peers(answerer);
-    }
-
-    fn events(&self) -> broadcast::Receiver<Event> {
-        self.inner.events.subscribe()
     }
 }
 
