@@ -401,7 +401,7 @@ mod tests {
 
     #[test]
     fn every_promised_family_is_there_from_the_start() {
-        let metrics = Metrics::new(&[]);
+        let metrics = Metrics::new(&["client_gone"]);
         metrics.rejections.with_label_values(&["queue_full"]).inc();
         metrics
             .sessions_total
