@@ -8,7 +8,7 @@ use playhouse::config::StoreConfig;
 use playhouse::model::{Browser, SeatKind, SessionId, Waiter};
 use playhouse::selection::Wanted;
 use playhouse::store::redis::{RedisStore, Role};
-use playhouse::store::{Candidate, Granted, LineServed, SeatStore, Served, WorkerStore};
+use playhouse::store::{Candidate, Granted, LineServed, Peers, SeatStore, Served, WorkerStore};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};

@@ -77,14 +77,14 @@ pub(super) async fn session(
         let Some(pipes) = &own.pipes else {
             return refuse(client, failed("its browser does not speak CDP".to_owned())).await;
         };
-        let asked = pipes.ask().await;
+        let asked = pipes.request().await;
         answered(StatusCode::SWITCHING_PROTOCOLS);
         if say_yes(&mut client, &head).await.is_ok() {
             cdp::session(client, early, asked, stop).await;
         }
         return drop((seat, guard));
     }
-    let mut asked = own.servers.ask().await;
+    let mut asked = own.servers.request().await;
     // Where browsers do not start, a proxy had better know before its client has an answer.
     let patience = if own.servers.is_sound() {
         HANDED_OVER

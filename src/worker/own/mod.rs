@@ -178,7 +178,7 @@ impl OwnSeats {
 
 impl<W> Supply<W> {
     /// Asks for a browser; it may be warm already. Dropping the receiver leaves it to the next.
-    pub async fn ask(&self) -> oneshot::Receiver<Result<OwnBrowser<W>, String>> {
+    pub async fn request(&self) -> oneshot::Receiver<Result<OwnBrowser<W>, String>> {
         let (reply, browser) = oneshot::channel();
         // A pool that is gone answers by dropping the sender.
         self.requests.send(reply).await.ok();
