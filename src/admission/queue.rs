@@ -87,7 +87,6 @@ impl<C, G> Queue<C, G> {
             browser,
             place,
             answer: None,
-            dials: 0,
         }
     }
 
@@ -359,7 +358,6 @@ pub struct Ticket<C, G> {
     browser: Browser,
     place: Place,
     answer: Option<oneshot::Receiver<Result<G, Refused>>>,
-    dials: usize,
 }
 
 impl<C, G> Ticket<C, G> {
@@ -417,13 +415,7 @@ impl<C, G> Ticket<C, G> {
 
     /// The worker of the grant is dialled: for how long it may be.
     pub fn dial(&mut self) -> Duration {
-        self.dials += 1;
         self.queue.state().line.dial(self.place, Instant::now())
-    }
-
-    /// How many dials have begun.
-    pub fn dials(&self) -> usize {
-        self.dials
     }
 
     /// The dial failed through the worker's fault: the client stands at its old place again.

@@ -67,10 +67,16 @@ async fn accept<A: Application>(
             logged_at = Some(Instant::now());
         }
         // With no descriptor left, the one that is kept for this lets go whoever waits: it would
-        // wait for nothing, and others behind it.
+        // wait for nothing, and others behind it. If there is another one by then, it is served.
         drop(spare.take());
         match timeout(ACCEPT_RETRY, socket.accept()).await {
-            Ok(Ok(let_go)) => drop(let_go),
+            Ok(Ok((stream, peer))) => {
+                spare = spare_descriptor();
+                if spare.is_some() {
+                    door.accept_connection(stream, peer.ip(), &shutdown);
+                    continue;
+                }
+            }
             Ok(Err(_)) => sleep(ACCEPT_RETRY).await,
             Err(_) => {}
         }

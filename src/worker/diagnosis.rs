@@ -99,11 +99,6 @@ fn known_cause(line: &str) -> Option<String> {
              than root). Set worker.sandbox to false, or allow user namespaces"
                 .to_owned(),
         )
-    } else if says("EADDRINUSE") {
-        Some(
-            "the port is taken by another program. Set worker.port to another one, or to 0"
-                .to_owned(),
-        )
     } else if says("EADDRNOTAVAIL") {
         Some("the address to listen on is not one of this machine's".to_owned())
     } else if says("ENOSPC") || says("No space left on device") {
@@ -164,10 +159,6 @@ mod tests {
             (
                 "FATAL: No usable sandbox! Update your kernel",
                 "worker.sandbox",
-            ),
-            (
-                "Error: listen EADDRINUSE: address already in use 127.0.0.1:1",
-                "worker.port",
             ),
             ("ENOSPC: no space left on device, mkdtemp '/tmp/x'", "disk"),
             (

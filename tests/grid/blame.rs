@@ -15,7 +15,7 @@ const PATIENT: &str = "queue: { timeout: 10m }\n";
 
 fn handshake(replaced: &[(&str, &str)]) -> String {
     let own = [
-        ("Host", "grid"),
+        ("Host", "localhost"),
         ("Connection", "Upgrade"),
         ("Upgrade", "websocket"),
         ("Sec-WebSocket-Version", "13"),
