@@ -7,6 +7,8 @@
 //! * [`wire`]: handshakes and frames, made by hand.
 //! * [`client`], [`echo`]: the two ends of a session.
 //! * [`process`], [`proxies`]: what is between them.
+//! * [`redis`]: where workers are registered, for the rows with Redis.
+//! * [`together`]: what one session costs Redis, and all proxies that share it.
 //! * [`measure`], [`browser`], [`report`]: the measurements and their table.
 //! * [`soak`]: sessions that come and go for an hour, every byte verified; connects by the million.
 
@@ -16,8 +18,10 @@ mod echo;
 mod measure;
 mod process;
 mod proxies;
+mod redis;
 mod report;
 mod soak;
+mod together;
 mod wire;
 
 use anyhow::Context;
@@ -130,6 +134,7 @@ async fn compare(wanted: Compare) -> anyhow::Result<()> {
                     }
                 }
             }
+            Measure::Together => together::measure(&wanted, echo.address, &mut report).await?,
             _ => {
                 for proxy in &running {
                     measure.run(proxy).await?;
@@ -146,7 +151,7 @@ async fn compare(wanted: Compare) -> anyhow::Result<()> {
     let text = format!(
         "{}\n{}\nRaw: repeat, through, what, value.\n\n{}",
         circumstances(&kinds)?,
-        report.table(),
+        report.tables(),
         report.raw()
     );
     println!("{text}");

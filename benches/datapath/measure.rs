@@ -3,6 +3,7 @@
 use crate::client::{Lost, Session};
 use crate::process::{Cpu, Process};
 use crate::proxies::Proxy;
+use crate::redis::Redis;
 use crate::wire::{self, BINARY, FIN, NO_MASK, TEXT};
 use anyhow::{Context, bail};
 use std::cell::{Cell, RefCell};
@@ -54,6 +55,7 @@ pub enum Row {
     Cpu1M,
     Rate1M,
     IdleMemory,
+    RedisCpu,
     FirstPage,
     Evaluate,
     SessionsPerSecond,
@@ -78,6 +80,8 @@ pub enum Measure {
     Huge,
     /// Memory of idle sessions; in a process started for it.
     Idle,
+    /// What one session costs Redis and all the proxies that share it.
+    Together,
     /// A real browser with real clients.
     Browser,
 }
@@ -92,7 +96,7 @@ impl Measure {
             Measure::Large => large(proxy, 64 * 1024, Row::Cpu64K, Row::Rate64K).await,
             Measure::Huge => large(proxy, 1024 * 1024, Row::Cpu1M, Row::Rate1M).await,
             Measure::Idle => idle(proxy).await,
-            Measure::Browser => bail!("the browser is measured elsewhere"),
+            Measure::Together | Measure::Browser => bail!("this is measured elsewhere"),
         }
     }
 }
@@ -102,6 +106,8 @@ struct Clock<'a> {
     proxy: &'a Proxy,
     began: Instant,
     cpu: Option<Cpu>,
+    /// Of the Redis behind it.
+    redis: Option<Cpu>,
 }
 
 /// What a load took.
@@ -109,14 +115,18 @@ struct Spent {
     seconds: f64,
     /// Processor time of the proxy in seconds; none without a proxy.
     cpu: Option<f64>,
+    /// The same of the Redis behind it.
+    redis: Option<f64>,
 }
 
 impl<'a> Clock<'a> {
     fn start(proxy: &'a Proxy) -> anyhow::Result<Clock<'a>> {
         let cpu = proxy.process.as_ref().map(Process::cpu).transpose()?;
+        let redis = proxy.redis.as_ref().map(Redis::cpu).transpose()?;
         Ok(Clock {
             proxy,
             cpu,
+            redis,
             began: Instant::now(),
         })
     }
@@ -127,12 +137,20 @@ impl<'a> Clock<'a> {
             (Some(process), Some(before)) => Some(process.cpu()?.since(before).as_secs_f64()),
             _ => None,
         };
-        Ok(Spent { seconds, cpu })
+        let redis = match (&self.proxy.redis, self.redis) {
+            (Some(server), Some(before)) => Some(server.cpu()?.since(before).as_secs_f64()),
+            _ => None,
+        };
+        Ok(Spent {
+            seconds,
+            cpu,
+            redis,
+        })
     }
 }
 
 /// Runs `work` on a number of lanes until it was done `count` times.
-async fn in_lanes<W, F>(lanes: usize, count: usize, work: W) -> anyhow::Result<()>
+pub async fn in_lanes<W, F>(lanes: usize, count: usize, work: W) -> anyhow::Result<()>
 where
     W: Fn() -> F + Clone + 'static,
     F: Future<Output = Result<(), Lost>>,
@@ -193,6 +211,7 @@ async fn connects(proxy: &Proxy) -> anyhow::Result<Values> {
         (Row::CrowdP99, percentile(&times, 0.99) * 1e3),
     ];
     values.extend(spent.cpu.map(|cpu| (Row::CpuPerConnect, cpu / count * 1e6)));
+    values.extend(spent.redis.map(|cpu| (Row::RedisCpu, cpu / count * 1e6)));
     Ok(values)
 }
 

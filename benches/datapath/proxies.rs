@@ -3,6 +3,7 @@
 
 use crate::client::{Door, Session};
 use crate::process::Process;
+use crate::redis::Redis;
 use anyhow::{Context, bail};
 use nix::sys::signal::Signal;
 use std::fs;
@@ -16,6 +17,8 @@ use tempfile::TempDir;
 /// How long a proxy may take until the first session goes through.
 const START: Duration = Duration::from_secs(20);
 const TRY_AGAIN: Duration = Duration::from_millis(50);
+/// Workers that are registered in Redis for a proxy.
+const WORKERS: usize = 8;
 /// Threads of every proxy.
 const THREADS: usize = 2;
 
@@ -31,6 +34,8 @@ pub enum Kind {
     Nginx,
     Playhouse {
         program: PathBuf,
+        /// Its workers are registered in Redis; else one stands in its configuration.
+        redis: bool,
     },
 }
 
@@ -39,6 +44,8 @@ pub struct Proxy {
     pub kind: Kind,
     pub door: Door,
     pub process: Option<Process>,
+    /// Where its workers are registered.
+    pub redis: Option<Redis>,
     /// Holds its configuration and its log.
     _folder: TempDir,
 }
@@ -53,9 +60,14 @@ impl Kind {
                 all.push(Kind::Haproxy { program, splice });
             }
         }
-        all.extend([Kind::Nginx, Kind::playhouse()]);
-        let others = others.iter().cloned();
-        all.extend(others.map(|program| Kind::Playhouse { program }));
+        all.push(Kind::Nginx);
+        let built = PathBuf::from(PLAYHOUSE);
+        for program in std::iter::once(&built).chain(others) {
+            for redis in [false, true] {
+                let program = program.clone();
+                all.push(Kind::Playhouse { program, redis });
+            }
+        }
         for kind in &all {
             kind.version()?;
         }
@@ -65,13 +77,24 @@ impl Kind {
     /// The one that was built with this bench.
     pub fn playhouse() -> Kind {
         let program = PathBuf::from(PLAYHOUSE);
-        Kind::Playhouse { program }
+        Kind::Playhouse {
+            program,
+            redis: false,
+        }
     }
+
+    /// What its name ends with when its workers are registered in Redis.
+    pub const WITH_REDIS: &str = ", Redis";
 
     pub fn name(&self) -> String {
         match self {
-            Kind::Playhouse { program } if *program != Path::new(PLAYHOUSE) => {
-                format!("other {}", program.display())
+            Kind::Playhouse { program, redis } => {
+                let name = match *program == Path::new(PLAYHOUSE) {
+                    true => "Playhouse".into(),
+                    false => format!("other {}", program.display()),
+                };
+                let redis = if *redis { Kind::WITH_REDIS } else { "" };
+                format!("{name}{redis}")
             }
             Kind::Direct => "direct".into(),
             Kind::Haproxy { splice, .. } => {
@@ -85,7 +108,6 @@ impl Kind {
                 format!("HAProxy {major}{splice}")
             }
             Kind::Nginx => "nginx".into(),
-            Kind::Playhouse { .. } => "Playhouse".into(),
         }
     }
 
@@ -95,7 +117,7 @@ impl Kind {
             Kind::Direct => return Ok(String::new()),
             Kind::Haproxy { program, .. } => (program.as_path(), "-v"),
             Kind::Nginx => (Path::new(NGINX), "-v"),
-            Kind::Playhouse { program } => (program.as_path(), "--version"),
+            Kind::Playhouse { program, .. } => (program.as_path(), "--version"),
         };
         let output = Command::new(program)
             .arg(argument)
@@ -139,12 +161,14 @@ impl Kind {
         let folder = tempfile::tempdir()?;
         let port = free_port()?;
         let address = SocketAddr::from(([127, 0, 0, 1], port));
-        let command = match self {
+        let mut redis = None;
+        let mut command = match self {
             Kind::Direct => {
                 return Ok(Proxy {
                     kind: self.clone(),
                     door: Door::new(self.name(), backend, path),
                     process: None,
+                    redis: None,
                     _folder: folder,
                 });
             }
@@ -162,15 +186,26 @@ impl Kind {
                 command.arg("-p").arg(folder.path()).arg("-c").arg(file);
                 command
             }
-            Kind::Playhouse { program } => {
+            Kind::Playhouse {
+                program,
+                redis: shared,
+            } => {
                 let file = folder.path().join("playhouse.yaml");
-                fs::write(&file, playhouse(address, free_port()?, backend, path))?;
+                let workers = if *shared {
+                    let server = Redis::start().await?;
+                    server.register(WORKERS, backend, path).await?;
+                    let url = server.url();
+                    redis = Some(server);
+                    format!("store: {{ url: \"{url}\" }}")
+                } else {
+                    static_worker(backend, path)
+                };
+                fs::write(&file, playhouse(address, free_port()?, &workers))?;
                 let mut command = Command::new(program);
                 command.arg("proxy").arg("--config").arg(file);
                 command
             }
         };
-        let mut command = command;
         let log = folder.path().join("log");
         let output = fs::File::create(&log)?;
         command
@@ -201,12 +236,13 @@ impl Kind {
             kind: self.clone(),
             door,
             process: Some(process),
+            redis,
             _folder: folder,
         })
     }
 }
 
-const PLAYHOUSE: &str = env!("CARGO_BIN_EXE_playhouse");
+pub const PLAYHOUSE: &str = env!("CARGO_BIN_EXE_playhouse");
 const NGINX: &str = "/usr/sbin/nginx";
 
 fn haproxy(listen: SocketAddr, backend: SocketAddr, splice: bool) -> String {
@@ -270,12 +306,19 @@ http {{
     )
 }
 
-fn playhouse(listen: SocketAddr, admin: u16, backend: SocketAddr, path: &str) -> String {
+fn static_worker(backend: SocketAddr, path: &str) -> String {
+    format!(
+        "workers: [ {{ endpoint: \"ws://{backend}{path}\", browser: chromium, version: \"1.65\" }} ]"
+    )
+}
+
+/// The configuration of a Playhouse proxy that finds its workers as `workers` says.
+pub fn playhouse(listen: SocketAddr, admin: u16, workers: &str) -> String {
     format!(
         "listen: {listen}
 admin: {{ listen: 127.0.0.1:{admin} }}
 limits: {{ max_concurrent_sessions: 10000, max_lifetime_sessions: 0 }}
-workers: [ {{ endpoint: \"ws://{backend}{path}\", browser: chromium, version: \"1.65\" }} ]
+{workers}
 server: {{ threads: {THREADS} }}
 log: {{ level: warn }}
 "

@@ -3,6 +3,7 @@
 //! sides of a ratio.
 
 use crate::measure::{Row, Values};
+use crate::proxies::Kind;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -13,6 +14,8 @@ pub struct Report {
     /// Columns, in their order.
     names: Vec<String>,
     raw: String,
+    /// Tables of another shape, with what they show.
+    others: Vec<String>,
 }
 
 /// What a ratio has to be.
@@ -29,6 +32,19 @@ enum Target {
 }
 
 impl Row {
+    /// What this has to be with workers that are registered in Redis, if that is told.
+    fn with_redis(self) -> Option<Target> {
+        match self {
+            Row::ConnectsPerSecond => Some(Target::AtLeast(0.95)),
+            Row::CpuPerConnect => Some(Target::AtMost(1.15)),
+            Row::IdleMemory => Some(Target::Below(2.6)),
+            Row::CrowdP50 | Row::CrowdP99 | Row::AloneP50 | Row::AloneP99 | Row::RedisCpu => {
+                Some(Target::None)
+            }
+            _ => None,
+        }
+    }
+
     fn describe(self) -> (&'static str, Target) {
         use Target::*;
         match self {
@@ -47,6 +63,7 @@ impl Row {
             Row::Cpu1M => ("CPU per GB, 1 MiB messages, s", AtMost(0.5)),
             Row::Rate1M => ("GB/s, 1 MiB messages", None),
             Row::IdleMemory => ("memory per idle session, KiB", Below(2.5)),
+            Row::RedisCpu => ("Redis' CPU per connection, µs", None),
             Row::FirstPage => ("Chromium: time to first page p50, ms", Above(1.0)),
             Row::Evaluate => ("Chromium: evaluate round trip p50, ms", None),
             Row::SessionsPerSecond => ("Chromium: sessions/s", None),
@@ -76,26 +93,68 @@ impl Report {
         &self.raw
     }
 
+    /// Adds a table of another shape, and its raw numbers.
+    pub fn add_table(&mut self, table: String, raw: &str) {
+        self.others.push(table);
+        self.raw.push_str(raw);
+    }
+
+    /// All tables.
+    pub fn tables(&self) -> String {
+        let mut tables = match self.values.is_empty() {
+            true => Vec::new(),
+            false => vec![self.table()],
+        };
+        tables.extend(self.others.iter().cloned());
+        tables.join("\n")
+    }
+
     /// The table, in Markdown. The first HAProxy is what Playhouse is compared with.
-    pub fn table(&self) -> String {
+    fn table(&self) -> String {
         let mut table = String::from("| |");
-        for name in &self.names {
+        for name in self.columns() {
             let _ = write!(table, " {name} |");
         }
         table.push_str(" Playhouse to HAProxy | target |\n|---|");
-        table.push_str(&"---:|".repeat(self.names.len() + 1));
+        table.push_str(&"---:|".repeat(self.columns().count() + 1));
         table.push_str("---|\n");
         for row in self.values.keys() {
-            self.line(*row, &mut table);
+            let (what, target) = row.describe();
+            if self.columns().any(|name| self.of(*row, name).is_some()) {
+                self.line(*row, what, target, "", &mut table);
+            }
+            if let Some(target) = row.with_redis()
+                && self
+                    .names
+                    .iter()
+                    .any(|name| name.ends_with(Kind::WITH_REDIS))
+            {
+                let what = format!("**with Redis**: {what}");
+                self.line(*row, &what, target, Kind::WITH_REDIS, &mut table);
+            }
         }
         table
     }
 
-    fn line(&self, row: Row, table: &mut String) {
-        let (what, target) = row.describe();
+    /// The names of what was measured, each once: with Redis it has rows of its own.
+    fn columns(&self) -> impl Iterator<Item = &String> {
+        let names = self.names.iter();
+        names.filter(|name| !name.ends_with(Kind::WITH_REDIS))
+    }
+
+    /// A line with the values of those of each name that have `suffix`, if there are such.
+    fn line(&self, row: Row, what: &str, target: Target, suffix: &str, table: &mut String) {
         let _ = write!(table, "| {what} |");
-        for name in &self.names {
-            match self.of(row, name) {
+        let values = |name: &str| {
+            let with = self.names.contains(&format!("{name}{suffix}"));
+            match with {
+                true => self.of(row, &format!("{name}{suffix}")),
+                false if name.contains("Playhouse") || name.starts_with("other") => None,
+                false => self.of(row, name),
+            }
+        };
+        for name in self.columns() {
+            match values(name) {
                 Some(values) => {
                     let _ = write!(table, " {} |", digits(median(values)));
                 }
@@ -103,7 +162,7 @@ impl Report {
             }
         }
         let haproxy = self.names.iter().find(|name| name.starts_with("HAProxy"));
-        let ours = self.of(row, "Playhouse");
+        let ours = values("Playhouse");
         let ratio = ours.zip(haproxy.and_then(|name| self.of(row, name)));
         let ratio = ratio.map(|(ours, theirs)| {
             let pairs: Vec<f64> = ours.iter().zip(theirs).map(|(a, b)| a / b).collect();
@@ -157,7 +216,7 @@ pub fn median(values: &[f64]) -> f64 {
 }
 
 /// Three digits that matter.
-fn digits(value: f64) -> String {
+pub fn digits(value: f64) -> String {
     match value.abs() {
         100.0.. => format!("{value:.0}"),
         10.0.. => format!("{value:.1}"),
