@@ -105,18 +105,6 @@ const LONG_FILES: &[(&str, &str)] = &[
         "the calls of one store, one a script",
     ),
     ("tunnel/flow.rs", "one direction of a tunnel, one state"),
-    (
-        "worker/own/mod.rs",
-        "the pool of sessions' own browsers, one state",
-    ),
-    (
-        "worker/process.rs",
-        "one server, from its command line to its end",
-    ),
-    (
-        "worker/supervision.rs",
-        "one generation's task, from its start to its end",
-    ),
 ];
 
 /// Functions longer than a screen, each with the reason.
@@ -133,10 +121,6 @@ const LONG_FUNCTIONS: &[(&str, &str)] = &[
         "a session from its arrival to its 101, in order",
     ),
     ("worker/diagnosis.rs known_cause", "one arm a cause"),
-    (
-        "worker/gateway/own.rs session",
-        "a session on a browser of its own, in order",
-    ),
     ("worker/shell.rs carry_out", "one arm an order"),
 ];
 

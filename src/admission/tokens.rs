@@ -31,6 +31,43 @@ pub struct Identity {
     pub max_sessions: Option<u32>,
     /// The kind of seat that it gets unless it asks for another.
     pub seat: Option<SeatKind>,
+    /// The hash of its token; none where no token is asked for.
+    pub credential: Option<[u8; 32]>,
+}
+
+impl Identity {
+    /// Of everybody, where no token is asked for.
+    fn anonymous() -> Identity {
+        Identity {
+            tenant: Arc::from(""),
+            priority: 1,
+            max_sessions: None,
+            seat: None,
+            credential: None,
+        }
+    }
+
+    fn of(token: &config::Token) -> Identity {
+        Identity {
+            tenant: Arc::from(token.name.as_str()),
+            priority: token.priority,
+            max_sessions: token.max_sessions,
+            seat: token.seat,
+            credential: Some(token.sha256),
+        }
+    }
+}
+
+/// Whoever has the credential that `is_it` recognises, or everybody where no token is asked for.
+pub fn identify_by(
+    auth: &config::Auth,
+    is_it: impl Fn(Option<&[u8; 32]>) -> bool,
+) -> Option<Identity> {
+    if auth.tokens.is_empty() {
+        return is_it(None).then(Identity::anonymous);
+    }
+    let found = auth.tokens.iter().find(|token| is_it(Some(&token.sha256)));
+    found.map(Identity::of)
 }
 
 /// The token is missing or is none of ours.
@@ -42,15 +79,10 @@ pub enum Unauthorized {
     Unknown,
 }
 
-/// Tells who presents `token`. Without configured tokens everybody is the same nameless tenant.
+/// Tells who presents `token`. Without configured tokens everybody is the same anonymous tenant.
 pub fn identify(auth: &config::Auth, token: Option<&str>) -> Result<Identity, Unauthorized> {
     if auth.tokens.is_empty() {
-        return Ok(Identity {
-            tenant: Arc::from(""),
-            priority: 1,
-            max_sessions: None,
-            seat: None,
-        });
+        return Ok(Identity::anonymous());
     }
     let presented = hash(token.ok_or(Unauthorized::Missing)?);
     let mut found = None;
@@ -61,12 +93,7 @@ pub fn identify(auth: &config::Auth, token: Option<&str>) -> Result<Identity, Un
         }
     }
     let known = found.ok_or(Unauthorized::Unknown)?;
-    Ok(Identity {
-        tenant: Arc::from(known.name.as_str()),
-        priority: known.priority,
-        max_sessions: known.max_sessions,
-        seat: known.seat,
-    })
+    Ok(Identity::of(known))
 }
 
 /// Like [`identify`], for a client that gives several texts, one of which may be a token: a URL has

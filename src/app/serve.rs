@@ -24,8 +24,8 @@ use crate::session::registry::Registry;
 use crate::session::seat::Releaser;
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
@@ -85,6 +85,7 @@ impl ControlPlane {
             elsewhere: PeerDemand::default(),
             events,
             metrics_page: MetricsPage::default(),
+            secret: OnceLock::new(),
             admin_token,
             draining: watch::Sender::new(false),
             serving: AtomicBool::new(false),

@@ -22,6 +22,8 @@ mod unreachable;
 mod view;
 mod watch;
 
+/// How a worker is told which protocol its client speaks.
+pub use crate::worker::{CDP, PROTOCOL_HEADER};
 pub use dial::{Dialled, Handshake};
 pub use failure::{DialFailure, Shortage, WorkerAnswer};
 pub use seating::{Grant, NoSeat, Queue, Ticket};
@@ -292,6 +294,16 @@ impl Fleet {
         let seats = SeatKind::ALL.into_iter();
         let seats: Vec<SeatKind> = seats.filter(|seat| !versions(*seat).is_empty()).collect();
         (!seats.is_empty()).then_some(Instead::Seats(seats))
+    }
+
+    /// The version of a browser that this client may get, if a worker tells.
+    pub fn browser_version(&self, wanted: &Wanted) -> Option<String> {
+        let known = self.known();
+        let mut records = known.values().map(|worker| &worker.record);
+        records.find_map(|it| {
+            let fits = it.key.browser == wanted.browser && wanted.accepts(it.seat, it.version);
+            it.browser_version.clone().filter(|_| fits)
+        })
     }
 
     /// The kind of seat for somebody who does not say: a shared one, unless there are only others.

@@ -62,6 +62,10 @@ pub struct Downstream {
     pub connection: Arc<Connection>,
     /// The query string, which was taken out of the request.
     pub query: Option<String>,
+    /// Whether it came over TLS of ours.
+    pub tls: bool,
+    /// Whether the other end may say what the client asked for.
+    pub behind_proxy: bool,
 }
 
 /// A connection between two requests, and what of the next one has come already.
@@ -232,6 +236,8 @@ impl<A: Application> FrontDoor<A> {
             let downstream = Downstream {
                 connection: connection.clone(),
                 query,
+                tls: self.tls.is_some(),
+                behind_proxy,
             };
             let mut request = ServerSession::new_http1(stream);
             request.set_keepalive(Some(KEEPALIVE.as_secs()));

@@ -17,6 +17,7 @@ mod pages;
 pub mod refusal;
 mod session;
 pub mod session_request;
+mod ticket;
 
 pub use pages::MetricsPage;
 
@@ -25,6 +26,7 @@ use crate::config::LiveConfig;
 use crate::events::{Events, Kind};
 use crate::fleet::{Fleet, Queue};
 use crate::metrics::Metrics;
+use crate::model::unix_millis;
 use crate::session::registry::{ClientGuard, Registry};
 use crate::session::seat::Releaser;
 use crate::store::Store;
@@ -32,7 +34,7 @@ use async_trait::async_trait;
 use connections::Connection;
 use demand::PeerDemand;
 use front_door::{Application, Downstream, Kept};
-use http::Method;
+use http::{HeaderMap, Method};
 use pages::Page;
 use pingora::apps::HttpServerApp;
 use pingora::modules::http::HttpModules;
@@ -48,9 +50,10 @@ use session_request::SessionRequest;
 use std::any::Any;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
+use ticket::Signer;
 use tokio::sync::watch;
 
 /// Everything that a session meets on its way, shared by all of them.
@@ -76,6 +79,8 @@ pub struct Grid {
     pub serving: AtomicBool,
     /// What `/metrics` of the data port told last.
     pub metrics_page: MetricsPage,
+    /// What the tickets of DevTools connections are signed with, once it is known.
+    pub secret: OnceLock<[u8; 32]>,
 }
 
 /// A client that wants a session, with everything it brought.
@@ -111,33 +116,89 @@ impl Grid {
         &self,
         request: &Session,
         query: Option<&str>,
+        page: Page,
+        holder: Option<tokens::Identity>,
     ) -> Result<(SessionRequest, tokens::Identity), Refusal> {
         let head = request.as_downstream().req_header();
         let config = self.config.load();
         // Strangers learn nothing but that they are strangers.
-        let given = session_request::tokens(query, &head.headers);
-        let who = tokens::identify_any(&config.auth, &given).map_err(|why| match why {
-            Unauthorized::Missing => Refusal::NoToken,
-            Unauthorized::Unknown => Refusal::WrongToken,
-        })?;
+        let who = match holder {
+            Some(holder) => holder,
+            None => self.identify(query, &head.headers)?,
+        };
         let usual = |browser| {
             let chosen = who.seat.or(config.selection.default_seat);
             chosen.unwrap_or_else(|| self.fleet.usual_seat(browser))
         };
         let (selection, auth) = (&config.selection, &config.auth);
-        let wanted_session = session_request::read(query, &head.headers, selection, auth, usual)?;
+        let wanted_session = match page {
+            Page::Cdp => session_request::read_cdp(&head.headers, auth)?,
+            _ => session_request::read(query, &head.headers, selection, auth, usual)?,
+        };
         if self.is_draining() {
             return Err(Refusal::Draining);
         }
         Ok((wanted_session, who))
     }
 
+    /// Who shows a token.
+    fn identify(
+        &self,
+        query: Option<&str>,
+        headers: &HeaderMap,
+    ) -> Result<tokens::Identity, Refusal> {
+        let config = self.config.load();
+        let given = session_request::tokens(query, headers);
+        tokens::identify_any(&config.auth, &given).map_err(|why| match why {
+            Unauthorized::Missing => Refusal::NoToken,
+            Unauthorized::Unknown => Refusal::WrongToken,
+        })
+    }
+
+    /// What tickets are signed with: of all proxies that share the store.
+    async fn signer(&self) -> Result<Signer, Refusal> {
+        if let Some(secret) = self.secret.get() {
+            return Ok(Signer::new(secret));
+        }
+        let secret = self.store.shared_secret().await;
+        let secret = secret.map_err(|_| Refusal::StoreAway)?;
+        Ok(Signer::new(self.secret.get_or_init(|| secret)))
+    }
+
+    /// A ticket for one DevTools connection of somebody.
+    async fn issue_ticket(&self, who: &tokens::Identity) -> Result<String, Refusal> {
+        let signer = self.signer().await?;
+        Ok(signer.issue(who.credential.as_ref(), unix_millis()))
+    }
+
+    /// Whose a ticket is, the first time that it is shown.
+    async fn take_ticket(&self, text: &str) -> Result<tokens::Identity, Refusal> {
+        let signer = self.signer().await?;
+        let ticket = signer.read(text, unix_millis());
+        let ticket = ticket.ok_or(Refusal::WrongTicket)?;
+        let is_of = |credential: Option<&[u8; 32]>| signer.is_of(&ticket, credential);
+        // A token that was taken out of the configuration meanwhile is good for nothing.
+        let who = tokens::identify_by(&self.config.load().auth, is_of);
+        let who = who.ok_or(Refusal::WrongTicket)?;
+        match self.store.use_once(&ticket.name, ticket::LIFETIME).await {
+            Ok(true) => Ok(who),
+            Ok(false) => Err(Refusal::WrongTicket),
+            Err(_) => Err(Refusal::StoreAway),
+        }
+    }
+
     async fn open_session(
         self: &Arc<Self>,
         request: &mut Session,
+        page: Page,
         downstream: &Downstream,
     ) -> pingora::Result<()> {
-        let admitted = self.admit(request, downstream.query.as_deref());
+        let query = downstream.query.as_deref();
+        let holder = match session_request::ticket(query).filter(|_| page == Page::Cdp) {
+            Some(ticket) => self.take_ticket(&ticket).await.map(Some),
+            None => Ok(None),
+        };
+        let admitted = holder.and_then(|holder| self.admit(request, query, page, holder));
         let admitted = admitted.and_then(|(wanted_session, who)| {
             let quota_permit = self.quotas.take(&who)?;
             Ok(Arrival {
@@ -278,8 +339,10 @@ impl ProxyHttp for DataPort {
         };
         let upgrade =
             request.as_downstream().is_upgrade_req() && handshake::is_websocket(&head.headers);
-        let answered = if page == Some(Page::Root) && upgrade && head.method == Method::GET {
-            self.0.open_session(request, &downstream).await
+        let opens = page.filter(|page| matches!(page, Page::Root | Page::Cdp));
+        let opens = opens.filter(|_| upgrade && head.method == Method::GET);
+        let answered = if let Some(page) = opens {
+            self.0.open_session(request, page, &downstream).await
         } else {
             let answered = pages::answer(&self.0, request, page, &downstream).await;
             match answered {

@@ -3,12 +3,13 @@
 use super::Grid;
 use super::front_door::Downstream;
 use super::refusal::Refusal;
-use super::session_request;
+use super::session::never_served;
+use super::session_request::{self, CDP_SEAT};
 use crate::metrics::TEXT_FORMAT;
 use crate::metrics::cache::Cache;
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::header::{ACCEPT, ALLOW};
+use http::header::{ACCEPT, ALLOW, HOST};
 use http::{HeaderMap, Method, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
@@ -33,6 +34,10 @@ pub struct MetricsPage {
 pub(super) enum Page {
     /// Where sessions are opened.
     Root,
+    /// Where DevTools connections are opened.
+    Cdp,
+    /// Where a client of the DevTools protocol asks for the address to connect to.
+    Version,
     Json,
     Metrics,
     Healthz,
@@ -49,6 +54,9 @@ impl Page {
         };
         match base.and_then(below).unwrap_or(path) {
             "" | "/" => Some(Page::Root),
+            "/cdp" | "/cdp/" => Some(Page::Cdp),
+            path if path.starts_with("/devtools/browser/") => Some(Page::Cdp),
+            "/json/version" | "/json/version/" => Some(Page::Version),
             "/json" | "/json/" => Some(Page::Json),
             "/metrics" => Some(Page::Metrics),
             "/healthz" => Some(Page::Healthz),
@@ -73,13 +81,18 @@ pub(super) async fn answer(
     match (page, &head.method) {
         // How some balancers ask whether a server is well.
         (_, &Method::OPTIONS) => answer_check(grid, request, StatusCode::NO_CONTENT).await,
-        (Page::Root, &Method::HEAD) => answer_check(grid, request, StatusCode::OK).await,
-        (Page::Root, &Method::GET) => {
+        (Page::Root | Page::Cdp, &Method::HEAD) => {
+            answer_check(grid, request, StatusCode::OK).await
+        }
+        (Page::Root | Page::Cdp, &Method::GET) => {
             let refusal = match lost_its_upgrade(head) {
                 true => Refusal::UpgradeSwallowed,
                 false => Refusal::UpgradeRequired,
             };
             refuse(grid, request, &refusal, downstream).await
+        }
+        (Page::Version, &Method::GET | &Method::HEAD) => {
+            show_version(grid, request, downstream).await
         }
         (_, &Method::GET | &Method::HEAD) => show(grid, request, page).await,
         _ => refuse(grid, request, &Refusal::MethodNotAllowed, downstream).await,
@@ -119,8 +132,57 @@ async fn show(grid: &Arc<Grid>, request: &mut Session, page: Page) -> pingora::R
         },
         Page::Favicon => send(request, StatusCode::NO_CONTENT, "", Bytes::new()).await,
         Page::Json => send(request, ok, "application/json", ENDPOINT.into()).await,
-        Page::Healthz | Page::Root => send(request, ok, "text/plain", "ok\n".into()).await,
+        Page::Healthz | Page::Root | Page::Cdp | Page::Version => {
+            send(request, ok, "text/plain", "ok\n".into()).await
+        }
     }
+}
+
+/// What Chromium's own port tells of itself, with an address for one DevTools connection.
+async fn show_version(
+    grid: &Arc<Grid>,
+    request: &mut Session,
+    downstream: &Downstream,
+) -> pingora::Result<()> {
+    match version(grid, request.as_downstream().req_header(), downstream).await {
+        Ok(body) => send(request, StatusCode::OK, "application/json", body).await,
+        Err(refusal) => refuse(grid, request, &refusal, downstream).await,
+    }
+}
+
+async fn version(
+    grid: &Arc<Grid>,
+    head: &RequestHeader,
+    downstream: &Downstream,
+) -> Result<Bytes, Refusal> {
+    let who = grid.identify(downstream.query.as_deref(), &head.headers)?;
+    if let Some(refusal) = never_served(grid, &CDP_SEAT) {
+        return Err(refusal);
+    }
+    let host = head.headers.get(HOST).and_then(|host| host.to_str().ok());
+    let host = host.filter(|host| !host.is_empty());
+    let host = host.ok_or(Refusal::BadRequest("The request has no Host header."))?;
+    let by_tls = || {
+        let scheme = head.headers.get("x-forwarded-proto");
+        downstream.behind_proxy && scheme.is_some_and(|scheme| scheme == "https")
+    };
+    let scheme = if downstream.tls || by_tls() {
+        "wss"
+    } else {
+        "ws"
+    };
+    // Below the base path for whoever asked below it.
+    let path = head.uri.path().trim_end_matches('/');
+    let base = path.strip_suffix("/json/version").unwrap_or_default();
+    let ticket = grid.issue_ticket(&who).await?;
+    let target = session_request::ticket_target(&ticket);
+    let browser = grid.fleet.browser_version(&CDP_SEAT).unwrap_or_default();
+    let body = serde_json::json!({
+        "Browser": format!("Chrome/{browser}"),
+        "Protocol-Version": "1.3",
+        "webSocketDebuggerUrl": format!("{scheme}://{host}{base}{target}"),
+    });
+    Ok(body.to_string().into())
 }
 
 /// Answers a balancer that asks for a status and nothing else: whether sessions are taken.

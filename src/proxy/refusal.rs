@@ -27,6 +27,8 @@ pub enum Refusal {
     UnknownSeat,
     NoToken,
     WrongToken,
+    /// The ticket of a DevTools connection is none of ours, used, or too old.
+    WrongTicket,
     /// A web page of another origin wants a session.
     ForeignOrigin,
     /// The grid is asked for by a name that is not known to be its own.
@@ -182,6 +184,15 @@ impl Refusal {
                 [
                     "This grid does not know the given token.",
                     "Check it with whoever runs the grid (auth.tokens).",
+                ],
+            )
+            .with(BEARER),
+            Refusal::WrongTicket => RefusalResponse::new(
+                Status::UNAUTHORIZED,
+                "wrong_ticket",
+                [
+                    "This DevTools address was used before, is older than half a minute, or is none of ours.",
+                    "Ask /json/version for a new one, or connect to ws://HOST:PORT/cdp with the token.",
                 ],
             )
             .with(BEARER),
@@ -355,12 +366,13 @@ impl Refusal {
     }
 
     /// Every [code](Told::code), and how a client is counted that left without an answer.
-    pub const CODES: [&'static str; 29] = [
+    pub const CODES: [&'static str; 30] = [
         "bad_request",
         "websocket_version",
         "unknown_browser",
         "no_token",
         "wrong_token",
+        "wrong_ticket",
         "foreign_origin",
         "foreign_host",
         "not_found",
@@ -524,6 +536,7 @@ mod tests {
             Refusal::UnknownSeat,
             Refusal::NoToken,
             Refusal::WrongToken,
+            Refusal::WrongTicket,
             Refusal::ForeignOrigin,
             Refusal::ForeignHost,
             Refusal::TlsExpected,

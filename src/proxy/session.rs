@@ -329,7 +329,7 @@ fn refusal(grid: &Grid, wanted: &Wanted, tried: usize, why: Refused, came: Insta
 }
 
 /// There are workers, and none that the client could use.
-fn never_served(grid: &Grid, wanted: &Wanted) -> Option<Refusal> {
+pub(super) fn never_served(grid: &Grid, wanted: &Wanted) -> Option<Refusal> {
     let Wanted { browser, seat, .. } = *wanted;
     Some(match grid.fleet.instead_of(wanted)? {
         Instead::Versions(available) => Refusal::NoSuchVersion {

@@ -3,7 +3,7 @@
 use super::handshake;
 use super::refusal::Refusal;
 use crate::config;
-use crate::fleet::Handshake;
+use crate::fleet::{CDP, Handshake, PROTOCOL_HEADER};
 use crate::model::{Browser, SeatKind, Version};
 use crate::selection::Wanted;
 use base64::Engine;
@@ -11,6 +11,26 @@ use base64::prelude::BASE64_STANDARD;
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, HOST, ORIGIN, USER_AGENT};
 use std::borrow::Cow;
+
+/// The ticket of a DevTools connection, as its address carries it.
+const TICKET: &str = "ticket";
+
+/// What a client of the DevTools protocol gets: whatever Playwright's version is.
+pub const CDP_SEAT: Wanted = Wanted {
+    browser: Browser::Chromium,
+    version: None,
+    seat: SeatKind::Own,
+};
+
+/// The address of a DevTools connection that needs no token.
+pub fn ticket_target(ticket: &str) -> String {
+    format!("/devtools/browser/own?{TICKET}={ticket}")
+}
+
+/// The ticket of a request, if it has one.
+pub fn ticket(query: Option<&str>) -> Option<Cow<'_, str>> {
+    parameter(query, TICKET)
+}
 
 /// Header in which every Playwright client names its browser.
 pub const BROWSER_HEADER: &str = "x-playwright-browser";
@@ -67,6 +87,11 @@ pub fn read(
 ) -> Result<SessionRequest, Refusal> {
     let key = handshake::check(headers)?;
     check_origin(headers, auth)?;
+    if wants_cdp(query, headers) {
+        return Err(Refusal::BadRequest(
+            "This path speaks Playwright's protocol. For CDP use http://HOST:PORT or ws://HOST:PORT/cdp.",
+        ));
+    }
     let browser = match parameter(query, "browser") {
         Some(name) => name.parse().map_err(|_| Refusal::UnknownBrowser)?,
         None => match headers.get(BROWSER_HEADER) {
@@ -87,6 +112,36 @@ pub fn read(
         playwright: is_playwright(headers),
         handshake: Handshake::new(forwarded(headers), key.as_bytes()),
     })
+}
+
+/// Reads the wish for a browser that is driven by the DevTools protocol.
+pub fn read_cdp(headers: &HeaderMap, auth: &config::Auth) -> Result<SessionRequest, Refusal> {
+    let key = handshake::check(headers)?;
+    check_origin(headers, auth)?;
+    if headers.contains_key(BROWSER_HEADER) {
+        return Err(Refusal::BadRequest(
+            "This path speaks CDP: use connectOverCDP here, or connect(\"ws://HOST:PORT/\").",
+        ));
+    }
+    // What the gateway does not know is of no use to it: it agrees on no extension.
+    let key_text = String::from_utf8_lossy(key.as_bytes());
+    let wire = format!(
+        "sec-websocket-version: 13\r\nsec-websocket-key: {key_text}\r\n{PROTOCOL_HEADER}: {CDP}\r\n"
+    );
+    Ok(SessionRequest {
+        wanted: CDP_SEAT,
+        playwright: is_playwright(headers),
+        handshake: Handshake::new(wire.into_bytes(), key.as_bytes()),
+    })
+}
+
+/// Whether a client that comes where Playwright's own protocol is spoken wants CDP: Puppeteer says who it
+/// is, and Playwright's own clients name their browser.
+fn wants_cdp(query: Option<&str>, headers: &HeaderMap) -> bool {
+    let agent = user_agent(headers).unwrap_or_default();
+    let names_browser =
+        headers.contains_key(BROWSER_HEADER) || parameter(query, "browser").is_some();
+    agent.starts_with("Puppeteer") || (agent.starts_with("Playwright/") && !names_browser)
 }
 
 fn browser_of(name: &[u8]) -> Result<Browser, Refusal> {

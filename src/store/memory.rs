@@ -22,10 +22,13 @@ const EVENT_BACKLOG: usize = 4096;
 pub struct MemoryStore {
     state: Mutex<State>,
     events: broadcast::Sender<Event>,
+    secret: [u8; 32],
 }
 
 #[derive(Default)]
 struct State {
+    /// What may be used once and was, and until when that is remembered.
+    used: HashMap<String, Instant>,
     workers: HashMap<WorkerKey, StoredWorker>,
     /// Which worker's seat a session holds. A worker's `active` is the number of its leases; those
     /// of an expired worker stay, because it may come back and the sessions may still be open.
@@ -55,6 +58,7 @@ impl MemoryStore {
         MemoryStore {
             state: Mutex::default(),
             events: broadcast::channel(EVENT_BACKLOG).0,
+            secret: rand::random(),
         }
     }
 
@@ -445,4 +449,15 @@ impl PermitStore for MemoryStore {
 }
 
 #[async_trait]
-impl Peers for MemoryStore {}
+impl Peers for MemoryStore {
+    async fn shared_secret(&self) -> Result<[u8; 32], StoreError> {
+        Ok(self.secret)
+    }
+
+    async fn use_once(&self, what: &str, ttl: Duration) -> Result<bool, StoreError> {
+        let now = Instant::now();
+        let mut state = self.state();
+        state.used.retain(|_, until| *until > now);
+        Ok(state.used.insert(what.to_owned(), now + ttl).is_none())
+    }
+}

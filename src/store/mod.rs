@@ -358,6 +358,12 @@ pub trait Peers: Send + Sync + 'static {
         None
     }
 
+    /// A secret that all who share this store have, and nobody else.
+    async fn shared_secret(&self) -> Result<[u8; 32], StoreError>;
+
+    /// Notes that something is used, for `ttl`; `false` when somebody has used it already.
+    async fn use_once(&self, what: &str, ttl: Duration) -> Result<bool, StoreError>;
+
     /// Asks all other proxies that share this store, and waits until they have answered, one of the
     /// answers is `enough`, or `patience` is over. A store of one process knows no others.
     async fn query_peers(

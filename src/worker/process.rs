@@ -142,58 +142,16 @@ impl Server {
                 error,
             })?;
         let stdout = child.stdout.take().expect("stdout is piped");
-        let stderr = child.stderr.take().expect("stderr is piped");
-        let tail = Arc::default();
-        let errors = tokio::spawn(keep_tail(stderr, Arc::clone(&tail)));
-        let server = Server {
-            node: child.id().map_or(0, |id| id as i32),
-            child,
-            address,
-            tail,
-            errors,
-            ended: false,
-            folder,
-        };
+        let server = Server::new(child, address, folder);
         Ok((server, stdout))
     }
 
-    /// Starts the browser itself, without Playwright's server; `prepare` says how it is driven, given
-    /// its executable and its folder.
-    pub async fn start_browser(
-        launch: &Launch<'_>,
-        prepare: impl FnOnce(&mut Command, &Path, &Path),
-    ) -> Result<Server, StartError> {
-        let files = |error| StartError::Files {
-            folder: launch.machine.folder().to_owned(),
-            error,
-        };
-        let executable = launch.toolchain.executable.as_deref();
-        let executable = executable.ok_or(StartError::NoExecutable)?;
-        let folder = launch.machine.server_folder().map_err(files)?;
-        // Nobody listens there: what is driven otherwise has no address.
-        let address = ServerAddress::in_folder(folder.path(), "/").map_err(files)?;
-        let mut command = Command::new(executable);
-        command
-            .current_dir(folder.path())
-            .env_clear()
-            .envs(passed_on())
-            .env("HOME", folder.path())
-            .env("TMPDIR", folder.path())
-            .env("XDG_CACHE_HOME", folder.path())
-            .env(tree::MARKER, folder.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        prepare(&mut command, executable, folder.path());
-        let started = spawn::spawn(command).await;
-        let mut child = started.map_err(|error| StartError::Node {
-            node: executable.to_owned(),
-            error,
-        })?;
+    /// Takes charge of what was started in a folder, to its end. Its errors are read from here on.
+    pub fn new(mut child: Child, address: ServerAddress, folder: ServerFolder) -> Server {
         let stderr = child.stderr.take().expect("stderr is piped");
         let tail = Arc::default();
         let errors = tokio::spawn(keep_tail(stderr, Arc::clone(&tail)));
-        Ok(Server {
+        Server {
             node: child.id().map_or(0, |id| id as i32),
             child,
             address,
@@ -201,7 +159,7 @@ impl Server {
             errors,
             ended: false,
             folder,
-        })
+        }
     }
 
     async fn come_up(&mut self, stdout: ChildStdout) -> Result<(), StartError> {
@@ -387,7 +345,7 @@ fn command(launch: &Launch<'_>, plan: &Path, folder: &Path) -> Command {
     command
 }
 
-fn passed_on() -> impl Iterator<Item = (&'static str, String)> {
+pub fn passed_on() -> impl Iterator<Item = (&'static str, String)> {
     PASSED_ON
         .into_iter()
         .filter_map(|name| Some((name, std::env::var(name).ok()?)))

@@ -5,7 +5,7 @@
 use super::gateway::Connections;
 use super::leftovers;
 use super::lifecycle::{Generation, Input};
-use super::supervision::Processes;
+use super::own::Processes;
 use crate::config::{LiveConfig, RecycleMode};
 use crate::model::{Counts, RecycleReason, Size, WorkerRecord, WorkerStatus, unix_millis};
 use crate::store::{Store, StoreError};

@@ -1,18 +1,16 @@
 //! One generation's processes, from waiting for its turn to start until nothing of it is left.
 
-use super::address::ServerAddress;
 use super::agent::Shared;
 use super::gateway::{Connections, Route, Upstream};
 use super::lifecycle::{Generation, Health, Input};
 use super::machine::WarmUpPermit;
-use super::own::pipe::Pipe;
-use super::own::{OwnSeats, Pool, Seats, own_seats};
+use super::own::{OwnPools, Processes};
 use super::probe::{CheckError, Prober};
 use super::process::{Launch, Server};
 use super::progress::Progress;
 use super::toolchain::Toolchain;
 use super::tree;
-use crate::model::{Browser, Endpoint, SeatKind, WorkerKey};
+use crate::model::{Endpoint, SeatKind, WorkerKey};
 use crate::store::Store;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,8 +36,6 @@ const PERMIT_RETRY: Duration = Duration::from_millis(50);
 const LAST_CAUSE: Duration = Duration::from_secs(1);
 /// A browser that ends this soon after the kernel ended a process for want of memory died of it.
 const OOM_IS_THE_CAUSE: Duration = Duration::from_secs(3);
-/// How long browsers that are driven over pipes may take to end with the others.
-const PIPES_END: Duration = Duration::from_secs(5);
 /// Between two questions whether the grid has a permit left.
 const GRID_PERMIT_RETRY: Duration = Duration::from_millis(500);
 
@@ -67,24 +63,6 @@ pub struct Up {
     pub took: Duration,
 }
 
-/// The processes of a generation, as far as somebody wants to measure them.
-#[derive(Clone)]
-pub enum Processes {
-    /// Those below Node.
-    Server(i32),
-    Own(OwnSeats),
-}
-
-impl Processes {
-    /// Their memory in bytes. Reads much of `/proc`.
-    pub fn memory(&self) -> Option<u64> {
-        match self {
-            Processes::Server(node) => tree::memory(*node),
-            Processes::Own(seats) => seats.memory(),
-        }
-    }
-}
-
 /// A server that is warm.
 pub struct Warm {
     pub server: Server,
@@ -97,36 +75,6 @@ pub struct Warm {
 enum Started {
     Shared(Box<(Server, Option<Prober>)>),
     Own(Box<OwnPools>),
-}
-
-/// The pools of a generation whose sessions have browsers of their own.
-struct OwnPools {
-    servers: Pool<ServerAddress>,
-    pipes: Option<Pool<Pipe>>,
-    first: Server,
-}
-
-impl OwnPools {
-    /// Runs them until the worker is to end, or browsers do not start.
-    async fn run(self) -> String {
-        let address = self.first.address().clone();
-        let servers = self.servers.run(Some((self.first, address)));
-        let pipes = async {
-            if let Some(pipes) = self.pipes {
-                pipes.run(None).await;
-            }
-        };
-        let mut pipes = std::pin::pin!(pipes);
-        let mut servers = std::pin::pin!(servers);
-        tokio::select! {
-            why = &mut servers => {
-                // The order to end is for both. Where servers do not start, the rest is dropped.
-                tokio::time::timeout(PIPES_END, pipes).await.ok();
-                why
-            }
-            () = &mut pipes => servers.await,
-        }
-    }
 }
 
 /// The task that owns one generation's server.
@@ -209,21 +157,11 @@ impl Supervision {
                 (path, Upstream::Server(address), processes, folder, started)
             }
             SeatKind::Own => {
-                let own = Seats::new(Arc::clone(self));
-                let (servers, supply) = Pool::new(Arc::clone(&own), toolchain.clone(), took);
-                let pipes = (toolchain.browser == Browser::Chromium)
-                    .then(|| Pool::new(Arc::clone(&own), toolchain.clone(), took));
-                let (pipes, of_pipes) = pipes.unzip();
-                let seats = own_seats(&own, supply, of_pipes);
+                let (pools, seats) = OwnPools::new(self, &toolchain, took, server);
                 let processes = Processes::Own(seats.clone());
                 let folder = shared.machine.folder().to_owned();
                 let path = format!("/{:032x}", rand::random::<u128>());
-                let first = server;
-                let started = Started::Own(Box::new(OwnPools {
-                    servers,
-                    pipes,
-                    first,
-                }));
+                let started = Started::Own(Box::new(pools));
                 (path, Upstream::Own(seats), processes, folder, started)
             }
         };

@@ -34,6 +34,7 @@
 mod answers;
 mod blame;
 mod capacity;
+mod cdp;
 mod dashboard;
 mod demand;
 mod front_door;

@@ -1,7 +1,7 @@
 //! What every store promises.
 
 use crate::stores::*;
-use crate::support::eventually_equal;
+use crate::support::{eventually, eventually_equal};
 use playhouse::model::{RecycleReason, SessionId, WorkerStatus};
 use playhouse::store::{Event, HeartbeatReply, PeerAnswers, Reserved, Store};
 use std::collections::HashMap;
@@ -46,6 +46,7 @@ on_every_store!(
     a_question_reaches_all_other_proxies,
     a_tenants_sessions_are_counted_at_all_proxies,
     revisions_rise,
+    a_secret_is_shared_and_a_name_is_used_once,
 );
 
 async fn the_first_candidate_with_a_seat_left_takes_it(grid: impl Grid) {
@@ -598,4 +599,20 @@ async fn a_tenants_sessions_are_counted_at_all_proxies(grid: impl Grid) {
         ],
     );
     assert_eq!(told, format!("{} 2", version + 1));
+}
+
+async fn a_secret_is_shared_and_a_name_is_used_once(grid: impl Grid) {
+    let (one, two) = (grid.proxy().await, grid.proxy().await);
+    let secret = one.shared_secret().await.unwrap();
+    assert_eq!(two.shared_secret().await.unwrap(), secret);
+    assert_ne!(secret, [0; 32]);
+    assert!(one.use_once("a", TTL).await.unwrap());
+    assert!(!two.use_once("a", TTL).await.unwrap());
+    assert!(two.use_once("b", TTL).await.unwrap());
+    let brief = Duration::from_millis(1);
+    assert!(one.use_once("c", brief).await.unwrap());
+    eventually("it is forgotten", async || {
+        one.use_once("c", brief).await.unwrap().then_some(())
+    })
+    .await;
 }

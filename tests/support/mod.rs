@@ -57,7 +57,7 @@ pub use kubernetes_api::KubernetesApi;
 pub use machine::{examples, free_port, repository, script, tools, version};
 pub use middlebox::Middlebox;
 pub use original_worker::OriginalWorker;
-pub use playwright::{Driver, Language, run_example};
+pub use playwright::{Driver, Language, run_client, run_example};
 pub use process::{Kind, Process, Tree};
 pub use proxy::{Capacity, Pool, Proxy, SessionView, WorkerView};
 pub use redis_server::RedisServer;

@@ -54,6 +54,20 @@ impl Language {
     }
 }
 
+/// Runs a program of `tests/clients` to its end; its output, or, when it failed, a panic.
+pub async fn run_client(language: Language, name: &str, arguments: &[&str]) -> String {
+    let run = language
+        .command(super::version("PLAYWRIGHT_VERSION"))
+        .arg(language.script(&repository().join("tests/clients"), name))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output();
+    let output = run.await.expect("the interpreter starts");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{language:?} {name}: {errors}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
 /// Runs a program of `examples` as its reader would; its output, or, when it failed, a panic.
 pub async fn run_example(
     language: Language,

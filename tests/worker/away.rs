@@ -162,7 +162,15 @@ impl PermitStore for Patchy {
 }
 
 #[async_trait]
-impl Peers for Patchy {}
+impl Peers for Patchy {
+    async fn shared_secret(&self) -> Result<[u8; 32], StoreError> {
+        self.memory.shared_secret().await
+    }
+
+    async fn use_once(&self, what: &str, ttl: Duration) -> Result<bool, StoreError> {
+        self.memory.use_once(what, ttl).await
+    }
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_carries_on_and_is_back_with_its_store() {

@@ -514,6 +514,48 @@ impl PermitStore for RedisStore {
 
 #[async_trait]
 impl Peers for RedisStore {
+    async fn shared_secret(&self) -> Result<[u8; 32], StoreError> {
+        let mine: [u8; 32] = rand::random();
+        let mine = &mine;
+        let secret: Vec<u8> = self
+            .inner
+            .link
+            .call(|mut live| async move {
+                let key = self.inner.keys.name(keys::SECRET);
+                // Whoever comes first makes it.
+                redis::cmd("SETNX")
+                    .arg(&key)
+                    .arg(&mine[..])
+                    .exec_async(&mut live.connection)
+                    .await?;
+                redis::cmd("GET")
+                    .arg(&key)
+                    .query_async(&mut live.connection)
+                    .await
+            })
+            .await?;
+        let nonsense = |_| StoreError::Refused("the grid's secret is none of ours".to_owned());
+        secret.try_into().map_err(nonsense)
+    }
+
+    async fn use_once(&self, what: &str, ttl: Duration) -> Result<bool, StoreError> {
+        let set: Option<String> = self
+            .inner
+            .link
+            .call(|mut live| async move {
+                redis::cmd("SET")
+                    .arg(format!("{}{what}", self.inner.keys.name(keys::USED)))
+                    .arg(1)
+                    .arg("NX")
+                    .arg("PX")
+                    .arg(millis(ttl))
+                    .query_async(&mut live.connection)
+                    .await
+            })
+            .await?;
+        Ok(set.is_some())
+    }
+
     fn reachable(&self) -> bool {
         self.inner.reachable.load(Ordering::Relaxed)
     }

@@ -63,6 +63,10 @@ pub const RECORDS: &str = "playhouse:records";
 pub const GONE: &str = "playhouse:gone";
 /// The revision up to which it is not remembered who is gone.
 pub const FORGOTTEN: &str = "playhouse:forgotten";
+/// A random secret of the grid's: what its proxies sign for each other.
+pub const SECRET: &str = "playhouse:secret";
+/// Prefix of what may be used once and was: `playhouse:used:{name}`, with a TTL.
+pub const USED: &str = "playhouse:used:";
 /// Counter that rises with every change of a worker's counts.
 pub const REVISION: &str = "playhouse:revision";
 /// A random name that is lost together with everything else: how emptiness is noticed.

@@ -84,34 +84,9 @@ pub(super) async fn session(
         }
         return drop((seat, guard));
     }
-    let mut asked = own.servers.request().await;
-    // Where browsers do not start, a proxy had better know before its client has an answer.
-    let patience = if own.servers.is_sound() {
-        HANDED_OVER
-    } else {
-        HANDSHAKE
-    };
-    let warm = tokio::select! {
-        warm = timeout(patience, &mut asked) => warm,
-        () = client_gone(&client) => return,
-    };
-    let opened = match warm {
-        Ok(Ok(Ok(browser))) => match shake(browser, &head).await {
-            Ok((opened, answer)) => {
-                answered(StatusCode::SWITCHING_PROTOCOLS);
-                client.write_all(&answer).await.map(|()| opened).ok()
-            }
-            Err(answer) => return refuse(client, answer).await,
-        },
-        Ok(Ok(Err(why))) => return refuse(client, failed(why)).await,
-        Ok(Err(_)) => return refuse(client, failed("the worker is ending".to_owned())).await,
-        Err(_) => {
-            answered(StatusCode::SWITCHING_PROTOCOLS);
-            match say_yes(&mut client, &head).await {
-                Ok(()) => wait(&mut client, &head, asked).await,
-                Err(_) => None,
-            }
-        }
+    let opened = match open(own, &mut client, &head, &answered).await {
+        Ok(opened) => opened,
+        Err(answer) => return refuse(client, answer).await,
     };
     drop(head);
     if let Some(Opened {
@@ -129,6 +104,46 @@ pub(super) async fn session(
         drop(browser);
     }
     drop((seat, guard));
+}
+
+/// Gets a browser, and has the client's handshake answered. `None` when the client has gone.
+///
+/// # Errors
+///
+/// The answer that is no session.
+async fn open(
+    own: &OwnSeats,
+    client: &mut TcpStream,
+    head: &[u8],
+    answered: &impl Fn(StatusCode),
+) -> Result<Option<Opened>, Answer> {
+    let failed = |why: String| Answer::text(StatusCode::SERVICE_UNAVAILABLE, why);
+    let mut asked = own.servers.request().await;
+    // Where browsers do not start, a proxy had better know before its client has an answer.
+    let patience = match own.servers.is_sound() {
+        true => HANDED_OVER,
+        false => HANDSHAKE,
+    };
+    let warm = tokio::select! {
+        warm = timeout(patience, &mut asked) => warm,
+        () = client_gone(client) => return Ok(None),
+    };
+    match warm {
+        Ok(Ok(Ok(browser))) => {
+            let (opened, answer) = shake(browser, head).await?;
+            answered(StatusCode::SWITCHING_PROTOCOLS);
+            Ok(client.write_all(&answer).await.map(|()| opened).ok())
+        }
+        Ok(Ok(Err(why))) => Err(failed(why)),
+        Ok(Err(_)) => Err(failed("the worker is ending".to_owned())),
+        Err(_) => {
+            answered(StatusCode::SWITCHING_PROTOCOLS);
+            match say_yes(client, head).await {
+                Ok(()) => Ok(wait(client, head, asked).await),
+                Err(_) => Ok(None),
+            }
+        }
+    }
 }
 
 /// Sends the client's handshake on to its browser.

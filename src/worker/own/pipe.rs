@@ -3,7 +3,9 @@
 //! Chromium reads commands from descriptor 3 and writes answers and events to descriptor 4, JSON that
 //! ends in NUL (`content/browser/devtools/devtools_pipe_handler.cc`).
 
-use crate::worker::process::{Launch, Server, StartError};
+use crate::worker::address::ServerAddress;
+use crate::worker::process::{Launch, Server, StartError, passed_on};
+use crate::worker::{spawn, tree};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::unistd::dup2_raw;
 use serde_json::{Value, json};
@@ -11,6 +13,7 @@ use std::io;
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::Path;
+use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::Command;
@@ -57,11 +60,7 @@ pub async fn start(launch: Launch<'_>) -> Result<(Server, Pipe), StartError> {
     let (commands, theirs) = pair().map_err(StartError::Pipe)?;
     let (answers, theirs_too) = pair().map_err(StartError::Pipe)?;
     let ends = [theirs, theirs_too];
-    let mut server = Server::start_browser(&launch, |command, executable, folder| {
-        arguments(command, &launch, executable, folder);
-        take_along(command, ends);
-    })
-    .await?;
+    let mut server = begin(&launch, ends).await?;
     let mut pipe = Pipe { commands, answers };
     let warm = tokio::time::timeout(patience, warm_up(&mut pipe)).await;
     let why = match warm {
@@ -71,6 +70,38 @@ pub async fn start(launch: Launch<'_>) -> Result<(Server, Pipe), StartError> {
     };
     server.stop(std::future::ready(())).await;
     Err(why)
+}
+
+async fn begin(launch: &Launch<'_>, ends: [OwnedFd; 2]) -> Result<Server, StartError> {
+    let files = |error| StartError::Files {
+        folder: launch.machine.folder().to_owned(),
+        error,
+    };
+    let executable = launch.toolchain.executable.as_deref();
+    let executable = executable.ok_or(StartError::NoExecutable)?;
+    let folder = launch.machine.server_folder().map_err(files)?;
+    // Nobody listens there.
+    let address = ServerAddress::in_folder(folder.path(), "/").map_err(files)?;
+    let mut command = Command::new(executable);
+    command
+        .current_dir(folder.path())
+        .env_clear()
+        .envs(passed_on())
+        .env("HOME", folder.path())
+        .env("TMPDIR", folder.path())
+        .env("XDG_CACHE_HOME", folder.path())
+        .env(tree::MARKER, folder.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    arguments(&mut command, launch, executable, folder.path());
+    take_along(&mut command, ends);
+    let child = spawn::spawn(command).await;
+    let child = child.map_err(|error| StartError::Node {
+        node: executable.to_owned(),
+        error,
+    })?;
+    Ok(Server::new(child, address, folder))
 }
 
 /// A connection of which the second end is the browser's.

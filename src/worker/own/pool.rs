@@ -1,0 +1,276 @@
+//! The task that has the browsers of one kind: starts and ends them, and gives them to who asks.
+
+use super::spares::{Advice, Spares, Stock};
+use super::{BACKLOG, KEPT_WARM, Kind, OwnBrowser, Reply, Seats, State, Supply};
+use crate::worker::machine::MemoryClaim;
+use crate::worker::process::Server;
+use crate::worker::supervision::{DesiredServer, Supervision, reaches};
+use crate::worker::toolchain::Toolchain;
+use std::collections::{HashMap, VecDeque};
+use std::future::ready;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
+
+/// How often time itself is looked at.
+const TICK: Duration = Duration::from_millis(250);
+/// Starts that fail in a row until the worker is given up, if nobody uses it.
+const MOST_FAILURES: u32 = 3;
+
+/// A browser that nobody has yet.
+struct Idle<W> {
+    number: u64,
+    browser: OwnBrowser<W>,
+}
+
+/// Browsers on their way: with each, how long it took.
+type Starts<W> = JoinSet<Result<(Server, W, Duration), String>>;
+
+/// The task that has the browsers of one kind.
+pub struct Pool<W> {
+    supervision: Arc<Supervision>,
+    toolchain: Toolchain,
+    seats: Arc<Seats>,
+    requests: mpsc::Receiver<Reply<W>>,
+    state: Arc<State>,
+    spares: Spares,
+    idle: VecDeque<Idle<W>>,
+    waiting: VecDeque<Reply<W>>,
+    starting: Starts<W>,
+    last_asked: Option<Instant>,
+    browsers: JoinSet<u64>,
+    nodes: HashMap<u64, i32>,
+    next: u64,
+    /// Ends all of them.
+    over: watch::Sender<bool>,
+}
+
+impl<W: Kind> Pool<W> {
+    /// A pool whose browsers are made of `toolchain`, and a way to get them; the `first` start took
+    /// so long, or is likely to.
+    pub fn new(seats: Arc<Seats>, toolchain: Toolchain, first: Duration) -> (Pool<W>, Supply<W>) {
+        let (sender, requests) = mpsc::channel(BACKLOG);
+        let state = Arc::new(State::default());
+        let supply = Supply {
+            requests: sender,
+            state: Arc::clone(&state),
+        };
+        let pool = Pool {
+            supervision: Arc::clone(&seats.supervision),
+            toolchain,
+            seats,
+            requests,
+            state,
+            spares: Spares::new(first),
+            idle: VecDeque::new(),
+            waiting: VecDeque::new(),
+            starting: JoinSet::new(),
+            last_asked: None,
+            browsers: JoinSet::new(),
+            nodes: HashMap::new(),
+            next: 0,
+            over: watch::Sender::new(false),
+        };
+        (pool, supply)
+    }
+
+    /// Keeps browsers, beginning with the first if there is one, until the worker is to end, and says
+    /// why it ended. When it returns, nothing of them is left.
+    pub async fn run(mut self, first: Option<(Server, W)>) -> String {
+        if let Some((server, way)) = first {
+            self.keep(server, way);
+        }
+        let mut desired = self.supervision.desired.clone();
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let why = loop {
+            self.seats.resize();
+            self.replenish();
+            tokio::select! {
+                () = reaches(&mut desired, DesiredServer::StopGracefully) => break "stopped".to_owned(),
+                Some(reply) = self.requests.recv() => self.hand_over(reply),
+                Some(started) = self.starting.join_next() => {
+                    let started = started.unwrap_or_else(|error| Err(error.to_string()));
+                    if let Err(why) = self.started(started) {
+                        break why;
+                    }
+                }
+                Some(ended) = self.browsers.join_next() => self.ended(ended.ok()),
+                _ = tick.tick() => {}
+            }
+        };
+        self.waiting.clear();
+        self.idle.clear();
+        self.over.send_replace(true);
+        self.starting.shutdown().await;
+        while self.browsers.join_next().await.is_some() {}
+        why
+    }
+
+    fn stock(&self) -> Stock {
+        Stock {
+            most: self.seats.size(),
+            idle: self.idle.len() as u32,
+            starting: self.starting.len() as u32,
+            taken: self.seats.taken(),
+        }
+    }
+
+    /// Starts spares, or ends those that nobody needs.
+    fn replenish(&mut self) {
+        let serves = *self.supervision.desired.borrow() == DesiredServer::Serve;
+        let asked_lately = self.last_asked.is_some_and(|at| at.elapsed() < KEPT_WARM);
+        let least = match W::ALWAYS_WARM || asked_lately {
+            true => self.supervision.shared.config.load().worker.spares,
+            false => 0,
+        };
+        loop {
+            let advice = match serves {
+                true => self.spares.advice(Instant::now(), least, self.stock()),
+                false if self.idle.is_empty() => Advice::Nothing,
+                false => Advice::End,
+            };
+            match advice {
+                Advice::Start => {
+                    let Some(claim) = self.claim_memory() else {
+                        break;
+                    };
+                    self.start(Some(claim));
+                }
+                // The one that has been there longest.
+                Advice::End => drop(self.idle.pop_front()),
+                Advice::Nothing => break,
+            }
+        }
+        self.publish();
+    }
+
+    /// Memory for one more spare, where there is any.
+    fn claim_memory(&self) -> Option<MemoryClaim> {
+        let machine = &self.supervision.shared.machine;
+        let usual = self.state.usual.load(Ordering::Relaxed);
+        let mut budget = machine.budget();
+        (usual <= budget.room().free).then(|| machine.claim(&mut budget, usual))
+    }
+
+    /// Starts a browser: a spare in its turn and with memory in mind, one that somebody waits for at
+    /// once.
+    fn start(&mut self, spare: Option<MemoryClaim>) {
+        let supervision = Arc::clone(&self.supervision);
+        let toolchain = self.toolchain.clone();
+        self.starting.spawn(async move {
+            let started = W::start(supervision, toolchain, spare.is_none()).await;
+            drop(spare);
+            started
+        });
+    }
+
+    /// Takes in how a start came out.
+    ///
+    /// # Errors
+    ///
+    /// Browsers do not start here.
+    fn started(&mut self, started: Result<(Server, W, Duration), String>) -> Result<(), String> {
+        match started {
+            Ok((server, way, took)) => {
+                self.spares.started(took);
+                self.keep(server, way);
+            }
+            Err(why) => {
+                log::warn!(worker:% = self.supervision.key.id, why = why; "a spare browser did not start");
+                let failures = self.spares.failed(Instant::now());
+                // Of those who wait somebody has to hear of it.
+                while self.waiting.len() > self.starting.len() {
+                    if let Some(reply) = self.waiting.pop_front() {
+                        reply.send(Err(why.clone())).ok();
+                    }
+                }
+                if W::ALWAYS_WARM
+                    && failures >= MOST_FAILURES
+                    && self.browsers.is_empty()
+                    && self.starting.is_empty()
+                {
+                    return Err(why);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a warm browser to whoever waits, or keeps it.
+    fn keep(&mut self, server: Server, way: W) {
+        self.next += 1;
+        let number = self.next;
+        let (held, holds) = oneshot::channel();
+        let browser = OwnBrowser { way, held };
+        self.nodes.insert(number, server.node());
+        self.state.nodes().insert(server.node());
+        self.browsers
+            .spawn(serve(number, server, holds, self.over.subscribe()));
+        self.idle.push_back(Idle { number, browser });
+        while let Some(reply) = self.waiting.pop_front() {
+            let Some(Idle { number, browser }) = self.idle.pop_front() else {
+                self.waiting.push_front(reply);
+                break;
+            };
+            // Who has left meanwhile leaves it to the next.
+            if let Err(Ok(browser)) = reply.send(Ok(browser)) {
+                self.idle.push_front(Idle { number, browser });
+            }
+        }
+    }
+
+    fn hand_over(&mut self, reply: Reply<W>) {
+        let now = Instant::now();
+        self.last_asked = Some(now);
+        self.spares.asked(now);
+        match self.idle.pop_front() {
+            Some(Idle { number, browser }) => {
+                if let Err(Ok(browser)) = reply.send(Ok(browser)) {
+                    self.idle.push_front(Idle { number, browser });
+                }
+            }
+            None => {
+                self.waiting.retain(|reply| !reply.is_closed());
+                self.waiting.push_back(reply);
+                // A spare on its way may wait for its turn.
+                self.start(None);
+            }
+        }
+    }
+
+    /// A browser and everything of it is gone.
+    fn ended(&mut self, number: Option<u64>) {
+        let Some(number) = number else { return };
+        if let Some(node) = self.nodes.remove(&number) {
+            self.state.nodes().remove(&node);
+        }
+        self.idle.retain(|idle| idle.number != number);
+    }
+
+    fn publish(&self) {
+        let State { fails, idle, .. } = &*self.state;
+        fails.store(self.spares.fails(), Ordering::Relaxed);
+        idle.store(!self.idle.is_empty(), Ordering::Relaxed);
+    }
+}
+
+/// One browser's life, to its end by itself, with its session, or with the worker.
+async fn serve(
+    number: u64,
+    mut server: Server,
+    held: oneshot::Receiver<()>,
+    mut over: watch::Receiver<bool>,
+) -> u64 {
+    tokio::select! {
+        why = server.exited() => log::debug!(why = why; "a browser of one session is gone"),
+        _ = held => {}
+        _ = over.wait_for(|over| *over) => {}
+    }
+    // Nobody is left who could want anything of it.
+    server.stop(ready(())).await;
+    number
+}

@@ -1,0 +1,89 @@
+//! Both pools of a generation whose sessions have browsers of their own, and what is measured of it.
+
+use super::pipe::Pipe;
+use super::{OwnSeats, Pool, Seats};
+use crate::model::Browser;
+use crate::worker::address::ServerAddress;
+use crate::worker::process::Server;
+use crate::worker::supervision::Supervision;
+use crate::worker::toolchain::Toolchain;
+use crate::worker::tree;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long browsers that are driven over pipes may take to end with the others.
+const PIPES_END: Duration = Duration::from_secs(5);
+
+/// The processes of a generation, as far as somebody wants to measure them.
+#[derive(Clone)]
+pub enum Processes {
+    /// Those below Node.
+    Server(i32),
+    Own(OwnSeats),
+}
+
+impl Processes {
+    /// Their memory in bytes. Reads much of `/proc`.
+    pub fn memory(&self) -> Option<u64> {
+        match self {
+            Processes::Server(node) => tree::memory(*node),
+            Processes::Own(seats) => seats.memory(),
+        }
+    }
+}
+
+/// The pools of a generation whose sessions have browsers of their own.
+pub struct OwnPools {
+    servers: Pool<ServerAddress>,
+    pipes: Option<Pool<Pipe>>,
+    first: Server,
+}
+
+impl OwnPools {
+    /// Pools whose browsers are made of `toolchain`, with the first one, which took so long to start; and
+    /// what the gateway gets of them.
+    pub fn new(
+        supervision: &Arc<Supervision>,
+        toolchain: &Toolchain,
+        took: Duration,
+        first: Server,
+    ) -> (OwnPools, OwnSeats) {
+        let seats = Seats::new(Arc::clone(supervision));
+        let (servers, of_servers) = Pool::new(Arc::clone(&seats), toolchain.clone(), took);
+        let pipes = (toolchain.browser == Browser::Chromium)
+            .then(|| Pool::new(Arc::clone(&seats), toolchain.clone(), took));
+        let (pipes, of_pipes) = pipes.unzip();
+        let own = OwnSeats {
+            seats: Arc::clone(&seats.semaphore),
+            servers: of_servers,
+            pipes: of_pipes,
+        };
+        let pools = OwnPools {
+            servers,
+            pipes,
+            first,
+        };
+        (pools, own)
+    }
+
+    /// Runs them until the worker is to end, or browsers do not start.
+    pub async fn run(self) -> String {
+        let address = self.first.address().clone();
+        let servers = self.servers.run(Some((self.first, address)));
+        let pipes = async {
+            if let Some(pipes) = self.pipes {
+                pipes.run(None).await;
+            }
+        };
+        let mut pipes = std::pin::pin!(pipes);
+        let mut servers = std::pin::pin!(servers);
+        tokio::select! {
+            why = &mut servers => {
+                // The order to end is for both. Where servers do not start, the rest is dropped.
+                tokio::time::timeout(PIPES_END, pipes).await.ok();
+                why
+            }
+            () = &mut pipes => servers.await,
+        }
+    }
+}
