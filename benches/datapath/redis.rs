@@ -141,5 +141,6 @@ fn record(n: usize, endpoint: &str) -> anyhow::Result<WorkerRecord> {
         memory: None,
         end_reason: None,
         pod: None,
+        seal: None,
     })
 }

@@ -42,6 +42,10 @@ pub struct Worker {
     pub unreachable: Option<String>,
     /// Bytes of the browser's process tree, when the worker measures it.
     pub memory: Option<u64>,
+    /// How far its browsers are kept from what is not theirs: `full`, `partial` with what sessions
+    /// can do, or `off`; absent for workers that do not tell.
+    #[serde(default)]
+    pub seal: Option<String>,
 }
 
 /// `GET /v1/sessions`: those of the grid.
@@ -174,6 +178,7 @@ pub(super) fn workers(grid: &Grid) -> Workers {
             healthy: worker.unreachable.is_none(),
             unreachable: worker.unreachable,
             memory: record.memory,
+            seal: record.seal,
         }
     });
     Workers {

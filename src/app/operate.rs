@@ -132,10 +132,14 @@ impl AdminClient {
             "MEMORY",
         ]);
         let mut unreachable = String::new();
+        let mut unsealed = String::new();
         for worker in workers.workers {
             if let Some(why) = &worker.unreachable {
                 let (id, endpoint) = (&worker.id, &worker.endpoint);
                 unreachable += &format!("\n{id} at {endpoint} is not reached: {why}\n");
+            }
+            if let Some(seal) = worker.seal.as_deref().filter(|seal| *seal != "full") {
+                unsealed += &format!("\n{} is not sealed, its seal is {seal}\n", worker.id);
             }
             let status = if worker.healthy {
                 worker.status
@@ -172,7 +176,7 @@ impl AdminClient {
         }
         let missing = missing(&sessions.others);
         Ok(format!(
-            "{summary}\n\n{of_workers}\n{unreachable}\n{of_sessions}\n{missing}"
+            "{summary}\n\n{of_workers}\n{unreachable}{unsealed}\n{of_sessions}\n{missing}"
         ))
     }
 

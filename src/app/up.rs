@@ -48,8 +48,7 @@ impl Workers {
                 advertise.clone(),
                 machine.clone(),
                 observer.clone(),
-            )
-            .context("cannot open a worker's port")?;
+            )?;
             agents.spawn(agent.starting_over().run(shutdown.subscribe()));
         }
         Ok(Workers {

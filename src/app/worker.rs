@@ -38,8 +38,7 @@ pub async fn run(
         },
     };
     log::info!(address = advertise; "proxies reach this worker at");
-    let agent = Agent::new(config, toolchain, store, advertise, machine, observer)
-        .context("cannot open the worker's port")?;
+    let agent = Agent::new(config, toolchain, store, advertise, machine, observer)?;
     let shutdown = watch::Sender::new(Shutdown::None);
     let running = agent.run(shutdown.subscribe());
     tokio::pin!(running);

@@ -8,8 +8,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::LazyLock;
 
 pub use super::sections::{
-    Admin, Auth, Limits, Log, LogFormat, Queue, Recycle, RecycleMode, Selection, Server, Session,
-    StaticWorker, StoreConfig, Strategy, Tls, TlsFiles, TlsVersion, Token, Worker,
+    Admin, Auth, Limits, Log, LogFormat, Queue, Recycle, RecycleMode, SealMode, Selection, Server,
+    Session, StaticWorker, StoreConfig, Strategy, Tls, TlsFiles, TlsVersion, Token, Worker,
 };
 
 /// What a process is started as; a few defaults depend on it.

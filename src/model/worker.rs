@@ -117,6 +117,9 @@ pub struct WorkerRecord {
     /// The pod it runs in.
     #[serde(default)]
     pub pod: Option<Pod>,
+    /// How far its browsers are kept from what is not theirs, when the worker says it: `full`,
+    /// `partial` with what sessions can do, or `off`.
+    pub seal: Option<String>,
 }
 
 impl WorkerRecord {
@@ -137,6 +140,7 @@ impl WorkerRecord {
             memory: None,
             end_reason: None,
             pod: None,
+            seal: None,
         }
     }
 }

@@ -5,6 +5,7 @@ use super::gateway::Gateway;
 use super::lifecycle::Input;
 use super::machine::MachineShared;
 use super::progress::Observer;
+use super::seal::{Seal, SealError};
 use super::shell::Shell;
 use super::toolchain::Toolchain;
 use super::tree;
@@ -35,6 +36,15 @@ pub enum Shutdown {
     Now,
 }
 
+/// Why there is no worker.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    #[error("cannot open the worker's port: {0}")]
+    Port(#[from] io::Error),
+    #[error(transparent)]
+    Seal(#[from] SealError),
+}
+
 /// One worker: a browser server that is kept alive, fresh and on the store's books.
 pub struct Agent {
     shared: Arc<Shared>,
@@ -51,6 +61,8 @@ pub struct Shared {
     pub machine: Arc<MachineShared>,
     /// The one port, for the worker's whole life.
     pub gateway: Gateway,
+    /// How far its browsers are sealed.
+    pub seal: Seal,
     pub observer: Observer,
     pub inputs: mpsc::Sender<Input>,
 }
@@ -68,7 +80,7 @@ impl Agent {
     ///
     /// # Errors
     ///
-    /// No port can be opened.
+    /// No port can be opened, or `worker.seal` asks for more than the kernel can do.
     pub fn new(
         config: LiveConfig,
         toolchain: Toolchain,
@@ -76,16 +88,20 @@ impl Agent {
         advertise: impl Into<String>,
         machine: Arc<MachineShared>,
         observer: Observer,
-    ) -> io::Result<Agent> {
+    ) -> Result<Agent, AgentError> {
         let (sender, inputs) = mpsc::channel(BACKLOG);
         let advertise = advertise.into();
-        let gateway = Gateway::open(&advertise, config.load().worker.port, WorkerMetrics::new())?;
+        let settings = config.load().worker.clone();
+        let seal = Seal::of_this_machine(settings.seal, &toolchain)?;
+        seal.log();
+        let gateway = Gateway::open(&advertise, settings.port, WorkerMetrics::new())?;
         let shared = Shared {
             config,
             toolchain,
             advertise,
             machine,
             gateway,
+            seal,
             observer,
             inputs: sender,
         };

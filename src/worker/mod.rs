@@ -29,6 +29,8 @@ mod process;
 mod progress;
 mod recorder;
 mod registration;
+mod sandbox;
+mod seal;
 mod shell;
 mod spawn;
 mod supervision;

@@ -5,10 +5,12 @@ use super::address::ServerAddress;
 use super::diagnosis::{Tail, cause_of_files};
 use super::machine::{MachineShared, ServerFolder};
 use super::probe::{self, CheckError, Prober};
-use super::toolchain::Toolchain;
-use super::{gateway, recorder, spawn, tree};
+use super::seal::{Seal, SealError};
+use super::toolchain::{Toolchain, browsers_root};
+use super::{gateway, recorder, sandbox, spawn, tree};
 use crate::config;
 use crate::model::Browser;
+use nix::unistd::geteuid;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -72,6 +74,8 @@ pub enum StartError {
         "the browser is Playwright's own download, which is not known here. Set worker.browser_path to its executable"
     )]
     NoExecutable,
+    #[error(transparent)]
+    Seal(#[from] SealError),
     #[error("{0}")]
     Ended(String),
     #[error("it did not answer within {0:?}: {1}")]
@@ -83,6 +87,7 @@ pub struct Launch<'a> {
     pub toolchain: &'a Toolchain,
     pub settings: &'a config::Worker,
     pub machine: &'a MachineShared,
+    pub seal: &'a Seal,
 }
 
 /// A server that answers. Dropping it kills what is left of it at once; [`Server::stop`] is the
@@ -135,7 +140,10 @@ impl Server {
         if let Some(root) = recorder::place(launch.toolchain, folder.path()).map_err(files)? {
             command.env("PLAYWRIGHT_BROWSERS_PATH", root);
         }
-        let mut child = spawn::spawn(command)
+        let sealing = launch
+            .seal
+            .prepare(launch.toolchain, launch.settings, folder.path())?;
+        let mut child = spawn::spawn(command, sealing)
             .await
             .map_err(|error| StartError::Node {
                 node: node.clone(),
@@ -302,13 +310,18 @@ fn plan(launch: &Launch<'_>, address: &ServerAddress, folder: &Path) -> String {
     if settings.browser == Browser::Firefox {
         // It would outlive the browser for a moment, and reports to nobody here.
         env.insert("MOZ_CRASHREPORTER_DISABLE".to_owned(), "1".into());
+        if geteuid().is_root() && *launch.seal != Seal::Off {
+            // Root's way into a user namespace is to write to `/proc`, where all of the machine's
+            // settings are. Firefox asks this variable first (its `SandboxInfo.cpp`).
+            env.insert("MOZ_ASSUME_USER_NS".to_owned(), "0".into());
+        }
     }
     let mut plan = serde_json::json!({
         "headless": settings.headless,
         "port": ServerAddress::to_bind(),
         "wsPath": address.path(),
         "args": settings.args,
-        "chromiumSandbox": settings.sandbox,
+        "chromiumSandbox": sandbox::is_on(settings.sandbox),
         "env": env,
     });
     if let Some(executable) = &toolchain.executable {
@@ -333,14 +346,15 @@ fn command(launch: &Launch<'_>, plan: &Path, folder: &Path) -> Command {
         .current_dir(folder)
         .env_clear()
         .envs(passed_on())
+        .env("HOME", folder)
         .env("TMPDIR", folder)
         .env(tree::MARKER, folder)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    // Playwright looks there for browsers that it downloaded.
-    if let Some(home) = std::env::var_os("HOME") {
-        command.env("HOME", home);
+    // Else it would look for the browsers that it downloaded in its home.
+    if let Some(downloads) = browsers_root() {
+        command.env("PLAYWRIGHT_BROWSERS_PATH", downloads);
     }
     command
 }

@@ -297,6 +297,7 @@ impl Shell {
             seat: self.registrar.config.load().worker.seat,
             size: self.registrar.size(),
             pod: self.registrar.config.load().worker.pod.clone(),
+            seal: Some(self.shared.seal.to_string()),
             ..WorkerRecord::new(life.key.clone(), up.endpoint.clone(), now)
         };
         let (sender, desired) = watch::channel(Desired {

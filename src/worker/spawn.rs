@@ -3,6 +3,7 @@
 //! Linux sends the parent-death signal when the *thread* that forked ends, so all children are
 //! forked by one thread that lives as long as the process.
 
+use super::seal::Sealing;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getpid, getppid};
@@ -18,14 +19,15 @@ struct Order {
     reply: oneshot::Sender<io::Result<Child>>,
 }
 
-/// Starts `command` in a process group of its own (a Ctrl-C on the terminal is for us alone),
-/// killed with SIGKILL when this process dies or the returned [`Child`] is dropped.
+/// Starts `command` in a process group of its own (a Ctrl-C on the terminal is for us alone), under
+/// the `sealing` from its first instruction, killed with SIGKILL when this process dies or the
+/// returned [`Child`] is dropped.
 ///
 /// Needs a Tokio runtime.
-pub async fn spawn(command: Command) -> io::Result<Child> {
+pub async fn spawn(command: Command, sealing: Option<Sealing>) -> io::Result<Child> {
     let (reply, child) = oneshot::channel();
     let order = Order {
-        command: bound_to_this_process(command),
+        command: bound_to_this_process(command, sealing),
         runtime: Handle::current(),
         reply,
     };
@@ -57,13 +59,16 @@ fn spawner() -> io::Result<&'static mpsc::Sender<Order>> {
         .ok_or_else(|| io::Error::other("cannot start the thread that starts processes"))
 }
 
-fn bound_to_this_process(mut command: Command) -> Command {
+fn bound_to_this_process(mut command: Command, sealing: Option<Sealing>) -> Command {
     let parent = getpid();
     command.kill_on_drop(true).process_group(0);
-    // SAFETY: the closure runs between fork and exec and makes two system calls, both
+    // SAFETY: the closure runs between fork and exec and makes a few system calls, all of them
     // async-signal-safe; it allocates nothing and takes no lock.
     unsafe {
-        command.pre_exec(move || die_with(parent));
+        command.pre_exec(move || {
+            die_with(parent)?;
+            sealing.as_ref().map_or(Ok(()), Sealing::enter)
+        });
     }
     command
 }

@@ -204,6 +204,7 @@ impl Supervision {
             toolchain: &toolchain,
             settings: &config.worker,
             machine: &shared.machine,
+            seal: &shared.seal,
         };
         let started = Server::start(launch).await;
         let mut server = started.map_err(|error| self.or_out_of_memory(error.to_string()))?;

@@ -68,6 +68,7 @@ const FIREFOX: [&str; 3] = [
 
 /// Playwright versions that drive a stock Firefox through the channel `moz-firefox` (WebDriver
 /// BiDi): seen to work with Debian's in these, not in 1.65.
+const STOCK_FIREFOX_CHANNEL: &str = "moz-firefox";
 const STOCK_FIREFOX: std::ops::RangeInclusive<u16> = 62..=64;
 
 impl Toolchain {
@@ -80,6 +81,12 @@ impl Toolchain {
             toolchain.version = version;
         }
         toolchain
+    }
+
+    /// Whether Playwright and its browser talk over a TCP port of this machine, which the browser
+    /// opens, instead of a pipe.
+    pub fn is_driven_over_a_port(&self) -> bool {
+        self.channel == Some(STOCK_FIREFOX_CHANNEL)
     }
 }
 
@@ -222,7 +229,7 @@ fn find_browser(
 ) -> Result<(Option<PathBuf>, Option<&'static str>), MissingTool> {
     let browser = settings.browser;
     let stock_firefox = version.major == 1 && STOCK_FIREFOX.contains(&version.minor);
-    let channel = (browser == Browser::Firefox && stock_firefox).then_some("moz-firefox");
+    let channel = (browser == Browser::Firefox && stock_firefox).then_some(STOCK_FIREFOX_CHANNEL);
     if let Some(path) = &settings.browser_path {
         let path = behind_wrapper(path);
         return match executable(&path) {

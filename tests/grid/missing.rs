@@ -59,13 +59,16 @@ fn lacks_a_library(folder: &Path) -> String {
     executable(folder.join("browser"), &program)
 }
 
+fn node() -> PathBuf {
+    let worker = Config::defaults(Role::Up).worker;
+    playhouse::worker::locate(&worker).unwrap().node
+}
+
 /// Node, after this has happened.
 fn node_after(folder: &Path, happens: &str) -> String {
-    let worker = Config::defaults(Role::Up).worker;
-    let node = playhouse::worker::locate(&worker).unwrap().node;
     let text = format!(
         "#!/bin/sh\nnode={}\n{happens}\nexec $node \"$@\"\n",
-        node.display()
+        node().display()
     );
     executable(folder.join("node"), text.as_bytes())
 }
@@ -96,7 +99,11 @@ async fn a_browser_that_does_not_start_says_why() {
         folder,
         "exec $node -e \"fs.writeSync(fs.openSync('/dev/full', 'w'), 'x')\"",
     );
-    let grid = Grid::new().env("PLAYHOUSE_WORKER_NODE", &full);
+    // Node itself lies elsewhere than what stands in its place.
+    let readable = format!("worker: {{ readable: [ {} ] }}", node().display());
+    let grid = Grid::new()
+        .env("PLAYHOUSE_WORKER_NODE", &full)
+        .config(&readable);
     says(
         grid,
         &["the disk with the temporary files is full", "TMPDIR"],

@@ -7,6 +7,7 @@
 //! * [`rolling`]: every worker and every proxy is restarted, under load.
 //! * [`many_proxies`]: three proxies and one Redis, and all that can befall them.
 //! * [`demand`]: what an autoscaler is told, from no worker at all to full.
+//! * [`seal`]: sessions that try to leave their browser.
 //! * [`queue`]: more clients than seats.
 //! * [`kills`]: browsers, servers, workers and the grid itself die by SIGKILL.
 //! * [`stages`]: the same at each stage of a recycle.
@@ -55,6 +56,7 @@ mod own;
 mod queue;
 mod recycles;
 mod rolling;
+mod seal;
 mod silence;
 mod stages;
 mod staircase;

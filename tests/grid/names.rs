@@ -1,10 +1,8 @@
 //! Workers that are told by name: the name's addresses are looked up again and again, and any of
 //! them that answers will do.
 
-use crate::support::{FakePlaywright, Grid, GridBuilder, eventually, free_port};
+use crate::support::{FakePlaywright, Grid, GridBuilder, compiled, eventually, free_port};
 use std::net::IpAddr;
-use std::path::Path;
-use std::process::Command;
 use tempfile::TempDir;
 
 /// What `worker.test` stands for, for the processes of one grid.
@@ -15,14 +13,7 @@ struct Names {
 impl Names {
     fn new(addresses: &[&str]) -> Names {
         let folder = tempfile::tempdir().unwrap();
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/names.c");
-        let compiled = Command::new("cc")
-            .args(["-shared", "-fPIC", "-o"])
-            .arg(folder.path().join("names.so"))
-            .arg(source)
-            .arg("-ldl")
-            .status();
-        assert!(compiled.expect("the build needs cc too").success());
+        compiled("names", folder.path());
         let names = Names { folder };
         names.stand_for(addresses);
         names

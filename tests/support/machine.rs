@@ -84,6 +84,19 @@ pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// A C file of `tests/support`, to be preloaded, compiled into a folder.
+pub fn compiled(name: &str, folder: &Path) -> PathBuf {
+    let library = folder.join(name).with_extension("so");
+    let source = repository().join("tests/support").join(name);
+    let compiled = std::process::Command::new("cc")
+        .args(["-shared", "-fPIC", "-o"])
+        .args([&library, &source.with_extension("c")])
+        .arg("-ldl")
+        .status();
+    assert!(compiled.expect("the build needs cc too").success());
+    library
+}
+
 /// The value of a name in `scripts/versions.env`.
 pub fn version(name: &str) -> &'static str {
     VERSIONS

@@ -54,7 +54,7 @@ pub use fake_playwright::{Behaviour, FakePlaywright};
 pub use grid::{Grid, GridBuilder};
 pub use http::{Answer, get, raw, read_to_close};
 pub use kubernetes_api::KubernetesApi;
-pub use machine::{examples, free_port, repository, script, tools, version};
+pub use machine::{compiled, examples, free_port, repository, script, tools, version};
 pub use middlebox::Middlebox;
 pub use original_worker::OriginalWorker;
 pub use playwright::{Driver, Language, run_client, run_example};

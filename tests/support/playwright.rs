@@ -31,7 +31,7 @@ impl Language {
     pub const BOTH: [Language; 2] = [Language::Python, Language::Node];
 
     /// An interpreter that finds this version of Playwright.
-    fn command(self, version: &str) -> Command {
+    pub fn command(self, version: &str) -> Command {
         let playwright = tools(&format!("playwright-{version}"));
         let mut command = match self {
             Language::Python => Command::new(tools("python/bin/python")),

@@ -37,6 +37,7 @@ pub struct WorkerView {
     pub max_lifetime_sessions: u32,
     pub healthy: bool,
     pub unreachable: Option<String>,
+    pub seal: Option<String>,
 }
 
 impl WorkerView {

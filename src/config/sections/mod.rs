@@ -15,7 +15,7 @@ pub use recycle::{Recycle, RecycleMode};
 pub use server::{Log, LogFormat, Server};
 pub use sessions::{Limits, Queue, Selection, Session, Strategy};
 pub use store::StoreConfig;
-pub use worker::Worker;
+pub use worker::{SealMode, Worker};
 
 use crate::model::{Browser, SeatKind};
 use crate::settings::Form;

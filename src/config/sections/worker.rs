@@ -2,9 +2,9 @@
 
 use super::{YEAR, browser, minutes, seat, seconds, time};
 use crate::config::{Limits, Role};
-use crate::model::{Browser, Pod, SeatKind, Size};
+use crate::model::{Browser, Pod, SeatKind, Size, words};
 use crate::settings::forms::{
-    boolean, duration, list, number, optional, path, scalar, text, yaml_text,
+    boolean, choice, duration, list, number, optional, path, scalar, text, yaml_text,
 };
 use crate::settings::{Form, section};
 use std::path::PathBuf;
@@ -76,8 +76,19 @@ section! {
     ///     args: [ "--lang=de" ]
     args: Vec<String> = Vec::new(), list("texts", text("a text that is not empty"));
 
-    /// Chromium's own sandbox; needs user namespaces, and does not work as root.
-    sandbox: bool = false, boolean();
+    /// Chromium's own sandbox; needs user namespaces, and does not work as root. auto = wherever it
+    /// works.
+    sandbox: Option<bool> = None, optional("auto", boolean());
+
+    /// Whether the kernel (Landlock, Linux 6.12) keeps browsers from opening ports, from writing and
+    /// reading what is not theirs, and from signalling others: as far as it can, wholly or there is no
+    /// worker, or not at all.
+    seal: SealMode = SealMode::Auto, choice(SealMode::WORDS);
+
+    /// Folders and files that sessions may read besides, such as a site under test, and what a script
+    /// in a browser's or Node's place starts. Everybody who has a session reads them.
+    ///     readable: [ /srv/site ]
+    readable: Vec<PathBuf> = Vec::new(), list("paths", path("a path"));
 
     /// How long a browser server may take to answer for the first time.
     // A cold disk takes several seconds to start a browser for the first time.
@@ -100,6 +111,18 @@ impl Worker {
                 lifetime: Some(0),
             },
         }
+    }
+}
+
+words! {
+    /// Whether browsers are kept from what is not theirs.
+    pub enum SealMode ("seal") {
+        /// As far as the kernel can.
+        Auto = "auto",
+        /// Wholly, or there is no worker.
+        Required = "required",
+        /// Not at all.
+        Off = "off",
     }
 }
 

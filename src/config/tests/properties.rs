@@ -113,7 +113,7 @@ prop_compose! {
         config.store.proxy_ttl = config.store.poll_interval + Duration::from_millis(1);
         config.store.strict = bools[1];
         config.worker.headless = bools[2];
-        config.worker.sandbox = bools[3];
+        config.worker.sandbox = bools[1].then_some(bools[3]);
         config.admin.allow_unprotected = bools[4];
         config
     }

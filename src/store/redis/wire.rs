@@ -47,6 +47,9 @@ pub fn fields(record: &WorkerRecord) -> Vec<(&'static str, String)> {
     if let Some(reason) = &record.end_reason {
         fields.push(("endReason", reason.clone()));
     }
+    if let Some(seal) = &record.seal {
+        fields.push(("seal", seal.clone()));
+    }
     fields
 }
 
@@ -96,6 +99,7 @@ pub fn record(key: WorkerKey, fields: &HashMap<String, String>) -> Option<Worker
         memory: number("memory"),
         end_reason: text("endReason").map(str::to_owned),
         pod: text("pod").and_then(|pod| pod.parse().ok()),
+        seal: text("seal").map(str::to_owned),
     })
 }
 
@@ -342,6 +346,7 @@ mod tests {
             memory: Some(3),
             end_reason: Some("it hangs".to_owned()),
             pod: "browsers/worker-a".parse().ok(),
+            seal: Some("full".to_owned()),
         };
         let hash = fields(&written)
             .into_iter()

@@ -93,6 +93,7 @@ impl Kind for Pipe {
             toolchain: &toolchain,
             settings: &config.worker,
             machine: &supervision.shared.machine,
+            seal: &supervision.shared.seal,
         };
         let started = pipe::start(launch).await;
         drop(permit);

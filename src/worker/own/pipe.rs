@@ -5,7 +5,7 @@
 
 use crate::worker::address::ServerAddress;
 use crate::worker::process::{Launch, Server, StartError, passed_on};
-use crate::worker::{spawn, tree};
+use crate::worker::{sandbox, spawn, tree};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::unistd::dup2_raw;
 use serde_json::{Value, json};
@@ -29,7 +29,7 @@ pub const END: u8 = 0;
 
 /// What a browser is started with besides what the configuration says: nothing that asks, phones home
 /// or makes a sound, and a page to begin with, as clients expect.
-const ARGUMENTS: [&str; 14] = [
+const ARGUMENTS: [&str; 15] = [
     "--remote-debugging-pipe",
     "--no-first-run",
     "--no-default-browser-check",
@@ -37,6 +37,7 @@ const ARGUMENTS: [&str; 14] = [
     "--disable-component-update",
     "--disable-breakpad",
     "--disable-default-apps",
+    "--disable-dev-shm-usage",
     "--disable-search-engine-choice-screen",
     "--disable-sync",
     "--metrics-recording-only",
@@ -96,7 +97,10 @@ async fn begin(launch: &Launch<'_>, ends: [OwnedFd; 2]) -> Result<Server, StartE
         .stderr(Stdio::piped());
     arguments(&mut command, launch, executable, folder.path());
     take_along(&mut command, ends);
-    let child = spawn::spawn(command).await;
+    let sealing = launch
+        .seal
+        .prepare(launch.toolchain, launch.settings, folder.path())?;
+    let child = spawn::spawn(command, sealing).await;
     let child = child.map_err(|error| StartError::Node {
         node: executable.to_owned(),
         error,
@@ -125,7 +129,7 @@ fn arguments(command: &mut Command, launch: &Launch<'_>, executable: &Path, fold
     if settings.headless {
         command.arg("--hide-scrollbars");
     }
-    if !settings.sandbox {
+    if !sandbox::is_on(settings.sandbox) {
         command.arg("--no-sandbox");
     }
     let profile = folder.join("profile");

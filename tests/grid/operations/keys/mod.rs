@@ -17,7 +17,7 @@ mod workers;
 
 use super::reloads::{in_force, reload_status};
 use super::{reloads, tls, upgrades};
-use crate::grid::{demand, front_door, in_front, kubernetes, own, versions};
+use crate::grid::{demand, front_door, in_front, kubernetes, own, seal, versions};
 use crate::support::{FakePlaywright, Grid, GridBuilder, RedisServer, eventually};
 use playhouse::config::{Environment, Flags, Role, Setting, Sources};
 use std::collections::BTreeSet;
@@ -205,6 +205,14 @@ const SHOWN: &[(&str, fn())] = &[
         workers::a_browser_starts_with_what_is_told,
     ),
     (
+        "worker.seal",
+        seal::a_session_comes_no_further_than_the_table_tells,
+    ),
+    (
+        "worker.readable",
+        seal::a_session_comes_no_further_than_the_table_tells,
+    ),
+    (
         "worker.start_timeout",
         workers::a_browser_starts_with_what_is_told,
     ),
@@ -354,6 +362,8 @@ const OTHER: &[(&str, &str)] = &[
     ("worker.node", "/opt/node"),
     ("worker.args", "[ --lang=de ]"),
     ("worker.sandbox", "true"),
+    ("worker.seal", "off"),
+    ("worker.readable", "[ /srv/site ]"),
     ("worker.start_timeout", "29s"),
     ("server.threads", "7"),
     ("server.shutdown_grace", "9s"),

@@ -214,7 +214,9 @@ pub async fn browsers_are_replaced_for_every_reason() {
     let gate = Gate::new(folder.path());
     let builder = Grid::new()
         .workers(2)
-        .env("PLAYHOUSE_BROWSER_PATH", gate.program.to_str().unwrap());
+        .env("PLAYHOUSE_BROWSER_PATH", gate.program.to_str().unwrap())
+        // The gate writes where no browser may.
+        .env("PLAYHOUSE_WORKER_SEAL", "off");
     let changing = Changing::start(builder, &[], QUICK).await;
     let now = format!("{QUICK}recycle: {{ max_parallel: 2 }}");
     replacements_at_once(&changing, &gate, &now).await;
@@ -318,7 +320,9 @@ pub async fn the_whole_grid_warms_up_as_many_as_told() {
         .redis(&redis)
         .worker_process(&[])
         .worker_process(&[])
-        .env("PLAYHOUSE_BROWSER_PATH", gate.program.to_str().unwrap());
+        .env("PLAYHOUSE_BROWSER_PATH", gate.program.to_str().unwrap())
+        // The gate writes where no browser may.
+        .env("PLAYHOUSE_WORKER_SEAL", "off");
     let recycle = |more: &str| format!("{QUICK}recycle: {{ max_parallel: 2{more} }}");
     let first = recycle(", max_parallel_grid: 1");
     let changing = Changing::start(builder, &[], &first).await;

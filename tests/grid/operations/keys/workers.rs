@@ -38,7 +38,7 @@ pub async fn a_worker_is_as_its_keys_say() {
     let port = free_port();
     let yaml = format!(
         "worker:\n  port: {port}\n  hostname: localhost\n  pod: browsers/worker-1\n  heartbeat_interval: 200ms\n  \
-         key_ttl: 1000s\n  drain_timeout: 0s\n  browser_path: {}\n  node: {}\n",
+         key_ttl: 1000s\n  drain_timeout: 0s\n  browser_path: {}\n  node: {}\n  seal: off\n",
         browser.display(),
         node.display()
     );
@@ -105,7 +105,7 @@ pub async fn a_browser_starts_with_what_is_told() {
     let tries = async |browser: &Path, more: &str, found: &dyn Fn(&str) -> Option<String>| {
         std::fs::remove_file(&seen).ok();
         grid.configure(&format!(
-            "worker: {{ port: 0, browser_path: {}, {more} }}",
+            "worker: {{ port: 0, browser_path: {}, seal: off, {more} }}",
             browser.display()
         ));
         let worker = grid.start_aside("worker", &[("REDIS_URL", &redis.url())]);
