@@ -10,7 +10,6 @@ use super::toolchain::{Toolchain, browsers_root};
 use super::{gateway, recorder, sandbox, spawn, tree};
 use crate::config;
 use crate::model::Browser;
-use nix::unistd::geteuid;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -140,15 +139,13 @@ impl Server {
         if let Some(root) = recorder::place(launch.toolchain, folder.path()).map_err(files)? {
             command.env("PLAYWRIGHT_BROWSERS_PATH", root);
         }
-        let sealing = launch
-            .seal
-            .prepare(launch.toolchain, launch.settings, folder.path())?;
-        let mut child = spawn::spawn(command, sealing)
-            .await
-            .map_err(|error| StartError::Node {
-                node: node.clone(),
-                error,
-            })?;
+        let (toolchain, settings) = (launch.toolchain, launch.settings);
+        let sealing = launch.seal.prepare(toolchain, settings, folder.path())?;
+        let started = spawn::spawn(command, sealing).await;
+        let mut child = started.map_err(|error| StartError::Node {
+            node: node.clone(),
+            error,
+        })?;
         let stdout = child.stdout.take().expect("stdout is piped");
         let server = Server::new(child, address, folder);
         Ok((server, stdout))
@@ -310,10 +307,8 @@ fn plan(launch: &Launch<'_>, address: &ServerAddress, folder: &Path) -> String {
     if settings.browser == Browser::Firefox {
         // It would outlive the browser for a moment, and reports to nobody here.
         env.insert("MOZ_CRASHREPORTER_DISABLE".to_owned(), "1".into());
-        if geteuid().is_root() && *launch.seal != Seal::Off {
-            // Root's way into a user namespace is to write to `/proc`, where all of the machine's
-            // settings are. Firefox asks this variable first (its `SandboxInfo.cpp`).
-            env.insert("MOZ_ASSUME_USER_NS".to_owned(), "0".into());
+        if *launch.seal != Seal::Off {
+            env.extend(sandbox::firefox_as_root().map(|(name, value)| (name.into(), value.into())));
         }
     }
     let mut plan = serde_json::json!({

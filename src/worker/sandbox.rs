@@ -14,6 +14,12 @@ pub fn is_on(wanted: Option<bool>) -> bool {
     wanted.unwrap_or_else(|| *WORKS.get_or_init(|| !geteuid().is_root() && has_namespaces()))
 }
 
+/// What a sealed Firefox is told where it runs as root, whose way into a user namespace is to write to
+/// `/proc`, where all of the machine's settings are: that there are none (its `SandboxInfo.cpp`).
+pub fn firefox_as_root() -> Option<(&'static str, &'static str)> {
+    geteuid().is_root().then_some(("MOZ_ASSUME_USER_NS", "0"))
+}
+
 /// Tries what Chromium does first: a user namespace, and by the rights that it gives other namespaces
 /// and another root. Some systems allow the first and take the rights away.
 fn has_namespaces() -> bool {
