@@ -9,7 +9,7 @@ use crate::selection::Wanted;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::HeaderMap;
-use http::header::{AUTHORIZATION, HOST, ORIGIN, USER_AGENT};
+use http::header::{AUTHORIZATION, HOST, ORIGIN, SEC_WEBSOCKET_EXTENSIONS, USER_AGENT};
 use std::borrow::Cow;
 
 /// The ticket of a DevTools connection, as its address carries it.
@@ -34,6 +34,8 @@ pub fn ticket(query: Option<&str>) -> Option<Cow<'_, str>> {
 
 /// Header in which every Playwright client names its browser.
 pub const BROWSER_HEADER: &str = "x-playwright-browser";
+/// Sent by `connect`, empty where nothing is exposed.
+const PROXY_HEADER: &str = "x-playwright-proxy";
 
 /// A wish for a session, well-formed but not yet granted.
 #[derive(Debug, PartialEq, Eq)]
@@ -135,13 +137,19 @@ pub fn read_cdp(headers: &HeaderMap, auth: &config::Auth) -> Result<SessionReque
     })
 }
 
-/// Whether a client that comes where Playwright's own protocol is spoken wants CDP: Puppeteer says who it
-/// is, and Playwright's own clients name their browser.
+/// Whether a client that comes where Playwright's own protocol is spoken wants CDP. Puppeteer says who it
+/// is. Playwright's `connectOverCDP` sends what its `connect` does, compression too, but for the
+/// headers of its own; whoever else calls itself Playwright is taken at its word.
 fn wants_cdp(query: Option<&str>, headers: &HeaderMap) -> bool {
     let agent = user_agent(headers).unwrap_or_default();
-    let names_browser =
-        headers.contains_key(BROWSER_HEADER) || parameter(query, "browser").is_some();
-    agent.starts_with("Puppeteer") || (agent.starts_with("Playwright/") && !names_browser)
+    let is_connect = [BROWSER_HEADER, PROXY_HEADER]
+        .iter()
+        .any(|name| headers.contains_key(*name));
+    let over_cdp = agent.starts_with("Playwright/")
+        && headers.contains_key(SEC_WEBSOCKET_EXTENSIONS)
+        && !is_connect
+        && parameter(query, "browser").is_none();
+    agent.starts_with("Puppeteer") || over_cdp
 }
 
 fn browser_of(name: &[u8]) -> Result<Browser, Refusal> {
@@ -292,6 +300,21 @@ mod tests {
         assert!(wire.contains("user-agent: Playwright/1.65.1"));
         assert!(wire.contains("sec-websocket-key"));
         assert_eq!(asked.wanted.version.unwrap().to_string(), "1.65");
+    }
+
+    #[test]
+    fn who_speaks_cdp_is_sent_to_its_path() {
+        const PLAYWRIGHT: (&str, &str) = ("user-agent", "Playwright/1.65.1 (x64) node/20");
+        const DEFLATE: (&str, &str) = ("sec-websocket-extensions", "permessage-deflate");
+        let cdp = |uri, headers: &[_]| matches!(ask(uri, headers), Err(Refusal::BadRequest(_)));
+        assert!(cdp("/", &[("user-agent", "Puppeteer 24.1.0")]));
+        assert!(cdp("/", &[PLAYWRIGHT, DEFLATE]));
+        assert!(!cdp("/", &[PLAYWRIGHT]));
+        assert!(!cdp("/", &[DEFLATE]));
+        assert!(!cdp("/?browser=chromium", &[PLAYWRIGHT, DEFLATE]));
+        for own in [("x-playwright-browser", "chromium"), (PROXY_HEADER, "")] {
+            assert!(!cdp("/", &[PLAYWRIGHT, DEFLATE, own]));
+        }
     }
 
     #[test]
