@@ -77,10 +77,7 @@ impl Admin {
                     (StatusCode::SERVICE_UNAVAILABLE, "text/plain", why)
                 }
             },
-            Route::Workers => {
-                self.grid.fleet.read_for_display().await;
-                json(&views::workers(&self.grid))
-            }
+            Route::Workers => json(&views::workers(&self.grid)),
             Route::Sessions => json(&peers::all_sessions(&self.grid).await),
             Route::Capacity => self.capacity(query).await,
             Route::Events => json(&serde_json::json!({ "events": self.grid.events.list() })),

@@ -48,13 +48,9 @@ impl ControlPlane {
     ) -> ControlPlane {
         let (stop, stopped) = watch::channel(false);
         let queue = Queue::new();
-        // A store that keeps the line gives the seat to who is first in it, but not while it is away.
-        let (wake, serves) = (queue.clone(), store.clone());
-        let (releaser, releases) = Releaser::new(store.clone(), move |browser| {
-            if !serves.keeps_line() || !serves.reachable() {
-                wake.wake(browser);
-            }
-        });
+        // The store's events wake the queue too, but not while it is away.
+        let wake = queue.clone();
+        let (releaser, releases) = Releaser::new(store.clone(), move |browser| wake.wake(browser));
         tokio::spawn(releases);
         let registry = Registry::new();
         let quotas = Quotas::new();

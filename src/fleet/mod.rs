@@ -38,7 +38,7 @@ use crate::model::{
 use crate::selection::{Facts, IndexSelection, Policy, SharedIndex, Wanted};
 use crate::session::registry::Registry;
 use crate::session::seat::Releaser;
-use crate::store::{Candidate, Store};
+use crate::store::Store;
 use async_trait::async_trait;
 use outage::Share;
 use pingora_load_balancing::discovery::ServiceDiscovery;
@@ -69,17 +69,12 @@ pub struct Fleet {
     interval_changed: Notify,
     /// The store was read whole at least once.
     has_view: AtomicBool,
-    /// Reading it whole failed, or something was missed: it has to be read again.
-    is_behind: AtomicBool,
     store_up: AtomicBool,
-    display: watch::Display,
 }
 
 /// One worker as this proxy knows it.
 struct Known {
     record: WorkerRecord,
-    /// The revision at which the record was told.
-    told_at: u64,
     counts: Counts,
     target: Arc<Target>,
     obstacles: Obstacles,
@@ -129,20 +124,6 @@ impl Known {
             suspected: self.suspicion.trust() == Trust::Suspected,
             replaces_itself: self.record.replaces_itself,
         })
-    }
-
-    /// How far it may be filled.
-    fn limits(&self, policy: &Policy) -> Candidate {
-        let bounds = policy.bounds(self.record.size);
-        let max_lifetime = match self.fixed() {
-            true => None,
-            false => bounds.lifetime_cap(self.record.replaces_itself),
-        };
-        Candidate {
-            key: self.record.key.clone(),
-            max_active: bounds.max_active,
-            max_lifetime,
-        }
     }
 
     /// Sessions that it would take.
@@ -204,8 +185,6 @@ impl Fleet {
                     fleet.grant(granted);
                 }
             }));
-            let limiter = fleet.clone();
-            store.limit_with(Box::new(move |worker| limiter.upgrade()?.limits(worker)));
             let observer = fleet.clone();
             releaser.observe(move |worker| {
                 if let Some(fleet) = observer.upgrade() {
@@ -230,9 +209,7 @@ impl Fleet {
                 reconfigured: Notify::new(),
                 interval_changed: Notify::new(),
                 has_view: AtomicBool::new(false),
-                is_behind: AtomicBool::new(true),
                 store_up: AtomicBool::new(true),
-                display: watch::Display::default(),
             }
         })
     }

@@ -213,17 +213,22 @@ impl Fleet {
     ) -> Vec<Candidate> {
         let best = candidates(&self.balancer, wanted, except, wish);
         let known = self.known();
-        best.iter()
-            .filter_map(|key| Some(known.get(key)?.limits(policy)))
+        best.into_iter()
+            .filter_map(|key| {
+                let worker = known.get(&key)?;
+                let bounds = policy.bounds(worker.record.size);
+                let max_lifetime = if worker.fixed() {
+                    None
+                } else {
+                    bounds.lifetime_cap(worker.record.replaces_itself)
+                };
+                Some(Candidate {
+                    key,
+                    max_active: bounds.max_active,
+                    max_lifetime,
+                })
+            })
             .collect()
-    }
-
-    /// How far a worker may be filled; `None` when nobody of here may be seated there.
-    pub(super) fn limits(&self, key: &WorkerKey) -> Option<Candidate> {
-        let policy = policy(&self.config);
-        let known = self.known();
-        let worker = known.get(key).filter(|worker| worker.open())?;
-        Some(worker.limits(&policy))
     }
 
     /// Asks a worker that has reached its lifetime limit to recycle itself. Whoever gives the

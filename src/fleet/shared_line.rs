@@ -47,7 +47,7 @@ impl Fleet {
             let candidates = self.candidates(browser, &unserved, crowded);
             self.metrics.phases.select.observe_time(begun.elapsed());
             if coming.is_empty() && candidates.is_empty() && !unasked {
-                self.leave_waiting(browser);
+                self.queue.shed(self.config.load().queue.max_waiting);
                 return;
             }
             unasked = false;
@@ -95,15 +95,6 @@ impl Fleet {
         for granted in served.granted {
             self.grant(granted);
         }
-    }
-
-    /// There is no seat for those who wait, as far as is known here.
-    fn leave_waiting(&self, browser: Browser) {
-        if self.queue.depth(browser) > 0 {
-            // One may have come free elsewhere before they stood in line.
-            self.store.catch_up();
-        }
-        self.queue.shed(self.config.load().queue.max_waiting);
     }
 
     /// The store gave one of those who wait here a seat.

@@ -39,6 +39,10 @@ impl Fleet {
             self.forget(&key);
         }
         for view in views {
+            // The store's word is the truth here, even when its revisions started anew.
+            if let Some(known) = self.known().get_mut(&view.record.key) {
+                known.counts.revision = 0;
+            }
             self.learn(view);
         }
         self.has_view.store(true, Ordering::Release);
@@ -53,15 +57,12 @@ impl Fleet {
         let resolve = {
             let mut known = self.known();
             match known.get_mut(&key) {
-                // Something newer was heard while this was read.
-                Some(worker) if view.counts.revision < worker.told_at => return,
                 Some(worker) if worker.target.endpoint == view.record.endpoint => {
                     log_status(&worker.record, &view.record);
                     evicted = view.record.status == WorkerStatus::ShuttingDown
                         && worker.record.status != WorkerStatus::ShuttingDown;
                     end_reason = view.record.end_reason.clone();
                     worker.record = view.record;
-                    worker.told_at = view.counts.revision;
                     if view.counts.revision >= worker.counts.revision {
                         worker.counts = view.counts;
                     }
@@ -73,7 +74,6 @@ impl Fleet {
                     let configured = self.fixed_keys().contains(&key);
                     let worker = Known {
                         record: view.record,
-                        told_at: view.counts.revision,
                         counts: view.counts,
                         target: target.clone(),
                         obstacles: Obstacles::default(),
@@ -114,12 +114,11 @@ impl Fleet {
     }
 
     /// A reservation found that a worker is not there or not available. When its new status has
-    /// been heard meanwhile, that is why; else it is gone, or will be told of again.
+    /// been heard meanwhile, that is why; else it is gone.
     pub(super) fn mark_unavailable(&self, key: &WorkerKey) {
         let open = self.known().get(key).is_some_and(Known::open);
         if open {
             self.forget(key);
-            self.store.look_again(key);
         }
     }
 

@@ -7,13 +7,12 @@ use crate::model::{Browser, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
 use crate::store::{Event, StoreError};
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval};
 
 /// A fixed worker that has not answered for this many health checks falls off the books.
 const FIXED_TTL_CHECKS: u32 = 4;
@@ -21,36 +20,6 @@ const FIXED_TTL_CHECKS: u32 = 4;
 /// Pause between two looks at the store's events. Each session makes some of them, and to be woken
 /// for every one would cost more than the session does.
 const EVENT_PAUSE: Duration = Duration::from_millis(2);
-
-/// Between two readings for display: so many times as long as the last one took, and no less than this.
-const DISPLAY_SHARE: u32 = 20;
-const DISPLAY_PAUSE: Duration = Duration::from_millis(200);
-
-/// When the store may be read whole again for display.
-#[derive(Default)]
-pub(super) struct Display(Mutex<Option<Instant>>);
-
-impl Display {
-    /// Whether it may. If so, nobody else may until [`Display::end`], or for a moment.
-    fn begin(&self, now: Instant) -> bool {
-        let mut next = self.next();
-        let may = next.is_none_or(|next| next <= now);
-        if may {
-            *next = Some(now + DISPLAY_PAUSE);
-        }
-        may
-    }
-
-    fn end(&self, begun: Instant, now: Instant) {
-        *self.next() = Some(now + DISPLAY_PAUSE.max((now - begun) * DISPLAY_SHARE));
-    }
-
-    fn next(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-}
 
 impl Fleet {
     /// Runs until `shutdown` turns true.
@@ -105,29 +74,13 @@ impl Fleet {
 
     async fn refresh(self: &Arc<Self>) {
         self.register_fixed().await;
-        // A store of several processes tells of what is missed.
-        if !self.store.is_shared() || self.is_behind.load(Ordering::Acquire) {
-            self.read_store().await;
-        }
+        self.read_store().await;
         self.resolve_names();
         self.order_overdue();
     }
 
-    /// Reads the store whole for somebody who looks at all workers: memory and last signs of life move
-    /// all the time, and are not told. However many look, that takes a small part of the time.
-    pub async fn read_for_display(self: &Arc<Self>) {
-        let begun = Instant::now();
-        if !self.store.is_shared() || !self.display.begin(begun) {
-            return;
-        }
-        self.read_store().await;
-        self.display.end(begun, Instant::now());
-    }
-
     async fn read_store(self: &Arc<Self>) {
-        let read = self.store.fleet().await;
-        self.is_behind.store(read.is_err(), Ordering::Release);
-        match read {
+        match self.store.fleet().await {
             Ok(views) => {
                 self.note_store(true);
                 self.replace(views);

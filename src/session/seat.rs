@@ -14,11 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::{Context, Poll, Waker};
 use tokio::sync::{mpsc, watch};
 
-/// Releases that the store is told in one go, and how often that is under way at the same time: one
-/// after the other, the way to a distant store and back would bound how many sessions may end in a
-/// second.
-const BATCH: usize = 200;
-const MAX_CONCURRENT: usize = 8;
+/// Releases that the store is told at the same time: one after the other, the way to a distant
+/// store and back would bound how many sessions may end in a second.
+const MAX_CONCURRENT: usize = 64;
 
 struct Release {
     session: SessionId,
@@ -47,20 +45,12 @@ struct ReleaseHandler {
 }
 
 impl ReleaseHandler {
-    async fn handle(&self, releases: &[Release]) {
-        let told = match releases {
-            [release] => self.store.release(release.session, release.refund).await,
-            _ => {
-                let ended = releases.iter().map(|it| (it.session, it.refund));
-                let ended: Vec<_> = ended.collect();
-                self.store.release_all(&ended).await
-            }
-        };
-        if let Err(error) = told {
-            log::debug!(sessions = releases.len(), error:% = error;
-                "the store will hear of releases later");
+    async fn handle(&self, release: &Release) {
+        if let Err(error) = self.store.release(release.session, release.refund).await {
+            log::debug!(session:% = release.session, error:% = error;
+                "the store will hear of the release later");
         }
-        for worker in releases.iter().filter_map(|it| it.worker.as_ref()) {
+        if let Some(worker) = &release.worker {
             if let Some(observer) = self.observer.get() {
                 observer(worker);
             }
@@ -73,7 +63,7 @@ impl ReleaseHandler {
         if self.store.is_shared() {
             return false;
         }
-        let handling = std::pin::pin!(self.handle(std::slice::from_ref(release)));
+        let handling = std::pin::pin!(self.handle(release));
         let handled = handling.poll(&mut Context::from_waker(Waker::noop()));
         handled == Poll::Ready(())
     }
@@ -101,12 +91,11 @@ impl Releaser {
         };
         let pending = releaser.pending.clone();
         let releases = futures_util::stream::poll_fn(move |cx| work.poll_recv(cx));
-        let batches = releases.ready_chunks(BATCH);
-        let run = batches.for_each_concurrent(MAX_CONCURRENT, move |batch| {
+        let run = releases.for_each_concurrent(MAX_CONCURRENT, move |release| {
             let (handler, pending) = (handler.clone(), pending.clone());
             async move {
-                handler.handle(&batch).await;
-                pending.send_modify(|pending| *pending -= batch.len());
+                handler.handle(&release).await;
+                pending.send_modify(|pending| *pending -= 1);
             }
         });
         (releaser, run)

@@ -79,10 +79,6 @@ pub struct Granted {
 /// store, so it must not block.
 pub type Grantee = Box<dyn Fn(Granted) + Send + Sync>;
 
-/// Says how far a worker may be filled, as this proxy knows it; `None` when it does not use the worker.
-/// Called on a task of the store, so it must not block.
-pub type Limiter = Box<dyn Fn(&WorkerKey) -> Option<Candidate> + Send + Sync>;
-
 /// What came of a reservation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reserved {
@@ -186,10 +182,6 @@ pub trait SeatStore: Send + Sync + 'static {
     /// to nobody.
     fn grant_with(&self, _grantee: Grantee) {}
 
-    /// A seat that is given back is given to who is first in line at once, within these limits. Before
-    /// this is told, and on workers without limits, whoever waits is told and asks for it.
-    fn limit_with(&self, _limiter: Limiter) {}
-
     /// Gives back the seat that `session` holds, or its place in line, if it has one: active goes down by one, and
     /// with `refund` the lifetime too (the session never reached its worker). Repeating it, or
     /// releasing a session that never got a seat, changes nothing. Called on the store that
@@ -198,15 +190,6 @@ pub trait SeatStore: Send + Sync + 'static {
     /// Never lost: what fails with [`StoreError::Away`] is remembered and done when the store is
     /// back, so a caller may log the error and forget the session.
     async fn release(&self, session: SessionId, refund: bool) -> Result<(), StoreError>;
-
-    /// The same for several sessions, with the refund of each, in one go.
-    async fn release_all(&self, ended: &[(SessionId, bool)]) -> Result<(), StoreError> {
-        let mut outcome = Ok(());
-        for (session, refund) in ended {
-            outcome = self.release(*session, *refund).await.and(outcome);
-        }
-        outcome
-    }
 
     /// Records that `session` holds a seat on `worker` although the store was not asked: it was
     /// away, and the caller admitted the session by itself. Both counters go up by one, beyond the
@@ -278,12 +261,6 @@ pub trait WorkerStore: Send + Sync + 'static {
     /// proxies left behind. Safe to call from every proxy at any time; whoever comes first does
     /// the work.
     async fn reap(&self) -> Result<(), StoreError>;
-
-    /// What others changed is told within a second; this has it told at once.
-    fn catch_up(&self) {}
-
-    /// This worker is not what its last event said: it is told of anew, unless it is gone.
-    fn look_again(&self, _worker: &WorkerKey) {}
 
     /// The events from here on. A listener that falls behind sees
     /// [`broadcast::error::RecvError::Lagged`] and has to read [`Store::fleet`] again.

@@ -1,9 +1,7 @@
 //! The store's operations, as others call them: each is one script, and the ledger before and
 //! after it.
 
-use super::ended::{self, Batch};
 use super::keeper::{BATCH, millis};
-use super::ledger::Ended;
 use super::link::Live;
 use super::wire::{Heartbeat, LineAnswer};
 use super::{Inner, MAX_CANDIDATES, RedisStore, keys, peers, upkeep, wire};
@@ -12,9 +10,8 @@ use crate::model::{
     unix_millis,
 };
 use crate::store::{
-    Candidate, EnoughAnswers, Event, Granted, Grantee, HeartbeatReply, Limiter, PeerAnswers,
-    PeerHandler, Peers, PermitStore, Reserved, SeatStore, Served, StoreError, WorkerStore,
-    WorkerView,
+    Candidate, EnoughAnswers, Event, Granted, Grantee, HeartbeatReply, PeerAnswers, PeerHandler,
+    Peers, PermitStore, Reserved, SeatStore, Served, StoreError, WorkerStore, WorkerView,
 };
 use async_trait::async_trait;
 use redis::ScriptInvocation;
@@ -49,40 +46,8 @@ impl Drop for Asking<'_> {
     }
 }
 
-/// One call for the line of a browser.
-pub struct LineCall<'a> {
-    pub browser: Browser,
-    /// Whether the proxy begins to tell anew who waits; `None` when it says nothing of that.
-    pub anew: Option<bool>,
-    pub ended: &'a [Ended],
-    pub coming: &'a [Waiter],
-    pub candidates: &'a [Candidate],
-}
-
-impl LineCall<'_> {
-    /// One that only gives back.
-    pub fn of_ended(browser: Browser, ended: &[Ended]) -> LineCall<'_> {
-        LineCall {
-            browser,
-            anew: None,
-            ended,
-            coming: &[],
-            candidates: &[],
-        }
-    }
-
-    /// The workers of which a seat comes free, and that are no candidates.
-    fn freed(&self) -> Vec<&WorkerKey> {
-        let mut freed: Vec<&WorkerKey> = Vec::new();
-        for worker in self.ended.iter().filter_map(|it| it.worker.as_ref()) {
-            let is_candidate = |candidate: &Candidate| candidate.key == *worker;
-            if !freed.contains(&worker) && !self.candidates.iter().any(is_candidate) {
-                freed.push(worker);
-            }
-        }
-        freed
-    }
-}
+/// One worker as `fleet.lua` returns it.
+type Row = (String, u32, u32, HashMap<String, String>);
 
 #[async_trait]
 impl SeatStore for RedisStore {
@@ -109,27 +74,17 @@ impl SeatStore for RedisStore {
         for waiter in coming {
             inner.ledger().wait(waiter.session);
         }
-        let batch = Batch::take(inner, Some(browser));
-        let call = LineCall {
-            browser,
-            anew: Some(anew),
-            ended: &batch,
-            coming,
-            candidates: &candidates[..candidates.len().min(MAX_CANDIDATES)],
-        };
         let asked = std::time::Instant::now();
         let answer: LineAnswer = inner
             .link
-            .script(|live| inner.line_call(live, &call))
+            .script(|live| inner.line_call(live, browser, anew, coming, candidates))
             .await?;
         let heard = std::time::Instant::now();
         inner.clock.observe(asked, heard, answer.6);
-        batch.confirmed();
         let mut served = wire::served(&answer)
             .ok_or_else(|| StoreError::Refused("an answer that makes no sense".to_owned()))?;
-        match &mut served {
-            Served::Line(line) => line.granted.retain(|granted| inner.granted(granted)),
-            Served::Unknown => inner.take_in(&answer),
+        if let Served::Line(line) = &mut served {
+            line.granted.retain(|granted| inner.granted(granted));
         }
         Ok(served)
     }
@@ -140,27 +95,10 @@ impl SeatStore for RedisStore {
     }
 
     async fn release(&self, session: SessionId, refund: bool) -> Result<(), StoreError> {
-        self.release_all(&[(session, refund)]).await
-    }
-
-    async fn release_all(&self, ended: &[(SessionId, bool)]) -> Result<(), StoreError> {
-        let to_tell: Vec<SessionId> = {
-            let mut ledger = self.inner.ledger();
-            let ended = ended.iter();
-            ended
-                .filter(|(session, refund)| ledger.release(*session, *refund))
-                .map(|(session, _)| *session)
-                .collect()
-        };
-        if to_tell.is_empty() {
+        if !self.inner.ledger().release(session, refund) {
             return Ok(());
         }
-        ended::until_told(&self.inner, &to_tell).await
-    }
-
-    fn limit_with(&self, limiter: Limiter) {
-        // The first one stays.
-        self.inner.limiter.set(limiter).ok();
+        self.tell_release(session).await
     }
 
     fn adopt(&self, session: SessionId, worker: &WorkerKey) {
@@ -194,14 +132,6 @@ impl SeatStore for RedisStore {
 
 #[async_trait]
 impl WorkerStore for RedisStore {
-    fn catch_up(&self) {
-        self.inner.catching_up.notify_one();
-    }
-
-    fn look_again(&self, worker: &WorkerKey) {
-        self.inner.to_read().insert(worker.clone());
-    }
-
     async fn fleet(&self) -> Result<Vec<WorkerView>, StoreError> {
         let names: Vec<String> = self
             .inner
@@ -219,15 +149,26 @@ impl WorkerStore for RedisStore {
         let workers: Vec<WorkerKey> = names.iter().filter_map(|name| name.parse().ok()).collect();
         let mut fleet = Vec::with_capacity(workers.len());
         for batch in workers.chunks(BATCH) {
-            let (revision, rows): (u64, Vec<wire::Row>) = self
+            let (revision, rows): (u64, Vec<Row>) = self
                 .inner
                 .link
-                .script(|live| self.inner.fleet_call(live, batch))
+                .script(|live| {
+                    let mut call = self
+                        .inner
+                        .scripts
+                        .fleet
+                        .key(self.inner.keys.name(keys::GRID));
+                    call.arg(&*live.grid);
+                    for worker in batch {
+                        call.key(self.inner.keys.record(worker))
+                            .arg(worker.to_string());
+                    }
+                    call
+                })
                 .await?;
-            fleet.extend(rows.into_iter().filter_map(|row| wire::view(revision, row)));
+            fleet.extend(rows.into_iter().filter_map(|row| view(revision, row)));
         }
-        let unread = names.len() - fleet.len();
-        self.inner.ledger().learn_all(&fleet, unread);
+        self.inner.ledger().learn_all(&fleet);
         Ok(fleet)
     }
 
@@ -617,7 +558,7 @@ impl RedisStore {
     ) -> Result<Reserved, StoreError> {
         let inner = &*self.inner;
         if !inner.ledger().begin(session) {
-            ended::until_told(inner, &[session]).await?;
+            self.tell_release(session).await?;
             inner.ledger().begin(session);
         }
         let _asking = Asking { inner, session };
@@ -651,6 +592,18 @@ impl RedisStore {
         }
         Ok(reserved)
     }
+
+    /// Tells Redis of a session that ended. The ledger keeps it until Redis has confirmed.
+    async fn tell_release(&self, session: SessionId) -> Result<(), StoreError> {
+        let inner = &*self.inner;
+        let refund = inner.ledger().refund(session);
+        let _: u32 = inner
+            .link
+            .script(|_| inner.release_call(&[(session, refund)]))
+            .await?;
+        inner.ledger().released([session]);
+        Ok(())
+    }
 }
 
 impl Inner {
@@ -666,33 +619,21 @@ impl Inner {
         wanted
     }
 
-    /// Reads these workers.
-    pub fn fleet_call(&self, live: &Live, workers: &[WorkerKey]) -> ScriptInvocation<'_> {
-        let mut call = self.scripts.fleet.key(self.keys.name(keys::GRID));
-        call.arg(&*live.grid);
-        for worker in workers {
-            call.key(self.keys.record(worker)).arg(worker.to_string());
-        }
-        call
-    }
-
-    pub fn line_call(&self, live: &Live, asked: &LineCall<'_>) -> ScriptInvocation<'_> {
-        let says = match asked.anew {
-            Some(true) => "1",
-            Some(false) => "0",
-            None => "-",
-        };
+    fn line_call(
+        &self,
+        live: &Live,
+        browser: Browser,
+        anew: bool,
+        coming: &[Waiter],
+        candidates: &[Candidate],
+    ) -> ScriptInvocation<'_> {
         let mut call = self.fenced(&self.scripts.line, live.epoch);
         call.key(self.keys.waiting(&self.proxy))
-            .arg(asked.browser.as_str())
-            .arg(says)
+            .arg(browser.as_str())
+            .arg(u8::from(anew))
             .arg(millis(MIN_WAITS.max(self.proxy_ttl / WAITS_SHARE)))
-            .arg(asked.ended.len())
-            .arg(asked.coming.len());
-        for it in asked.ended {
-            call.arg(it.session.to_string()).arg(u8::from(it.refund));
-        }
-        for waiter in asked.coming {
+            .arg(coming.len());
+        for waiter in coming {
             let came = self.clock.at(waiter.came);
             let offered: String = waiter.offered.iter().map(|it| format!("{it}\n")).collect();
             call.arg(waiter.session.to_string())
@@ -705,21 +646,25 @@ impl Inner {
                 .arg(waiter.place.map_or(String::new(), |it| it.to_string()))
                 .arg(offered);
         }
-        let mut offer = |worker: &WorkerKey, limits: Option<&Candidate>| {
-            let max_active = limits.map_or(-1, |it| i64::from(it.max_active));
-            let max_lifetime = limits.and_then(|it| it.max_lifetime);
-            call.key(self.keys.record(worker))
-                .arg(worker.to_string())
-                .arg(max_active)
-                .arg(max_lifetime.map_or(-1, i64::from));
-        };
-        for candidate in asked.candidates {
-            offer(&candidate.key, Some(candidate));
-        }
-        for worker in asked.freed() {
-            let limits = self.limiter.get().and_then(|limiter| limiter(worker));
-            offer(worker, limits.as_ref());
+        for candidate in candidates.iter().take(MAX_CANDIDATES) {
+            call.key(self.keys.record(&candidate.key))
+                .arg(candidate.key.to_string())
+                .arg(candidate.max_active)
+                .arg(candidate.max_lifetime.map_or(-1, i64::from));
         }
         call
     }
+}
+
+fn view(revision: u64, (worker, active, lifetime, fields): Row) -> Option<WorkerView> {
+    let Some(record) = wire::record(worker.parse().ok()?, &fields) else {
+        log::debug!(worker = worker.as_str(); "a worker's record makes no sense");
+        return None;
+    };
+    let counts = Counts {
+        active,
+        lifetime,
+        revision,
+    };
+    Some(WorkerView { record, counts })
 }

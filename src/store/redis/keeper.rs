@@ -18,9 +18,6 @@ use tokio::time::Instant;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between attempts, with jitter, doubling.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
-/// Longest time in which the processes of a grid come back after a Redis that came back empty: proxies,
-/// and workers, of which there may be very many.
-const JITTER: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// After a connection that lived this long the next is opened without a pause.
 const STEADY: Duration = Duration::from_secs(1);
 /// Commands that may be on their way at once before callers queue up.
@@ -53,14 +50,6 @@ pub async fn keep(inner: Arc<Inner>) {
                 arrived(&inner, live);
                 inner.link.until_lost().await;
                 pauses = backoff();
-                if inner.grid().stale() {
-                    // All others come back in the same moment.
-                    let longest = match inner.role {
-                        Role::Proxy => JITTER.0,
-                        Role::Worker => JITTER.1,
-                    };
-                    tokio::time::sleep(longest.mul_f64(rand::random())).await;
-                }
                 if since.elapsed() >= STEADY {
                     continue;
                 }
@@ -88,11 +77,7 @@ fn arrived(inner: &Inner, live: Live) {
         log::info!(store = inner.address.as_str(), name = inner.proxy.as_str(); "the store answers");
         inner.emit(Event::Reachable(true));
     }
-    if inner.role == Role::Worker || inner.unread.swap(false, Ordering::Relaxed) {
-        inner.emit(Event::Resync);
-    } else {
-        inner.catching_up.notify_one();
-    }
+    inner.emit(Event::Resync);
     // What came in while the ledger was being written down.
     inner.outbox.notify_one();
     // Whoever is alive reaps, for however short a time it may be.
@@ -141,6 +126,7 @@ async fn open(inner: &Arc<Inner>, finder: &mut Finder<'_>) -> RedisResult<Live> 
         since: Instant::now(),
     };
     is_a_redis(&mut live).await?;
+    inner.scripts.load(&mut live.connection).await?;
     // First listen, then write: nothing that happens from here on is missed.
     subscribe(inner, &mut live).await?;
     live.grid = hello(inner, &mut live).await?.into();
@@ -177,7 +163,6 @@ async fn subscribe(inner: &Inner, live: &mut Live) -> RedisResult<()> {
     let mut channels = vec![inner.keys.reset.clone()];
     if inner.role == Role::Proxy {
         channels.push(inner.keys.events.clone());
-        channels.push(inner.inbox.clone());
     }
     for registration in inner.ledger().registrations(Instant::now()) {
         channels.push(inner.keys.command(&registration.record.key));
@@ -201,17 +186,11 @@ async fn hello(inner: &Inner, live: &mut Live) -> RedisResult<String> {
             .arg(millis(inner.proxy_ttl));
     }
     let sent = Instant::now();
-    let (grid, showed, revision): (String, i64, u64) =
-        hello.invoke_async(&mut live.connection).await?;
+    let (grid, showed): (String, i64) = hello.invoke_async(&mut live.connection).await?;
     inner
         .clock
         .observe(sent.into_std(), std::time::Instant::now(), showed);
     *inner.alive() = Some(sent);
-    if inner.grid().known.as_deref() != Some(&*grid) {
-        // What has changed before is read with the whole fleet.
-        inner.read_up_to.store(revision, Ordering::Relaxed);
-        inner.unread.store(true, Ordering::Relaxed);
-    }
     Ok(grid)
 }
 
@@ -313,9 +292,8 @@ fn message(inner: &Inner, epoch: u64, channel: &str, payload: &str) {
             inner.emit(event);
         } else if let Some(word) = peers::parse(payload) {
             inner.peer_queries.on_message(word, &inner.proxy);
-        }
-    } else if channel == inner.inbox {
-        if let Some(granted) = wire::grant(payload)
+        } else if let Some((proxy, granted)) = wire::grant(payload)
+            && proxy == inner.proxy
             && inner.granted(&granted)
             && let Some(grantee) = inner.grantee.get()
         {

@@ -55,14 +55,6 @@ pub const WAITING: &str = "playhouse:waiting:";
 /// Sorted set of the workers that have a permit to warm a browser up -> when that is over at the
 /// latest.
 pub const WARMING: &str = "playhouse:warming";
-/// Sorted set of the workers -> the revision at which their counts changed last.
-pub const CHANGED: &str = "playhouse:changed";
-/// Sorted set of the workers -> the revision at which their record was told last.
-pub const RECORDS: &str = "playhouse:records";
-/// Sorted set of workers that are gone -> the revision at which they went.
-pub const GONE: &str = "playhouse:gone";
-/// The revision up to which it is not remembered who is gone.
-pub const FORGOTTEN: &str = "playhouse:forgotten";
 /// A random secret of the grid's: what its proxies sign for each other.
 pub const SECRET: &str = "playhouse:secret";
 /// Prefix of what may be used once and was: `playhouse:used:{name}`, with a TTL.
@@ -84,10 +76,8 @@ pub const ANSWERS: &str = "playhouse:answers:";
 /// Prefix of what proxies have of a tenant's quota: `playhouse:quota:{token's name}`, a hash proxy ->
 /// version and sessions.
 pub const QUOTA: &str = "playhouse:quota:";
-/// Channel of what all proxies have to know at once, and of what they ask each other.
+/// Channel of changes, for proxies, and of what they ask each other.
 pub const EVENTS: &str = "playhouse:events";
-/// Beginning of the channel of what concerns one proxy: its name follows behind a colon.
-pub const INBOX: &str = "playhouse:inbox";
 /// Channel that tells everybody to write down again what is theirs.
 pub const RESET: &str = "playhouse:reset";
 
@@ -128,11 +118,6 @@ impl Keys {
         }
     }
 
-    /// The channel of what concerns this proxy alone.
-    pub fn inbox(&self, proxy: &str) -> String {
-        format!("{}:{proxy}", self.channel(INBOX))
-    }
-
     /// This name behind the namespace.
     pub fn name(&self, name: &str) -> String {
         format!("{}{name}", self.namespace)
@@ -156,15 +141,10 @@ impl Keys {
             ("lanes", LANES),
             ("lane", LANE),
             ("waiting", WAITING),
-            ("changed", CHANGED),
-            ("records", RECORDS),
-            ("gone", GONE),
-            ("forgotten", FORGOTTEN),
             ("revision", REVISION),
             ("pulse", PULSE),
             ("ghosts", GHOSTS),
             ("events", EVENTS),
-            ("inbox", INBOX),
             ("reset", RESET),
         ];
         let entries: Vec<String> = names
@@ -173,7 +153,7 @@ impl Keys {
                 let name = match name {
                     // A word, no name.
                     SHUTDOWN => name.to_owned(),
-                    EVENTS | INBOX | RESET => self.channel(name),
+                    EVENTS | RESET => self.channel(name),
                     _ => self.name(name),
                 };
                 format!("{entry}='{name}'")
@@ -192,10 +172,6 @@ impl Keys {
             (PROXIES, "set"),
             (RECYCLES, "hash"),
             (WARMING, "zset"),
-            (CHANGED, "zset"),
-            (RECORDS, "zset"),
-            (GONE, "zset"),
-            (FORGOTTEN, "string"),
             (REVISION, "string"),
             (PULSE, "hash"),
             (GRID, "string"),

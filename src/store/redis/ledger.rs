@@ -2,10 +2,8 @@
 //! releases still to be told, the workers it registered. Pure; the keeper writes it to Redis anew
 //! after every reconnect, and that is how a Redis that comes back empty becomes right again.
 
-mod heard;
-
 use super::wire::Heartbeat;
-use crate::model::{Browser, SessionId, WorkerKey, WorkerRecord};
+use crate::model::{Counts, SessionId, WorkerKey, WorkerRecord};
 use crate::store::WorkerView;
 use std::collections::{HashMap, HashSet};
 use tokio::time::Instant;
@@ -13,8 +11,8 @@ use tokio::time::Instant;
 #[derive(Default)]
 pub struct Ledger {
     seats: HashMap<SessionId, Seat>,
-    /// Sessions that ended, until Redis confirmed it.
-    releases: HashMap<SessionId, Release>,
+    /// Sessions that ended, with whether their lifetime is given back, until Redis confirmed it.
+    releases: HashMap<SessionId, bool>,
     /// Sessions that came and went while Redis was away, to be added to the lifetimes.
     unseen: HashMap<WorkerKey, u32>,
     /// Leases found in Redis that nobody here holds: given back when found twice.
@@ -25,37 +23,6 @@ pub struct Ledger {
     /// What was last heard of each worker, to tell a Redis that came back empty.
     heard: HashMap<WorkerKey, WorkerView>,
     revision: u64,
-    /// Workers that there were beside those that were heard of when the fleet was read whole.
-    unread: Option<usize>,
-}
-
-/// A session that ended.
-struct Release {
-    /// Whether its lifetime is given back.
-    refund: bool,
-    /// Where its seat was, if that is known.
-    worker: Option<WorkerKey>,
-    /// Redis is being told.
-    telling: bool,
-}
-
-impl Release {
-    fn new(refund: bool, worker: Option<WorkerKey>) -> Release {
-        Release {
-            refund,
-            worker,
-            telling: false,
-        }
-    }
-}
-
-/// A session that ended, as Redis is told of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ended {
-    pub session: SessionId,
-    pub refund: bool,
-    /// Where its seat was, if that is known.
-    pub worker: Option<WorkerKey>,
 }
 
 enum Seat {
@@ -117,8 +84,7 @@ impl Ledger {
     /// The session got a seat. `false` when the session was released in the meantime.
     pub fn seated(&mut self, session: SessionId, worker: &WorkerKey) -> bool {
         if !self.seats.contains_key(&session) {
-            self.releases
-                .insert(session, Release::new(true, Some(worker.clone())));
+            self.releases.insert(session, true);
             return false;
         }
         let seat = Seat::Held {
@@ -144,7 +110,7 @@ impl Ledger {
             return false;
         };
         self.seats.remove(&session);
-        self.releases.insert(session, Release::new(true, None));
+        self.releases.insert(session, true);
         true
     }
 
@@ -162,7 +128,7 @@ impl Ledger {
 
     /// The session ended. Returns whether Redis has to be told.
     pub fn release(&mut self, session: SessionId, refund: bool) -> bool {
-        let worker = match self.seats.remove(&session) {
+        match self.seats.remove(&session) {
             None => return self.releases.contains_key(&session),
             Some(Seat::Held {
                 worker,
@@ -175,17 +141,15 @@ impl Ledger {
                 // An earlier reservation of the same session may still be waiting to be undone.
                 return self.releases.contains_key(&session);
             }
-            Some(Seat::Held { worker, .. }) => Some(worker),
-            Some(Seat::Requested | Seat::Waiting) => None,
-        };
-        self.releases.insert(session, Release::new(refund, worker));
+            Some(_) => {}
+        }
+        self.releases.insert(session, refund);
         true
     }
 
-    /// Whether Redis has not confirmed the release of one of these.
-    pub fn owes(&self, sessions: &[SessionId]) -> bool {
-        let mut sessions = sessions.iter();
-        sessions.any(|session| self.releases.contains_key(session))
+    /// Whether the pending release of this session gives its lifetime back.
+    pub fn refund(&self, session: SessionId) -> bool {
+        self.releases.get(&session).copied().unwrap_or(false)
     }
 
     /// Redis confirmed these releases.
@@ -195,36 +159,12 @@ impl Ledger {
         }
     }
 
-    /// Sessions that ended and of which Redis is not being told, of one browser or all. Followed by
-    /// [`Ledger::released`], or [`Ledger::still_ended`] if that failed.
-    pub fn ended(&mut self, browser: Option<Browser>, most: usize) -> Vec<Ended> {
-        let of_browser = |release: &Release| match (browser, &release.worker) {
-            (Some(browser), Some(worker)) => worker.browser == browser,
-            (Some(_), None) => false,
-            (None, _) => true,
-        };
-        let pending = self.releases.iter_mut();
-        pending
-            .filter(|(_, release)| !release.telling && of_browser(release))
+    pub fn pending_releases(&self, most: usize) -> Vec<(SessionId, bool)> {
+        self.releases
+            .iter()
             .take(most)
-            .map(|(session, release)| {
-                release.telling = true;
-                Ended {
-                    session: *session,
-                    refund: release.refund,
-                    worker: release.worker.clone(),
-                }
-            })
+            .map(|(session, refund)| (*session, *refund))
             .collect()
-    }
-
-    /// Redis could not be told of these.
-    pub fn still_ended(&mut self, ended: &[Ended]) {
-        for ended in ended {
-            if let Some(release) = self.releases.get_mut(&ended.session) {
-                release.telling = false;
-            }
-        }
     }
 
     /// Seats to tell Redis of. Followed by [`Ledger::mark_synced`], or [`Ledger::mark_unsynced`] if that failed.
@@ -260,16 +200,13 @@ impl Ledger {
                 }
                 // Released while the telling was under way, and maybe overtaken by it.
                 _ => {
-                    let worker = Some(untold.worker.clone());
-                    self.releases
-                        .entry(untold.session)
-                        .or_insert(Release::new(false, worker));
+                    self.releases.entry(untold.session).or_insert(false);
                 }
             }
         }
     }
 
-    /// The telling failed, or nobody knows: the seats are to be told again.
+    /// The telling failed: the seats are to be told again.
     pub fn mark_unsynced(&mut self) {
         for seat in self.seats.values_mut() {
             if let Seat::Held {
@@ -311,7 +248,7 @@ impl Ledger {
             }
         }
         let mut orphans = HashSet::new();
-        for (session, worker) in leases {
+        for session in leases.keys() {
             let ours = self.seats.get(session).is_some_and(|seat| match seat {
                 // On a new connection an old reservation cannot take effect.
                 Seat::Requested => !quiet,
@@ -324,8 +261,7 @@ impl Ledger {
             if quiet || self.orphans.contains(session) {
                 // Whether it reached its worker is not known here: a Redis that came back old has
                 // leases of sessions that were served and have ended. The lifetime stands.
-                self.releases
-                    .insert(*session, Release::new(false, Some(worker.clone())));
+                self.releases.insert(*session, false);
             } else {
                 orphans.insert(*session);
             }
@@ -385,5 +321,52 @@ impl Ledger {
 
     pub fn departed(&self) -> Vec<WorkerKey> {
         self.departed.iter().cloned().collect()
+    }
+
+    /// Counts that were heard, from wherever.
+    pub fn hear(&mut self, worker: &WorkerKey, counts: Counts) {
+        self.revision = self.revision.max(counts.revision);
+        if let Some(registration) = self.workers.get_mut(worker) {
+            registration.lifetime = registration.lifetime.max(counts.lifetime);
+            registration.active = counts.active;
+        }
+        if let Some(known) = self.heard.get_mut(worker)
+            && known.counts.revision <= counts.revision
+        {
+            known.counts = counts;
+        }
+    }
+
+    /// A worker registered, or its record changed.
+    pub fn learn(&mut self, view: &WorkerView) {
+        let worker = &view.record.key;
+        self.hear(worker, view.counts);
+        match self.heard.get_mut(worker) {
+            Some(known) => known.record = view.record.clone(),
+            None => {
+                self.heard.insert(worker.clone(), view.clone());
+            }
+        }
+    }
+
+    /// These workers are all there are.
+    pub fn learn_all(&mut self, fleet: &[WorkerView]) {
+        self.heard.clear();
+        for view in fleet {
+            self.learn(view);
+        }
+    }
+
+    pub fn forget(&mut self, worker: &WorkerKey) {
+        self.heard.remove(worker);
+    }
+
+    pub fn remembered(&self) -> Vec<WorkerView> {
+        self.heard.values().cloned().collect()
+    }
+
+    /// The highest revision heard of.
+    pub fn revision(&self) -> u64 {
+        self.revision
     }
 }

@@ -1,7 +1,6 @@
 //! The store that many proxies and workers share: Redis 7 or newer, or Valkey.
 //!
 //! * `calls`: the [`Store`](super::Store) itself. `keys`: every key and channel. `lua/`: every change, as one atomic script each.
-//! * `ended`: sessions that ended, on their way to Redis. `changes`: reading what has changed.
 //! * `link`: the connection and calls on it. `keeper`: opens it, and after a loss opens it anew
 //!   and writes down again what this process answers for, which the `ledger` knows.
 //! * `upkeep`: signs of life, reaping, and the slow poll that repairs what was missed.
@@ -12,9 +11,7 @@
 //! loss is one loss. `docs/redis.md` has the keys, the guarantees and the bounds.
 
 mod calls;
-mod changes;
 mod clock;
-mod ended;
 mod keeper;
 mod keys;
 mod ledger;
@@ -25,11 +22,11 @@ mod scripts;
 mod upkeep;
 mod wire;
 
-use super::{Event, Grantee, Limiter, StoreError};
+use super::{Event, Grantee, StoreError};
 use crate::config::StoreConfig;
-use crate::model::WorkerKey;
+use crate::model::{SessionId, WorkerKey};
 use clock::ServerClock;
-use keeper::millis;
+use keeper::{BATCH, millis};
 use keys::Keys;
 use ledger::{Ledger, Registration};
 use link::{Link, Live};
@@ -37,7 +34,6 @@ use location::Location;
 use peers::{PeerQueries, PeerQuery};
 use redis::{RedisResult, Script, ScriptInvocation};
 use scripts::Scripts;
-use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
@@ -83,8 +79,6 @@ struct Inner {
     proxy: String,
     identity_key: String,
     leases_key: String,
-    /// The channel of what concerns this process alone.
-    inbox: String,
     keys: Keys,
     scripts: Scripts,
     proxy_ttl: Duration,
@@ -94,16 +88,6 @@ struct Inner {
     grid: Mutex<GridIdentity>,
     /// Wakes the task that tells Redis what could not be told at once.
     outbox: Notify,
-    /// What came of the last attempt to tell Redis of sessions that ended.
-    confirmed: watch::Sender<Result<(), StoreError>>,
-    /// Wakes the task that reads what has changed.
-    catching_up: Notify,
-    /// Workers that are to be read again.
-    to_read: Mutex<HashSet<WorkerKey>>,
-    /// The revision up to which that is known.
-    read_up_to: AtomicU64,
-    /// The grid is another one than before: the fleet has to be read whole.
-    unread: AtomicBool,
     /// Wakes the task that gives back what the dead left behind.
     reaping: Notify,
     /// Orders to recycle that were announced, to be looked up.
@@ -112,8 +96,6 @@ struct Inner {
     peer_queries: PeerQueries,
     /// Hears of seats that others give to sessions of this proxy.
     grantee: OnceLock<Grantee>,
-    /// Says how far workers may be filled of which a seat comes free.
-    limiter: OnceLock<Limiter>,
     epoch: AtomicU64,
     reachable: AtomicBool,
     said_away: AtomicBool,
@@ -201,7 +183,7 @@ async fn serve(
         }
     };
     let keep = keeper::keep(inner.clone());
-    let deliver = ended::deliver(inner.clone());
+    let deliver = upkeep::deliver(inner.clone());
     let answer = peers::serve(inner.clone(), questions);
     let obey = upkeep::look_up_orders(inner.clone(), orders);
     let mend = upkeep::mend(inner.clone());
@@ -212,8 +194,7 @@ async fn serve(
                 let beat = upkeep::beat(inner.clone());
                 let reap = upkeep::reap_when_due(inner.clone());
                 let rounds = upkeep::rounds(inner.clone());
-                let follow = changes::follow(inner.clone());
-                tokio::join!(beat, reap, rounds, follow).0
+                tokio::join!(beat, reap, rounds).0
             }
             Role::Worker => std::future::pending().await,
         }
@@ -249,7 +230,6 @@ impl Inner {
             role,
             identity_key: keys.identity(&proxy),
             leases_key: keys.leases(&proxy),
-            inbox: keys.inbox(&proxy),
             scripts: Scripts::new(&keys),
             keys,
             proxy,
@@ -259,17 +239,11 @@ impl Inner {
             ledger: Mutex::default(),
             grid: Mutex::default(),
             outbox: Notify::new(),
-            confirmed: watch::Sender::new(Ok(())),
-            catching_up: Notify::new(),
-            to_read: Mutex::default(),
-            read_up_to: AtomicU64::new(0),
-            unread: AtomicBool::new(true),
             reaping: Notify::new(),
             announced,
             events: broadcast::channel(EVENT_BACKLOG).0,
             peer_queries,
             grantee: OnceLock::new(),
-            limiter: OnceLock::new(),
             epoch: AtomicU64::new(0),
             reachable: AtomicBool::new(false),
             said_away: AtomicBool::new(false),
@@ -289,12 +263,6 @@ impl Inner {
 
     fn grid(&self) -> MutexGuard<'_, GridIdentity> {
         self.grid
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    fn to_read(&self) -> MutexGuard<'_, HashSet<WorkerKey>> {
-        self.to_read
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -323,6 +291,69 @@ impl Inner {
     fn fenced<'a>(&self, script: &'a Script, epoch: u64) -> ScriptInvocation<'a> {
         let mut call = script.key(&self.identity_key);
         call.key(&self.leases_key).arg(&self.proxy).arg(epoch);
+        call
+    }
+
+    /// Tells Redis all it has not been told: ended sessions first, so that a session that gave up
+    /// one seat and took another is told in that order.
+    async fn flush(&self, live: &mut Live) -> RedisResult<()> {
+        loop {
+            let batch = self.ledger().pending_releases(BATCH);
+            if batch.is_empty() {
+                break;
+            }
+            let call = self.release_call(&batch);
+            let _: u32 = call.invoke_async(&mut live.connection).await?;
+            let sessions = batch.into_iter().map(|(session, _)| session);
+            self.ledger().released(sessions);
+        }
+        let departed = self.ledger().departed();
+        for worker in departed {
+            let call = self.deregister_call(&worker);
+            let _: u32 = call.invoke_async(&mut live.connection).await?;
+            self.ledger().deregistered(&worker);
+        }
+        if self.role == Role::Proxy {
+            self.flush_adoptions(live).await?;
+        }
+        Ok(())
+    }
+
+    async fn flush_adoptions(&self, live: &mut Live) -> RedisResult<()> {
+        loop {
+            let batch = self.ledger().take_unsynced(BATCH);
+            let unseen = self.ledger().unseen(BATCH);
+            if batch.is_empty() && unseen.is_empty() {
+                return Ok(());
+            }
+            let mut adopt = self.fenced(&self.scripts.adopt, live.epoch);
+            for seat in &batch {
+                adopt
+                    .arg(seat.session.to_string())
+                    .arg(seat.worker.to_string())
+                    .arg(u8::from(!seat.counted));
+            }
+            for (worker, sessions) in &unseen {
+                adopt.arg("+").arg(worker.to_string()).arg(sessions);
+            }
+            match adopt.invoke_async::<u32>(&mut live.connection).await {
+                Ok(_) => self.ledger().mark_synced(&batch),
+                Err(error) => {
+                    let mut ledger = self.ledger();
+                    ledger.mark_unsynced();
+                    ledger.still_unseen(unseen);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    fn release_call(&self, sessions: &[(SessionId, bool)]) -> ScriptInvocation<'_> {
+        let mut call = self.scripts.release.key(&self.leases_key);
+        call.arg(&self.proxy);
+        for (session, refund) in sessions {
+            call.arg(session.to_string()).arg(u8::from(*refund));
+        }
         call
     }
 

@@ -24,6 +24,20 @@ const SCAN_SHARE: u32 = 4;
 /// Keys that are none of ours and were said to be, at most.
 const MAX_STRAYS: usize = 1000;
 
+/// Tells Redis of what could not be told at once, whenever there is something.
+pub async fn deliver(inner: Arc<Inner>) {
+    loop {
+        inner.outbox.notified().await;
+        let Some(mut live) = inner.link.live() else {
+            // The keeper flushes the ledger before the next connection is live.
+            continue;
+        };
+        if let Err(error) = inner.flush(&mut live).await {
+            failed(&inner, &live, "outbox", &error);
+        }
+    }
+}
+
 /// A proxy's sign of life. Nothing else is done on the way of it.
 pub async fn beat(inner: Arc<Inner>) {
     let mut ticks = tokio::time::interval((inner.proxy_ttl / 4).clamp(MIN_BEAT, MAX_BEAT));
@@ -178,12 +192,7 @@ impl Round {
                 .await?;
             let workers = names.iter().filter_map(|name| inner.keys.worker_of(name));
             let workers: Vec<WorkerKey> = workers.collect();
-            let statuses = |worker: &WorkerKey| {
-                let ledger = inner.ledger();
-                let heard = ledger.heard_of(worker);
-                heard.map(|view| view.record.status.as_str().to_owned())
-            };
-            for answer in each(inner, &inner.scripts.discover, &workers, statuses, live).await? {
+            for answer in each(inner, &inner.scripts.discover, &workers, live).await? {
                 self.log_foreign_keys(answer.into_iter().skip(1));
             }
             cursor = next;
@@ -216,11 +225,7 @@ impl Round {
         }
         let counted: Vec<WorkerKey> = counted.into_iter().collect();
         let (mut mended, mut unleased) = (0, HashSet::new());
-        let counts = |worker: &WorkerKey| {
-            let counts = inner.ledger().heard_of(worker)?.counts;
-            Some(format!("{} {}", counts.active, counts.lifetime))
-        };
-        for answer in each(inner, &inner.scripts.sweep, &counted, counts, live).await? {
+        for answer in each(inner, &inner.scripts.sweep, &counted, live).await? {
             if let Some((number, seats)) = answer.split_first() {
                 mended += number.parse().unwrap_or(0);
                 let seats = seats.chunks_exact(2);
@@ -267,21 +272,18 @@ async fn reseat(inner: &Inner, live: &mut Live) -> RedisResult<()> {
     Ok(())
 }
 
-/// Runs a script that takes records and workers, each with what is `known` of it, batch by batch.
+/// Runs a script that takes records and workers, batch by batch.
 async fn each(
     inner: &Inner,
     script: &Script,
     workers: &[WorkerKey],
-    known: impl Fn(&WorkerKey) -> Option<String>,
     live: &mut Live,
 ) -> RedisResult<Vec<Vec<String>>> {
     let mut answers = Vec::new();
     for batch in workers.chunks(BATCH) {
         let mut call = script.prepare_invoke();
         for worker in batch {
-            call.key(inner.keys.record(worker))
-                .arg(worker.to_string())
-                .arg(known(worker).unwrap_or_default());
+            call.key(inner.keys.record(worker)).arg(worker.to_string());
         }
         answers.push(call.invoke_async(&mut live.connection).await?);
     }

@@ -152,46 +152,6 @@ fn leading_counts(text: &str) -> Option<(Counts, &str)> {
     Some((counts, parts.next()?))
 }
 
-/// The answer of `changes.lua`.
-pub type ChangesAnswer = (u64, u64, Vec<String>, Vec<Row>, Vec<String>, usize);
-
-/// One worker as `fleet.lua` and `changes.lua` tell it.
-pub type Row = (String, u32, u32, HashMap<String, String>);
-
-/// What changed, in words of the store.
-pub fn changes(answer: ChangesAnswer) -> Vec<Event> {
-    let (_, revision, changed, records, gone, _) = answer;
-    let revision_text = revision.to_string();
-    let changed = changed.chunks_exact(3).filter_map(|it| {
-        let worker = it[0].parse().ok()?;
-        Some(Event::Counts(
-            worker,
-            counts(&it[1], &it[2], &revision_text)?,
-        ))
-    });
-    let records = records
-        .into_iter()
-        .filter_map(|row| Some(Event::Worker(Box::new(view(revision, row)?))));
-    let gone = gone.into_iter();
-    let gone = gone.filter_map(|worker| Some(Event::Gone(worker.parse().ok()?)));
-    // A worker that came and whose counts changed has to be known first.
-    records.chain(changed).chain(gone).collect()
-}
-
-/// A worker as it was told at this revision.
-pub fn view(revision: u64, (worker, active, lifetime, fields): Row) -> Option<WorkerView> {
-    let Some(record) = record(worker.parse().ok()?, &fields) else {
-        log::debug!(worker = worker.as_str(); "a worker's record makes no sense");
-        return None;
-    };
-    let counts = Counts {
-        active,
-        lifetime,
-        revision,
-    };
-    Some(WorkerView { record, counts })
-}
-
 /// How many proxies there are, from a message that one has come.
 pub fn proxies(payload: &str) -> Option<usize> {
     payload.strip_prefix("p ")?.parse().ok()
@@ -231,7 +191,7 @@ pub type LineAnswer = (
 
 /// Reads it.
 pub fn served(answer: &LineAnswer) -> Option<Served> {
-    let (verb, places, grants, _, _, elsewhere, _) = answer;
+    let (verb, places, grants, looked_at, revision, elsewhere, _) = answer;
     if verb == "unknown" {
         return Some(Served::Unknown);
     }
@@ -243,17 +203,6 @@ pub fn served(answer: &LineAnswer) -> Option<Served> {
             counts: counts(&it[2], &it[3], &it[4])?,
         })
     };
-    Some(Served::Line(LineServed {
-        places: places.chunks_exact(2).map(place).collect::<Option<_>>()?,
-        granted: grants.chunks_exact(5).map(grant).collect::<Option<_>>()?,
-        looked_at: looked_at(answer)?,
-        elsewhere: *elsewhere,
-    }))
-}
-
-/// The counts in it, which are there whether the line was served or not.
-pub fn looked_at(answer: &LineAnswer) -> Option<Vec<(WorkerKey, Option<Counts>)>> {
-    let (.., looked_at, revision, _, _) = answer;
     let looked = |it: &[String]| {
         let worker: WorkerKey = it[0].parse().ok()?;
         let gone = it[1].starts_with('-');
@@ -262,18 +211,31 @@ pub fn looked_at(answer: &LineAnswer) -> Option<Vec<(WorkerKey, Option<Counts>)>
             (!gone).then(|| counts(&it[1], &it[2], revision)).flatten(),
         ))
     };
-    looked_at.chunks_exact(3).map(looked).collect()
+    Some(Served::Line(LineServed {
+        places: places.chunks_exact(2).map(place).collect::<Option<_>>()?,
+        granted: grants.chunks_exact(5).map(grant).collect::<Option<_>>()?,
+        looked_at: looked_at
+            .chunks_exact(3)
+            .map(looked)
+            .collect::<Option<_>>()?,
+        elsewhere: *elsewhere,
+    }))
 }
 
-/// Reads the message that a session of this proxy got a seat.
-pub fn grant(message: &str) -> Option<Granted> {
-    let (session, rest) = message.strip_prefix("s ")?.split_once(' ')?;
-    let (counts, worker) = leading_counts(rest)?;
-    Some(Granted {
-        session: session.parse().ok()?,
-        worker: worker.parse().ok()?,
-        counts,
-    })
+/// Reads the message that a session of some proxy got a seat: the proxy's name, and the seat.
+pub fn grant(message: &str) -> Option<(&str, Granted)> {
+    let mut parts = message.strip_prefix("s ")?.splitn(3, ' ');
+    let (proxy, session) = (parts.next()?, parts.next()?.parse().ok()?);
+    let (counts, worker) = leading_counts(parts.next()?)?;
+    let worker = worker.parse().ok()?;
+    Some((
+        proxy,
+        Granted {
+            session,
+            worker,
+            counts,
+        },
+    ))
 }
 
 fn counts(active: &str, lifetime: &str, revision: &str) -> Option<Counts> {
@@ -386,12 +348,13 @@ mod tests {
     }
 
     #[test]
-    fn a_grant_says_who_was_given_what() {
-        let granted = grant("s 000000000000002a 3 7 99 chromium:a:b").unwrap();
+    fn a_grant_names_its_proxy_and_what_was_given() {
+        let (proxy, granted) = grant("s p1 000000000000002a 3 7 99 chromium:a:b").unwrap();
+        assert_eq!(proxy, "p1");
         assert_eq!(granted.session.to_string(), "000000000000002a");
         assert_eq!(granted.worker, WorkerKey::new(Browser::Chromium, "a:b"));
         assert_eq!((granted.counts.active, granted.counts.revision), (3, 99));
-        assert_eq!(grant("s 000000000000002a 3 7"), None);
+        assert_eq!(grant("s p1 000000000000002a 3 7"), None);
         assert_eq!(grant("c 1 2 3 chromium:a"), None);
     }
 

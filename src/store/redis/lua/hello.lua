@@ -4,7 +4,7 @@
 -- ARGV  1: a name for the grid, if it needs one, 2: the highest revision seen, 3: the grid that was
 --       known before (empty: none), 4: proxy, 5: epoch of the connection, 6: TTL of the identity in
 --       ms (4 to 6 absent for a worker)
--- Returns {the grid's name, this clock in us, the revision}
+-- Returns {the grid's name, this clock in us}
 -- Atomic because from here on the epoch fences off everything that older connections of the same
 --       proxy sent and Redis has not read yet, and because one of many must name the grid.
 
@@ -30,4 +30,4 @@ if ARGV[4] then
   -- Everybody's share for when Redis is away is one of so many now, this proxy's too.
   call('PUBLISH', K.events, 'p ' .. count_proxies())
 end
-return { grid, micros(), revision }
+return { grid, micros() }

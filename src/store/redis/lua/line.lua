@@ -1,22 +1,19 @@
--- Serves the line of a browser, which is one for all proxies: gives back the seats of sessions that
--- ended, takes in those who come, and gives the candidates' free seats to those who are first in turn, at
--- whichever proxy they wait.
+-- Serves the line of a browser, which is one for all proxies: takes in those who come, and gives
+-- the candidates' free seats to those who are first in turn, at whichever proxy they wait.
 --
 -- KEYS  1: the proxy's identity, 2: its leases, 3: its waiting clients, then each candidate's record
--- ARGV  1: proxy, 2: epoch, 3: browser, 4: 1 if the proxy begins to tell anew who waits, 0 if it goes
---       on, - if it says nothing of that, 5: for how long they count as waiting without another call,
---       in ms, 6: how many sessions ended, 7: how many clients come; then for each that ended, which
---       is named once: session, refund (1 or 0); then for each that comes: session, tenant, priority,
---       what it wants (version, empty: any, and `:own` behind it for a seat of its own), how
---       long it had waited when the question set out, when it came by this clock (empty: the proxy has
---       not seen it), both in us and at the latest, how long it goes on waiting in ms, its place (empty: none yet), the workers it was offered, each ended by a newline; then for each
---       candidate: worker, most active (-1: not known, others may serve it), most lifetime (-1: no
---       limit)
+-- ARGV  1: proxy, 2: epoch, 3: browser, 4: 1 if the proxy begins to tell anew who waits, 5: for how
+--       long they count as waiting without another call, in ms, 6: how many clients follow; then for
+--       each: session, tenant, priority, what it wants (version, empty: any, and `:own` behind it
+--       for a seat of its own), how long it had waited when the question set out, when it came by
+--       this clock (empty: the proxy has not seen it), both in us and at the latest, how long it
+--       goes on waiting in ms, its place (empty: none yet), the workers it was offered, each ended
+--       by a newline; then for each candidate: worker, most active, most lifetime (-1: no limit)
 -- Returns {'unknown', ..., time} if the proxy has to tell anew who waits, or {'line', places, grants,
 --       counts, revision, elsewhere, time}: session, place of those who came; session, worker, active,
 --       lifetime, revision of those of this proxy who got a seat; worker, active, lifetime (-1: it
---       is gone) of the workers that were looked at, or of which a seat came free; how many of other
---       proxies got one; this clock in us; FENCED. Seats that are given back are given back in any case.
+--       is gone) of the candidates that were looked at; how many of other proxies
+--       got one; this clock in us; FENCED
 -- Atomic because places, turns, limits and leases have to agree: two proxies that serve one line at
 --       once must not give one seat twice, nor out of turn.
 -- Cost: some commands for each seat and each candidate that is looked at, and one for each tenant and
@@ -35,63 +32,19 @@ local MOST = 64
 -- How long turns are remembered that nobody waits for, in ms.
 local REMEMBERED = 600000
 
-local proxy, epoch, browser, says, ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
-local i = 8
-
--- Counts of workers, each once: the last is what it comes to.
-local counts, counted = {}, {}
-local function note(worker, a, l)
-  local at = counted[worker] or #counts + 1
-  counted[worker] = at
-  counts[at], counts[at + 1], counts[at + 2] = worker, a, l
-end
-
--- Those who ended.
-local freed, freed_counts = {}, {}
-if ARGV[6] ~= '0' then
-  local ended, refunds = {}, {}
-  for _ = 1, tonumber(ARGV[6]) do
-    ended[#ended + 1] = ARGV[i]
-    refunds[#ended] = ARGV[i + 1] == '1'
-    i = i + 2
-  end
-  local _
-  _, freed, freed_counts = give_back(proxy, ended, refunds)
-  for _, worker in ipairs(freed) do note(worker, freed_counts[worker][1], freed_counts[worker][2]) end
-end
--- Seats that came free and that are not offered to anybody here.
-local function leave_to_others()
-  for _, worker in ipairs(freed) do
-    if freed_counts[worker] then tell_free(worker, unpack(freed_counts[worker])) end
-  end
-end
-
-if fenced(proxy, epoch) then
-  leave_to_others()
-  return FENCED
-end
+local proxy, epoch, browser, ttl = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[5])
+if fenced(proxy, epoch) then return FENCED end
 
 local clock, time = micros(), now()
 
 local waiting, lanes_key, turns_key = KEYS[3], K.lanes .. browser, K.line .. browser
-local last_place
-if says ~= '-' then
-  local told
-  told, last_place = unpack(call('HMGET', waiting, '@' .. browser, '#' .. browser))
-  if says == '1' then
-    call('HSET', waiting, '@' .. browser, epoch)
-  elseif told ~= epoch then
-    leave_to_others()
-    return { 'unknown', {}, {}, counts, revision_now(), 0, clock }
-  end
-  call('PEXPIRE', waiting, ttl)
+local told, last_place = '@' .. browser, '#' .. browser
+if ARGV[4] == '1' then
+  call('HSET', waiting, told, epoch)
+elseif call('HGET', waiting, told) ~= epoch then
+  return { 'unknown', {}, {}, {}, 0, 0, clock }
 end
-
-local coming = tonumber(ARGV[7])
-local names = #KEYS > 3 and call('SMEMBERS', lanes_key) or {}
-if coming == 0 and #names == 0 then
-  return { 'line', {}, {}, counts, revision_now(), 0, clock }
-end
+call('PEXPIRE', waiting, ttl)
 
 -- The turns: of each tenant when its next one is due, which seat was its last, and its priority.
 local tenants, changed = {}, {}
@@ -126,13 +79,14 @@ local function lane_of(name)
 end
 
 -- Those who come.
-local places, grants, elsewhere = {}, {}, 0
+local places, grants, counts, elsewhere = {}, {}, {}, 0
 local function granted(session, worker, a, l, revision)
   for _, value in ipairs({ session, worker, a, l, revision }) do grants[#grants + 1] = value end
 end
 
-local last = tonumber(last_place or 0) or 0
-for _ = 1, coming do
+local last = tonumber(call('HGET', waiting, last_place) or 0) or 0
+local i = 7
+for _ = 1, tonumber(ARGV[6]) do
   local session, tenant, priority, wanted, waited, came, left, place, offered = unpack(ARGV, i, i + 8)
   i = i + 9
   local held = call('HGET', KEYS[2], session)
@@ -140,7 +94,7 @@ for _ = 1, coming do
     -- It got a seat, and the message is lost.
     granted(session, held, count(K.active, held), count(K.lifetime, held), revision_now())
   else
-    if held then give_back(proxy, { session }, {}) end
+    if held then give_back(proxy, session, false) end
     if place == '' then
       -- A question that was long on its way makes nobody come later.
       place = math.min(clock - tonumber(waited), tonumber(came) or clock)
@@ -159,12 +113,12 @@ for _ = 1, coming do
     end
   end
 end
-if #places > 0 then call('HSET', waiting, '#' .. browser, string.format('%.0f', last)) end
+if #places > 0 then call('HSET', waiting, last_place, string.format('%.0f', last)) end
 
 -- Those who wait, as many of each lane as could be served.
 local remaining = #own
 if i <= #ARGV then
-  for _, name in ipairs(names) do
+  for _, name in ipairs(call('SMEMBERS', lanes_key)) do
     local lane = lane_of(name)
     local found = call('ZRANGE', lane.key, 0, MOST - 1, 'WITHSCORES')
     if #found == 0 then call('SREM', lanes_key, name) end
@@ -237,42 +191,25 @@ local function next_for(worker, version, seat)
   return best
 end
 
--- It is its turn: what that does to the turns of its tenant.
-local function take_turn(entry)
+local function give(entry, worker)
   entry.done = true
+  if entry.member then
+    call('ZREM', entry.lane.key, entry.member)
+    call('HDEL', K.waiting .. entry.proxy, entry.session)
+  end
+  call('HSET', K.leases .. entry.proxy, entry.session, worker)
+  call('HSET', K.seats .. worker, entry.session, entry.proxy)
+  local a, l, revision = change(worker, 1, 1)
   local tenant = of(entry.lane.tenant)
   seats = seats + 1
   served = math.max(tenant.due, served)
   tenant.due, tenant.last = served + math.floor(STRIDE / tenant.priority), seats
   changed[entry.lane.tenant] = true
-end
-
--- Gives these a seat each, and returns the worker's counts then.
-local function seat(worker, entries)
-  local leases, of_worker = {}, {}
-  for _, entry in ipairs(entries) do
-    if entry.member then
-      call('ZREM', entry.lane.key, entry.member)
-      call('HDEL', K.waiting .. entry.proxy, entry.session)
-    end
-    local of_proxy = leases[entry.proxy] or {}
-    leases[entry.proxy] = of_proxy
-    of_proxy[#of_proxy + 1], of_proxy[#of_proxy + 2] = entry.session, worker
-    of_worker[#of_worker + 1], of_worker[#of_worker + 2] = entry.session, entry.proxy
-  end
-  for at, of_proxy in pairs(leases) do call('HSET', K.leases .. at, unpack(of_proxy)) end
-  call('HSET', K.seats .. worker, unpack(of_worker))
-  local n = #entries
-  local a, l, revision = change(worker, n, n, n)
-  for k, entry in ipairs(entries) do
-    local before = n - k
-    if entry.proxy == proxy then
-      granted(entry.session, worker, a - before, l - before, revision - before)
-    else
-      elsewhere = elsewhere + 1
-      call('PUBLISH', K.inbox .. ':' .. entry.proxy,
-        table.concat({ 's', entry.session, a - before, l - before, revision - before, worker }, ' '))
-    end
+  if entry.proxy == proxy then
+    granted(entry.session, worker, a, l, revision)
+  else
+    elsewhere = elsewhere + 1
+    call('PUBLISH', K.events, table.concat({ 's', entry.proxy, entry.session, a, l, revision, worker }, ' '))
   end
   return a, l
 end
@@ -280,31 +217,21 @@ end
 local given, record = 0, 4
 while i <= #ARGV and remaining > 0 and given < MOST do
   local worker, most_active, most_lifetime = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
-  if most_active >= 0 then
-    local found = redis.pcall('HMGET', KEYS[record], 'status', 'playwrightVersion', 'seat')
-    local a, l = -1, -1
-    if found[1] == 'available' and alive(KEYS[record]) then
-      a = mended(K.active, worker, call('HGET', K.active, worker))
-      l = mended(K.lifetime, worker, call('HGET', K.lifetime, worker))
-      local entries, most = {}, math.min(remaining, MOST - given, most_active - a)
-      if most_lifetime >= 0 then most = math.min(most, most_lifetime - l) end
-      while #entries < most do
-        local entry = next_for(worker, found[2] or '', found[3] or '')
-        if not entry then break end
-        take_turn(entry)
-        entries[#entries + 1] = entry
-      end
-      if #entries > 0 then
-        a, l = seat(worker, entries)
-        given, remaining = given + #entries, remaining - #entries
-      end
+  local found = redis.pcall('HMGET', KEYS[record], 'status', 'playwrightVersion', 'seat')
+  local a, l = -1, -1
+  if found[1] == 'available' and alive(KEYS[record]) then
+    a = mended(K.active, worker, call('HGET', K.active, worker))
+    l = mended(K.lifetime, worker, call('HGET', K.lifetime, worker))
+    while given < MOST and a < most_active and (most_lifetime < 0 or l < most_lifetime) do
+      local entry = next_for(worker, found[2] or '', found[3] or '')
+      if not entry then break end
+      a, l = give(entry, worker)
+      given, remaining = given + 1, remaining - 1
     end
-    note(worker, a, l)
-    freed_counts[worker] = nil
   end
+  for _, value in ipairs({ worker, a, l }) do counts[#counts + 1] = value end
   i, record = i + 3, record + 1
 end
-if remaining > 0 then leave_to_others() end
 
 -- Those who came and wait on.
 local function keep(key, ms)
@@ -322,20 +249,11 @@ for _, entry in ipairs(own) do
   end
 end
 
-local turns = {}
 for tenant in pairs(changed) do
   local turn = tenants[tenant]
-  turns[#turns + 1] = ':' .. tenant
-  turns[#turns + 1] = string.format('%.0f %.0f %.0f', turn.due, turn.last, turn.priority)
+  call('HSET', turns_key, ':' .. tenant, string.format('%.0f %.0f %.0f', turn.due, turn.last, turn.priority))
 end
-if given > 0 then
-  turns[#turns + 1] = 'served'
-  turns[#turns + 1] = string.format('%.0f %.0f', served, seats)
-end
-if #turns > 0 then
-  call('HSET', turns_key, unpack(turns))
-  -- With every seat would be more often than it takes.
-  if #flat == 0 or seats % 16 <= given then call('PEXPIRE', turns_key, REMEMBERED) end
-end
+if given > 0 then call('HSET', turns_key, 'served', string.format('%.0f %.0f', served, seats)) end
+if next(changed) then call('PEXPIRE', turns_key, REMEMBERED) end
 
 return { 'line', places, grants, counts, revision_now(), elsewhere, clock }

@@ -48,32 +48,24 @@ local function revision_now()
   return tonumber(call('GET', K.revision)) or 0
 end
 
--- The next revision, or the last of the next `n`. It begins with the time, so that a counter that was
--- lost goes on above any value that was ever seen.
-local function rise(n)
-  local revision = redis.pcall('INCRBY', K.revision, n or 1)
+-- The next revision. It begins with the time, so that a counter that was lost goes on above any
+-- value that was ever seen.
+local function rise()
+  local revision = redis.pcall('INCR', K.revision)
   if type(revision) ~= 'number' or revision < 1000000000000 then
-    revision = now() + (n or 1)
+    revision = now()
     call('SET', K.revision, revision)
   end
   return revision
 end
 
--- Changes both counters of a worker on the books, by what `n` sessions do (1 if not given), each of
--- which gets a revision. Proxies are not told: they read now and then what has changed.
-local function change(worker, active, lifetime, n)
+-- Changes both counters of a worker on the books and tells the proxies.
+local function change(worker, active, lifetime)
   local a = add(K.active, worker, active)
   local l = add(K.lifetime, worker, lifetime)
-  local revision = rise(n)
-  call('ZADD', K.changed, revision, worker)
+  local revision = rise()
+  call('PUBLISH', K.events, 'c ' .. a .. ' ' .. l .. ' ' .. revision .. ' ' .. worker)
   return a, l, revision
-end
-
--- A seat of this worker came free, and the line is not served in the same call: who waits has to hear.
-local function tell_free(worker, a, l, revision)
-  if call('EXISTS', K.lanes .. worker:match('^[^:]*')) == 1 then
-    call('PUBLISH', K.events, 'c ' .. a .. ' ' .. l .. ' ' .. revision .. ' ' .. worker)
-  end
 end
 
 -- A field of a record; nil when there is none, or when the key is no record at all.
@@ -98,7 +90,6 @@ local function announce(worker)
   for i = 1, #flat, 2 do fields[flat[i]] = flat[i + 1] end
   local a, l = count(K.active, worker), count(K.lifetime, worker)
   local revision = rise()
-  call('ZADD', K.records, revision, worker)
   local body = cjson.encode({ worker = worker, fields = fields })
   call('PUBLISH', K.events, 'w ' .. a .. ' ' .. l .. ' ' .. revision .. ' ' .. body)
   return a, l, revision
@@ -127,70 +118,25 @@ local function enter(worker, ttl, lifetime)
   end
 end
 
--- Workers that are remembered as gone, for those who were not there when it was told; at most twice
--- as many. Who was away for longer reads the whole fleet.
-local GONE = 1000
-
 -- Takes a worker off the books. Its seats stay with the sessions that hold them.
 local function strike(worker)
   local known = call('ZREM', K.workers, worker)
   call('DEL', K.worker .. worker, K.command .. worker)
   call('HDEL', K.active, worker)
   call('HDEL', K.lifetime, worker)
-  call('ZREM', K.changed, worker)
-  call('ZREM', K.records, worker)
   if known == 1 then
-    local revision = rise()
-    call('ZADD', K.gone, revision, worker)
-    if call('ZCARD', K.gone) > 2 * GONE then
-      local last = call('ZRANGE', K.gone, GONE - 1, GONE - 1, 'WITHSCORES')
-      call('SET', K.forgotten, last[2])
-      call('ZREMRANGEBYRANK', K.gone, 0, GONE - 1)
-    end
-    call('PUBLISH', K.events, 'g ' .. revision .. ' ' .. worker)
+    call('PUBLISH', K.events, 'g ' .. rise() .. ' ' .. worker)
   end
 end
 
--- Gives back the seats that a proxy's sessions hold. `refunds` says of each whether its lifetime goes
--- too. Returns how many held one; the workers of which a seat came free and which are on the books;
--- and {active, lifetime, revision} of each.
-local function give_back(proxy, sessions, refunds)
-  if #sessions == 0 then return 0, {}, {} end
-  local held = call('HMGET', K.leases .. proxy, unpack(sessions))
-  local leased, found, of = {}, {}, {}
-  for i, session in ipairs(sessions) do
-    local worker = held[i]
-    if worker then
-      leased[#leased + 1] = session
-      if not of[worker] then
-        of[worker] = { refunds = 0 }
-        found[#found + 1] = worker
-      end
-      table.insert(of[worker], session)
-      if refunds[i] then of[worker].refunds = of[worker].refunds + 1 end
-    end
-  end
-  if #leased == 0 then return 0, {}, {} end
-  call('HDEL', K.leases .. proxy, unpack(leased))
-  local freed, counts = {}, {}
-  for _, worker in ipairs(found) do
-    call('HDEL', K.seats .. worker, unpack(of[worker]))
-    if on_the_books(worker) then
-      freed[#freed + 1] = worker
-      counts[worker] = { change(worker, -#of[worker], -of[worker].refunds) }
-    end
-  end
-  return #leased, freed, counts
-end
-
--- Takes a session of a proxy out of the line, if it waits there.
-local function leave_line(proxy, session)
-  local waiting = K.waiting .. proxy
-  local lane = (call('HGET', waiting, session) or ''):match('^%d+ ([^\n]*)\n')
-  if lane then
-    call('HDEL', waiting, session)
-    call('ZREM', K.lane .. lane, session .. ' ' .. proxy)
-  end
+-- Gives back the seat that a proxy's session holds; false if it holds none.
+local function give_back(proxy, session, refund)
+  local worker = call('HGET', K.leases .. proxy, session)
+  if not worker then return false end
+  call('HDEL', K.leases .. proxy, session)
+  call('HDEL', K.seats .. worker, session)
+  if on_the_books(worker) then change(worker, -1, refund and -1 or 0) end
+  return true
 end
 
 -- How many proxies are alive, and how many are not. Of those it is noted since when they are seen dead.

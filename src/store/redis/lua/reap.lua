@@ -17,11 +17,9 @@ local function give_back_all(proxy)
     call('DEL', K.leases .. proxy)
     return
   end
-  local sessions = {}
-  for i = 1, #leases[2], 2 do sessions[#sessions + 1] = leases[2][i] end
-  local given, freed, counts = give_back(proxy, sessions, {})
-  seats = seats + given
-  for _, worker in ipairs(freed) do tell_free(worker, unpack(counts[worker])) end
+  for i = 1, #leases[2], 2 do
+    if give_back(proxy, leases[2][i], false) then seats = seats + 1 end
+  end
 end
 
 for _, proxy in ipairs(call('SMEMBERS', K.proxies)) do

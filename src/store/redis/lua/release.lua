@@ -1,19 +1,25 @@
 -- Gives back the seats of some of a proxy's sessions, or their places in line.
 --
 -- KEYS  1: the proxy's leases
--- ARGV  1: proxy, then for each session, which is named once: session, refund (1 or 0)
+-- ARGV  1: proxy, then for each session: session, refund (1 or 0)
 -- Returns how many held a seat
 -- Atomic because lease and counters change together, and because the lease decides: repeated, or
 --       after another proxy took over, a release finds no lease and changes nothing. Not fenced,
 --       for a session that ended has ended, whichever connection says so.
 
-local sessions, refunds = {}, {}
-for i = 2, #ARGV, 2 do
-  sessions[#sessions + 1] = ARGV[i]
-  refunds[#sessions] = ARGV[i + 1] == '1'
-  -- A session that never reached its worker may still be waiting for one.
-  if refunds[#sessions] then leave_line(ARGV[1], ARGV[i]) end
+-- A session that never reached its worker may still be waiting for one.
+local function leave_line(proxy, session)
+  local waiting = K.waiting .. proxy
+  local lane = (call('HGET', waiting, session) or ''):match('^%d+ ([^\n]*)\n')
+  if lane then
+    call('HDEL', waiting, session)
+    call('ZREM', K.lane .. lane, session .. ' ' .. proxy)
+  end
 end
-local given, freed, counts = give_back(ARGV[1], sessions, refunds)
-for _, worker in ipairs(freed) do tell_free(worker, unpack(counts[worker])) end
+
+local given = 0
+for i = 2, #ARGV, 2 do
+  if ARGV[i + 1] == '1' then leave_line(ARGV[1], ARGV[i]) end
+  if give_back(ARGV[1], ARGV[i], ARGV[i + 1] == '1') then given = given + 1 end
+end
 return given

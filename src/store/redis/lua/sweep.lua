@@ -1,18 +1,14 @@
 -- Mends counters and indexes that something other than these scripts disturbed.
 --
 -- KEYS  the records
--- ARGV  for each: worker, and its counts as the caller knows them, with a blank in between (empty:
---       it knows none)
+-- ARGV  the workers, in the same order
 -- Returns {how many were mended, then worker, session, ... of the seats that have no lease}
 -- Atomic because the truth, the seats, is compared and written down in one go.
 
 if not judging() then return { 0 } end
 local mended_workers, proxies, answer = 0, {}, { 0 }
-for i = 1, #KEYS do
-  local worker, known = ARGV[2 * i - 1], ARGV[2 * i]
+for i, worker in ipairs(ARGV) do
   if call('ZSCORE', K.workers, worker) then
-    -- Gone before its time, by hand or by a worker of the original: due for the reaper.
-    if not alive(KEYS[i]) then call('ZADD', K.workers, 0, worker) end
     local seats = call('HGETALL', K.seats .. worker)
     for n = 1, #seats, 2 do
       local session, proxy = seats[n], seats[n + 1]
@@ -26,11 +22,8 @@ for i = 1, #KEYS do
     if not whole(lifetime) then mended(K.lifetime, worker, lifetime) end
     if #seats / 2 ~= active or not whole(call('HGET', K.active, worker)) then
       call('HSET', K.active, worker, #seats / 2)
-      tell_free(worker, change(worker, 0, 0))
-      mended_workers = mended_workers + 1
-    elseif known ~= '' and known ~= active .. ' ' .. count(K.lifetime, worker) then
-      -- Somebody changed it by hand, and proxies are to read it.
       change(worker, 0, 0)
+      mended_workers = mended_workers + 1
     end
   elseif call('EXISTS', KEYS[i]) == 0 then
     call('HDEL', K.active, worker)

@@ -11,7 +11,7 @@ for i = 1, #ARGV, 2 do
   local proxy = call('HGET', K.seats .. worker, session)
   if proxy and call('HGET', K.leases .. proxy, session) ~= worker then
     call('HDEL', K.seats .. worker, session)
-    if on_the_books(worker) then tell_free(worker, change(worker, -1, 0)) end
+    if on_the_books(worker) then change(worker, -1, 0) end
     taken = taken + 1
   end
 end
