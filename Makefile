@@ -9,12 +9,13 @@ FUZZ_SECONDS ?= 60
 STORM_CONNECTS ?= 1000000
 IDLE_SECONDS ?= 600
 SILENCE_SECONDS ?= 60
+SCHEDULES ?= 1000000
 
 # What scripts/setup.sh could not leave to Debian.
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chart setup lint bench overload capacity recycles soak storm idle fuzz containers clean
+.PHONY: help run test check chart setup lint bench overload capacity recycles soak storm idle simulate fuzz containers clean
 
 help: ## list the targets
 	@echo "usage: make TARGET"
@@ -75,6 +76,9 @@ idle: ## idle sessions behind what cuts silent connections (IDLE_SECONDS=600 SIL
 	@scripts/setup.sh test
 	PLAYHOUSE_IDLE_SECONDS=$(IDLE_SECONDS) PLAYHOUSE_SILENCE_SECONDS=$(SILENCE_SECONDS) \
 		$(CARGO) test --locked --test main -- grid::silence
+
+simulate: ## the whole protocol under seeded faults in simulated time (SCHEDULES=1000000)
+	SIMULATE_SCHEDULES=$(SCHEDULES) $(CARGO) test --locked --release --lib -- simulation --nocapture --test-threads 1
 
 fuzz: ## frames, configuration and admin paths against any bytes (FUZZ_SECONDS=60; nightly Rust and cargo-fuzz)
 	cd fuzz && for target in frames config routes; do \

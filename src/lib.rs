@@ -31,5 +31,7 @@ pub mod selection;
 pub mod session;
 pub mod settings;
 pub mod store;
+#[cfg(test)]
+mod tests;
 pub mod tunnel;
 pub mod worker;

@@ -20,6 +20,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 
+/// By the runtime's clock, which tests may stop.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
 /// All who want a session at one proxy and have none yet.
 pub struct Queue<C, G> {
     state: Mutex<State<C, G>>,
@@ -135,7 +140,7 @@ impl<C, G> Queue<C, G> {
         fits: impl FnMut(Need<'_>) -> bool,
     ) -> Option<SeatSearch<C, G>> {
         let mut state = self.state();
-        let place = state.line.next(browser, Instant::now(), fits)?;
+        let place = state.line.next(browser, now(), fits)?;
         let (request, offered, _) = state.line.client(place)?;
         let seeker = Seeker {
             place,
@@ -153,7 +158,7 @@ impl<C, G> Queue<C, G> {
     /// its time is over, the grant is dropped.
     pub fn grant(&self, place: Place, worker: WorkerKey, grant: G) {
         let mut state = self.state();
-        let taken = state.line.grant(place, worker, Instant::now());
+        let taken = state.line.grant(place, worker, now());
         let waiting = if taken { state.remove(place) } else { None };
         self.count(&state);
         drop(state);
@@ -224,7 +229,7 @@ impl<C, G> Queue<C, G> {
             unentered,
             sessions,
         } = &mut *state;
-        let now = Instant::now();
+        let now = now();
         let mut enter = |place: Place| {
             let (request, offered, came) = line.client(place)?;
             let claim = waiting.get_mut(&place)?.claim.get_or_insert_with(|| {
@@ -400,7 +405,7 @@ impl<C, G> Ticket<C, G> {
     /// Whether the client has waited for as long as it may. It has left then.
     fn time_out(&self) -> bool {
         let mut state = self.queue.state();
-        let over = state.line.time_out(self.place, Instant::now());
+        let over = state.line.time_out(self.place, now());
         let waiting = if over { state.remove(self.place) } else { None };
         self.queue.count(&state);
         drop(state);
@@ -415,7 +420,7 @@ impl<C, G> Ticket<C, G> {
 
     /// The worker of the grant is dialled: for how long it may be.
     pub fn dial(&mut self) -> Duration {
-        self.queue.state().line.dial(self.place, Instant::now())
+        self.queue.state().line.dial(self.place, now())
     }
 
     /// The dial failed through the worker's fault: the client stands at its old place again.
@@ -424,7 +429,7 @@ impl<C, G> Ticket<C, G> {
     /// [`Refused::NotDialled`] when it was the last one that it had.
     pub fn dial_failed(&mut self) -> Result<(), Refused> {
         let mut state = self.queue.state();
-        state.line.failed(self.place, Instant::now())?;
+        state.line.failed(self.place, now())?;
         self.answer = Some(state.enqueue(self.browser, self.place));
         self.queue.count(&state);
         Ok(())

@@ -48,6 +48,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use suspicion::{Suspicion, Trust};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use unreachable::Obstacles;
 
 /// The workers as this proxy sees them.
@@ -70,6 +71,8 @@ pub struct Fleet {
     /// The store was read whole at least once.
     has_view: AtomicBool,
     store_up: AtomicBool,
+    /// Until when the shares may be spent; `None` for as long as it takes.
+    shares_until: Mutex<Option<Instant>>,
 }
 
 /// One worker as this proxy knows it.
@@ -210,6 +213,7 @@ impl Fleet {
                 interval_changed: Notify::new(),
                 has_view: AtomicBool::new(false),
                 store_up: AtomicBool::new(true),
+                shares_until: Mutex::default(),
             }
         })
     }

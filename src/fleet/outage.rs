@@ -16,7 +16,8 @@ use crate::admission::queue::Seeker;
 use crate::model::WorkerKey;
 use crate::selection::{Facts, Policy, candidates};
 use crate::session::seat::Seat;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
+use tokio::time::Instant;
 
 /// What this proxy may give of one worker while the store is away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +49,7 @@ impl Share {
 impl Fleet {
     /// Settles the shares, as the store goes away.
     pub(super) fn settle_shares(&self) {
+        *self.shares_until() = self.store.holds_seats_until();
         let policy = policy(&self.config);
         let proxies = u32::try_from(self.store.proxies()).unwrap_or(u32::MAX);
         self.change_shares(|key, worker| {
@@ -90,7 +92,7 @@ impl Fleet {
         if self.config.load().store.strict || !self.has_view() {
             return Err(NoGrant::StoreAway);
         }
-        if !self.store.holds_seats() {
+        if !self.shares_hold() {
             return Err(NoGrant::ShareOver);
         }
         // What was best a moment ago may be taken: each try learns that, or gets it.
@@ -120,7 +122,20 @@ impl Fleet {
 
     /// Whether nobody is seated because the store is away.
     pub fn waits_for_store(&self) -> bool {
-        !self.store_up() && !self.store.holds_seats()
+        !self.store_up() && !self.shares_hold()
+    }
+
+    /// Whether the time of the shares is not over. It was settled with them: a store that answers
+    /// for a moment may have given others what they were cut from.
+    fn shares_hold(&self) -> bool {
+        let until = *self.shares_until();
+        until.is_none_or(|until| Instant::now() < until)
+    }
+
+    fn shares_until(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.shares_until
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 

@@ -92,6 +92,7 @@ impl Fleet {
         let mut anew = true;
         loop {
             let unasked = tokio::select! {
+                biased;
                 () = self.queue.woken(browser) => false,
                 () = tokio::time::sleep(RETRY_INTERVAL) => true,
             };

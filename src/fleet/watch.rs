@@ -24,20 +24,18 @@ const EVENT_PAUSE: Duration = Duration::from_millis(2);
 impl Fleet {
     /// Runs until `shutdown` turns true.
     pub async fn run(self: Arc<Self>, mut shutdown: watch::Receiver<bool>) {
-        let checks = tokio::spawn(self.clone().run_health_checks());
-        let discovery = tokio::spawn(self.clone().run_discovery());
-        let suspicion = tokio::spawn(self.clone().watch_first_answers());
-        let mut lines = JoinSet::new();
+        // Aborted when dropped, however this ends.
+        let mut tasks = JoinSet::new();
+        tasks.spawn(self.clone().run_health_checks());
+        tasks.spawn(self.clone().run_discovery());
+        tasks.spawn(self.clone().watch_first_answers());
         for browser in Browser::ALL {
-            lines.spawn(self.clone().run_line(browser));
+            tasks.spawn(self.clone().run_line(browser));
         }
         tokio::select! {
             () = self.clone().listen() => {}
             _ = shutdown.wait_for(|stop| *stop) => {}
         }
-        checks.abort();
-        discovery.abort();
-        suspicion.abort();
     }
 
     async fn listen(self: Arc<Self>) {
@@ -50,6 +48,15 @@ impl Fleet {
         reap.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
+                // The rare ones first: events may come without end.
+                biased;
+                _ = poll.tick() => self.refresh().await,
+                () = self.reconfigured.notified() => self.refresh().await,
+                _ = reap.tick() => {
+                    if let Err(error) = self.store.reap().await {
+                        log::debug!(error:% = error; "could not reap");
+                    }
+                }
                 event = events.recv() => {
                     match event {
                         Ok(Event::Resync) | Err(RecvError::Lagged(_)) => self.read_store().await,
@@ -59,13 +66,6 @@ impl Fleet {
                     // Nobody is woken for what comes meanwhile.
                     if events.is_empty() {
                         tokio::time::sleep(EVENT_PAUSE).await;
-                    }
-                }
-                _ = poll.tick() => self.refresh().await,
-                () = self.reconfigured.notified() => self.refresh().await,
-                _ = reap.tick() => {
-                    if let Err(error) = self.store.reap().await {
-                        log::debug!(error:% = error; "could not reap");
                     }
                 }
             }

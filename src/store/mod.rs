@@ -15,6 +15,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 use tokio::sync::broadcast;
+use tokio::time::Instant;
 
 /// The store did not do what was asked, and nothing is known of whether it happened.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -200,10 +201,10 @@ pub trait SeatStore: Send + Sync + 'static {
     /// Open or reserved sessions of the whole grid: the sum of all workers' active counts.
     async fn active_sessions(&self) -> Result<u64, StoreError>;
 
-    /// Whether the others still count what this proxy holds as taken: its last sign of life that was
-    /// answered is younger than its TTL, or there are no others.
-    fn holds_seats(&self) -> bool {
-        true
+    /// Until when the others count what this proxy holds as taken, should it not be heard again: a TTL
+    /// after its last sign of life that was answered. `None` when there are no others.
+    fn holds_seats_until(&self) -> Option<Instant> {
+        None
     }
 }
 

@@ -74,12 +74,12 @@ impl SeatStore for RedisStore {
         for waiter in coming {
             inner.ledger().wait(waiter.session);
         }
-        let asked = std::time::Instant::now();
+        let asked = Instant::now().into_std();
         let answer: LineAnswer = inner
             .link
             .script(|live| inner.line_call(live, browser, anew, coming, candidates))
             .await?;
-        let heard = std::time::Instant::now();
+        let heard = Instant::now().into_std();
         inner.clock.observe(asked, heard, answer.6);
         let mut served = wire::served(&answer)
             .ok_or_else(|| StoreError::Refused("an answer that makes no sense".to_owned()))?;
@@ -122,11 +122,9 @@ impl SeatStore for RedisStore {
         Ok(counts.sum())
     }
 
-    fn holds_seats(&self) -> bool {
-        let Some(alive) = *self.inner.alive() else {
-            return false;
-        };
-        self.proxies() == 1 || alive.elapsed() < self.inner.proxy_ttl - self.inner.proxy_ttl / 10
+    fn holds_seats_until(&self) -> Option<Instant> {
+        let ttl = self.inner.proxy_ttl;
+        self.inner.presence().holds_until(Instant::now(), ttl)
     }
 }
 
@@ -506,7 +504,7 @@ impl Peers for RedisStore {
     }
 
     fn proxies(&self) -> usize {
-        self.inner.proxies.load(Ordering::Relaxed)
+        self.inner.presence().proxies()
     }
 
     async fn own_address(&self) -> Option<IpAddr> {
@@ -551,6 +549,12 @@ impl Peers for RedisStore {
 }
 
 impl RedisStore {
+    /// This process' name among the proxies.
+    #[cfg(test)]
+    pub fn name(&self) -> &str {
+        &self.inner.proxy
+    }
+
     async fn reserve_once(
         &self,
         session: SessionId,

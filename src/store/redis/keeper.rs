@@ -2,26 +2,22 @@
 //! whenever it is lost. One log line and one event for each change, however many attempts.
 
 use super::keys;
-use super::link::{Live, RESPONSE_TIMEOUT, State, describe};
+use super::link::{Live, State, WRONG_TYPE, describe};
 use super::location::Finder;
-use super::{Inner, Role, peers, wire};
+use super::{Inner, Role, peers, scripts, upkeep, wire};
 use crate::store::{Event, StoreError};
 use backon::{BackoffBuilder, ExponentialBuilder};
-use redis::{AsyncConnectionConfig, ErrorKind, PushInfo, PushKind, RedisError, RedisResult, Value};
+use redis::{ErrorKind, PushInfo, PushKind, RedisError, RedisResult, Value};
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long it may take to reach Redis and to authenticate.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between attempts, with jitter, doubling.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// After a connection that lived this long the next is opened without a pause.
 const STEADY: Duration = Duration::from_secs(1);
-/// Commands that may be on their way at once before callers queue up.
-const PIPELINE: usize = 1024;
 /// Sessions or workers in one script call: some hundred microseconds of Redis' time.
 pub const BATCH: usize = 200;
 
@@ -67,6 +63,7 @@ fn backoff() -> impl Iterator<Item = Duration> {
         .with_max_delay(BACKOFF.1)
         .without_max_times()
         .with_jitter()
+        .with_jitter_seed(rand::random())
         .build()
 }
 
@@ -111,15 +108,9 @@ async fn open(inner: &Arc<Inner>, finder: &mut Finder<'_>) -> RedisResult<Live> 
     // Announcements missed meanwhile are made up for by hello.
     inner.grid().announced = None;
     let listener = Arc::downgrade(inner);
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(CONNECT_TIMEOUT))
-        .set_response_timeout(Some(RESPONSE_TIMEOUT))
-        .set_pipeline_buffer_size(PIPELINE)
-        .set_push_sender(move |push| hear(&listener, epoch, push));
-    let client = finder.client().await?;
     let mut live = Live {
-        connection: client
-            .get_multiplexed_async_connection_with_config(&config)
+        connection: finder
+            .connect(move |push| hear(&listener, epoch, push))
             .await?,
         epoch,
         grid: Arc::default(),
@@ -129,15 +120,37 @@ async fn open(inner: &Arc<Inner>, finder: &mut Finder<'_>) -> RedisResult<Live> 
     inner.scripts.load(&mut live.connection).await?;
     // First listen, then write: nothing that happens from here on is missed.
     subscribe(inner, &mut live).await?;
-    live.grid = hello(inner, &mut live).await?.into();
-    restate(inner, &mut live).await?;
+    let mut met = meet(inner, &mut live).await;
+    if met
+        .as_ref()
+        .is_err_and(|error| error.code() == Some(WRONG_TYPE))
+    {
+        // Nobody who is connected may be left to put that right.
+        upkeep::delete_mistyped(inner, &mut live).await?;
+        met = meet(inner, &mut live).await;
+    }
+    inner.presence().heard(met?);
+    live.since = Instant::now();
+    Ok(live)
+}
+
+/// Says hello and writes down what is ours. Returns when the sign of life set out that this was.
+async fn meet(inner: &Inner, live: &mut Live) -> RedisResult<Instant> {
+    let known = inner.grid().known.clone();
+    let restarted = match &known {
+        Some(grid) => !scripts::has_mark(&mut live.connection, grid).await?,
+        None => false,
+    };
+    let sent = Instant::now();
+    live.grid = hello(inner, live, restarted).await?.into();
+    scripts::mark(&mut live.connection, &live.grid).await?;
+    restate(inner, live).await?;
     // What else it needs permission for.
     let mut index = inner.scripts.index.key(inner.keys.name(keys::GRID));
     index.arg(&*live.grid);
     let _: Value = index.invoke_async(&mut live.connection).await?;
     inner.grid().known = Some(live.grid.clone());
-    live.since = Instant::now();
-    Ok(live)
+    Ok(sent)
 }
 
 /// Scripts touch keys of many workers at once, which in a cluster live on many servers.
@@ -171,13 +184,14 @@ async fn subscribe(inner: &Inner, live: &mut Live) -> RedisResult<()> {
 }
 
 /// Returns the name of the grid.
-async fn hello(inner: &Inner, live: &mut Live) -> RedisResult<String> {
+async fn hello(inner: &Inner, live: &mut Live, restarted: bool) -> RedisResult<String> {
     let mut hello = inner.scripts.hello.prepare_invoke();
     hello
         .key(inner.keys.name(keys::GRID))
         .arg(format!("{:016x}", rand::random::<u64>()))
         .arg(inner.ledger().revision())
-        .arg(inner.grid().known.as_deref().unwrap_or_default());
+        .arg(inner.grid().known.as_deref().unwrap_or_default())
+        .arg(u8::from(restarted));
     if inner.role == Role::Proxy {
         hello
             .key(&inner.identity_key)
@@ -189,8 +203,7 @@ async fn hello(inner: &Inner, live: &mut Live) -> RedisResult<String> {
     let (grid, showed): (String, i64) = hello.invoke_async(&mut live.connection).await?;
     inner
         .clock
-        .observe(sent.into_std(), std::time::Instant::now(), showed);
-    *inner.alive() = Some(sent);
+        .observe(sent.into_std(), Instant::now().into_std(), showed);
     Ok(grid)
 }
 
@@ -285,8 +298,12 @@ fn text(value: &Value) -> Option<&str> {
 
 fn message(inner: &Inner, epoch: u64, channel: &str, payload: &str) {
     if channel == inner.keys.events {
+        if inner.grid().stale() {
+            // Of a grid that does not know yet what this process remembers: its counts are too low.
+            return;
+        }
         if let Some(proxies) = wire::proxies(payload) {
-            inner.proxies.store(proxies.max(1), Ordering::Relaxed);
+            inner.counted_proxies(proxies);
         } else if let Some(event) = wire::event(payload) {
             inner.heard(&event);
             inner.emit(event);

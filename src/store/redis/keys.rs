@@ -23,6 +23,9 @@ pub const ACTIVE: &str = "cluster:active_connections";
 /// Hash `{browser}:{id}` -> sessions ever given to that worker.
 pub const LIFETIME: &str = "cluster:lifetime_connections";
 
+/// Prefix of the lifetime of a worker that fell silent, for its return:
+/// `playhouse:silent:{browser}:{id}`.
+pub const SILENT: &str = "playhouse:silent:";
 /// Sorted set `{browser}:{id}` -> when its record is due to expire, in Redis' milliseconds.
 pub const WORKERS: &str = "playhouse:workers";
 /// Prefix of a worker's seats: `playhouse:seats:{browser}:{id}`, a hash session -> proxy.
@@ -133,6 +136,7 @@ impl Keys {
             ("lifetime", LIFETIME),
             ("workers", WORKERS),
             ("seats", SEATS),
+            ("silent", SILENT),
             ("proxies", PROXIES),
             ("proxy", PROXY),
             ("leases", LEASES),
@@ -144,6 +148,7 @@ impl Keys {
             ("revision", REVISION),
             ("pulse", PULSE),
             ("ghosts", GHOSTS),
+            ("grid", GRID),
             ("events", EVENTS),
             ("reset", RESET),
         ];

@@ -1,13 +1,17 @@
 //! One connection to Redis at a time: its state, calls on it, and what a failure means. Who opens
 //! it anew is the keeper.
 
+use super::connection::Connection;
 use crate::store::StoreError;
-use redis::aio::MultiplexedConnection;
+#[cfg(test)]
+use crate::tests::simulation::watch;
 use redis::{ErrorKind, FromRedisValue, RedisError, ScriptInvocation};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
+#[cfg(not(test))]
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// How long Redis may take to answer before its connection counts as lost. Scripts take
@@ -19,7 +23,7 @@ pub const CALL_TIMEOUT: Duration = Duration::from_millis(1500);
 /// A connection that said hello, or is about to.
 #[derive(Clone)]
 pub struct Live {
-    pub connection: MultiplexedConnection,
+    pub connection: Connection,
     /// Distinguishes this connection from those before it, for the scripts' fence.
     pub epoch: u64,
     /// The name of the grid that it found.

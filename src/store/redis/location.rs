@@ -1,10 +1,11 @@
 //! The way to Redis: what a URL says, and which server it stands for at a moment. With Sentinel that is
 //! asked anew for every connection.
 
+use super::connection::{self, Connection};
 use redis::sentinel::{Sentinel, SentinelNodeConnectionInfo};
 use redis::{
-    Client, ConnectionInfo, ErrorKind, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo,
-    RedisError, RedisResult, TlsMode,
+    Client, ConnectionInfo, ErrorKind, IntoConnectionInfo, ProtocolVersion, PushInfo,
+    RedisConnectionInfo, RedisError, RedisResult, TlsMode,
 };
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
@@ -111,8 +112,18 @@ pub struct Finder<'a> {
 }
 
 impl Finder<'_> {
-    /// The server to connect to at this moment.
-    pub async fn client(&mut self) -> RedisResult<Client> {
+    /// A connection to the server of this moment. What it pushes goes to `hear`, which must not block.
+    ///
+    /// # Errors
+    /// When there is none that can be reached.
+    pub async fn connect(
+        &mut self,
+        hear: impl Fn(PushInfo) -> Result<(), ()> + Send + Sync + 'static,
+    ) -> RedisResult<Connection> {
+        connection::open(&self.client().await?, hear).await
+    }
+
+    async fn client(&mut self) -> RedisResult<Client> {
         match (self.location, &mut self.sentinel) {
             (Location::Direct(client), _) => Ok(client.clone()),
             (Location::Sentinels { service, node, .. }, Some(sentinel)) => {

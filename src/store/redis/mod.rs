@@ -1,8 +1,9 @@
 //! The store that many proxies and workers share: Redis 7 or newer, or Valkey.
 //!
 //! * `calls`: the [`Store`](super::Store) itself. `keys`: every key and channel. `lua/`: every change, as one atomic script each.
-//! * `link`: the connection and calls on it. `keeper`: opens it, and after a loss opens it anew
+//! * `connection`: what a connection is. `link`: the present one and calls on it. `keeper`: opens it, and after a loss opens it anew
 //!   and writes down again what this process answers for, which the `ledger` knows.
+//! * `presence`: who is there, as far as this process knows.
 //! * `upkeep`: signs of life, reaping, and the slow poll that repairs what was missed.
 //! * `inquiry`: what proxies ask each other.
 //! * `way`: what a URL says, Sentinel's too. `wire`: hashes, messages and answers, to and from the model.
@@ -12,12 +13,14 @@
 
 mod calls;
 mod clock;
+mod connection;
 mod keeper;
 mod keys;
 mod ledger;
 mod link;
 mod location;
 mod peers;
+mod presence;
 mod scripts;
 mod upkeep;
 mod wire;
@@ -32,9 +35,10 @@ use ledger::{Ledger, Registration};
 use link::{Link, Live};
 use location::Location;
 use peers::{PeerQueries, PeerQuery};
+use presence::Presence;
 use redis::{RedisResult, Script, ScriptInvocation};
 use scripts::Scripts;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 use tokio::sync::{Notify, broadcast, mpsc, watch};
@@ -101,9 +105,7 @@ struct Inner {
     said_away: AtomicBool,
     /// What came of the first attempt to connect: why this Redis can never serve, if it cannot.
     tried: watch::Sender<Option<Result<(), StoreError>>>,
-    proxies: AtomicUsize,
-    /// When the last sign of life that was answered set out.
-    alive: Mutex<Option<Instant>>,
+    presence: Mutex<Presence>,
     /// By which clients of all proxies are told apart.
     clock: ServerClock,
 }
@@ -248,8 +250,7 @@ impl Inner {
             reachable: AtomicBool::new(false),
             said_away: AtomicBool::new(false),
             tried: watch::Sender::new(None),
-            proxies: AtomicUsize::new(1),
-            alive: Mutex::default(),
+            presence: Mutex::new(Presence::new()),
             clock: ServerClock::new(Instant::now().into_std()),
         })
     }
@@ -263,12 +264,6 @@ impl Inner {
 
     fn grid(&self) -> MutexGuard<'_, GridIdentity> {
         self.grid
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    fn alive(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.alive
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }

@@ -5,9 +5,9 @@
 //! [`redis::ScriptInvocation`], which loads a script that Redis does not know, is for a
 //! `SCRIPT FLUSH` only.
 
+use super::connection::Connection;
 use super::keys::Keys;
 use redis::Script;
-use redis::aio::MultiplexedConnection;
 
 macro_rules! scripts {
     ($($name:ident),*) => {
@@ -60,9 +60,29 @@ scripts!(
     use_quota
 );
 
+/// A script that says nothing but which grid it is for. Redis forgets scripts when it starts, and
+/// keeps them from its replicas: where the mark of a grid is gone, it is another server that has
+/// the grid's keys, or one that was started since, and what it has may be old.
+fn mark_of(grid: &str) -> Script {
+    Script::new(&format!("return 'playhouse grid {grid}'"))
+}
+
+/// Marks the server that answers as the one that has this grid.
+pub async fn mark(connection: &mut Connection, grid: &str) -> redis::RedisResult<()> {
+    mark_of(grid).load_async(connection).await.map(|_| ())
+}
+
+/// Whether the server that answers was marked, and has not been started since.
+pub async fn has_mark(connection: &mut Connection, grid: &str) -> redis::RedisResult<bool> {
+    let mut exists = redis::cmd("SCRIPT");
+    exists.arg("EXISTS").arg(mark_of(grid).get_hash());
+    let found: Vec<u8> = exists.query_async(connection).await?;
+    Ok(found == [1])
+}
+
 impl Scripts {
     /// Loads every script in one round trip.
-    pub async fn load(&self, connection: &mut MultiplexedConnection) -> redis::RedisResult<()> {
+    pub async fn load(&self, connection: &mut Connection) -> redis::RedisResult<()> {
         let mut pipeline = redis::pipe();
         for source in &self.sources {
             pipeline.cmd("SCRIPT").arg("LOAD").arg(source).ignore();

@@ -11,7 +11,6 @@ use crate::store::Event;
 use redis::{RedisResult, Script};
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -58,9 +57,9 @@ pub async fn beat(inner: Arc<Inner>) {
             Ok((proxies, due, showed)) => {
                 inner
                     .clock
-                    .observe(sent.into_std(), std::time::Instant::now(), showed);
-                *inner.alive() = Some(sent);
-                inner.proxies.store(proxies.max(1), Ordering::Relaxed);
+                    .observe(sent.into_std(), Instant::now().into_std(), showed);
+                inner.presence().heard(sent);
+                inner.counted_proxies(proxies);
                 if due == 1 {
                     inner.reaping.notify_one();
                 }
@@ -305,7 +304,7 @@ pub async fn mend(inner: Arc<Inner>) {
     }
 }
 
-async fn delete_mistyped(inner: &Inner, live: &mut Live) -> RedisResult<()> {
+pub async fn delete_mistyped(inner: &Inner, live: &mut Live) -> RedisResult<()> {
     // Those first by which the others are found.
     let found = mistyped(inner, live, inner.keys.of_the_grid()).await?;
     let leases = redis::cmd("SMEMBERS")

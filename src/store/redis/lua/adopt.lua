@@ -16,12 +16,12 @@ local new = 0
 for i = 3, #ARGV, 3 do
   local what, worker, n = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
   if what == '+' then
-    if on_the_books(worker) then change(worker, 0, n) end
+    if on_the_books(worker) then change(worker, 0, n) else lived_on(worker, n) end
   elseif call('HSETNX', KEYS[2], what, worker) == 1 then
     -- Its seat may have outlived the lease, or be one that somebody remembered.
     local more = call('HSET', K.seats .. worker, what, proxy)
     if more == 1 and n == 0 and end_ghost(worker) then more = 0 end
-    if on_the_books(worker) then change(worker, more, n) end
+    if on_the_books(worker) then change(worker, more, n) else lived_on(worker, n) end
     new = new + 1
   end
 end

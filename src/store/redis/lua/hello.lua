@@ -2,16 +2,18 @@
 --
 -- KEYS  1: the name of the grid, 2: the proxy's identity (absent for a worker)
 -- ARGV  1: a name for the grid, if it needs one, 2: the highest revision seen, 3: the grid that was
---       known before (empty: none), 4: proxy, 5: epoch of the connection, 6: TTL of the identity in
---       ms (4 to 6 absent for a worker)
+--       known before (empty: none), 4: 1 if the server was started since that was known, 5: proxy,
+--       6: epoch of the connection, 7: TTL of the identity in ms (5 to 7 absent for a worker)
 -- Returns {the grid's name, this clock in us}
 -- Atomic because from here on the epoch fences off everything that older connections of the same
 --       proxy sent and Redis has not read yet, and because one of many must name the grid.
 
 local grid = call('GET', KEYS[1])
 local revision, seen = revision_now(), tonumber(ARGV[2])
-if not grid or revision < seen then
-  -- Redis came back empty, or older than it was. Everybody writes down again what is theirs.
+-- Who knew another grid than this one was not there when it was begun.
+local started = ARGV[4] == '1' and grid == ARGV[3]
+if not grid or revision < seen or started then
+  -- Redis came back empty, or older than it was, or may have. Everybody writes down again what is theirs.
   grid = ARGV[1]
   call('SET', KEYS[1], grid)
   call('PUBLISH', K.reset, grid)
@@ -22,11 +24,11 @@ if ARGV[3] ~= '' and ARGV[3] ~= grid then
   -- Those who have not yet done so are remembered as ghosts.
   call('SET', K.ghosts, grid, 'PX', GHOSTS_TTL, 'NX')
 end
-if ARGV[4] then
-  feel_pulse(tonumber(ARGV[6]))
-  call('SET', KEYS[2], ARGV[5], 'PX', ARGV[6])
-  call('SADD', K.proxies, ARGV[4])
-  call('HDEL', K.pulse, 'dead:' .. ARGV[4])
+if ARGV[5] then
+  feel_pulse(tonumber(ARGV[7]))
+  call('SET', KEYS[2], ARGV[6], 'PX', ARGV[7])
+  call('SADD', K.proxies, ARGV[5])
+  call('HDEL', K.pulse, 'dead:' .. ARGV[5])
   -- Everybody's share for when Redis is away is one of so many now, this proxy's too.
   call('PUBLISH', K.events, 'p ' .. count_proxies())
 end

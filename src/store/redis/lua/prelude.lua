@@ -48,6 +48,17 @@ local function revision_now()
   return tonumber(call('GET', K.revision)) or 0
 end
 
+-- How long seats are kept for those who held them before Redis came back empty or old, in ms.
+local GHOSTS_TTL = 5000
+
+-- Redis was emptied, or is older than it was: everybody writes down again what is theirs, and hears
+-- of that before anything else.
+local function begin_anew(grid)
+  call('SET', K.grid, grid)
+  call('PUBLISH', K.reset, grid)
+  call('SET', K.ghosts, grid, 'PX', GHOSTS_TTL, 'NX')
+end
+
 -- The next revision. It begins with the time, so that a counter that was lost goes on above any
 -- value that was ever seen.
 local function rise()
@@ -55,6 +66,7 @@ local function rise()
   if type(revision) ~= 'number' or revision < 1000000000000 then
     revision = now()
     call('SET', K.revision, revision)
+    if call('EXISTS', K.grid) == 0 then begin_anew(table.concat(call('TIME'))) end
   end
   return revision
 end
@@ -114,12 +126,30 @@ local function enter(worker, ttl, lifetime)
     end_turn(worker)
     local held = call('HLEN', K.seats .. worker)
     call('HSET', K.active, worker, held)
-    call('HSET', K.lifetime, worker, math.max(held, lifetime, count(K.lifetime, worker)))
+    local before = whole(call('GET', K.silent .. worker)) or 0
+    call('HSET', K.lifetime, worker, math.max(held, lifetime, before, count(K.lifetime, worker)))
+    call('DEL', K.silent .. worker)
   end
 end
 
--- Takes a worker off the books. Its seats stay with the sessions that hold them.
+-- How long the lifetime of a worker that fell silent is kept for its return, in ms.
+local SILENT_TTL = 86400000
+
+-- Sessions of a worker that is off the books, which were told late.
+local function lived_on(worker, sessions)
+  if sessions == 0 then return end
+  local key = K.silent .. worker
+  if call('HEXISTS', K.lifetime, worker) == 1 then
+    add(K.lifetime, worker, sessions)
+  else
+    call('SET', key, (whole(call('GET', key)) or 0) + sessions, 'PX', SILENT_TTL)
+  end
+end
+
+-- Takes a worker that fell silent off the books. Its seats stay with the sessions that hold them.
 local function strike(worker)
+  local lifetime = count(K.lifetime, worker)
+  if lifetime > 0 then call('SET', K.silent .. worker, lifetime, 'PX', SILENT_TTL) end
   local known = call('ZREM', K.workers, worker)
   call('DEL', K.worker .. worker, K.command .. worker)
   call('HDEL', K.active, worker)
@@ -185,7 +215,6 @@ end
 -- Seats that somebody held before Redis came back empty or old, as long as nobody has said which
 -- session it was: held by nobody's proxy of this name, which lives as long as K.ghosts, in ms.
 local GHOSTS = 'ghosts'
-local GHOSTS_TTL = 5000
 
 -- Sees to it that a worker has as many seats taken as somebody remembers. Returns how many ghosts
 -- that took; their counting is up to the caller.

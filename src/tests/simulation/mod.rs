@@ -1,0 +1,141 @@
+//! The whole protocol in simulated time: proxies, workers and Redis under seeded faults.
+//!
+//! What is simulated is the product's own code: the store with its keeper, its ledger and its upkeep, the
+//! fleet with its shares and its line, seats and their releases, and the Lua scripts, which run in
+//! the Lua that Redis embeds, over a database of our own ([`database`]). What is not: the client
+//! library's wire, Redis' own durability, dials, tunnels and browsers, and the health of workers.
+//!
+//! Time passes only when everybody waits, and chance comes from the seed ([`chance`]), so a schedule is
+//! the same each time. [`truth`] says what must hold, [`schedule`] what happens.
+
+mod chance;
+mod database;
+mod lua;
+mod network;
+mod processes;
+mod schedule;
+mod truth;
+pub mod watch;
+
+pub use network::{Connection, open};
+
+use lua::{Bug, Vm};
+use schedule::{Plan, run};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+use truth::Coverage;
+
+/// How many schedules a test run tries, and how many a thorough one: `SIMULATE_SCHEDULES`.
+const SCHEDULES: u64 = 40;
+
+/// Seeds that found something once.
+const KEPT: [u64; 7] = [2, 13, 60, 86, 118, 338, 474];
+
+/// Bugs that are put into the scripts to show that they are found.
+const BUGS: [Bug; 5] = [
+    Bug {
+        name: "seats of the silent are not kept when Redis comes back empty",
+        from: "if active == 0 or call('EXISTS', K.ghosts) == 0 then return 0 end",
+        to: "if true then return 0 end",
+    },
+    Bug {
+        name: "the lifetime of a worker that fell silent is forgotten",
+        from: "if lifetime > 0 then call('SET', K.silent .. worker",
+        to: "if false then call('SET', K.silent .. worker",
+    },
+    Bug {
+        name: "a connection that was given up still speaks for its proxy",
+        from: "return call('GET', K.proxy .. proxy) ~= epoch",
+        to: "return false",
+    },
+    Bug {
+        name: "the silent are judged at once when Redis was away",
+        from: "return judged and now() >= judged",
+        to: "return true",
+    },
+    Bug {
+        name: "every proxy believes to be alone",
+        from: "return alive, dead",
+        to: "return math.min(alive, 1), dead",
+    },
+];
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Tries seeds from `first` on, on all processors, until one fails or `count` did not.
+fn simulate(first: u64, count: u64, bug: Option<Bug>) -> Result<Coverage, String> {
+    let next = AtomicU64::new(first);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let outcomes = std::thread::scope(|scope| {
+        let work = || {
+            let vm = Arc::new(Vm::new(bug));
+            let mut all = Coverage::default();
+            loop {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                if seed >= first + count {
+                    return Ok(all);
+                }
+                let plan = Plan::of(seed);
+                match run(&plan, &vm) {
+                    Ok(coverage) => all.add(coverage),
+                    Err(why) => {
+                        next.store(first + count, Ordering::Relaxed);
+                        return Err(format!("{why}\n{plan}SIMULATE_SEED={seed} runs it again"));
+                    }
+                }
+            }
+        };
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let outcomes = threads.into_iter().map(|thread| thread.join().unwrap());
+        outcomes.collect::<Vec<_>>()
+    });
+    let mut all = Coverage::default();
+    for outcome in outcomes {
+        all.add(outcome?);
+    }
+    Ok(all)
+}
+
+#[test]
+fn nothing_is_violated_under_seeded_faults() {
+    let (first, count) = match number("SIMULATE_SEED") {
+        Some(seed) => (seed, 1),
+        None => (
+            number("SIMULATE_FIRST").unwrap_or(0),
+            number("SIMULATE_SCHEDULES").unwrap_or(SCHEDULES),
+        ),
+    };
+    let begun = Instant::now();
+    let coverage = simulate(first, count, None).unwrap_or_else(|why| panic!("{why}"));
+    println!("{count} schedules in {:.1?}: {coverage:?}", begun.elapsed());
+    assert!(coverage.served > 0, "{coverage:?}");
+}
+
+#[test]
+fn what_was_found_once_stays_mended() {
+    for seed in KEPT {
+        simulate(seed, 1, None).unwrap_or_else(|why| panic!("{why}"));
+    }
+}
+
+#[test]
+fn a_seed_is_the_same_schedule_each_time() {
+    for seed in 0..10 {
+        let runs = [(); 2].map(|()| simulate(seed, 1, None).map(|coverage| coverage.commands));
+        assert_eq!(runs[0], runs[1], "seed {seed}");
+    }
+}
+
+#[test]
+fn bugs_that_are_put_in_are_found() {
+    for bug in BUGS {
+        let begun = Instant::now();
+        let found = simulate(0, number("SIMULATE_SCHEDULES").unwrap_or(20_000), Some(bug));
+        let found = found.expect_err(bug.name);
+        let found = found.lines().next().unwrap_or_default();
+        println!("{}: found after {:.1?}: {found}", bug.name, begun.elapsed());
+    }
+}

@@ -1,0 +1,401 @@
+//! What is really there, beside what anybody believes: sessions that run, what was served, and who is
+//! alive. Held against the database after every command, and against the bounds whenever a session
+//! begins.
+
+use super::database::Database;
+use crate::model::WorkerKey;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// As `prelude.lua` has them.
+const GHOSTS_TTL: Duration = Duration::from_secs(5);
+const GRACE: Duration = Duration::from_secs(5);
+/// A belief about others may be as old as that: a sign of life and its way, and a slow link's.
+const STALE: Duration = Duration::from_millis(2500);
+/// What was counted longer ago than that before the counts were lost, somebody remembers.
+const REMEMBERED: Duration = Duration::from_secs(8);
+
+/// See the module's description.
+pub struct Truth {
+    seats: u32,
+    ttl: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    running: BTreeMap<u64, Running>,
+    served: Vec<Served>,
+    proxies: BTreeMap<String, Proxy>,
+    history: VecDeque<Moment>,
+    wiped: Option<Instant>,
+    /// When the server was last reached by nobody, for want of itself.
+    back: Option<Instant>,
+    next: u64,
+    violation: Option<String>,
+    /// What this schedule tried, so that nobody takes an idle one for a good one.
+    coverage: Coverage,
+}
+
+/// What happened in a schedule, or in many.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Coverage {
+    pub served: u64,
+    pub from_shares: u64,
+    pub beyond_limits: u64,
+    pub commands: u64,
+}
+
+impl Coverage {
+    pub fn add(&mut self, other: Coverage) {
+        self.served += other.served;
+        self.from_shares += other.from_shares;
+        self.beyond_limits += other.beyond_limits;
+        self.commands += other.commands;
+    }
+}
+
+struct Running {
+    proxy: String,
+    session: String,
+    worker: WorkerKey,
+    /// The lease was seen in the database.
+    leased: bool,
+    /// Of which outage's share it is, by when the proxy had its last answer, and how much that share
+    /// may be beyond what was held.
+    share: Option<(Instant, u32)>,
+    /// Its proxy was silent for so long that its seat could be given to others.
+    outlived: bool,
+}
+
+struct Served {
+    proxy: String,
+    session: String,
+    worker: WorkerKey,
+    told: Option<Instant>,
+    /// Those who knew of it may all be gone.
+    uncertain: bool,
+}
+
+struct Proxy {
+    /// Its name in the database.
+    name: String,
+    alive: bool,
+    joined: bool,
+    /// When the server last took a sign of life.
+    heard: Option<Instant>,
+    died: Option<Instant>,
+    answered: Instant,
+}
+
+/// How it was from then on.
+struct Moment {
+    at: Instant,
+    free: HashMap<WorkerKey, u32>,
+    proxies: u32,
+}
+
+impl State {
+    fn violated(&mut self, text: String) {
+        self.violation.get_or_insert(text);
+    }
+
+    fn on(&self, worker: &WorkerKey) -> impl Iterator<Item = &Running> {
+        self.running.values().filter(move |it| it.worker == *worker)
+    }
+
+    /// The sessions of a worker, for people.
+    fn describe(&self, worker: &WorkerKey) -> String {
+        let of = |it: &Running| {
+            let share = it.share.map(|(_, most)| most);
+            format!(
+                "{} {} leased {} share {share:?} outlived {}",
+                it.proxy, it.session, it.leased, it.outlived
+            )
+        };
+        self.on(worker).map(of).collect::<Vec<_>>().join("; ")
+    }
+
+    fn note(&mut self, seats: u32) {
+        let mut free: HashMap<WorkerKey, u32> = HashMap::new();
+        for running in self.running.values() {
+            let left = free.entry(running.worker.clone()).or_insert(seats);
+            *left = left.saturating_sub(1);
+        }
+        let proxies = self
+            .proxies
+            .values()
+            .filter(|it| it.alive && it.joined)
+            .count();
+        let at = Instant::now();
+        self.history.push_back(Moment {
+            at,
+            free,
+            proxies: proxies as u32,
+        });
+        while self.history.len() > 2 && at - self.history[1].at > STALE * 4 {
+            self.history.pop_front();
+        }
+    }
+
+    /// The most that the share of a proxy which was last answered then may be beyond its own seats.
+    fn share(&self, worker: &WorkerKey, answered: Instant, seats: u32) -> u32 {
+        let (from, to) = (answered - STALE, answered + STALE);
+        let of = |moment: &Moment| {
+            let free = moment.free.get(worker).copied().unwrap_or(seats);
+            free / moment.proxies.max(1)
+        };
+        let mut most = 0;
+        for (at, moment) in self.history.iter().enumerate() {
+            let until = self.history.get(at + 1).map_or(to, |next| next.at);
+            if until >= from && moment.at <= to {
+                most = most.max(of(moment));
+            }
+        }
+        most
+    }
+}
+
+impl Truth {
+    pub fn new(seats: u32, ttl: Duration) -> Arc<Truth> {
+        let state = Mutex::default();
+        Arc::new(Truth { seats, ttl, state })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    pub fn violation(&self) -> Option<String> {
+        self.state().violation.clone()
+    }
+
+    pub fn coverage(&self) -> Coverage {
+        self.state().coverage
+    }
+
+    pub fn proxy_started(&self, process: &str, name: &str) {
+        let proxy = Proxy {
+            name: name.to_owned(),
+            alive: true,
+            joined: false,
+            heard: None,
+            died: None,
+            answered: Instant::now(),
+        };
+        self.state().proxies.insert(process.to_owned(), proxy);
+    }
+
+    pub fn proxy_died(&self, process: &str) {
+        let now = Instant::now();
+        let mut state = self.state();
+        let wiped = state.wiped;
+        let Some(proxy) = state.proxies.get_mut(process) else {
+            return;
+        };
+        (proxy.alive, proxy.died) = (false, Some(now));
+        let spoke_since = match (wiped, proxy.heard) {
+            (Some(wiped), Some(heard)) => heard > wiped,
+            (Some(_), None) => false,
+            (None, _) => true,
+        };
+        for served in state.served.iter_mut().filter(|it| it.proxy == process) {
+            // Whoever did not hear of it in time does not know.
+            let lately = |told: Instant| now - told < STALE;
+            served.uncertain |= served.told.is_none_or(|told| lately(told) || !spoke_since);
+        }
+        state.note(self.seats);
+    }
+
+    /// A process had an answer.
+    pub fn answered(&self, process: &str) {
+        if let Some(proxy) = self.state().proxies.get_mut(process) {
+            proxy.answered = Instant::now();
+        }
+    }
+
+    /// Nobody could reach the server until this moment.
+    pub fn server_is_back(&self) {
+        self.state().back = Some(Instant::now());
+    }
+
+    /// The database lost what was written since `age` ago, or all.
+    pub fn wiped(&self) {
+        let now = Instant::now();
+        let mut state = self.state();
+        state.wiped = Some(now);
+        for running in state.running.values_mut() {
+            running.leased = false;
+        }
+        let dead: Vec<(String, Instant)> = state
+            .proxies
+            .iter()
+            .filter_map(|(process, proxy)| Some((process.clone(), proxy.died?)))
+            .filter(|(_, died)| now - *died < REMEMBERED)
+            .collect();
+        for served in &mut state.served {
+            let died = dead.iter().find(|(process, _)| *process == served.proxy);
+            let lately = |died: Instant| served.told.is_none_or(|told| told > died - REMEMBERED);
+            served.uncertain |= died.is_some_and(|(_, died)| lately(*died));
+        }
+    }
+
+    /// A session has reached its worker.
+    pub fn begin(
+        self: &Arc<Self>,
+        proxy: &str,
+        session: String,
+        worker: WorkerKey,
+        from_share: bool,
+    ) -> RunningSession {
+        let mut state = self.state();
+        let answered = state.proxies[proxy].answered;
+        let share = from_share.then(|| (answered, state.share(&worker, answered, self.seats)));
+        state.next += 1;
+        let id = state.next;
+        let running = Running {
+            proxy: proxy.to_owned(),
+            session: session.clone(),
+            worker: worker.clone(),
+            leased: false,
+            share,
+            outlived: false,
+        };
+        state.running.insert(id, running);
+        let proxy = proxy.to_owned();
+        state.served.push(Served {
+            proxy,
+            session,
+            worker: worker.clone(),
+            told: None,
+            uncertain: false,
+        });
+        state.coverage.served += 1;
+        state.coverage.from_shares += u64::from(from_share);
+        self.check_bound(&mut state, &worker);
+        state.note(self.seats);
+        RunningSession {
+            truth: self.clone(),
+            id,
+        }
+    }
+
+    /// Never more sessions on a worker than it may have, but for what the documents name.
+    fn check_bound(&self, state: &mut State, worker: &WorkerKey) {
+        let open = state.on(worker).count() as u32;
+        let mut groups: BTreeMap<(&str, Instant), (u32, u32)> = BTreeMap::new();
+        let mut beyond = 0;
+        for running in state.on(worker) {
+            if running.outlived {
+                beyond += 1;
+            } else if let Some((outage, most)) = running.share {
+                let group = groups.entry((&running.proxy, outage)).or_default();
+                *group = (group.0 + 1, group.1.max(most));
+            }
+        }
+        beyond += groups
+            .values()
+            .map(|(open, most)| open.min(most))
+            .sum::<u32>();
+        if open > self.seats + beyond {
+            let seats = self.seats;
+            let text = format!(
+                "{worker} has {open} sessions of {seats}, and {beyond} more may be: {}",
+                state.describe(worker)
+            );
+            state.violated(text);
+        }
+        state.coverage.beyond_limits += u64::from(open > self.seats);
+    }
+
+    /// Holds the database against what is there, after each command.
+    pub fn look(&self, database: &mut Database, caller: &str) {
+        let now = Instant::now();
+        let mut state = self.state();
+        let state = &mut *state;
+        state.coverage.commands += 1;
+        let mut joined = false;
+        for proxy in state.proxies.values_mut() {
+            let key = format!("playhouse:proxy:{}", proxy.name);
+            if let Some(expires) = database.expires(&key) {
+                let left = Duration::from_micros(expires - database.now);
+                let heard = now - self.ttl.saturating_sub(left);
+                proxy.heard = proxy.heard.max(Some(heard));
+                joined |= !std::mem::replace(&mut proxy.joined, true);
+            }
+        }
+        for running in state.running.values_mut() {
+            let proxy = &state.proxies[&running.proxy];
+            let key = format!("playhouse:leases:{}", proxy.name);
+            let leases = database.hash(&key).ok().flatten();
+            let leased = leases.is_some_and(|it| it.contains_key(&running.session));
+            if leased {
+                running.leased = true;
+                continue;
+            }
+            let silent = proxy.heard.is_none_or(|heard| now - heard >= self.ttl);
+            let forgotten = state.wiped.is_some_and(|wiped| {
+                now - wiped >= GHOSTS_TTL.min(self.ttl)
+                    && proxy.heard.is_none_or(|heard| heard < wiped)
+            });
+            let judged = state
+                .back
+                .is_none_or(|back| now - back >= GRACE.min(self.ttl));
+            if (silent && judged) || forgotten {
+                running.outlived |= running.leased || state.wiped.is_some();
+            } else if running.leased && *caller != running.proxy {
+                let text = format!(
+                    "{caller} took the seat of a session of {}, which was heard {:?} ago",
+                    running.proxy,
+                    proxy.heard.map(|heard| now - heard),
+                );
+                state.violation.get_or_insert(text);
+            }
+        }
+        for served in state.served.iter_mut().filter(|it| it.told.is_none()) {
+            let key = format!("playhouse:leases:{}", state.proxies[&served.proxy].name);
+            let leases = database.hash(&key).ok().flatten();
+            if leases.is_some_and(|it| it.contains_key(&served.session)) {
+                served.told = Some(now);
+            }
+        }
+        if joined {
+            state.note(self.seats);
+        }
+    }
+
+    /// Sessions that run on a worker.
+    pub fn open(&self, worker: &WorkerKey) -> u32 {
+        self.state().on(worker).count() as u32
+    }
+
+    /// The least that a worker's lifetime has to be.
+    pub fn least_lifetime(&self, worker: &WorkerKey) -> u32 {
+        let state = self.state();
+        let of_it = |it: &&Served| it.worker == *worker && !it.uncertain;
+        state.served.iter().filter(of_it).count() as u32
+    }
+
+    /// Names in the database of proxies that are dead, each with since when.
+    pub fn dead(&self) -> Vec<(String, Instant)> {
+        let state = self.state();
+        let dead = |it: &Proxy| Some((it.name.clone(), it.died?));
+        state.proxies.values().filter_map(dead).collect()
+    }
+}
+
+/// A session that runs, until it is dropped.
+pub struct RunningSession {
+    truth: Arc<Truth>,
+    id: u64,
+}
+
+impl Drop for RunningSession {
+    fn drop(&mut self) {
+        let mut state = self.truth.state();
+        state.running.remove(&self.id);
+        state.note(self.truth.seats);
+    }
+}
