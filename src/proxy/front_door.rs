@@ -320,7 +320,7 @@ impl<A: Application> FrontDoor<A> {
         limits: &Limits,
     ) -> Result<Option<String>, Refusal> {
         let head = Head::parse(bytes).map_err(Refusal::BadRequest)?;
-        if head.from_page || self.on_loopback {
+        if head.names_its_page() || (self.on_loopback && head.may_come_from_page()) {
             let config = self.grid.config.load();
             if !head.is_for(&config.auth.allowed_hosts) {
                 return Err(Refusal::ForeignHost);

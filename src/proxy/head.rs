@@ -20,8 +20,8 @@ pub struct Head<'a> {
     /// Where the query stands, its `?` included.
     query: Option<Range<usize>>,
     pub host: Option<&'a [u8]>,
-    /// Whether it names a web page that it comes from (`Origin`).
-    pub from_page: bool,
+    from_page: bool,
+    websocket_key: bool,
     pub playwright: bool,
     pub forwarded_for: Vec<&'a [u8]>,
 }
@@ -88,11 +88,23 @@ impl<'a> Head<'a> {
                 return Err("The request has more than one Host header.");
             }
             6 if is("origin") => self.from_page = true,
+            17 if is("sec-websocket-key") => self.websocket_key = true,
             10 if is("user-agent") => self.playwright = value.starts_with(b"Playwright/"),
             15 if is("x-forwarded-for") => self.forwarded_for.push(value),
             _ => {}
         }
         Ok(())
+    }
+
+    /// Whether a web page may have made a browser send it. With a handshake of a WebSocket a browser
+    /// always sends the page's Origin, and in no other way can a page set the handshake's key.
+    pub fn may_come_from_page(&self) -> bool {
+        self.from_page || !self.websocket_key
+    }
+
+    /// Whether it names a page that it comes from.
+    pub fn names_its_page(&self) -> bool {
+        self.from_page
     }
 
     /// What of the head has to be changed before it goes on.
@@ -105,10 +117,9 @@ impl<'a> Head<'a> {
 
     /// Whether the grid is asked for by what can be its own name: an address, `localhost`, or one
     /// of `allowed` (in lower case). A page can let its own name stand for this machine (DNS
-    /// rebinding), but not an address. Who sends no Host, or an empty one, is no browser.
+    /// rebinding), but not an address. Who sends no Host is no browser.
     pub fn is_for(&self, allowed: &[String]) -> bool {
-        let host = self.host.filter(|host| !host.is_empty());
-        let Some(host) = host.map(std::str::from_utf8) else {
+        let Some(host) = self.host.map(std::str::from_utf8) else {
             return true;
         };
         let Ok(host) = host else { return false };
@@ -204,8 +215,6 @@ mod tests {
             "LocalHost:8080",
             "grid.example.com",
             "Grid.Example.com:443",
-            // No name at all: a handshake without one is refused for that.
-            "",
         ] {
             assert!(is_ours(host), "{host}");
         }
@@ -215,6 +224,7 @@ mod tests {
             "127.0.0.1.example",
             "localhost.example",
             "grid.example.com.evil",
+            "",
             ":8080",
             "127.0.0.1:8080:1",
             "a@127.0.0.1",

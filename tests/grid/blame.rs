@@ -17,7 +17,7 @@ const PATIENT: &str = "queue: { timeout: 10m }\n";
 
 fn handshake(replaced: &[(&str, &str)]) -> String {
     let own = [
-        ("Host", "localhost"),
+        ("Host", "grid"),
         ("Connection", "Upgrade"),
         ("Upgrade", "websocket"),
         ("Sec-WebSocket-Version", "13"),
