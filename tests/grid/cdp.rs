@@ -128,7 +128,9 @@ async fn who_comes_to_the_wrong_door_is_told_the_right_one() {
         "Puppeteer 24.1.0",
         "Playwright/1.65.1 (x64; debian 12) node/20",
     ] {
-        let cdp = refused(grid.dial().header("User-Agent", agent)).await;
+        let deflate = ("Sec-WebSocket-Extensions", "permessage-deflate");
+        let dial = grid.dial().header("User-Agent", agent);
+        let cdp = refused(dial.header(deflate.0, deflate.1)).await;
         assert_eq!(cdp.status, 400);
         assert!(cdp.body.contains("/cdp"), "{}", cdp.body);
     }
