@@ -10,7 +10,7 @@ use std::process::exit;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -18,6 +18,11 @@ use tokio::sync::mpsc;
 /// How long a process that is told to stop at once may take to do that in good order. Less than the
 /// ten seconds after which Docker kills.
 const STOP_LIMIT: Duration = Duration::from_secs(6);
+
+/// On a machine with much to do a terminal is taken away long after the signal that says so: for this
+/// long, and so often, it is looked at again.
+const DOUBT: Duration = Duration::from_secs(30);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
 
 /// What a signal asks for, in the order of their ranks: a higher one takes the place of a lower one
 /// that is being obeyed.
@@ -116,6 +121,8 @@ impl Signals {
         attended: &AtomicBool,
     ) {
         let mut drains = false;
+        // Until when the terminal from which a SIGHUP may have come is looked at again.
+        let mut doubted: Option<Instant> = None;
         loop {
             let order = tokio::select! {
                 _ = self.term.recv() => if drains { Order::Stop } else { Order::Drain },
@@ -123,11 +130,19 @@ impl Signals {
                 _ = self.quit.recv() => Order::HandOver,
                 _ = self.hangup.recv() => match &self.terminal {
                     Some(terminal) if terminal.is_gone().await => Order::Stop,
-                    _ => {
+                    terminal => {
+                        doubted = terminal.as_ref().map(|_| Instant::now() + DOUBT);
                         reloads.send(()).ok();
                         continue;
                     }
                 },
+                () = tokio::time::sleep(BETWEEN_LOOKS), if doubted.is_some() => {
+                    if Terminal::is_there() {
+                        doubted = doubted.filter(|until| Instant::now() < *until);
+                        continue;
+                    }
+                    Order::Stop
+                }
             };
             if order >= Order::Drain && !attended.load(Ordering::Acquire) {
                 // Still starting, and perhaps held up by a file or a name server: nobody has a

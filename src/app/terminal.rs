@@ -21,28 +21,29 @@ impl Terminal {
     /// (nohup(1) ignores SIGHUP).
     pub fn of_process() -> Option<Terminal> {
         let ignored = ignores_hangups();
-        (is_there() && !ignored).then_some(Terminal(()))
+        (Terminal::is_there() && !ignored).then_some(Terminal(()))
+    }
+
+    /// Whether this process has one.
+    pub fn is_there() -> bool {
+        // It fails with ENXIO when the process has none.
+        File::options()
+            .read(true)
+            .write(true)
+            .open(CONTROLLING)
+            .is_ok()
     }
 
     /// Whether it was taken away.
     pub async fn is_gone(&self) -> bool {
         for _ in 0..LOOKS {
-            if !is_there() {
+            if !Terminal::is_there() {
                 return true;
             }
             tokio::time::sleep(BETWEEN_LOOKS).await;
         }
         false
     }
-}
-
-fn is_there() -> bool {
-    // It fails with ENXIO when the process has none.
-    File::options()
-        .read(true)
-        .write(true)
-        .open(CONTROLLING)
-        .is_ok()
 }
 
 /// Whether SIGHUP was ignored when the process started. Has to be asked before it is handled.
