@@ -66,7 +66,7 @@ async fn orders_have_ranks() {
     logs(&grid, "nobody takes over").await;
 
     grid.signal(Signal::SIGTERM);
-    logs(&grid, "asked to end").await;
+    logs(&grid, "order=Drain").await;
     grid.signal(Signal::SIGQUIT);
     logs(&grid, "the order changes nothing").await;
     session.echo("still there").await;
