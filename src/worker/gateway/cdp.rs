@@ -10,16 +10,21 @@ use crate::worker::own::OwnBrowser;
 use crate::worker::own::pipe::{END, Pipe};
 use bytes::Bytes;
 use std::io;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::unix::{OwnedReadHalf as FromBrowser, OwnedWriteHalf as ToBrowser};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
 
 /// What one read takes.
 const PIECE: usize = 64 * 1024;
 /// Largest message of a client, in bytes: as much as the browser takes.
 const MAX_MESSAGE: u64 = 100 << 20;
+/// How long a browser may take nothing of what a client says.
+const STALL: Duration = Duration::from_secs(60);
 /// Control frames that wait to be sent.
 const CONTROLS: usize = 8;
 /// Payload of a control frame at most.
@@ -83,7 +88,7 @@ pub(super) async fn session(
             to_client.write_all(&frame).await?;
             to_client.shutdown().await
         };
-        tokio::time::timeout(super::own::PARTING, told).await.ok();
+        timeout(super::own::PARTING, told).await.ok();
     }
 }
 
@@ -109,7 +114,13 @@ async fn pass_up(
             let done = match event {
                 Event::Nothing => Ok(()),
                 Event::Payload { from, ends } => {
-                    pass_piece(&mut browser, &piece[from..], ends).await
+                    match pass_piece(&mut browser, &piece[from..], ends).await {
+                        Ok(passed) => passed,
+                        Err(_) => {
+                            let reason = "playhouse: the browser does not listen".to_owned();
+                            return End::Told(BROKEN, reason);
+                        }
+                    }
                 }
                 Event::Ping(payload) => {
                     // A client that pings faster than it reads misses some pongs.
@@ -133,12 +144,21 @@ async fn pass_up(
     }
 }
 
-async fn pass_piece(browser: &mut ToBrowser, piece: &[u8], ends: bool) -> io::Result<()> {
-    browser.write_all(piece).await?;
-    if ends {
-        browser.write_all(&[END]).await?;
-    }
-    Ok(())
+/// The inner error is that of the pipe, the outer one that the browser has taken nothing for long: a
+/// client that leaves meanwhile would not be noticed.
+async fn pass_piece(
+    browser: &mut ToBrowser,
+    piece: &[u8],
+    ends: bool,
+) -> Result<io::Result<()>, Elapsed> {
+    let passing = async {
+        browser.write_all(piece).await?;
+        if ends {
+            browser.write_all(&[END]).await?;
+        }
+        Ok(())
+    };
+    timeout(STALL, passing).await
 }
 
 /// From the browser to the client.

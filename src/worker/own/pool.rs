@@ -236,8 +236,12 @@ impl<W: Kind> Pool<W> {
             None => {
                 self.waiting.retain(|reply| !reply.is_closed());
                 self.waiting.push_back(reply);
-                // A spare on its way may wait for its turn.
-                self.start(None);
+                // A spare on its way may wait for its turn, so that there is one more start than needed. But
+                // who asks and leaves, again and again, has no more of them started than there are seats.
+                let starting = self.starting.len();
+                if starting < self.waiting.len() || starting < self.seats.size() as usize {
+                    self.start(None);
+                }
             }
         }
     }
