@@ -141,25 +141,8 @@ async fn open(grid: Arc<Grid>, arrival: Arrival, stream: Stream, early: Vec<u8>)
         waited,
         dial_time,
     } = seated;
-    let begun = Instant::now();
-    let answer = switching_protocols(&seat, &target, &dialled.forwarded, waited);
-    let told = async {
-        client.stream.write_all(&answer).await?;
-        client.stream.flush().await
-    };
-    if told.await.is_err() {
-        // The worker saw a client: its lifetime count stands.
-        seat.reached();
-        return None;
-    }
-    seat.reached();
-    grid.metrics.phases.upgrade.observe_time(begun.elapsed());
-    let version = target.version.map_or("unknown".into(), |v| v.to_string());
-    log::info!(session:% = seat.session(), worker:% = target.key.id,
-        browser:% = target.key.browser, version:% = version, token = &*who.tenant,
-        client:% = connection.client(), waited_ms = waited.as_millis() as u64, dial_ms = dial_time.as_millis() as u64;
-        "session started");
-    let info = SessionInfo {
+    // Entered before the client can know of its session: whoever has read the 101 is listed.
+    let (entry, stop) = grid.registry.enter(SessionInfo {
         id: seat.session(),
         worker: target.key.clone(),
         browser: target.key.browser,
@@ -168,8 +151,24 @@ async fn open(grid: Arc<Grid>, arrival: Arrival, stream: Stream, early: Vec<u8>)
         started_at: unix_millis(),
         since: Instant::now(),
         traffic: Arc::new(Traffic::new()),
+    });
+    let begun = Instant::now();
+    let answer = switching_protocols(&seat, &target, &dialled.forwarded, waited);
+    let told = async {
+        client.stream.write_all(&answer).await?;
+        client.stream.flush().await
     };
-    let (entry, stop) = grid.registry.enter(info);
+    // The worker saw a client: its lifetime count stands, whether that one hears of it or not.
+    seat.reached();
+    if told.await.is_err() {
+        return None;
+    }
+    grid.metrics.phases.upgrade.observe_time(begun.elapsed());
+    let version = target.version.map_or("unknown".into(), |v| v.to_string());
+    log::info!(session:% = entry.id, worker:% = target.key.id,
+        browser:% = target.key.browser, version:% = version, token = &*entry.token,
+        client:% = connection.client(), waited_ms = waited.as_millis() as u64, dial_ms = dial_time.as_millis() as u64;
+        "session started");
     let running = Running {
         entry,
         seat,
