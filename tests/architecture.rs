@@ -99,11 +99,6 @@ const LONG_FILES: &[(&str, &str)] = &[
         "one type and its two guards, which share a lock",
     ),
     ("proxy/refusal.rs", "the table of refusals, one arm each"),
-    ("store/memory.rs", "all of one store, which is one lock"),
-    (
-        "store/redis/calls.rs",
-        "the calls of one store, one a script",
-    ),
     ("tunnel/flow.rs", "one direction of a tunnel, one state"),
 ];
 

@@ -1,10 +1,14 @@
-//! The state that proxies and workers share, behind one trait with two implementations.
+//! The state that proxies and workers share: four traits of one meaning each, with two implementations.
 //!
 //! [`memory`] serves one process, [`redis`] serves many. Both pass the same test suite
 //! (`tests/store`). Only this folder knows how the state is kept; only `redis` names Redis.
 
+mod ledger;
 pub mod memory;
+mod permits;
 pub mod redis;
+
+pub use permits::{Permit, PermitHolder, PermitPool, PermitStore};
 
 use crate::model::{
     Browser, Counts, RecycleReason, SessionId, Waiter, WorkerKey, WorkerRecord, WorkerStatus,
@@ -217,6 +221,18 @@ pub trait WorkerStore: Send + Sync + 'static {
     /// Asks a worker to recycle itself. The request lapses after `ttl` if nobody takes it up.
     async fn order_recycle(&self, worker: &WorkerKey, ttl: Duration) -> Result<(), StoreError>;
 
+    /// The same for a worker that is out of service while it recycles, if it is its turn: of the
+    /// workers of its browser at most `max_out` are out by such an order at a time. A turn ends
+    /// when a new worker of the browser registers after the ordered one has gone, or after
+    /// `turn`. Returns whether it was ordered; one that has its turn already is ordered again.
+    async fn order_recycle_in_turn(
+        &self,
+        worker: &WorkerKey,
+        ttl: Duration,
+        max_out: usize,
+        turn: Duration,
+    ) -> Result<bool, StoreError>;
+
     /// Counts that a worker is being recycled, and why. Of one worker only the first word counts.
     async fn count_recycle(
         &self,
@@ -266,49 +282,6 @@ pub trait WorkerStore: Send + Sync + 'static {
     /// The events from here on. A listener that falls behind sees
     /// [`broadcast::error::RecvError::Lagged`] and has to read [`Store::fleet`] again.
     fn events(&self) -> broadcast::Receiver<Event>;
-}
-
-/// Permits of the whole grid: each has a holder, is one of a bounded number, and lapses by itself.
-#[async_trait]
-pub trait PermitStore: Send + Sync + 'static {
-    /// The same for a worker that is out of service while it recycles, if it is its turn: of the
-    /// workers of its browser at most `max_out` are out by such an order at a time. A turn ends
-    /// when a new worker of the browser registers after the ordered one has gone, or after
-    /// `turn`. Returns whether it was ordered; one that has its turn already is ordered again.
-    async fn order_recycle_in_turn(
-        &self,
-        worker: &WorkerKey,
-        ttl: Duration,
-        max_out: usize,
-        turn: Duration,
-    ) -> Result<bool, StoreError>;
-
-    /// Takes one of `most` permits of the whole grid to warm a browser up, for at most `ttl`;
-    /// `false` when none is left. Whoever has one already keeps it.
-    async fn take_warm_up(
-        &self,
-        worker: &WorkerKey,
-        most: usize,
-        ttl: Duration,
-    ) -> Result<bool, StoreError>;
-
-    /// Gives that permit back.
-    async fn end_warm_up(&self, worker: &WorkerKey) -> Result<(), StoreError>;
-
-    /// Writes down that this proxy has `sessions` of a tenant, unless something newer was written
-    /// down: the higher `version`, the newer. With `max` only if all proxies together then have no
-    /// more than that; returns whether it is so. What a dead proxy had does not count.
-    ///
-    /// In a store of one process that process's own count is all there is.
-    async fn use_quota(
-        &self,
-        _tenant: &str,
-        _sessions: u32,
-        _version: u64,
-        _max: Option<u32>,
-    ) -> Result<bool, StoreError> {
-        Ok(true)
-    }
 }
 
 /// The other processes that share the store. The defaults are those of a store that nobody shares.

@@ -11,7 +11,7 @@ use super::progress::Progress;
 use super::toolchain::Toolchain;
 use super::tree;
 use crate::model::{Endpoint, SeatKind, WorkerKey};
-use crate::store::Store;
+use crate::store::{Permit, PermitHolder, PermitPool, PermitStore, Store};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -93,14 +93,29 @@ pub struct Supervision {
 
 /// A permit of the whole grid to warm up; given back when it is dropped, or when its time is over.
 struct GridWarmUpPermit {
-    store: Arc<dyn Store>,
+    store: Arc<dyn PermitStore>,
     worker: WorkerKey,
+}
+
+/// One browser of this worker's that warms up, or none.
+fn warm_up(worker: &WorkerKey, weight: u32, bound: Option<u32>, ttl: Duration) -> Permit<'_> {
+    Permit {
+        pool: PermitPool::WarmUps,
+        holder: PermitHolder::Worker(worker),
+        weight,
+        bound,
+        ttl,
+        version: 0,
+    }
 }
 
 impl Drop for GridWarmUpPermit {
     fn drop(&mut self) {
         let (store, worker) = (self.store.clone(), self.worker.clone());
-        tokio::spawn(async move { store.end_warm_up(&worker).await.ok() });
+        tokio::spawn(async move {
+            let given_back = warm_up(&worker, 0, None, GRID_PERMIT_RETRY);
+            store.hold(given_back).await.ok()
+        });
     }
 }
 
@@ -261,8 +276,9 @@ impl Supervision {
             if most == 0 {
                 return None;
             }
-            let taken = self.store.take_warm_up(&self.key, most, ttl).await;
-            match taken {
+            let most = u32::try_from(most).unwrap_or(u32::MAX);
+            let permit = warm_up(&self.key, 1, Some(most), ttl);
+            match self.store.hold(permit).await {
                 Ok(true) => {
                     return Some(GridWarmUpPermit {
                         store: self.store.clone(),

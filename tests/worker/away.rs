@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use playhouse::model::{Browser, RecycleReason, SessionId, WorkerKey, WorkerRecord, WorkerStatus};
 use playhouse::store::memory::MemoryStore;
 use playhouse::store::{
-    Candidate, Event, HeartbeatReply, Peers, PermitStore, Reserved, SeatStore, StoreError,
-    WorkerStore, WorkerView,
+    Candidate, Event, HeartbeatReply, Peers, Permit, PermitHolder, PermitPool, PermitStore,
+    Reserved, SeatStore, StoreError, WorkerStore, WorkerView,
 };
 use playhouse::worker::Shutdown;
 use std::collections::HashMap;
@@ -93,6 +93,18 @@ impl WorkerStore for Patchy {
         self.memory.order_recycle(worker, ttl).await
     }
 
+    async fn order_recycle_in_turn(
+        &self,
+        worker: &WorkerKey,
+        ttl: Duration,
+        max_out: usize,
+        turn: Duration,
+    ) -> Result<bool, StoreError> {
+        self.memory
+            .order_recycle_in_turn(worker, ttl, max_out, turn)
+            .await
+    }
+
     async fn count_recycle(
         &self,
         worker: &WorkerKey,
@@ -134,30 +146,11 @@ impl WorkerStore for Patchy {
 
 #[async_trait]
 impl PermitStore for Patchy {
-    async fn order_recycle_in_turn(
-        &self,
-        worker: &WorkerKey,
-        ttl: Duration,
-        max_out: usize,
-        turn: Duration,
-    ) -> Result<bool, StoreError> {
-        self.memory
-            .order_recycle_in_turn(worker, ttl, max_out, turn)
-            .await
-    }
-
-    async fn take_warm_up(
-        &self,
-        worker: &WorkerKey,
-        max: usize,
-        ttl: Duration,
-    ) -> Result<bool, StoreError> {
-        self.asked.fetch_add(1, Ordering::SeqCst);
-        self.reach()?.take_warm_up(worker, max, ttl).await
-    }
-
-    async fn end_warm_up(&self, worker: &WorkerKey) -> Result<(), StoreError> {
-        self.reach()?.end_warm_up(worker).await
+    async fn hold(&self, permit: Permit<'_>) -> Result<bool, StoreError> {
+        if permit.weight > 0 {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+        }
+        self.reach()?.hold(permit).await
     }
 }
 
@@ -219,7 +212,15 @@ async fn a_browser_waits_for_its_place_in_the_grid_unless_the_store_is_away() {
     let store = Patchy::default();
     let other = WorkerKey::new(Browser::Firefox, "other");
     let minute = Duration::from_secs(60);
-    assert!(store.take_warm_up(&other, 1, minute).await.unwrap());
+    let of_other = |weight| Permit {
+        pool: PermitPool::WarmUps,
+        holder: PermitHolder::Worker(&other),
+        weight,
+        bound: Some(1),
+        ttl: minute,
+        version: 0,
+    };
+    assert!(store.hold(of_other(1)).await.unwrap());
     let bench = Bench::start_with(store, |config| config.recycle.max_parallel_grid = 1).await;
     let waits = async || {
         let before = bench.store.asked.load(Ordering::SeqCst);
@@ -230,11 +231,11 @@ async fn a_browser_waits_for_its_place_in_the_grid_unless_the_store_is_away() {
     };
     waits().await;
     assert_eq!(processes().of_kind(Kind::Node).len(), 0);
-    bench.store.end_warm_up(&other).await.unwrap();
+    bench.store.hold(of_other(0)).await.unwrap();
     let first = bench.available().await.record.key;
     // Its place is free again.
     eventually("there is a place", async || {
-        let place = bench.store.take_warm_up(&other, 1, minute).await;
+        let place = bench.store.hold(of_other(1)).await;
         place.unwrap().then_some(())
     })
     .await;

@@ -9,6 +9,7 @@
 //! says what each holds.
 
 use crate::model::{Browser, WorkerKey};
+use crate::store::PermitPool;
 
 /// Prefix of a worker's record: `worker:{browser}:{id}`, a hash with a TTL.
 pub const WORKER: &str = "worker:";
@@ -55,9 +56,9 @@ pub const LANE: &str = "playhouse:lane:";
 /// Prefix of a proxy's waiting clients: `playhouse:waiting:{proxy}`, a hash session -> until when it
 /// waits, its lane, and the workers it was offered. With a TTL: how it is known to wait at all.
 pub const WAITING: &str = "playhouse:waiting:";
-/// Sorted set of the workers that have a permit to warm a browser up -> when that is over at the
-/// latest.
-pub const WARMING: &str = "playhouse:warming";
+/// Prefix of the permits of a pool: `playhouse:permits:{pool}`, a hash holder -> version of its word,
+/// weight, and when it lapses. With a TTL.
+pub const PERMITS: &str = "playhouse:permits:";
 /// A random secret of the grid's: what its proxies sign for each other.
 pub const SECRET: &str = "playhouse:secret";
 /// Prefix of what may be used once and was: `playhouse:used:{name}`, with a TTL.
@@ -76,9 +77,6 @@ pub const SCAN: &str = "playhouse:scan";
 /// Prefix of the answers to one proxy's question: `playhouse:answers:{inquiry}`, a hash proxy -> its
 /// answer.
 pub const ANSWERS: &str = "playhouse:answers:";
-/// Prefix of what proxies have of a tenant's quota: `playhouse:quota:{token's name}`, a hash proxy ->
-/// version and sessions.
-pub const QUOTA: &str = "playhouse:quota:";
 /// Channel of changes, for proxies, and of what they ask each other.
 pub const EVENTS: &str = "playhouse:events";
 /// Channel that tells everybody to write down again what is theirs.
@@ -176,7 +174,6 @@ impl Keys {
             (WORKERS, "zset"),
             (PROXIES, "set"),
             (RECYCLES, "hash"),
-            (WARMING, "zset"),
             (REVISION, "string"),
             (PULSE, "hash"),
             (GRID, "string"),
@@ -184,8 +181,9 @@ impl Keys {
             (OOM_KILLS, "string"),
         ];
         let once = types.map(|(name, kind)| (self.name(name), kind));
+        let warm_ups = [self.permits(PermitPool::WarmUps)];
         once.into_iter()
-            .chain(turns.map(|key| (key, "hash")))
+            .chain(turns.chain(warm_ups).map(|key| (key, "hash")))
             .collect()
     }
 
@@ -235,9 +233,14 @@ impl Keys {
         format!("{}{LEASES}{proxy}", self.namespace)
     }
 
-    /// The hash of what proxies have of this tenant's quota.
-    pub fn quota(&self, tenant: &str) -> String {
-        format!("{}{QUOTA}{tenant}", self.namespace)
+    /// The hash of the permits of this pool.
+    pub fn permits(&self, pool: PermitPool<'_>) -> String {
+        match pool {
+            PermitPool::WarmUps => format!("{}{PERMITS}warm-ups", self.namespace),
+            PermitPool::Sessions { tenant } => {
+                format!("{}{PERMITS}sessions:{tenant}", self.namespace)
+            }
+        }
     }
 
     /// The hash of the answers to this inquiry.

@@ -5,7 +5,7 @@ use super::connection::Connection;
 use crate::store::StoreError;
 #[cfg(test)]
 use crate::tests::simulation::watch;
-use redis::{ErrorKind, FromRedisValue, RedisError, ScriptInvocation};
+use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, ScriptInvocation};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -93,6 +93,21 @@ impl Link {
                 return;
             }
         }
+    }
+
+    /// Sends a command.
+    pub async fn send<T: FromRedisValue + Send>(&self, command: &Cmd) -> Result<T, StoreError> {
+        self.call(|mut live| async move { command.query_async(&mut live.connection).await })
+            .await
+    }
+
+    /// Runs a script that is the same on every connection.
+    pub async fn invoke<T: FromRedisValue + Send>(
+        &self,
+        script: &ScriptInvocation<'_>,
+    ) -> Result<T, StoreError> {
+        self.call(|mut live| async move { script.invoke_async(&mut live.connection).await })
+            .await
     }
 
     /// Runs a script, prepared for the connection.

@@ -1,37 +1,38 @@
 //! The store that many proxies and workers share: Redis 7 or newer, or Valkey.
 //!
-//! * `calls`: the [`Store`](super::Store) itself. `keys`: every key and channel. `lua/`: every change, as one atomic script each.
+//! * `seats`, `workers`, `permits`, `peers`: one of the [`Store`](super::Store)'s traits each, and what proxies ask each other.
+//! * `keys`: every key and channel. `lua/`: every change, as one atomic script each.
 //! * `connection`: what a connection is. `link`: the present one and calls on it. `keeper`: opens it, and after a loss opens it anew
-//!   and writes down again what this process answers for, which the `ledger` knows.
+//!   and writes down again what this process answers for, which the [`ledger`](super::ledger) knows.
 //! * `presence`: who is there, as far as this process knows.
 //! * `upkeep`: signs of life, reaping, and the slow poll that repairs what was missed.
-//! * `inquiry`: what proxies ask each other.
-//! * `way`: what a URL says, Sentinel's too. `wire`: hashes, messages and answers, to and from the model.
+//! * `clock`: when something was, by Redis' clock. `location`: what a URL says, Sentinel's too. `wire`: hashes, messages and answers, to and from the model.
 //!
 //! One connection serves calls and messages alike (RESP3), so that they arrive in order and one
 //! loss is one loss. `docs/redis.md` has the keys, the guarantees and the bounds.
 
-mod calls;
 mod clock;
 mod connection;
 mod keeper;
 mod keys;
-mod ledger;
 mod link;
 mod location;
 mod peers;
+mod permits;
 mod presence;
 mod scripts;
+mod seats;
 mod upkeep;
 mod wire;
+mod workers;
 
+use super::ledger::{Ledger, Registration};
 use super::{Event, Grantee, StoreError};
 use crate::config::StoreConfig;
 use crate::model::{SessionId, WorkerKey};
 use clock::ServerClock;
 use keeper::{BATCH, millis};
 use keys::Keys;
-use ledger::{Ledger, Registration};
 use link::{Link, Live};
 use location::Location;
 use peers::{PeerQueries, PeerQuery};

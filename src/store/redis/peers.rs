@@ -1,10 +1,13 @@
-//! What one proxy asks all others, and answers them: over the channel of events, which they listen
-//! to anyway. What the questions mean is the caller's business; Redis carries them for whoever may
-//! write there.
+//! The other processes at this Redis: what they share, and what one proxy asks all others and answers
+//! them, over the channel of events, which they listen to anyway. What the questions mean is the
+//! caller's business; Redis carries them for whoever may write there.
 
-use super::Inner;
 use super::keeper::millis;
-use crate::store::{EnoughAnswers, PeerAnswers, PeerHandler, StoreError};
+use super::{Inner, RedisStore, keys, wire};
+use crate::store::{EnoughAnswers, PeerAnswers, PeerHandler, Peers, StoreError};
+use async_trait::async_trait;
+use std::net::IpAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
@@ -92,15 +95,12 @@ pub async fn serve(inner: Arc<Inner>, mut queries: mpsc::Receiver<PeerQuery>) {
         };
         let answer = answerer(&question.text);
         let answers = inner.keys.answers(&question.inquiry);
-        let sent = inner.link.script::<u8>(|_| {
-            let mut call = inner.scripts.answer.key(&answers);
-            call.arg(&question.inquiry)
-                .arg(&inner.proxy)
-                .arg(&answer)
-                .arg(millis(ANSWER_TTL));
-            call
-        });
-        if let Err(error) = sent.await {
+        let mut call = inner.scripts.answer.key(&answers);
+        call.arg(&question.inquiry)
+            .arg(&inner.proxy)
+            .arg(&answer)
+            .arg(millis(ANSWER_TTL));
+        if let Err(error) = inner.link.invoke::<u8>(&call).await {
             log::debug!(error:%; "another proxy's question goes without an answer");
         }
     }
@@ -116,14 +116,9 @@ pub async fn query(
 ) -> Result<PeerAnswers, StoreError> {
     let deadline = Instant::now() + patience;
     let inquiry = format!("{:016x}", rand::random::<u64>());
-    let mut silent: Vec<String> = inner
-        .link
-        .script(|_| {
-            let mut call = inner.scripts.ask.prepare_invoke();
-            call.arg(&inquiry).arg(&inner.proxy).arg(question);
-            call
-        })
-        .await?;
+    let mut ask = inner.scripts.ask.prepare_invoke();
+    ask.arg(&inquiry).arg(&inner.proxy).arg(question);
+    let mut silent: Vec<String> = inner.link.invoke(&ask).await?;
     let answers = &inner.keys.answers(&inquiry);
     let mut given = Vec::new();
     while !silent.is_empty() {
@@ -133,11 +128,7 @@ pub async fn query(
         let before = given.len();
         let found: Vec<Option<String>> = inner
             .link
-            .call(|mut live| {
-                let mut read = redis::cmd("HMGET");
-                read.arg(answers).arg(&silent);
-                async move { read.query_async(&mut live.connection).await }
-            })
+            .send(redis::cmd("HMGET").arg(answers).arg(&silent))
             .await?;
         let mut found = found.into_iter();
         silent.retain(|proxy| match found.next().flatten() {
@@ -155,6 +146,80 @@ pub async fn query(
         }
     }
     Ok(PeerAnswers { given, silent })
+}
+
+#[async_trait]
+impl Peers for RedisStore {
+    async fn shared_secret(&self) -> Result<[u8; 32], StoreError> {
+        let mine: [u8; 32] = rand::random();
+        let key = &self.inner.keys.name(keys::SECRET);
+        // Whoever comes first makes it.
+        let make = redis::cmd("SETNX").arg(key).arg(&mine[..]).to_owned();
+        self.inner.link.send::<()>(&make).await?;
+        let secret: Vec<u8> = self.inner.link.send(redis::cmd("GET").arg(key)).await?;
+        let nonsense = |_| StoreError::Refused("the grid's secret is none of ours".to_owned());
+        secret.try_into().map_err(nonsense)
+    }
+
+    async fn use_once(&self, what: &str, ttl: Duration) -> Result<bool, StoreError> {
+        let set: Option<String> = self
+            .inner
+            .link
+            .send(
+                redis::cmd("SET")
+                    .arg(format!("{}{what}", self.inner.keys.name(keys::USED)))
+                    .arg(1)
+                    .arg("NX")
+                    .arg("PX")
+                    .arg(millis(ttl)),
+            )
+            .await?;
+        Ok(set.is_some())
+    }
+
+    fn reachable(&self) -> bool {
+        self.inner.reachable.load(Ordering::Relaxed)
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    fn proxies(&self) -> usize {
+        self.inner.presence().proxies()
+    }
+
+    async fn own_address(&self) -> Option<IpAddr> {
+        let info: Result<String, StoreError> =
+            self.inner.link.send(redis::cmd("CLIENT").arg("INFO")).await;
+        let seen = wire::client_address(&info.ok()?);
+        let own = self.inner.location.own_address().await;
+        let advertised = wire::advertised(own, seen);
+        match (advertised, seen) {
+            (None, _) => log::warn!(
+                "cannot know where proxies reach this worker: set worker.hostname (PRIVATE_HOSTNAME)"
+            ),
+            (Some(address), Some(seen)) if address != seen => log::warn!(
+                address:%, seen_by_redis:% = seen;
+                "something stands between this worker and Redis: where proxies do not reach it at this address, set worker.hostname (PRIVATE_HOSTNAME)"
+            ),
+            _ => {}
+        }
+        advertised
+    }
+
+    async fn query_peers(
+        &self,
+        question: &str,
+        patience: Duration,
+        enough: EnoughAnswers,
+    ) -> Result<PeerAnswers, StoreError> {
+        query(&self.inner, question, patience, enough).await
+    }
+
+    fn serve_peers(&self, answerer: PeerHandler) {
+        self.inner.peer_queries.serve_peers(answerer);
+    }
 }
 
 #[cfg(test)]

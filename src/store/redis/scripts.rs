@@ -43,6 +43,7 @@ scripts!(
     fleet,
     heartbeat,
     hello,
+    hold,
     index,
     line,
     mend,
@@ -55,9 +56,7 @@ scripts!(
     reserve,
     restore,
     sweep,
-    take_warm_up,
-    unseat,
-    use_quota
+    unseat
 );
 
 /// A script that says nothing but which grid it is for. Redis forgets scripts when it starts, and

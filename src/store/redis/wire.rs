@@ -1,9 +1,8 @@
 //! What stands in Redis and on its channels, to and from the model: a worker's hash, the messages
 //! of the events channel, the answers of scripts. Pure.
 
-use crate::model::{
-    Counts, SeatKind, SessionId, Size, Waiter, WorkerKey, WorkerRecord, WorkerStatus,
-};
+use crate::model::{Counts, SeatKind, SessionId, Size, Waiter, WorkerKey, WorkerRecord};
+use crate::store::ledger::Heartbeat;
 use crate::store::{Event, Granted, LineServed, Reserved, Served, WorkerView};
 use serde::Deserialize;
 use std::collections::HashMap;
@@ -53,25 +52,16 @@ pub fn fields(record: &WorkerRecord) -> Vec<(&'static str, String)> {
     fields
 }
 
-/// What a heartbeat rewrites of the record.
-pub struct Heartbeat {
-    pub status: WorkerStatus,
-    pub memory: Option<u64>,
-    /// In milliseconds since the epoch.
-    pub at: u64,
-}
-
-impl Heartbeat {
-    pub fn fields(&self) -> Vec<(&'static str, String)> {
-        let mut fields = vec![
-            ("status", self.status.as_str().to_owned()),
-            ("lastHeartbeat", self.at.to_string()),
-        ];
-        if let Some(memory) = self.memory {
-            fields.push(("memory", memory.to_string()));
-        }
-        fields
+/// The fields that a heartbeat rewrites.
+pub fn beat_fields(beat: &Heartbeat) -> Vec<(&'static str, String)> {
+    let mut fields = vec![
+        ("status", beat.status.as_str().to_owned()),
+        ("lastHeartbeat", beat.at.to_string()),
+    ];
+    if let Some(memory) = beat.memory {
+        fields.push(("memory", memory.to_string()));
     }
+    fields
 }
 
 /// The record in a hash. The key names the worker, whatever the hash says. Workers of the original
@@ -280,6 +270,7 @@ pub fn advertised(own: Option<IpAddr>, seen: Option<IpAddr>) -> Option<IpAddr> {
 mod tests {
     use super::*;
     use crate::model::Browser;
+    use crate::model::WorkerStatus;
 
     fn hash(fields: &[(&str, &str)]) -> HashMap<String, String> {
         fields

@@ -1,26 +1,26 @@
-//! What this process answers for, whatever Redis remembers of it: the seats its sessions hold, the
-//! releases still to be told, the workers it registered. Pure; the keeper writes it to Redis anew
-//! after every reconnect, and that is how a Redis that comes back empty becomes right again.
+//! What this process answers for, whatever a store on another machine remembers of it: the seats its
+//! sessions hold, the releases still to be told, the workers it registered. Pure; whoever keeps the
+//! connection writes it to the store anew after every reconnect, and that is how a store that comes
+//! back empty becomes right again.
 
-use super::wire::Heartbeat;
-use crate::model::{Counts, SessionId, WorkerKey, WorkerRecord};
-use crate::store::WorkerView;
+use super::WorkerView;
+use crate::model::{Counts, SessionId, WorkerKey, WorkerRecord, WorkerStatus};
 use std::collections::{HashMap, HashSet};
 use tokio::time::Instant;
 
 #[derive(Default)]
 pub struct Ledger {
     seats: HashMap<SessionId, Seat>,
-    /// Sessions that ended, with whether their lifetime is given back, until Redis confirmed it.
+    /// Sessions that ended, with whether their lifetime is given back, until the store confirmed it.
     releases: HashMap<SessionId, bool>,
-    /// Sessions that came and went while Redis was away, to be added to the lifetimes.
+    /// Sessions that came and went while the store was away, to be added to the lifetimes.
     unseen: HashMap<WorkerKey, u32>,
-    /// Leases found in Redis that nobody here holds: given back when found twice.
+    /// Leases found in the store that nobody here holds: given back when found twice.
     orphans: HashSet<SessionId>,
     workers: HashMap<WorkerKey, Registration>,
-    /// Workers whose deregistration Redis has not confirmed.
+    /// Workers whose deregistration the store has not confirmed.
     departed: HashSet<WorkerKey>,
-    /// What was last heard of each worker, to tell a Redis that came back empty.
+    /// What was last heard of each worker, to tell a store that came back empty.
     heard: HashMap<WorkerKey, WorkerView>,
     revision: u64,
 }
@@ -28,7 +28,7 @@ pub struct Ledger {
 enum Seat {
     /// A reservation is under way.
     Requested,
-    /// It waits in the line that Redis keeps, and may get a seat at any time.
+    /// It waits in the line that the store keeps, and may get a seat at any time.
     Waiting,
     Held {
         worker: WorkerKey,
@@ -50,14 +50,23 @@ enum SyncState {
 pub struct Registration {
     pub record: WorkerRecord,
     /// When its record expires, as far as its agent's last sign of life goes, whether that reached
-    /// Redis or not.
+    /// the store or not.
     pub expires: Instant,
-    /// What was last heard of its counters: a Redis that comes back without them is told.
+    /// What was last heard of its counters: a store that comes back without them is told.
     pub lifetime: u32,
     pub active: u32,
 }
 
-/// One seat that Redis has to be told of.
+/// What a heartbeat rewrites of the record.
+pub struct Heartbeat {
+    pub status: WorkerStatus,
+    /// In bytes.
+    pub memory: Option<u64>,
+    /// In milliseconds since the epoch.
+    pub at: u64,
+}
+
+/// One seat that the store has to be told of.
 #[derive(Debug, PartialEq, Eq)]
 pub struct UnsyncedSeat {
     pub session: SessionId,
@@ -126,7 +135,7 @@ impl Ledger {
         self.seats.insert(session, seat);
     }
 
-    /// The session ended. Returns whether Redis has to be told.
+    /// The session ended. Returns whether the store has to be told.
     pub fn release(&mut self, session: SessionId, refund: bool) -> bool {
         match self.seats.remove(&session) {
             None => return self.releases.contains_key(&session),
@@ -152,7 +161,7 @@ impl Ledger {
         self.releases.get(&session).copied().unwrap_or(false)
     }
 
-    /// Redis confirmed these releases.
+    /// The store confirmed these releases.
     pub fn released(&mut self, sessions: impl IntoIterator<Item = SessionId>) {
         for session in sessions {
             self.releases.remove(&session);
@@ -167,7 +176,7 @@ impl Ledger {
             .collect()
     }
 
-    /// Seats to tell Redis of. Followed by [`Ledger::mark_synced`], or [`Ledger::mark_unsynced`] if that failed.
+    /// Seats to tell the store of. Followed by [`Ledger::mark_synced`], or [`Ledger::mark_unsynced`] if that failed.
     pub fn take_unsynced(&mut self, most: usize) -> Vec<UnsyncedSeat> {
         let mut batch = Vec::new();
         for (session, seat) in &mut self.seats {
@@ -192,15 +201,15 @@ impl Ledger {
     }
 
     pub fn mark_synced(&mut self, batch: &[UnsyncedSeat]) {
-        for untold in batch {
-            match self.seats.get_mut(&untold.session) {
+        for seat in batch {
+            match self.seats.get_mut(&seat.session) {
                 Some(Seat::Held { sync, counted, .. }) => {
                     *sync = SyncState::Done;
                     *counted = true;
                 }
                 // Released while the telling was under way, and maybe overtaken by it.
                 _ => {
-                    self.releases.entry(untold.session).or_insert(false);
+                    self.releases.entry(seat.session).or_insert(false);
                 }
             }
         }
@@ -235,7 +244,7 @@ impl Ledger {
         }
     }
 
-    /// Compares with the leases that Redis has under this proxy's name: what is missing there is
+    /// Compares with the leases that the store has under this proxy's name: what is missing there is
     /// to be told again, what nobody here holds is to be released, at once when nothing else can be
     /// under way (`quiet`), else when it is found a second time.
     pub fn compare(&mut self, leases: &HashMap<SessionId, WorkerKey>, quiet: bool) {
@@ -259,7 +268,7 @@ impl Ledger {
                 continue;
             }
             if quiet || self.orphans.contains(session) {
-                // Whether it reached its worker is not known here: a Redis that came back old has
+                // Whether it reached its worker is not known here: a store that came back old has
                 // leases of sessions that were served and have ended. The lifetime stands.
                 self.releases.insert(*session, false);
             } else {
@@ -370,3 +379,6 @@ impl Ledger {
         self.revision
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,168 @@
+//! The ledger against a store that loses answers, connections and its data: whatever happened in
+//! between, at the end both have the same seats.
+
+use super::*;
+use crate::model::Browser;
+use proptest::prelude::*;
+
+/// How far a call came.
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    Done,
+    /// The store did it, and nobody heard that it had.
+    AnswerLost,
+    /// The store never heard of it.
+    Lost,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Reserve(u64, u8, Fate),
+    /// There was no seat.
+    Refused(u64),
+    Adopt(u64, u8),
+    Release(u64, bool),
+    Flush(Fate),
+    Compare,
+    /// A new connection, on which nothing is under way.
+    Reconnect,
+    /// The store comes back empty.
+    Empty,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let session = 0..5u64;
+    let fate = prop_oneof![
+        3 => Just(Fate::Done),
+        1 => Just(Fate::AnswerLost),
+        1 => Just(Fate::Lost),
+    ];
+    let step = prop_oneof![
+        4 => (session.clone(), 0..3u8, fate.clone()).prop_map(|(s, w, f)| Step::Reserve(s, w, f)),
+        1 => session.clone().prop_map(Step::Refused),
+        2 => (session.clone(), 0..3u8).prop_map(|(s, w)| Step::Adopt(s, w)),
+        4 => (session, any::<bool>()).prop_map(|(s, refund)| Step::Release(s, refund)),
+        3 => fate.prop_map(Step::Flush),
+        1 => Just(Step::Compare),
+        1 => Just(Step::Reconnect),
+        1 => Just(Step::Empty),
+    ];
+    prop::collection::vec(step, 0..40)
+}
+
+fn id(number: u64) -> SessionId {
+    format!("{number:016x}").parse().unwrap()
+}
+
+fn worker(number: u8) -> WorkerKey {
+    WorkerKey::new(Browser::Chromium, number.to_string())
+}
+
+/// One process with its ledger, and the store that it talks to.
+#[derive(Default)]
+struct Pair {
+    ledger: Ledger,
+    /// What the store has.
+    leases: HashMap<SessionId, WorkerKey>,
+    /// What the process' sessions have.
+    held: HashMap<SessionId, WorkerKey>,
+}
+
+impl Pair {
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Reserve(session, at, fate) => self.reserve(id(session), at, fate),
+            Step::Refused(session) => {
+                let session = id(session);
+                if self.ledger.begin(session) {
+                    self.ledger.unseated(session);
+                }
+            }
+            Step::Adopt(session, at) => {
+                let session = id(session);
+                self.ledger.adopt(session, &worker(at));
+                self.held.entry(session).or_insert(worker(at));
+            }
+            Step::Release(session, refund) => {
+                let session = id(session);
+                self.ledger.release(session, refund);
+                self.held.remove(&session);
+            }
+            Step::Flush(fate) => self.flush(fate),
+            Step::Compare => self.ledger.compare(&self.leases, false),
+            Step::Reconnect => self.ledger.compare(&self.leases, true),
+            Step::Empty => self.leases.clear(),
+        }
+    }
+
+    fn reserve(&mut self, session: SessionId, at: u8, fate: Fate) {
+        if !self.ledger.begin(session) {
+            // What ended has to be told first, and could not be.
+            return;
+        }
+        if let Fate::Lost = fate {
+            self.ledger.doubt(session);
+            return;
+        }
+        let seat = self.leases.entry(session).or_insert(worker(at)).clone();
+        if let Fate::AnswerLost = fate {
+            self.ledger.doubt(session);
+        } else if self.ledger.seated(session, &seat) {
+            self.held.insert(session, seat);
+        }
+    }
+
+    /// Tells the store all that it has not been told.
+    fn flush(&mut self, fate: Fate) {
+        let releases = self.ledger.pending_releases(2);
+        if !matches!(fate, Fate::Lost) {
+            for (session, _) in &releases {
+                self.leases.remove(session);
+            }
+        }
+        if !matches!(fate, Fate::Done) {
+            return;
+        }
+        self.ledger
+            .released(releases.iter().map(|(session, _)| *session));
+        if !self.ledger.pending_releases(1).is_empty() {
+            return self.flush(fate);
+        }
+        let seats = self.ledger.take_unsynced(2);
+        for seat in &seats {
+            self.leases.insert(seat.session, seat.worker.clone());
+        }
+        self.ledger.mark_synced(&seats);
+        if !seats.is_empty() {
+            self.flush(fate);
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn in_the_end_the_store_has_the_seats_that_sessions_have(steps in steps()) {
+        let mut pair = Pair::default();
+        for step in steps {
+            pair.step(step);
+        }
+        pair.step(Step::Flush(Fate::Done));
+        pair.step(Step::Reconnect);
+        pair.step(Step::Flush(Fate::Done));
+        prop_assert_eq!(&pair.leases, &pair.held);
+        prop_assert_eq!(pair.ledger.pending_releases(1), []);
+        prop_assert_eq!(pair.ledger.take_unsynced(1), []);
+    }
+
+    /// A telling that fails half-way leaves all that it was about to be told again.
+    #[test]
+    fn what_could_not_be_told_is_told_again(sessions in 1..20u64, most in 1..6usize) {
+        let mut ledger = Ledger::default();
+        for session in 0..sessions {
+            ledger.adopt(id(session), &worker(0));
+        }
+        ledger.take_unsynced(most);
+        ledger.mark_unsynced();
+        prop_assert_eq!(ledger.take_unsynced(usize::MAX).len() as u64, sessions);
+    }
+}

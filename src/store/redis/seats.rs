@@ -1,0 +1,216 @@
+//! Seats and the line for them, in Redis: each question is one script, with the ledger before and after it.
+
+use super::keeper::millis;
+use super::link::Live;
+use super::wire::LineAnswer;
+use super::{Inner, MAX_CANDIDATES, RedisStore, keys, wire};
+use crate::model::{Browser, SessionId, Waiter, WorkerKey};
+use crate::store::{Candidate, Granted, Grantee, Reserved, SeatStore, Served, StoreError};
+use async_trait::async_trait;
+use redis::ScriptInvocation;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long a proxy's clients count as waiting at least since it last served a line: long enough for
+/// one that asks twice in a second on a busy machine, short enough that one that froze holds up nobody.
+const MIN_WAITS: Duration = Duration::from_secs(2);
+/// The same where `store.proxy_ttl` is long, as a part of that.
+const WAITS_SHARE: u32 = 4;
+
+/// Makes good for a reservation whose future is dropped: what it may have taken is given back.
+struct Asking<'a> {
+    inner: &'a Inner,
+    session: SessionId,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        // Does nothing for a reservation that came to an end.
+        if self.inner.ledger().doubt(self.session) {
+            self.inner.outbox.notify_one();
+        }
+    }
+}
+
+#[async_trait]
+impl SeatStore for RedisStore {
+    async fn reserve(
+        &self,
+        session: SessionId,
+        candidates: &[Candidate],
+    ) -> Result<Reserved, StoreError> {
+        self.reserve_once(session, candidates).await
+    }
+
+    fn keeps_line(&self) -> bool {
+        true
+    }
+
+    async fn serve_line(
+        &self,
+        browser: Browser,
+        anew: bool,
+        coming: &[Waiter],
+        candidates: &[Candidate],
+    ) -> Result<Served, StoreError> {
+        let inner = &*self.inner;
+        for waiter in coming {
+            inner.ledger().wait(waiter.session);
+        }
+        let asked = Instant::now().into_std();
+        let answer: LineAnswer = inner
+            .link
+            .script(|live| inner.line_call(live, browser, anew, coming, candidates))
+            .await?;
+        let heard = Instant::now().into_std();
+        inner.clock.observe(asked, heard, answer.6);
+        let mut served = wire::served(&answer)
+            .ok_or_else(|| StoreError::Refused("an answer that makes no sense".to_owned()))?;
+        if let Served::Line(line) = &mut served {
+            line.granted.retain(|granted| inner.granted(granted));
+        }
+        Ok(served)
+    }
+
+    fn grant_with(&self, grantee: Grantee) {
+        // The first one stays.
+        self.inner.grantee.set(grantee).ok();
+    }
+
+    async fn release(&self, session: SessionId, refund: bool) -> Result<(), StoreError> {
+        if !self.inner.ledger().release(session, refund) {
+            return Ok(());
+        }
+        self.tell_release(session).await
+    }
+
+    fn adopt(&self, session: SessionId, worker: &WorkerKey) {
+        self.inner.ledger().adopt(session, worker);
+        self.inner.outbox.notify_one();
+    }
+
+    async fn active_sessions(&self) -> Result<u64, StoreError> {
+        let counts: Vec<String> = self
+            .inner
+            .link
+            .send(redis::cmd("HVALS").arg(self.inner.keys.name(keys::ACTIVE)))
+            .await?;
+        // What is no number is mended by the next sweep.
+        let counts = counts.iter().filter_map(|count| count.parse::<u64>().ok());
+        Ok(counts.sum())
+    }
+
+    fn holds_seats_until(&self) -> Option<Instant> {
+        let ttl = self.inner.proxy_ttl;
+        self.inner.presence().holds_until(Instant::now(), ttl)
+    }
+}
+
+impl RedisStore {
+    /// This process' name among the proxies.
+    #[cfg(test)]
+    pub fn name(&self) -> &str {
+        &self.inner.proxy
+    }
+
+    async fn reserve_once(
+        &self,
+        session: SessionId,
+        candidates: &[Candidate],
+    ) -> Result<Reserved, StoreError> {
+        let inner = &*self.inner;
+        if !inner.ledger().begin(session) {
+            self.tell_release(session).await?;
+            inner.ledger().begin(session);
+        }
+        let _asking = Asking { inner, session };
+        let answer: Vec<String> = inner
+            .link
+            .script(|live| {
+                let mut call = inner.fenced(&inner.scripts.reserve, live.epoch);
+                call.arg(session.to_string());
+                inner.name_candidates(&mut call, candidates);
+                call
+            })
+            .await?;
+        let reserved = wire::reserved(&answer)
+            .ok_or_else(|| StoreError::Refused("an answer that makes no sense".to_owned()))?;
+        let mut ledger = inner.ledger();
+        let Reserved::Seat { worker, counts } = &reserved else {
+            ledger.unseated(session);
+            return Ok(reserved);
+        };
+        ledger.hear(worker, *counts);
+        if !ledger.seated(session, worker) {
+            // Released while it was being reserved, by somebody who did not wait.
+            inner.outbox.notify_one();
+            return Ok(Reserved::Gone);
+        }
+        Ok(reserved)
+    }
+
+    /// Tells Redis of a session that ended. The ledger keeps it until Redis has confirmed.
+    async fn tell_release(&self, session: SessionId) -> Result<(), StoreError> {
+        let inner = &*self.inner;
+        let refund = inner.ledger().refund(session);
+        let call = inner.release_call(&[(session, refund)]);
+        let _: u32 = inner.link.invoke(&call).await?;
+        inner.ledger().released([session]);
+        Ok(())
+    }
+}
+
+impl Inner {
+    /// A session that waited has a seat. Returns whether it still wants it.
+    pub fn granted(&self, granted: &Granted) -> bool {
+        let mut ledger = self.ledger();
+        ledger.hear(&granted.worker, granted.counts);
+        let wanted = ledger.seated(granted.session, &granted.worker);
+        if !wanted {
+            // Released meanwhile, by somebody who did not wait.
+            self.outbox.notify_one();
+        }
+        wanted
+    }
+
+    fn line_call(
+        &self,
+        live: &Live,
+        browser: Browser,
+        anew: bool,
+        coming: &[Waiter],
+        candidates: &[Candidate],
+    ) -> ScriptInvocation<'_> {
+        let mut call = self.fenced(&self.scripts.line, live.epoch);
+        call.key(self.keys.waiting(&self.proxy))
+            .arg(browser.as_str())
+            .arg(u8::from(anew))
+            .arg(millis(MIN_WAITS.max(self.proxy_ttl / WAITS_SHARE)))
+            .arg(coming.len());
+        for waiter in coming {
+            let came = self.clock.at(waiter.came);
+            let offered: String = waiter.offered.iter().map(|it| format!("{it}\n")).collect();
+            call.arg(waiter.session.to_string())
+                .arg(&*waiter.tenant)
+                .arg(waiter.priority)
+                .arg(wire::wanted(waiter))
+                .arg(waiter.came.elapsed().as_micros() as u64)
+                .arg(came.map_or(String::new(), |it| it.to_string()))
+                .arg(waiter.left.as_millis() as u64)
+                .arg(waiter.place.map_or(String::new(), |it| it.to_string()))
+                .arg(offered);
+        }
+        self.name_candidates(&mut call, candidates);
+        call
+    }
+
+    /// The last arguments of a call that looks for seats: the workers that may have one.
+    fn name_candidates(&self, call: &mut ScriptInvocation<'_>, candidates: &[Candidate]) {
+        for candidate in candidates.iter().take(MAX_CANDIDATES) {
+            call.key(self.keys.record(&candidate.key))
+                .arg(candidate.key.to_string())
+                .arg(candidate.max_active)
+                .arg(candidate.max_lifetime.map_or(-1, i64::from));
+        }
+    }
+}

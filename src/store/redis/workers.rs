@@ -1,0 +1,213 @@
+//! The register of workers in Redis: who is there, each one's signs of life, and what is asked of it.
+
+use super::keeper::{BATCH, millis};
+use super::{RedisStore, keys, upkeep, wire};
+use crate::model::{Counts, RecycleReason, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
+use crate::store::ledger::Heartbeat;
+use crate::store::{Event, HeartbeatReply, StoreError, WorkerStore, WorkerView};
+use async_trait::async_trait;
+use std::collections::HashMap;
+use std::time::Duration;
+use tokio::sync::broadcast;
+use tokio::time::Instant;
+
+/// One worker as `fleet.lua` returns it.
+type Row = (String, u32, u32, HashMap<String, String>);
+
+#[async_trait]
+impl WorkerStore for RedisStore {
+    async fn fleet(&self) -> Result<Vec<WorkerView>, StoreError> {
+        let inner = &*self.inner;
+        let grid = inner.keys.name(keys::GRID);
+        let names: Vec<String> = inner
+            .link
+            .script(|live| {
+                let mut call = inner.scripts.index.key(&grid);
+                call.arg(&*live.grid);
+                call
+            })
+            .await?;
+        let workers: Vec<WorkerKey> = names.iter().filter_map(|name| name.parse().ok()).collect();
+        let mut fleet = Vec::with_capacity(workers.len());
+        for batch in workers.chunks(BATCH) {
+            let (revision, rows): (u64, Vec<Row>) = inner
+                .link
+                .script(|live| {
+                    let mut call = inner.scripts.fleet.key(&grid);
+                    call.arg(&*live.grid);
+                    for worker in batch {
+                        call.key(inner.keys.record(worker)).arg(worker.to_string());
+                    }
+                    call
+                })
+                .await?;
+            fleet.extend(rows.into_iter().filter_map(|row| view(revision, row)));
+        }
+        inner.ledger().learn_all(&fleet);
+        Ok(fleet)
+    }
+
+    async fn order_recycle(&self, worker: &WorkerKey, ttl: Duration) -> Result<(), StoreError> {
+        let keys = &self.inner.keys;
+        let mut call = self.inner.scripts.recycle.key(keys.record(worker));
+        call.key(keys.command(worker)).arg(millis(ttl));
+        self.inner.link.invoke::<u8>(&call).await.map(|_| ())
+    }
+
+    async fn order_recycle_in_turn(
+        &self,
+        worker: &WorkerKey,
+        ttl: Duration,
+        max_out: usize,
+        turn: Duration,
+    ) -> Result<bool, StoreError> {
+        let keys = &self.inner.keys;
+        let mut call = self.inner.scripts.recycle_in_turn.key(keys.record(worker));
+        call.key(keys.command(worker))
+            .key(keys.turns(worker.browser))
+            .arg(worker.to_string())
+            .arg(millis(ttl))
+            .arg(max_out)
+            .arg(millis(turn));
+        self.inner.link.invoke(&call).await
+    }
+
+    async fn count_recycle(
+        &self,
+        worker: &WorkerKey,
+        reason: RecycleReason,
+    ) -> Result<(), StoreError> {
+        let keys = &self.inner.keys;
+        let mut call = self.inner.scripts.count_recycle.key(keys.record(worker));
+        call.key(keys.name(keys::RECYCLES)).arg(reason.as_str());
+        self.inner.link.invoke::<u8>(&call).await.map(|_| ())
+    }
+
+    async fn recycles(&self) -> Result<HashMap<RecycleReason, u64>, StoreError> {
+        let name = self.inner.keys.name(keys::RECYCLES);
+        let counts: HashMap<String, u64> = self
+            .inner
+            .link
+            .send(redis::cmd("HGETALL").arg(name))
+            .await?;
+        let known = counts.into_iter();
+        Ok(known
+            .filter_map(|(reason, count)| Some((reason.parse().ok()?, count)))
+            .collect())
+    }
+
+    async fn suspect(&self, worker: &WorkerKey) -> Result<(), StoreError> {
+        let channel = self.inner.keys.command(worker);
+        let publish = redis::cmd("PUBLISH")
+            .arg(channel)
+            .arg(keys::CHECK)
+            .to_owned();
+        self.inner.link.send(&publish).await
+    }
+
+    async fn count_oom_kills(&self, kills: u64) -> Result<(), StoreError> {
+        let name = self.inner.keys.name(keys::OOM_KILLS);
+        let count = redis::cmd("INCRBY").arg(name).arg(kills).to_owned();
+        self.inner.link.send(&count).await
+    }
+
+    async fn oom_kills(&self) -> Result<u64, StoreError> {
+        let name = self.inner.keys.name(keys::OOM_KILLS);
+        let kills: Option<u64> = self.inner.link.send(redis::cmd("GET").arg(name)).await?;
+        Ok(kills.unwrap_or(0))
+    }
+
+    async fn register(&self, record: &WorkerRecord, ttl: Duration) -> Result<(), StoreError> {
+        let expires = Instant::now() + ttl;
+        let registration = &self.inner.ledger().register(record, expires);
+        self.inner
+            .link
+            .call(|mut live| async move {
+                // Listen before anybody can see the worker and order it to recycle.
+                let channel = self.inner.keys.command(&registration.record.key);
+                live.connection.subscribe(channel).await?;
+                self.inner.write_registration(&mut live, registration).await
+            })
+            .await
+    }
+
+    async fn heartbeat(
+        &self,
+        worker: &WorkerKey,
+        status: WorkerStatus,
+        memory: Option<u64>,
+        ttl: Duration,
+    ) -> Result<HeartbeatReply, StoreError> {
+        let beat = Heartbeat {
+            status,
+            memory,
+            at: unix_millis(),
+        };
+        let expires = Instant::now() + ttl;
+        let lifetime = self.inner.ledger().heartbeat(worker, &beat, expires);
+        let keys = &self.inner.keys;
+        let mut call = self.inner.scripts.heartbeat.key(keys.record(worker));
+        call.key(keys.command(worker))
+            .arg(worker.to_string())
+            .arg(millis(ttl));
+        for (name, value) in wire::beat_fields(&beat) {
+            call.arg(name).arg(value);
+        }
+        call.arg(lifetime);
+        let answer: Vec<u64> = self.inner.link.invoke(&call).await?;
+        let &[order, active, lifetime, revision] = answer.as_slice() else {
+            return Ok(HeartbeatReply {
+                unknown: true,
+                ..HeartbeatReply::default()
+            });
+        };
+        let counts = Counts {
+            active: active as u32,
+            lifetime: lifetime as u32,
+            revision,
+        };
+        self.inner.ledger().hear(worker, counts);
+        Ok(HeartbeatReply {
+            unknown: false,
+            recycle: order > 0,
+            counts,
+        })
+    }
+
+    async fn deregister(&self, worker: &WorkerKey) -> Result<(), StoreError> {
+        let inner = &*self.inner;
+        inner.ledger().deregister(worker);
+        let _: u32 = inner.link.invoke(&inner.deregister_call(worker)).await?;
+        inner.ledger().deregistered(worker);
+        let channel = &inner.keys.command(worker);
+        inner
+            .link
+            .call(|mut live| async move { live.connection.unsubscribe(channel).await })
+            .await
+    }
+
+    async fn reap(&self) -> Result<(), StoreError> {
+        let inner = &*self.inner;
+        inner
+            .link
+            .call(|mut live| async move { upkeep::reap(inner, &mut live).await })
+            .await
+    }
+
+    fn events(&self) -> broadcast::Receiver<Event> {
+        self.inner.events.subscribe()
+    }
+}
+
+fn view(revision: u64, (worker, active, lifetime, fields): Row) -> Option<WorkerView> {
+    let Some(record) = wire::record(worker.parse().ok()?, &fields) else {
+        log::debug!(worker = worker.as_str(); "a worker's record makes no sense");
+        return None;
+    };
+    let counts = Counts {
+        active,
+        lifetime,
+        revision,
+    };
+    Some(WorkerView { record, counts })
+}
