@@ -10,6 +10,10 @@
 //! `C` is a client's claim: what it holds at a store that keeps the line for several proxies, by the
 //! name of a session. `G` is a grant. Both give back what they stand for when they are dropped.
 
+mod ticket;
+
+pub use ticket::Ticket;
+
 use super::line::{Line, LineTimeouts, Need, Refused, SeatRequest};
 use super::turns::{Place, Tenant};
 use crate::model::{Browser, SessionId, Waiter, WorkerKey};
@@ -17,7 +21,7 @@ use crate::selection::Wanted;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::sync::{Notify, oneshot};
 
 /// By the runtime's clock, which tests may stop.
@@ -356,107 +360,12 @@ impl<C, G> Drop for SeatSearch<C, G> {
     }
 }
 
-/// A client's place, from its question to its end. Dropping it leaves the line.
-#[must_use = "dropping a ticket leaves the line"]
-pub struct Ticket<C, G> {
-    queue: Arc<Queue<C, G>>,
-    browser: Browser,
-    place: Place,
-    answer: Option<oneshot::Receiver<Result<G, Refused>>>,
-}
-
-impl<C, G> Ticket<C, G> {
-    /// Takes the place in line. Somebody has to look for a seat then, and to see to it that not too
-    /// many wait.
-    pub fn enter(&mut self) {
-        let mut state = self.queue.state();
-        state.line.enter(self.place);
-        self.answer = Some(state.enqueue(self.browser, self.place));
-        self.queue.count(&state);
-    }
-
-    /// The answer, if it is there.
-    pub fn answered(&mut self) -> Option<Result<G, Refused>> {
-        self.answer.as_mut()?.try_recv().ok()
-    }
-
-    /// Waits for the grant, for as long as the client waits.
-    ///
-    /// # Errors
-    /// Why there is none.
-    pub async fn granted(&mut self) -> Result<G, Refused> {
-        loop {
-            let Some(until) = self.waits_until() else {
-                // Granted or refused meanwhile: the answer is there.
-                return self.answered().unwrap_or(Err(Refused::TimedOut));
-            };
-            let Some(answer) = self.answer.as_mut() else {
-                return Err(Refused::TimedOut);
-            };
-            if let Ok(answer) = tokio::time::timeout_at(until.into(), answer).await {
-                return answer.unwrap_or(Err(Refused::TimedOut));
-            }
-            if self.time_out() {
-                return Err(Refused::TimedOut);
-            }
-        }
-    }
-
-    /// Whether the client has waited for as long as it may. It has left then.
-    fn time_out(&self) -> bool {
-        let mut state = self.queue.state();
-        let over = state.line.time_out(self.place, now());
-        let waiting = if over { state.remove(self.place) } else { None };
-        self.queue.count(&state);
-        drop(state);
-        drop(waiting);
-        over
-    }
-
-    /// Until when the client waits; `None` when it is not known.
-    pub fn waits_until(&self) -> Option<Instant> {
-        self.queue.state().line.waits_until(self.place)
-    }
-
-    /// The worker of the grant is dialled: for how long it may be.
-    pub fn dial(&mut self) -> Duration {
-        self.queue.state().line.dial(self.place, now())
-    }
-
-    /// The dial failed through the worker's fault: the client stands at its old place again.
-    ///
-    /// # Errors
-    /// [`Refused::NotDialled`] when it was the last one that it had.
-    pub fn dial_failed(&mut self) -> Result<(), Refused> {
-        let mut state = self.queue.state();
-        state.line.failed(self.place, now())?;
-        self.answer = Some(state.enqueue(self.browser, self.place));
-        self.queue.count(&state);
-        Ok(())
-    }
-
-    pub fn browser(&self) -> Browser {
-        self.browser
-    }
-}
-
-impl<C, G> Drop for Ticket<C, G> {
-    fn drop(&mut self) {
-        let mut state = self.queue.state();
-        state.line.leave(self.place);
-        let waiting = state.remove(self.place);
-        self.queue.count(&state);
-        drop(state);
-        // Its claim gives back, outside of the lock; a grant that it has not taken out does so too.
-        drop(waiting);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::SeatKind;
     use std::sync::Weak;
+    use std::time::Duration;
 
     type TestQueue = Queue<Arc<()>, Arc<()>>;
     type TestTicket = Ticket<Arc<()>, Arc<()>>;

@@ -1,22 +1,20 @@
-//! One direction of a session: reads one side, writes to the other, and knows where in the frame
-//! stream it stands. Owns what has been read and not yet been taken; owns neither stream nor time.
+//! One direction of a session: reads one side, writes to the other through the [`outlet`](super::outlet),
+//! and knows where in the frame stream it stands. Owns neither stream nor time.
 
 use super::close::Close;
 use super::frame::{self, Frame, Tracker};
 use super::link::Link;
+use super::outlet::Outlet;
 use super::splice::{Pipe, Spliced};
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 
 /// Chunks that one direction may move in one go before others have their turn.
 const BURST: usize = 8;
 
 /// The rest of a frame that is worth a pipe, bytes.
 const WORTH_SPLICING: u64 = 64 * 1024;
-
-/// Bytes that leave a pipe by copying when the receiver blocks: enough to wait for it with.
-const COPIED_OUT: usize = 4096;
 
 /// What a direction is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,16 +27,6 @@ pub(super) enum Mode {
     Drain,
     /// The same, and then tells the receiver that nothing more will come.
     Shut,
-}
-
-/// One end of a direction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    Open,
-    /// Ended in order: no more bytes will come from it, or go to it.
-    Ended,
-    /// Broke.
-    Lost,
 }
 
 /// What one turn of [`Flow::pump`] did.
@@ -69,20 +57,13 @@ impl Moved {
 
 pub(super) struct Flow {
     tracker: Tracker,
-    /// Read and tracked, not yet taken by the receiver. No capacity while there is none.
-    pending: Vec<u8>,
-    /// How much of `pending` has been taken.
-    sent: usize,
-    /// Behind what is pending: the passing part of a large frame. It is empty before anything is
-    /// added to `pending`.
-    pipe: Option<Pipe>,
+    /// Holds what was read and tracked.
+    outlet: Outlet,
     mode: Mode,
-    source: End,
-    sink: End,
+    /// Nothing more will come from the sender.
+    source_ended: bool,
     /// The receiver is a server, so frames of ours have to be masked.
     masked: bool,
-    /// Taken by the receiver's stream, which may keep it in a buffer.
-    unflushed: bool,
     ping_due: bool,
     close_state: CloseState,
 }
@@ -100,14 +81,10 @@ impl Flow {
     pub(super) fn new(masked: bool) -> Flow {
         Flow {
             tracker: Tracker::new(),
-            pending: Vec::new(),
-            sent: 0,
-            pipe: None,
+            outlet: Outlet::default(),
             mode: Mode::Relay,
-            source: End::Open,
-            sink: End::Open,
+            source_ended: false,
             masked,
-            unflushed: false,
             ping_due: false,
             close_state: CloseState::Unsaid,
         }
@@ -125,21 +102,17 @@ impl Flow {
 
     /// Nothing more will come from the sender.
     pub(super) fn source_ended(&self) -> bool {
-        self.source != End::Open
+        self.source_ended
     }
 
     /// Nothing more will go to the receiver.
     pub(super) fn sink_ended(&self) -> bool {
-        self.sink != End::Open
+        self.outlet.ended()
     }
 
     /// The receiver does not take what there is.
     pub(super) fn is_blocked(&self) -> bool {
-        !self.sink_ended() && (!self.pending.is_empty() || self.unflushed || self.piped() > 0)
-    }
-
-    fn piped(&self) -> usize {
-        self.pipe.as_ref().map_or(0, Pipe::held)
+        self.outlet.is_blocked()
     }
 
     /// It waits for the end of a frame, to say our Close.
@@ -221,11 +194,11 @@ impl Flow {
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
                     let is_full = buffer.remaining() == 0;
                     self.take(buffer.filled(), to, close, cx, &mut moved);
-                    if is_full && self.passes_on() && self.pending.is_empty() {
+                    if is_full && self.passes_on() && self.outlet.pending.is_empty() {
                         self.fetch_pipe(from, to);
                     }
                 }
-                Poll::Ready(result) => self.end_source(result.is_ok()),
+                Poll::Ready(_) => self.end_source(),
             }
         }
         cx.waker().wake_by_ref();
@@ -236,7 +209,7 @@ impl Flow {
     pub(super) fn take_early(&mut self, early: &[u8]) -> Moved {
         let mut moved = Moved::default();
         self.track(early, &mut moved);
-        self.pending.extend_from_slice(early);
+        self.outlet.pending.extend_from_slice(early);
         moved
     }
 
@@ -248,8 +221,9 @@ impl Flow {
         self.ping_due || self.mode == Mode::Finish
     }
 
-    fn end_source(&mut self, in_order: bool) {
-        self.source = if in_order { End::Ended } else { End::Lost };
+    /// The sender ended, in order or not.
+    fn end_source(&mut self) {
+        self.source_ended = true;
         if self.mode == Mode::Finish {
             self.mode = Mode::Drain;
         }
@@ -272,17 +246,7 @@ impl Flow {
             return;
         }
         self.track(chunk, moved);
-        let taken = match Pin::new(to).poll_write(cx, chunk) {
-            Poll::Ready(Ok(taken)) if taken > 0 => taken,
-            Poll::Ready(_) => {
-                self.lose_sink();
-                return;
-            }
-            Poll::Pending => 0,
-        };
-        moved.taken += taken as u64;
-        self.unflushed |= taken > 0;
-        self.pending.extend_from_slice(&chunk[taken..]);
+        moved.taken += self.outlet.write(chunk, to, cx) as u64;
     }
 
     /// Follows the frames in `chunk`, which passes as it is.
@@ -298,7 +262,7 @@ impl Flow {
         let mut at = 0;
         while at < chunk.len() && self.passes_on() {
             let step = self.step(&chunk[at..], moved);
-            self.pending.extend_from_slice(&chunk[at..at + step]);
+            self.outlet.pending.extend_from_slice(&chunk[at..at + step]);
             at += step;
             self.speak_if_possible(close, moved);
         }
@@ -317,8 +281,8 @@ impl Flow {
 
     /// Gets a pipe for the rest of the frame, if there is much of it and one to be had.
     fn fetch_pipe(&mut self, from: &Link, to: &Link) {
-        if self.pipe.is_none() && self.tracker.message_left() >= WORTH_SPLICING {
-            self.pipe = Pipe::between(from, to);
+        if self.outlet.pipe.is_none() && self.tracker.message_left() >= WORTH_SPLICING {
+            self.outlet.pipe = Pipe::between(from, to);
         }
     }
 
@@ -326,11 +290,11 @@ impl Flow {
     /// next. Whether there was something; if not, the pipe is given back.
     fn fill_pipe(&mut self, from: &Link, moved: &mut Moved) -> bool {
         let left = self.tracker.message_left();
-        let Some(pipe) = self.pipe.as_mut().filter(|pipe| pipe.held() == 0) else {
+        let Some(pipe) = self.outlet.pipe.as_mut().filter(|pipe| pipe.held() == 0) else {
             return false;
         };
         if left == 0 || !matches!(self.mode, Mode::Relay | Mode::Finish) {
-            self.pipe = None;
+            self.outlet.pipe = None;
             return false;
         }
         match pipe.fill(from, left) {
@@ -344,7 +308,7 @@ impl Flow {
             }
             // The read that follows finds out what it is, and waits if it is nothing.
             Spliced::Moved(_) | Spliced::WouldBlock | Spliced::Failed => {
-                self.pipe = None;
+                self.outlet.pipe = None;
                 false
             }
         }
@@ -353,106 +317,47 @@ impl Flow {
     /// Adds a frame of ours behind what is pending, if the direction stands between two frames.
     /// Whether it does.
     fn speak_if_possible(&mut self, close: Option<&Close>, moved: &mut Moved) -> bool {
-        if !self.tracker.at_boundary() || self.piped() > 0 {
+        if !self.tracker.at_boundary() || self.outlet.piped() > 0 {
             return false;
         }
         // Nothing may follow a Close frame.
         let may_speak = self.tracker.closed().is_none() && !self.sink_ended();
         if self.mode == Mode::Finish {
             if let Some(close) = close.filter(|_| may_speak) {
-                frame::put_close(&mut self.pending, close.code(), close.reason(), self.masked);
+                frame::put_close(
+                    &mut self.outlet.pending,
+                    close.code(),
+                    close.reason(),
+                    self.masked,
+                );
                 self.close_state = CloseState::Pending;
             }
             self.mode = Mode::Drain;
         } else if self.ping_due {
             self.ping_due = false;
             if may_speak {
-                frame::put_ping(&mut self.pending, self.masked);
+                frame::put_ping(&mut self.outlet.pending, self.masked);
                 moved.pinged = true;
             }
         }
         true
     }
 
-    /// Writes what is pending, and behind it what is in the pipe. Whether nothing is left.
+    /// Writes what there is. Whether nothing is left.
     fn write_out(&mut self, to: &mut Link, cx: &mut Context<'_>, moved: &mut Moved) -> bool {
-        while self.write_pending(to, cx, moved) {
-            let Some(pipe) = self.pipe.as_mut().filter(|pipe| pipe.held() > 0) else {
-                return true;
-            };
-            match pipe.drain(to) {
-                Spliced::Moved(count) if count > 0 => moved.taken += count as u64,
-                Spliced::WouldBlock => {
-                    self.pending.resize(COPIED_OUT, 0);
-                    let Some(count) = pipe.copy_out(&mut self.pending) else {
-                        self.lose_sink();
-                        return true;
-                    };
-                    self.pending.truncate(count);
-                }
-                Spliced::Moved(_) | Spliced::Failed => {
-                    self.lose_sink();
-                    return true;
-                }
-            }
-        }
-        false
-    }
-
-    /// Whether nothing is left to write, but what is in the pipe.
-    fn write_pending(&mut self, to: &mut Link, cx: &mut Context<'_>, moved: &mut Moved) -> bool {
+        let is_out = self.outlet.write_out(to, cx, &mut moved.taken);
         if self.sink_ended() {
-            return true;
-        }
-        while self.sent < self.pending.len() {
-            match Pin::new(&mut *to).poll_write(cx, &self.pending[self.sent..]) {
-                Poll::Ready(Ok(taken)) if taken > 0 => {
-                    self.sent += taken;
-                    self.unflushed = true;
-                    moved.taken += taken as u64;
-                }
-                Poll::Ready(_) => {
-                    self.lose_sink();
-                    return true;
-                }
-                Poll::Pending => return false,
-            }
-        }
-        if self.sent > 0 {
-            self.pending = Vec::new();
-            self.sent = 0;
-        }
-        if self.unflushed {
-            match Pin::new(to).poll_flush(cx) {
-                Poll::Ready(Ok(())) => self.unflushed = false,
-                Poll::Ready(Err(_)) => self.lose_sink(),
-                Poll::Pending => return false,
-            }
-        }
-        if self.close_state == CloseState::Pending && !self.sink_ended() {
+            self.ping_due = false;
+        } else if is_out && self.close_state == CloseState::Pending {
             self.close_state = CloseState::Written;
         }
-        true
-    }
-
-    fn lose_sink(&mut self) {
-        self.sink = End::Lost;
-        self.pending = Vec::new();
-        self.sent = 0;
-        self.pipe = None;
-        self.unflushed = false;
-        self.ping_due = false;
+        is_out
     }
 
     /// Tells the receiver the end, when it is time.
     fn poll_shutdown(&mut self, to: &mut Link, cx: &mut Context<'_>) {
-        if self.mode != Mode::Shut || self.sink_ended() || self.is_blocked() {
-            return;
-        }
-        match Pin::new(to).poll_shutdown(cx) {
-            Poll::Ready(Ok(())) => self.sink = End::Ended,
-            Poll::Ready(Err(_)) => self.sink = End::Lost,
-            Poll::Pending => {}
+        if self.mode == Mode::Shut {
+            self.outlet.poll_shutdown(to, cx);
         }
     }
 }

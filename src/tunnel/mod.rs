@@ -12,7 +12,7 @@
 //!
 //! * [`frame`]: where frames begin (pure).
 //! * [`Link`]: a connection, plain or not.
-//! * `flow`: one direction, its back pressure and its end.
+//! * `flow`: one direction, its frames and its end; `outlet`: its receiver, and the back pressure.
 //! * `relay`: both directions, and what ends a session.
 //! * `splice`: large frames without copying, on Linux.
 //! * `watch`: pings and time limits (pure).
@@ -22,6 +22,7 @@ mod close;
 mod flow;
 pub mod frame;
 mod link;
+mod outlet;
 mod relay;
 mod splice;
 mod traffic;
