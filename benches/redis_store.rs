@@ -5,12 +5,11 @@
 //! proxy and 32 sessions at a time that reserve a seat and give it back.
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 
-use playhouse::config::StoreConfig;
 use playhouse::model::{
     Browser, SeatKind, SessionId, Waiter, WorkerKey, WorkerRecord, unix_millis,
 };
-use playhouse::store::redis::{MAX_CANDIDATES, RedisStore, Role};
-use playhouse::store::{Candidate, SeatStore, Served, WorkerStore};
+use playhouse::store::redis::{MAX_CANDIDATES, RedisStore};
+use playhouse::store::{Candidate, SeatStore, Served, StoreOptions, StoreRole, WorkerStore};
 use procfs::process::Process;
 use redis::aio::MultiplexedConnection;
 use std::process::{Child, Command, Stdio};
@@ -141,15 +140,14 @@ enum Contender {
 
 impl Contender {
     async fn ours(server: &Server, workers: Vec<WorkerKey>) -> Contender {
-        let config = StoreConfig {
+        let config = StoreOptions {
             url: Some(server.url()),
             namespace: None,
-            strict: false,
             proxy_ttl: Duration::from_secs(15),
-            reap_interval: HOUR,
             poll_interval: HOUR,
         };
-        let store = RedisStore::connect(&config, Role::Proxy, watch::channel(false).1).unwrap();
+        let store =
+            RedisStore::connect(&config, StoreRole::Proxy, watch::channel(false).1).unwrap();
         for worker in &workers {
             let record = WorkerRecord {
                 version: "1.65".parse().ok(),

@@ -4,12 +4,11 @@ use crate::process::{Cpu, Process};
 use crate::proxies::free_port;
 use anyhow::{Context, bail};
 use nix::sys::signal::Signal;
-use playhouse::config::StoreConfig;
 use playhouse::model::{
     Browser, SeatKind, Size, WorkerKey, WorkerRecord, WorkerStatus, unix_millis,
 };
-use playhouse::store::WorkerStore;
-use playhouse::store::redis::{RedisStore, Role};
+use playhouse::store::redis::RedisStore;
+use playhouse::store::{StoreOptions, StoreRole, WorkerStore};
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -69,13 +68,11 @@ impl Redis {
     }
 
     /// A store in it, as a process of this role has it.
-    pub fn store(&self, role: Role) -> anyhow::Result<RedisStore> {
-        let config = StoreConfig {
+    pub fn store(&self, role: StoreRole) -> anyhow::Result<RedisStore> {
+        let config = StoreOptions {
             url: Some(self.url()),
             namespace: None,
-            strict: false,
             proxy_ttl: Duration::from_secs(10),
-            reap_interval: Duration::from_secs(300),
             poll_interval: Duration::from_secs(5),
         };
         let store = RedisStore::connect(&config, role, watch::channel(false).1);
@@ -89,7 +86,7 @@ impl Redis {
         backend: SocketAddr,
         path: &str,
     ) -> anyhow::Result<()> {
-        let store = self.store(Role::Worker)?;
+        let store = self.store(StoreRole::Worker)?;
         let endpoint = format!("ws://{backend}{path}");
         for batch in (0..workers).collect::<Vec<_>>().chunks(AT_ONCE) {
             let records = batch.iter().map(|n| record(*n, &endpoint));

@@ -35,9 +35,8 @@ use crate::config::{
 use crate::metrics::Metrics;
 use crate::proxy::Grid;
 use crate::proxy::refusal::Refusal;
-use crate::store::Store;
 use crate::store::memory::MemoryStore;
-use crate::store::redis::{RedisStore, Role as StoreRole};
+use crate::store::{self, Store, StoreRole};
 use crate::worker::{Observer, locate};
 use crate::{admission, logging};
 use anyhow::Context;
@@ -331,12 +330,8 @@ async fn open_store(
     role: StoreRole,
     stopped: watch::Receiver<bool>,
 ) -> anyhow::Result<Arc<dyn Store>> {
-    if config.store.url.is_none() {
-        return Ok(Arc::new(MemoryStore::new()));
-    }
-    let store = RedisStore::connect(&config.store, role, stopped).context("store.url")?;
-    store.usable().await.context("store.url")?;
-    Ok(Arc::new(store))
+    let opened = store::open(&config.store.options(), role, stopped).await;
+    opened.context("store.url")
 }
 
 fn show_status(client: &AdminClient, status: &cli::Status) -> anyhow::Result<()> {

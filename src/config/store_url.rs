@@ -3,14 +3,13 @@
 
 use super::model::Config;
 use crate::settings::{Draft, Environment, Origin, Problems, quoted};
-use crate::store::redis::accepts_url;
+use crate::store::accepts_url;
 use std::path::Path;
 use url::Url;
 
 /// Redis's own port.
 const REDIS_PORT: u16 = 6379;
 const KEY: &str = "store.url";
-const SCHEMES: [&str; 4] = ["redis", "rediss", "redis+sentinel", "rediss+sentinel"];
 
 /// Whether a URL means what its author meant, and is one that the store takes.
 ///
@@ -21,14 +20,14 @@ pub fn is_understood(text: &str) -> bool {
     let Some((scheme, rest)) = text.split_once("://") else {
         return false;
     };
-    if scheme == "redis+unix" {
+    if scheme.ends_with("+unix") {
         let socket = rest.split(['?', '#']).next().unwrap_or_default();
         return socket.starts_with('/') && socket.len() > 1 && accepts_url(text);
     }
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let whole = rest.matches('@').count() <= 1 && rest.contains('@') == authority.contains('@');
     let host = authority.rsplit('@').next().unwrap_or_default();
-    SCHEMES.contains(&scheme) && whole && !host.is_empty() && accepts_url(text)
+    whole && !host.is_empty() && accepts_url(text)
 }
 
 /// A URL for people: without its password, without its query, where one of a socket has it, and

@@ -5,9 +5,11 @@
 
 mod ledger;
 pub mod memory;
+mod open;
 mod permits;
 pub mod redis;
 
+pub use open::{StoreOptions, StoreRole, URLS, accepts_url, open};
 pub use permits::{Permit, PermitHolder, PermitPool, PermitStore};
 
 use crate::model::{

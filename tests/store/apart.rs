@@ -2,18 +2,17 @@
 
 use crate::stores::*;
 use crate::support::{RedisServer, eventually_equal};
-use playhouse::config::StoreConfig;
 use playhouse::model::WorkerKey;
-use playhouse::store::redis::{RedisStore, Role};
-use playhouse::store::{Event, Peers, SeatStore, WorkerStore};
+use playhouse::store::redis::RedisStore;
+use playhouse::store::{Event, Peers, SeatStore, StoreOptions, StoreRole, WorkerStore};
 use std::time::Duration;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// How two grids may be kept apart.
-fn separations(url: &str) -> Vec<[StoreConfig; 2]> {
+fn separations(url: &str) -> Vec<[StoreOptions; 2]> {
     let in_database = |database| store_config(format!("{url}/{database}"));
-    let behind = |namespace: &str| StoreConfig {
+    let behind = |namespace: &str| StoreOptions {
         namespace: Some(namespace.to_owned()),
         ..store_config(url.to_owned())
     };
@@ -31,10 +30,10 @@ struct Half {
 }
 
 impl Half {
-    async fn start(config: &StoreConfig) -> Half {
+    async fn start(config: &StoreOptions) -> Half {
         let half = Half {
-            proxy: connect(config, Role::Proxy),
-            agent: connect(config, Role::Worker),
+            proxy: connect(config, StoreRole::Proxy),
+            agent: connect(config, StoreRole::Worker),
         };
         for store in [&half.proxy, &half.agent] {
             eventually_equal("the store is reachable", true, async || store.reachable()).await;
@@ -101,7 +100,7 @@ async fn they_neither_hear_nor_count_nor_end_each_others() {
 }
 
 /// How many orders to recycle the twin this grid has.
-fn query_order(redis: &RedisServer, config: &StoreConfig) -> usize {
+fn query_order(redis: &RedisServer, config: &StoreOptions) -> usize {
     let database = config.url.as_deref().and_then(|url| url.rsplit_once('/'));
     let database = database.map_or("0", |(_, database)| database);
     let database = if database.contains(':') {

@@ -5,8 +5,8 @@ use crate::model::audit;
 use crate::stores::*;
 use crate::support::{RedisServer, eventually_equal};
 use playhouse::model::{SessionId, WorkerKey};
-use playhouse::store::redis::{RedisStore, Role};
-use playhouse::store::{SeatStore, WorkerStore};
+use playhouse::store::redis::RedisStore;
+use playhouse::store::{SeatStore, StoreRole, WorkerStore};
 
 /// Two proxies with three sessions on one worker between them.
 struct Grid {
@@ -21,10 +21,10 @@ impl Grid {
     async fn start() -> Grid {
         let redis = RedisServer::start().await;
         let mut grid = Grid {
-            agent: store(&redis, Role::Worker).await,
+            agent: store(&redis, StoreRole::Worker).await,
             proxies: [
-                store(&redis, Role::Proxy).await,
-                store(&redis, Role::Proxy).await,
+                store(&redis, StoreRole::Proxy).await,
+                store(&redis, StoreRole::Proxy).await,
             ],
             redis,
             worker: key("w"),
@@ -192,7 +192,7 @@ async fn keys_that_only_look_like_workers_are_left_alone() {
 #[tokio::test]
 async fn the_dead_are_found_by_the_seats_they_hold() {
     let mut grid = Grid::start().await;
-    let victim = store(&grid.redis, Role::Proxy).await;
+    let victim = store(&grid.redis, StoreRole::Proxy).await;
     for _ in 0..4 {
         seat(&victim, &[candidate(&grid.worker, 10, None)]).await;
     }
@@ -206,16 +206,16 @@ async fn the_dead_are_found_by_the_seats_they_hold() {
 #[tokio::test]
 async fn seats_of_the_dead_come_free_although_nobody_lives_long() {
     let redis = RedisServer::start().await;
-    let agent = store(&redis, Role::Worker).await;
+    let agent = store(&redis, StoreRole::Worker).await;
     let worker = key("w");
     agent.register(&record(&worker), TTL).await.unwrap();
-    let victim = store(&redis, Role::Proxy).await;
+    let victim = store(&redis, StoreRole::Proxy).await;
     for _ in 0..20 {
         seat(&victim, &[candidate(&worker, 100, None)]).await;
     }
     drop(victim);
     eventually_equal("seats taken", Some(0), async || {
-        let short_lived = store(&redis, Role::Proxy).await;
+        let short_lived = store(&redis, StoreRole::Proxy).await;
         tokio::time::sleep(PROXY_TTL / 5).await;
         counts(&short_lived, &worker)
             .await

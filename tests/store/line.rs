@@ -4,11 +4,12 @@
 use crate::stores::*;
 use crate::support::{RedisServer, eventually, eventually_equal};
 use playhouse::admission::turns::{Fit, Tenant, Turns};
-use playhouse::config::StoreConfig;
 use playhouse::model::{Browser, SeatKind, SessionId, Waiter};
 use playhouse::selection::Wanted;
-use playhouse::store::redis::{RedisStore, Role};
-use playhouse::store::{Candidate, Granted, LineServed, Peers, SeatStore, Served, WorkerStore};
+use playhouse::store::redis::RedisStore;
+use playhouse::store::{
+    Candidate, Granted, LineServed, Peers, SeatStore, Served, StoreOptions, StoreRole, WorkerStore,
+};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -33,11 +34,11 @@ impl Proxy {
     }
 
     async fn with_ttl(redis: &RedisServer, proxy_ttl: Duration) -> Proxy {
-        let config = StoreConfig {
+        let config = StoreOptions {
             proxy_ttl,
             ..store_config(redis.url())
         };
-        let store = connect(&config, Role::Proxy);
+        let store = connect(&config, StoreRole::Proxy);
         eventually_equal("the store is reachable", true, async || store.reachable()).await;
         let told: Arc<Mutex<Vec<Granted>>> = Arc::default();
         let hears = told.clone();

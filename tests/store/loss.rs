@@ -6,8 +6,10 @@ use crate::stores::*;
 use crate::support::{RedisServer, eventually_equal};
 use futures_util::FutureExt;
 use playhouse::model::{SessionId, WorkerKey};
-use playhouse::store::redis::{RedisStore, Role};
-use playhouse::store::{Candidate, Event, Peers, Reserved, SeatStore, StoreError, WorkerStore};
+use playhouse::store::redis::RedisStore;
+use playhouse::store::{
+    Candidate, Event, Peers, Reserved, SeatStore, StoreError, StoreRole, WorkerStore,
+};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
@@ -37,7 +39,7 @@ struct Tally {
 
 impl Load {
     async fn start(redis: &RedisServer) -> Load {
-        let agent = store(redis, Role::Worker).await;
+        let agent = store(redis, StoreRole::Worker).await;
         let workers = vec![key("a"), key("b")];
         for worker in &workers {
             agent.register(&record(worker), TTL).await.unwrap();
@@ -52,7 +54,7 @@ impl Load {
             clients: JoinSet::new(),
         };
         for i in 0..3 {
-            let proxy = Arc::new(store(redis, Role::Proxy).await);
+            let proxy = Arc::new(store(redis, StoreRole::Proxy).await);
             proxy.fleet().await.unwrap();
             for worker in &load.workers {
                 let (session, ..) = seat(&*proxy, &[candidate(worker, SEATS, None)]).await;
@@ -154,18 +156,18 @@ async fn becomes(proxy: &RedisStore, reachable: bool) {
 #[tokio::test]
 async fn a_dead_proxy_gives_its_seats_back() {
     let redis = RedisServer::start().await;
-    let agent = store(&redis, Role::Worker).await;
+    let agent = store(&redis, StoreRole::Worker).await;
     let a = key("a");
     agent.register(&record(&a), TTL).await.unwrap();
     let order = [candidate(&a, 1000, None)];
     let survivors = [
-        store(&redis, Role::Proxy).await,
-        store(&redis, Role::Proxy).await,
+        store(&redis, StoreRole::Proxy).await,
+        store(&redis, StoreRole::Proxy).await,
     ];
     let mut kept = Vec::new();
     let mut slowest = std::time::Duration::ZERO;
     for round in 0..10u32 {
-        let victim = store(&redis, Role::Proxy).await;
+        let victim = store(&redis, StoreRole::Proxy).await;
         for _ in 0..50 {
             seat(&victim, &order).await;
         }
@@ -212,12 +214,12 @@ fn a_frozen_proxy_finds_what_was_taken() {
 
     let (redis, other) = world.block_on(async {
         let redis = RedisServer::start().await;
-        let other = store(&redis, Role::Proxy).await;
+        let other = store(&redis, StoreRole::Proxy).await;
         other.register(&record(&a), TTL).await.unwrap();
         (redis, other)
     });
     let (frozen, session, stays) = freezer.block_on(async {
-        let frozen = store(&redis, Role::Proxy).await;
+        let frozen = store(&redis, StoreRole::Proxy).await;
         let (session, ..) = seat(&frozen, &order).await;
         let (stays, ..) = seat(&frozen, &order).await;
         (frozen, session, stays)
@@ -250,14 +252,14 @@ fn a_frozen_proxy_finds_what_was_taken() {
 #[tokio::test]
 async fn who_says_goodbye_leaves_nothing() {
     let redis = RedisServer::start().await;
-    let other = store(&redis, Role::Proxy).await;
+    let other = store(&redis, StoreRole::Proxy).await;
     let a = key("a");
     other.register(&record(&a), TTL).await.unwrap();
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let mut config = store_config(redis.url());
     // It would take a minute to be missed.
     config.proxy_ttl = TTL;
-    let leaver = RedisStore::connect(&config, Role::Proxy, stopped).unwrap();
+    let leaver = RedisStore::connect(&config, StoreRole::Proxy, stopped).unwrap();
     seat(&leaver, &[candidate(&a, 5, None)]).await;
     stop.send(true).unwrap();
     stop.closed().await;
@@ -311,15 +313,15 @@ fn seats_of_the_silent_are_kept(lose: fn(&mut RedisServer)) {
     let order = [candidate(&a, 4, None)];
     let (mut redis, agent, other) = world.block_on(async {
         let redis = RedisServer::start().await;
-        let agent = store(&redis, Role::Worker).await;
+        let agent = store(&redis, StoreRole::Worker).await;
         agent.register(&record(&a), TTL).await.unwrap();
-        let other = store(&redis, Role::Proxy).await;
+        let other = store(&redis, StoreRole::Proxy).await;
         (redis, agent, other)
     });
     // For a store that forgets only what came after this.
     redis.cli(&["SAVE"]);
     let (silent, held) = freezer.block_on(async {
-        let silent = store(&redis, Role::Proxy).await;
+        let silent = store(&redis, StoreRole::Proxy).await;
         let mut held = Vec::new();
         for _ in 0..3 {
             held.push(seat(&silent, &order).await.0);
@@ -388,12 +390,12 @@ fn an_old_redis_keeps_the_seats_of_the_silent_and_all_lifetimes() {
 #[tokio::test]
 async fn an_empty_redis_forgets_the_dead() {
     let redis = RedisServer::start().await;
-    let agent = store(&redis, Role::Worker).await;
+    let agent = store(&redis, StoreRole::Worker).await;
     let a = key("a");
     agent.register(&record(&a), TTL).await.unwrap();
     let (other, victim) = (
-        store(&redis, Role::Proxy).await,
-        store(&redis, Role::Proxy).await,
+        store(&redis, StoreRole::Proxy).await,
+        store(&redis, StoreRole::Proxy).await,
     );
     for _ in 0..5 {
         seat(&victim, &[candidate(&a, 5, None)]).await;
@@ -415,8 +417,8 @@ async fn an_empty_redis_forgets_the_dead() {
 #[tokio::test]
 async fn lifetimes_do_not_rewind() {
     let mut redis = RedisServer::start().await;
-    let agent = store(&redis, Role::Worker).await;
-    let proxy = store(&redis, Role::Proxy).await;
+    let agent = store(&redis, StoreRole::Worker).await;
+    let proxy = store(&redis, StoreRole::Proxy).await;
     let a = key("a");
     let order = [candidate(&a, 5, None)];
     agent.register(&record(&a), TTL).await.unwrap();
@@ -449,10 +451,10 @@ async fn lifetimes_do_not_rewind() {
 #[tokio::test]
 async fn a_workers_heartbeat_carries_its_lifetime() {
     let redis = RedisServer::start().await;
-    let agent = store(&redis, Role::Worker).await;
+    let agent = store(&redis, StoreRole::Worker).await;
     let a = key("a");
     agent.register(&record(&a), TTL).await.unwrap();
-    let proxy = store(&redis, Role::Proxy).await;
+    let proxy = store(&redis, StoreRole::Proxy).await;
     for _ in 0..7 {
         let (session, ..) = seat(&proxy, &[candidate(&a, 5, None)]).await;
         proxy.release(session, false).await.unwrap();
@@ -571,7 +573,7 @@ async fn redis_is_read_only() {
 #[tokio::test]
 async fn changes_of_state_are_told_once() {
     let mut redis = RedisServer::start().await;
-    let proxy = store(&redis, Role::Proxy).await;
+    let proxy = store(&redis, StoreRole::Proxy).await;
     let mut events = proxy.events();
     redis.kill();
     becomes(&proxy, false).await;

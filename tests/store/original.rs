@@ -5,8 +5,8 @@ use crate::model::audit;
 use crate::stores::*;
 use crate::support::{RedisServer, eventually_equal};
 use playhouse::model::{WorkerKey, WorkerStatus};
-use playhouse::store::redis::{RedisStore, Role};
-use playhouse::store::{Event, SeatStore, WorkerStore};
+use playhouse::store::redis::RedisStore;
+use playhouse::store::{Event, SeatStore, StoreRole, WorkerStore};
 use std::time::Duration;
 
 const RECORD: &str = "worker:chromium:by-hand";
@@ -48,7 +48,7 @@ fn counters(redis: &RedisServer) -> [String; 2] {
 
 async fn grid() -> (RedisServer, RedisStore) {
     let redis = RedisServer::start().await;
-    let proxy = store(&redis, Role::Proxy).await;
+    let proxy = store(&redis, StoreRole::Proxy).await;
     (redis, proxy)
 }
 

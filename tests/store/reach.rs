@@ -4,8 +4,8 @@
 use crate::stores::*;
 use crate::support::{RedisServer, Sentinels, eventually_equal, free_port};
 use playhouse::model::SessionId;
-use playhouse::store::redis::{RedisStore, Role};
-use playhouse::store::{Event, Peers, SeatStore, StoreError, WorkerStore};
+use playhouse::store::redis::RedisStore;
+use playhouse::store::{Event, Peers, SeatStore, StoreError, StoreRole, WorkerStore};
 use std::path::Path;
 use std::process::Command;
 
@@ -14,7 +14,7 @@ const PERMISSIONS: &str = "~worker:* ~cluster:* ~playhouse:* &worker:cmd:* &play
     +@read +@write +@pubsub +@scripting +@connection +time -@dangerous";
 
 async fn works(url: String) -> RedisStore {
-    let store = connect(&store_config(url), Role::Proxy);
+    let store = connect(&store_config(url), StoreRole::Proxy);
     let a = key("a");
     eventually_equal("the store is reachable", true, async || store.reachable()).await;
     let mut events = store.events();
@@ -87,7 +87,7 @@ async fn a_password_is_never_told() {
     ] {
         let config = store_config(url);
         assert!(!format!("{config:?}").contains("s3cret"));
-        let store = connect(&config, Role::Proxy);
+        let store = connect(&config, StoreRole::Proxy);
         let error = store.reserve(SessionId::random(), &[]).await.unwrap_err();
         assert!(matches!(error, StoreError::Away(_)), "{error:?}");
         assert!(!format!("{error} {error:?}").contains("s3cret"), "{error}");
@@ -99,7 +99,7 @@ async fn a_password_is_never_told() {
     ] {
         let (_stop, stopped) = tokio::sync::watch::channel(false);
         let config = store_config(url.to_owned());
-        let Err(error) = RedisStore::connect(&config, Role::Proxy, stopped) else {
+        let Err(error) = RedisStore::connect(&config, StoreRole::Proxy, stopped) else {
             panic!("{url} was taken");
         };
         assert!(!format!("{error} {error:?}").contains("s3cret"), "{error}");
@@ -117,7 +117,7 @@ async fn a_refusal_says_what_is_wrong() {
     };
     user(PERMISSIONS);
     let url = redis.url().replace("redis://", "redis://grid:pass@");
-    let store = connect(&store_config(url), Role::Proxy);
+    let store = connect(&store_config(url), StoreRole::Proxy);
     let a = key("a");
     let order = [candidate(&a, 100, None)];
     store.register(&record(&a), TTL).await.unwrap();
@@ -180,7 +180,7 @@ async fn a_refusal_says_what_is_wrong() {
 #[tokio::test]
 async fn a_cluster_and_a_sentinel_are_refused_at_once() {
     let cluster = RedisServer::with(&["--cluster-enabled", "yes"]).await;
-    let store = connect(&store_config(cluster.url()), Role::Proxy);
+    let store = connect(&store_config(cluster.url()), StoreRole::Proxy);
     let refused = store.usable().await.unwrap_err();
     assert!(refused.to_string().contains("Redis Cluster"), "{refused}");
 
@@ -191,7 +191,7 @@ async fn a_cluster_and_a_sentinel_are_refused_at_once() {
         .next()
         .unwrap()
         .replace("redis+sentinel", "redis");
-    let store = connect(&store_config(one), Role::Proxy);
+    let store = connect(&store_config(one), StoreRole::Proxy);
     let refused = store.usable().await.unwrap_err();
     assert!(refused.to_string().contains("Sentinel"), "{refused}");
     works(sentinels.url()).await;
@@ -201,7 +201,7 @@ async fn a_cluster_and_a_sentinel_are_refused_at_once() {
 async fn a_redis_that_is_late_is_waited_for() {
     let mut redis = RedisServer::start().await;
     redis.kill();
-    let store = connect(&store_config(redis.url()), Role::Proxy);
+    let store = connect(&store_config(redis.url()), StoreRole::Proxy);
     let mut events = store.events();
     let a = key("a");
     let order = [candidate(&a, 5, None)];
@@ -260,7 +260,7 @@ async fn by_tls() {
     );
 
     // And not with a certificate that nobody vouches for.
-    let store = connect(&store_config(by_name), Role::Proxy);
+    let store = connect(&store_config(by_name), StoreRole::Proxy);
     let stranger = store.reserve(SessionId::random(), &[]).await;
     assert!(matches!(stranger, Err(StoreError::Away(_))), "{stranger:?}");
     assert_eq!(redis.cli(&["EXISTS", "worker:chromium:a"]), "0");

@@ -1,11 +1,12 @@
 //! Stores that share one state, and what is done with them over and over.
 
 use crate::support::{RedisServer, eventually, eventually_equal};
-use playhouse::config::StoreConfig;
 use playhouse::model::{Browser, Counts, SessionId, WorkerKey, WorkerRecord, unix_millis};
 use playhouse::store::memory::MemoryStore;
-use playhouse::store::redis::{RedisStore, Role};
-use playhouse::store::{Candidate, Event, Peers, Reserved, Store, StoreError};
+use playhouse::store::redis::RedisStore;
+use playhouse::store::{
+    Candidate, Event, Peers, Reserved, Store, StoreError, StoreOptions, StoreRole,
+};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{broadcast, watch};
@@ -57,11 +58,11 @@ impl Grid for Redis {
     }
 
     async fn proxy(&self) -> Arc<dyn Store> {
-        Arc::new(store(&self.0, Role::Proxy).await)
+        Arc::new(store(&self.0, StoreRole::Proxy).await)
     }
 
     async fn agent(&self) -> Arc<dyn Store> {
-        Arc::new(store(&self.0, Role::Worker).await)
+        Arc::new(store(&self.0, StoreRole::Worker).await)
     }
 
     fn redis(&self) -> Option<&RedisServer> {
@@ -75,25 +76,23 @@ pub fn query<T: redis::FromRedisValue>(redis: &RedisServer, command: &[&str]) ->
 }
 
 /// A store that has connected.
-pub async fn store(redis: &RedisServer, role: Role) -> RedisStore {
+pub async fn store(redis: &RedisServer, role: StoreRole) -> RedisStore {
     let store = connect(&store_config(redis.url()), role);
     eventually_equal("the store is reachable", true, async || store.reachable()).await;
     store
 }
 
-pub fn store_config(url: String) -> StoreConfig {
-    StoreConfig {
+pub fn store_config(url: String) -> StoreOptions {
+    StoreOptions {
         url: Some(url),
         namespace: None,
-        strict: false,
         proxy_ttl: PROXY_TTL,
-        reap_interval: Duration::from_secs(300),
         poll_interval: Duration::from_millis(250),
     }
 }
 
 /// A store that never hears of a shutdown.
-pub fn connect(config: &StoreConfig, role: Role) -> RedisStore {
+pub fn connect(config: &StoreOptions, role: StoreRole) -> RedisStore {
     RedisStore::connect(config, role, watch::channel(false).1).unwrap()
 }
 

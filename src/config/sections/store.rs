@@ -4,6 +4,7 @@ use super::{minutes, seconds, time};
 use crate::config::{Role, store_url};
 use crate::settings::forms::{boolean, optional, scalar, yaml_text};
 use crate::settings::{Form, Masking, section};
+use crate::store::{StoreOptions, URLS};
 use std::time::Duration;
 
 section! {
@@ -33,6 +34,18 @@ section! {
     poll_interval: Duration = seconds(5), time();
 }
 
+impl StoreConfig {
+    /// What the store itself has to know.
+    pub fn options(&self) -> StoreOptions {
+        StoreOptions {
+            url: self.url.clone(),
+            namespace: self.namespace.clone(),
+            proxy_ttl: self.proxy_ttl,
+            poll_interval: self.poll_interval,
+        }
+    }
+}
+
 /// No glob characters and no quotes; and no name that the keys themselves begin with, so that no grid
 /// finds another one's keys among its own.
 fn namespace() -> Form<String> {
@@ -54,7 +67,7 @@ fn namespace() -> Form<String> {
 
 fn redis_url() -> Form<String> {
     scalar(
-        "a URL such as redis://redis:6379/0, rediss://… for TLS, redis+unix:///run/redis.sock, or redis+sentinel://one:26379,two:26379/NAME; in a user or password, @ is written %40, / is %2F, # is %23",
+        URLS,
         |text, _| store_url::is_understood(text).then(|| text.to_owned()),
         |url, masking| match masking {
             Masking::Whole => yaml_text(url),

@@ -4,7 +4,7 @@
 use super::keys;
 use super::link::{Live, State, WRONG_TYPE, describe};
 use super::location::Finder;
-use super::{Inner, Role, peers, scripts, upkeep, wire};
+use super::{Inner, StoreRole, peers, scripts, upkeep, wire};
 use crate::store::{Event, StoreError};
 use backon::{BackoffBuilder, ExponentialBuilder};
 use redis::{ErrorKind, PushInfo, PushKind, RedisError, RedisResult, Value};
@@ -174,7 +174,7 @@ async fn is_a_redis(live: &mut Live) -> RedisResult<()> {
 
 async fn subscribe(inner: &Inner, live: &mut Live) -> RedisResult<()> {
     let mut channels = vec![inner.keys.reset.clone()];
-    if inner.role == Role::Proxy {
+    if inner.role == StoreRole::Proxy {
         channels.push(inner.keys.events.clone());
     }
     for registration in inner.ledger().registrations(Instant::now()) {
@@ -192,7 +192,7 @@ async fn hello(inner: &Inner, live: &mut Live, restarted: bool) -> RedisResult<S
         .arg(inner.ledger().revision())
         .arg(inner.grid().known.as_deref().unwrap_or_default())
         .arg(u8::from(restarted));
-    if inner.role == Role::Proxy {
+    if inner.role == StoreRole::Proxy {
         hello
             .key(&inner.identity_key)
             .arg(&inner.proxy)
@@ -210,7 +210,7 @@ async fn hello(inner: &Inner, live: &mut Live, restarted: bool) -> RedisResult<S
 /// Makes Redis agree with the ledger. Nothing of ours is under way meanwhile: this connection is
 /// not live yet, and older ones are fenced off.
 async fn restate(inner: &Inner, live: &mut Live) -> RedisResult<()> {
-    if inner.role == Role::Proxy {
+    if inner.role == StoreRole::Proxy {
         if inner.grid().known.as_ref() != Some(&live.grid) {
             restore(inner, live).await?;
         }

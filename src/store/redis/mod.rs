@@ -26,12 +26,11 @@ mod upkeep;
 mod wire;
 mod workers;
 
-use super::ledger::{Ledger, Registration};
-use super::{Event, Grantee, StoreError};
-use crate::config::StoreConfig;
-use crate::model::{SessionId, WorkerKey};
+use super::ledger::Ledger;
+use super::{Event, Grantee, StoreError, StoreOptions, StoreRole};
+use crate::model::WorkerKey;
 use clock::ServerClock;
-use keeper::{BATCH, millis};
+use keeper::BATCH;
 use keys::Keys;
 use link::{Link, Live};
 use location::Location;
@@ -57,16 +56,6 @@ const ORDER_BACKLOG: usize = 64;
 /// Most candidates that Redis is asked about in one call.
 pub const MAX_CANDIDATES: usize = 32;
 
-/// What this process is to the others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Takes seats: has an identity with a TTL, hears of every change, helps to reap. May register
-    /// workers too, as `playhouse up` does.
-    Proxy,
-    /// Only registers workers, and hears only of what concerns them.
-    Worker,
-}
-
 /// State in Redis. Dropping it ends its tasks and its connection without a word, as a crash would;
 /// the shutdown signal given to [`RedisStore::connect`] ends it politely.
 pub struct RedisStore {
@@ -79,7 +68,7 @@ struct Inner {
     location: Location,
     /// Where Redis is, without user and password.
     address: String,
-    role: Role,
+    role: StoreRole,
     /// This process's name among the proxies: new at every start.
     proxy: String,
     identity_key: String,
@@ -137,15 +126,15 @@ impl RedisStore {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Refused`] when the configuration has no URL, or one that is none of Redis.
+    /// [`StoreError::Refused`] when there is no URL, or one that is none of Redis.
     pub fn connect(
-        config: &StoreConfig,
-        role: Role,
+        options: &StoreOptions,
+        role: StoreRole,
         shutdown: watch::Receiver<bool>,
     ) -> Result<RedisStore, StoreError> {
         let (peer_queries, questions) = PeerQueries::new();
         let (announced, orders) = mpsc::channel(ORDER_BACKLOG);
-        let inner = Arc::new(Inner::new(config, role, peer_queries, announced)?);
+        let inner = Arc::new(Inner::new(options, role, peer_queries, announced)?);
         let mut tasks = JoinSet::new();
         tasks.spawn(serve(inner.clone(), questions, orders, shutdown));
         Ok(RedisStore {
@@ -153,9 +142,13 @@ impl RedisStore {
             _tasks: tasks,
         })
     }
-}
 
-impl RedisStore {
+    /// Whether [`RedisStore::connect`] can make something of a URL.
+    pub fn accepts_url(url: &str) -> bool {
+        let scheme = url.split_once("://").map(|(scheme, _)| scheme);
+        scheme.is_some_and(|scheme| SCHEMES.contains(&scheme)) && Location::parse(url).is_ok()
+    }
+
     /// Waits for the first attempt to connect, for a moment at most.
     ///
     /// # Errors
@@ -193,13 +186,13 @@ async fn serve(
     let duties = async {
         match inner.role {
             // Each on its own: the sign of life waits for nothing.
-            Role::Proxy => {
+            StoreRole::Proxy => {
                 let beat = upkeep::beat(inner.clone());
                 let reap = upkeep::reap_when_due(inner.clone());
                 let rounds = upkeep::rounds(inner.clone());
                 tokio::join!(beat, reap, rounds).0
             }
-            Role::Worker => std::future::pending().await,
+            StoreRole::Worker => std::future::pending().await,
         }
     };
     tokio::select! {
@@ -208,24 +201,28 @@ async fn serve(
     }
 }
 
-/// Whether [`RedisStore::connect`] can make something of a URL.
-pub fn accepts_url(url: &str) -> bool {
-    Location::parse(url).is_ok()
-}
+/// The schemes of URLs that [`RedisStore::connect`] takes.
+const SCHEMES: [&str; 5] = [
+    "redis",
+    "rediss",
+    "redis+unix",
+    "redis+sentinel",
+    "rediss+sentinel",
+];
 
 impl Inner {
     fn new(
-        config: &StoreConfig,
-        role: Role,
+        options: &StoreOptions,
+        role: StoreRole,
         peer_queries: PeerQueries,
         announced: mpsc::Sender<WorkerKey>,
     ) -> Result<Inner, StoreError> {
         // rediss:// needs a process-wide provider; ring is the one that Pingora uses.
         pingora::tls::install_default_crypto_provider();
         let unusable = |error: redis::RedisError| StoreError::Refused(error.category().to_owned());
-        let url = config.url.as_deref().unwrap_or_default();
+        let url = options.url.as_deref().unwrap_or_default();
         let location = Location::parse(url).map_err(unusable)?;
-        let keys = Keys::new(config.namespace.as_deref(), location.database());
+        let keys = Keys::new(options.namespace.as_deref(), location.database());
         let proxy = format!("{:016x}", rand::random::<u64>());
         Ok(Inner {
             address: location.address(),
@@ -236,8 +233,8 @@ impl Inner {
             scripts: Scripts::new(&keys),
             keys,
             proxy,
-            proxy_ttl: config.proxy_ttl,
-            poll_interval: config.poll_interval,
+            proxy_ttl: options.proxy_ttl,
+            poll_interval: options.poll_interval,
             link: Link::new(),
             ledger: Mutex::default(),
             grid: Mutex::default(),
@@ -267,6 +264,18 @@ impl Inner {
         self.grid
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn presence(&self) -> MutexGuard<'_, Presence> {
+        self.presence
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// So many proxies were counted.
+    fn counted_proxies(&self, proxies: usize) {
+        let ttl = self.proxy_ttl;
+        self.presence().counted(proxies, Instant::now(), ttl);
     }
 
     /// Nobody listening is no error: events are hints, the state is the truth.
@@ -309,7 +318,7 @@ impl Inner {
             let _: u32 = call.invoke_async(&mut live.connection).await?;
             self.ledger().deregistered(&worker);
         }
-        if self.role == Role::Proxy {
+        if self.role == StoreRole::Proxy {
             self.flush_adoptions(live).await?;
         }
         Ok(())
@@ -344,53 +353,16 @@ impl Inner {
         }
     }
 
-    fn release_call(&self, sessions: &[(SessionId, bool)]) -> ScriptInvocation<'_> {
-        let mut call = self.scripts.release.key(&self.leases_key);
-        call.arg(&self.proxy);
-        for (session, refund) in sessions {
-            call.arg(session.to_string()).arg(u8::from(*refund));
-        }
-        call
-    }
-
-    async fn write_registration(
-        &self,
-        live: &mut Live,
-        registration: &Registration,
-    ) -> RedisResult<()> {
-        let call = self.register_call(registration);
-        let _: (u32, u32, u64) = call.invoke_async(&mut live.connection).await?;
-        Ok(())
-    }
-
     async fn bye(&self) {
         let Some(mut live) = self.link.live() else {
             return;
         };
-        if self.role == Role::Proxy {
+        if self.role == StoreRole::Proxy {
             let bye = self.fenced(&self.scripts.bye, live.epoch);
             let said = bye.invoke_async::<u8>(&mut live.connection);
             // Unsaid, the TTL of the identity says it a little later.
             tokio::time::timeout(BYE_TIMEOUT, said).await.ok();
         }
         self.link.lose(live.epoch);
-    }
-
-    fn register_call(&self, registration: &Registration) -> ScriptInvocation<'_> {
-        let worker = &registration.record.key;
-        let mut call = self.scripts.register.key(self.keys.record(worker));
-        call.arg(worker.to_string())
-            .arg(millis(registration.expires - Instant::now()))
-            .arg(format!("{} {}", registration.lifetime, registration.active));
-        for (name, value) in wire::fields(&registration.record) {
-            call.arg(name).arg(value);
-        }
-        call
-    }
-
-    fn deregister_call(&self, worker: &WorkerKey) -> ScriptInvocation<'_> {
-        let mut call = self.scripts.deregister.key(self.keys.seats(worker));
-        call.arg(worker.to_string());
-        call
     }
 }

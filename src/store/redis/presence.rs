@@ -2,8 +2,6 @@
 //!
 //! Both decide what it may give while the store is away, so both err on the careful side.
 
-use super::Inner;
-use std::sync::MutexGuard;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -55,20 +53,6 @@ impl Presence {
             Some(_) if self.proxies == 1 => None,
             Some(heard) => Some(heard + (ttl - ttl / 10)),
         }
-    }
-}
-
-impl Inner {
-    pub fn presence(&self) -> MutexGuard<'_, Presence> {
-        self.presence
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    /// So many proxies were counted.
-    pub fn counted_proxies(&self, proxies: usize) {
-        let ttl = self.proxy_ttl;
-        self.presence().counted(proxies, Instant::now(), ttl);
     }
 }
 

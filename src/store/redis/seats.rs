@@ -173,6 +173,15 @@ impl Inner {
         wanted
     }
 
+    pub fn release_call(&self, sessions: &[(SessionId, bool)]) -> ScriptInvocation<'_> {
+        let mut call = self.scripts.release.key(&self.leases_key);
+        call.arg(&self.proxy);
+        for (session, refund) in sessions {
+            call.arg(session.to_string()).arg(u8::from(*refund));
+        }
+        call
+    }
+
     fn line_call(
         &self,
         live: &Live,

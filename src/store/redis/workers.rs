@@ -1,11 +1,13 @@
 //! The register of workers in Redis: who is there, each one's signs of life, and what is asked of it.
 
 use super::keeper::{BATCH, millis};
-use super::{RedisStore, keys, upkeep, wire};
+use super::link::Live;
+use super::{Inner, RedisStore, keys, upkeep, wire};
 use crate::model::{Counts, RecycleReason, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
-use crate::store::ledger::Heartbeat;
+use crate::store::ledger::{Heartbeat, Registration};
 use crate::store::{Event, HeartbeatReply, StoreError, WorkerStore, WorkerView};
 use async_trait::async_trait;
+use redis::{RedisResult, ScriptInvocation};
 use std::collections::HashMap;
 use std::time::Duration;
 use tokio::sync::broadcast;
@@ -196,6 +198,36 @@ impl WorkerStore for RedisStore {
 
     fn events(&self) -> broadcast::Receiver<Event> {
         self.inner.events.subscribe()
+    }
+}
+
+impl Inner {
+    pub async fn write_registration(
+        &self,
+        live: &mut Live,
+        registration: &Registration,
+    ) -> RedisResult<()> {
+        let call = self.register_call(registration);
+        let _: (u32, u32, u64) = call.invoke_async(&mut live.connection).await?;
+        Ok(())
+    }
+
+    pub fn register_call(&self, registration: &Registration) -> ScriptInvocation<'_> {
+        let worker = &registration.record.key;
+        let mut call = self.scripts.register.key(self.keys.record(worker));
+        call.arg(worker.to_string())
+            .arg(millis(registration.expires - Instant::now()))
+            .arg(format!("{} {}", registration.lifetime, registration.active));
+        for (name, value) in wire::fields(&registration.record) {
+            call.arg(name).arg(value);
+        }
+        call
+    }
+
+    pub fn deregister_call(&self, worker: &WorkerKey) -> ScriptInvocation<'_> {
+        let mut call = self.scripts.deregister.key(self.keys.seats(worker));
+        call.arg(worker.to_string());
+        call
     }
 }
 

@@ -5,15 +5,15 @@
 use super::network::Network;
 use super::truth::Truth;
 use crate::admission::line::{LineTimeouts, SeatRequest};
-use crate::config::{Config, LiveConfig, Role, StoreConfig};
+use crate::config::{Config, LiveConfig, Role};
 use crate::fleet::{Fleet, Queue};
 use crate::metrics::Metrics;
 use crate::model::{Browser, SeatKind, WorkerKey, WorkerRecord};
 use crate::selection::Wanted;
 use crate::session::registry::Registry;
 use crate::session::seat::Releaser;
-use crate::store::redis::{RedisStore, Role as StoreRole};
-use crate::store::{Peers, WorkerStore};
+use crate::store::redis::RedisStore;
+use crate::store::{Peers, StoreOptions, StoreRole, WorkerStore};
 use arc_swap::ArcSwap;
 use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock, Mutex};
@@ -46,18 +46,19 @@ pub struct Common {
 }
 
 impl Common {
-    fn store(&self, process: &str) -> StoreConfig {
-        StoreConfig {
+    fn store(&self, process: &str) -> StoreOptions {
+        StoreOptions {
             url: Some(format!("redis://{process}:1")),
+            namespace: None,
             proxy_ttl: self.proxy_ttl,
             poll_interval: self.poll_interval,
-            ..StoreConfig::defaults(Role::Proxy)
         }
     }
 
-    fn config(&self, process: &str) -> LiveConfig {
+    fn config(&self) -> LiveConfig {
         let mut config = Config::defaults(Role::Proxy);
-        config.store = self.store(process);
+        config.store.proxy_ttl = self.proxy_ttl;
+        config.store.poll_interval = self.poll_interval;
         config.limits.max_concurrent_sessions = self.seats;
         config.limits.max_lifetime_sessions = 0;
         // Nothing is there to be dialled.
@@ -91,9 +92,9 @@ pub struct Visit {
 
 impl Proxy {
     pub fn start(common: &Arc<Common>, process: &str) -> Proxy {
-        let config = common.config(process);
+        let config = common.config();
         let (stop, stopped) = watch::channel(false);
-        let store = RedisStore::connect(&config.load().store, StoreRole::Proxy, stopped.clone());
+        let store = RedisStore::connect(&common.store(process), StoreRole::Proxy, stopped.clone());
         let store = Arc::new(store.unwrap());
         common.truth.proxy_started(process, store.name());
         let queue = Queue::new();
