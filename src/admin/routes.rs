@@ -18,7 +18,6 @@ pub enum Route {
     Config,
     DrainWorker(String),
     KillSession(String),
-    LiveView(String),
 }
 
 /// Why a request is for nothing.
@@ -104,12 +103,7 @@ pub fn route(method: &Method, path: &str) -> Result<Route, Miss> {
             Ok(Route::DrainWorker(decoded(id)))
         }
         ["v1", "sessions", id] if *method == Method::DELETE => Ok(Route::KillSession(decoded(id))),
-        ["v1", "sessions", id, "live"] if *method == Method::GET => {
-            Ok(Route::LiveView(decoded(id)))
-        }
-        ["v1", "workers", _, "drain"] | ["v1", "sessions", _] | ["v1", "sessions", _, "live"] => {
-            Err(Miss::MethodNotAllowed)
-        }
+        ["v1", "workers", _, "drain"] | ["v1", "sessions", _] => Err(Miss::MethodNotAllowed),
         _ => Err(Miss::NotFound),
     }
 }

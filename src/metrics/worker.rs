@@ -1,7 +1,6 @@
 //! What one worker counts, for whoever scrapes its port.
 
-use super::register::Register;
-use super::{new_registry, text_of};
+use super::{Register, new_registry, text_of};
 use http::StatusCode;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Registry};
 use std::sync::Arc;

@@ -341,9 +341,9 @@ fn command(launch: &Launch<'_>, plan: &Path, folder: &Path) -> Command {
         .current_dir(folder)
         .env_clear()
         .envs(passed_on())
-        .envs(["HOME", "TMPDIR", tree::MARKER].map(|name| (name, folder)))
-        // Where it puts another socket, for the live view (playwright-core, `utils/fileUtils.ts`).
-        .env("PWTEST_SOCKETS_DIR", ".")
+        .env("HOME", folder)
+        .env("TMPDIR", folder)
+        .env(tree::MARKER, folder)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());

@@ -1,6 +1,6 @@
 //! What the data port answers to each kind of request, and what of a request reaches a worker.
 
-use crate::support::{Answer, Behaviour, FakePlaywright, Grid};
+use crate::support::{Answer, Behaviour, FakePlaywright, Grid, eventually_equal};
 
 #[tokio::test]
 async fn every_plain_request_has_its_answer() {
@@ -51,9 +51,13 @@ async fn a_grid_whose_workers_all_fail_says_so_and_counts_nothing() {
     let refusal = grid.dial().connect().await.err().unwrap();
     assert_eq!(refusal.status, 502, "{refusal:?}");
     explains_itself(&refusal);
-    for worker in grid.workers().await {
-        assert_eq!((worker.active_sessions, worker.lifetime_sessions), (0, 0));
-    }
+    // The proxy hears of what was given back after the client has its answer.
+    eventually_equal("what counts", vec![(0, 0); 2], async || {
+        let workers = grid.workers().await.into_iter();
+        let counts = workers.map(|it| (it.active_sessions, it.lifetime_sessions));
+        counts.collect()
+    })
+    .await;
 }
 
 #[tokio::test]

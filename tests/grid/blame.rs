@@ -223,7 +223,7 @@ async fn a_worker_whose_upgrades_fail_is_not_everybodys_first_choice() {
         let grid = Grid::new()
             .fakes(&fakes.each_ref())
             .capacity(4)
-            .config("selection: { dial_timeout: 500ms, health_interval: 50ms }")
+            .config("selection: { dial_timeout: 3s, health_interval: 50ms }")
             .start()
             .await;
         sick.behave(sick_one);
@@ -267,7 +267,7 @@ async fn the_only_worker_is_not_given_up_for_one_failed_session() {
     let fake = FakePlaywright::start().await;
     let grid = Grid::new()
         .fakes(&[&fake])
-        .config("selection: { dial_timeout: 500ms }\nqueue: { timeout: 2s }")
+        .config("queue: { timeout: 4s }")
         .start()
         .await;
     for _ in 0..3 {

@@ -165,8 +165,7 @@ async fn a_browser_ends_with_its_client_and_a_client_hears_of_its_browsers_end()
     let mut talker = open().await;
     talker.send(&version).await;
     talker.text().await;
-    let kill = grid.sessions().await;
-    let killed = grid.command(&["kill", &kill[0].id]).await;
+    let killed = grid.command(&["kill", talker.session()]).await;
     assert!(killed.status.success(), "{killed:?}");
     let close = talker.closed().await.expect("a reason is given");
     assert_eq!(u16::from(close.code), 1008, "{close:?}");

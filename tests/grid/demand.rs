@@ -62,8 +62,11 @@ async fn an_expected_pool_grows_from_nothing_and_shrinks_to_nothing() {
     grid.configure(&worker);
     let first = first.await.unwrap().unwrap();
     demands(&grid, 2).await;
-    let pool = grid.capacity_of(POOL).await.pools.remove(0);
-    assert_eq!((pool.workers, pool.used, pool.queued), (1, 1, 1));
+    eventually_equal("workers, used, queued", (1, 1, 1), async || {
+        let pool = grid.capacity_of(POOL).await.pools.remove(0);
+        (pool.workers, pool.used, pool.queued)
+    })
+    .await;
     first.close().await;
     let second = second.await.unwrap().unwrap();
     demands(&grid, 1).await;

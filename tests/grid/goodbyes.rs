@@ -5,7 +5,7 @@ use super::operations::keys::register;
 use super::operations::reloads::in_force;
 use crate::support::{
     Driver, FakePlaywright, Grid, Kind, Language, Middlebox, RedisServer, SessionView, eventually,
-    eventually_equal,
+    eventually_equal, patient,
 };
 use nix::sys::signal::Signal;
 use std::time::Duration;
@@ -44,7 +44,7 @@ async fn all_read(users: &mut [Driver; 2], name: &str, expected: &str) {
 }
 
 async fn set(grid: &Grid, key: &str, value: &str) {
-    grid.configure(&format!("session: {{ {key}: {value} }}\n"));
+    grid.configure(&patient(&format!("session: {{ {key}: {value} }}\n")));
     let key = format!("session.{key}");
     eventually_equal(&key, value.to_owned(), async || in_force(grid, &key).await).await;
 }
@@ -56,7 +56,12 @@ async fn whoever_loses_a_session_reads_why() {
 
     for user in &mut users {
         user.open("killed").await.unwrap();
-        let id = grid.sessions().await[0].id.clone();
+        // The one before may be listed for a moment still.
+        let id = eventually("the one session", async || {
+            let sessions = grid.sessions().await;
+            (sessions.len() == 1).then(|| sessions[0].id.clone())
+        })
+        .await;
         grid.admin("DELETE", &format!("/v1/sessions/{id}")).await;
         let error = reads(user, "killed").await;
         let expected = format!("playhouse: session killed by an operator (session {id})");
@@ -211,6 +216,7 @@ async fn a_second_sigterm_ends_a_worker_and_a_proxy_at_once() {
     let mut grid = Grid::new().redis(&redis).worker_process(&[]).start().await;
     for name in ["worker 0", "proxy 0"] {
         let mut session = grid.connect().await;
+        let before = grid.workers().await.remove(0).id;
         let tree = grid.process(name);
         let process = tree.of_kind(Kind::Playhouse)[0].clone();
         process.signal(Signal::SIGTERM);
@@ -226,9 +232,10 @@ async fn a_second_sigterm_ends_a_worker_and_a_proxy_at_once() {
         session.closed().await;
         if name == "worker 0" {
             grid.start_again(name);
-            eventually_equal("workers that serve", 1, async || {
+            eventually_equal("new workers that serve", 1, async || {
                 let workers = grid.workers().await;
-                workers.iter().filter(|it| it.serves()).count()
+                let new = workers.iter().filter(|it| it.id != before);
+                new.filter(|it| it.serves()).count()
             })
             .await;
         }

@@ -85,7 +85,7 @@ async fn a_killed_worker_process_takes_its_browser_and_only_its_own_sessions_alo
         .worker_process(&[])
         .worker_process(&[])
         .env("HEARTBEAT_INTERVAL", "1")
-        .env("REDIS_KEY_TTL", "4")
+        .env("REDIS_KEY_TTL", "8")
         .start()
         .await;
     let mut client = Driver::start(Language::Python, &grid.url());

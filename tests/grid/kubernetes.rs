@@ -51,8 +51,13 @@ pub async fn the_deletion_cost_of_a_pod_follows_its_sessions() {
         says(&api, pod, "0", "false", "true").await;
     }
     let session = grid.proxy(1).connect().await;
-    let workers = grid.proxy(0).sessions().await;
-    let busy = workers[0].worker.trim_end_matches("-0").to_owned();
+    // The other proxy's answer may come too late for one look.
+    let worker = eventually("the session is listed", async || {
+        let sessions = grid.proxy(0).sessions().await;
+        sessions.into_iter().next().map(|it| it.worker)
+    })
+    .await;
+    let busy = worker.trim_end_matches("-0").to_owned();
     let idle = if busy == "a" { "b" } else { "a" };
     says(&api, &format!("worker-{busy}"), "100", "true", "false").await;
     says(&api, &format!("worker-{idle}"), "0", "false", "true").await;

@@ -73,9 +73,10 @@ async fn who_is_refused_or_leaves_has_a_line_and_is_counted() {
     session.close().await;
     grid.idle().await;
     for reason in ["unknown_browser", "not_found", "bad_request", "client_gone"] {
-        assert_eq!(counted(reason).await, "1", "{reason}");
-        let log = grid.log();
+        eventually_equal(reason, "1".to_owned(), async || counted(reason).await).await;
         let of_reason = format!("reason={reason}");
+        grid.logs(&of_reason).await;
+        let log = grid.log();
         let lines: Vec<_> = log.lines().filter(|it| it.contains(&of_reason)).collect();
         assert_eq!(lines.len(), 1, "{reason}: {log}");
         assert!(lines[0].contains("client=127.0.0.1"), "{lines:?}");

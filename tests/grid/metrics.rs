@@ -1,6 +1,6 @@
 //! What curl and Prometheus are told at `/metrics`.
 
-use crate::support::{FakePlaywright, Grid, Scrape, eventually_equal};
+use crate::support::{FakePlaywright, Grid, Scrape, eventually, eventually_equal};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
@@ -57,12 +57,15 @@ async fn prometheus_reads_every_promised_series() {
 
     let data_port = grid.url().replace("ws://", "http://") + "/metrics";
     for url in [data_port, grid.admin_url("/metrics")] {
-        let scrape = Scrape::of(&url, &[]);
+        let scrape = eventually("the session is counted", async || {
+            let scrape = Scrape::of(&url, &[]);
+            let active = scrape.value("sessions_active", &[("browser", "chromium")]);
+            (active == Some(1.0)).then_some(scrape)
+        })
+        .await;
         for (name, r#type, labels) in PROMISED {
             assert_family(&scrape, name, r#type, labels);
         }
-        let active = scrape.value("sessions_active", &[("browser", "chromium")]);
-        assert_eq!(active, Some(1.0), "{url}");
         let refused: f64 = scrape
             .all("rejections_total")
             .iter()

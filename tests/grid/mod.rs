@@ -26,7 +26,6 @@
 //! * [`names`]: workers whose names stand for other addresses than before.
 //! * [`suite`]: Playwright's own test runner, with everything on.
 //! * [`dashboard`]: the operator's page, in a browser of the grid itself.
-//! * [`live`]: what operators see of a session, and who may not.
 //! * [`operations`]: reloads, upgrades, tenants, TLS, and all that is wrong on purpose.
 //! * [`words`]: the language of error texts, which our checks do not touch.
 //! * [`kubernetes`]: what a cluster is told of the pods that workers run in.
@@ -47,7 +46,6 @@ mod hostile;
 mod in_front;
 mod kills;
 mod kubernetes;
-mod live;
 mod logs;
 mod many_proxies;
 mod metrics;

@@ -48,8 +48,11 @@ pub async fn each_session_has_a_browser_and_nothing_is_left() {
         // Sessions and spares, and never more in all than seats.
         spares(&grid, processes).await;
     }
-    let seats = grid.capacity().await.slots;
-    assert_eq!((seats.used, seats.free), (3, 1));
+    eventually_equal("used, free seats", (3, 1), async || {
+        let seats = grid.capacity().await.slots;
+        (seats.used, seats.free)
+    })
+    .await;
     for name in ["a", "b", "c"] {
         driver.works(name).await.unwrap();
         driver.close(name).await.unwrap();
@@ -200,15 +203,10 @@ async fn a_browser_that_dies_ends_its_session_alone() {
         (browsers(&grid) >= 1).then_some(())
     })
     .await;
-    for spare in grid.tree().of_kind(Kind::Browser) {
-        spare.kill();
-    }
-    let killed: Vec<i32> = grid
-        .tree()
-        .of_kind(Kind::Browser)
-        .iter()
-        .map(|it| it.pid)
-        .collect();
+    let before = grid.tree();
+    let spares = before.of_kind(Kind::Browser);
+    spares.iter().for_each(|it| it.kill());
+    let killed: Vec<i32> = spares.iter().map(|it| it.pid).collect();
     eventually("others take their place", async || {
         let tree = grid.tree();
         let browsers = tree.of_kind(Kind::Browser);

@@ -155,12 +155,12 @@ async fn a_worker_that_cannot_be_dialled_costs_its_client_nothing() {
         sessions.push(session);
     }
     assert_eq!(good.open(), 5);
-    let workers = grid.workers().await;
-    let lifetimes: u32 = workers.iter().map(|worker| worker.lifetime_sessions).sum();
-    assert_eq!(
-        lifetimes, 5,
-        "a failed dial gives its lifetime back: {workers:#?}"
-    );
+    eventually_equal("a failed dial gives its lifetime back", 5, async || {
+        let workers = grid.workers().await;
+        let lifetimes = workers.iter().map(|worker| worker.lifetime_sessions);
+        lifetimes.sum::<u32>()
+    })
+    .await;
     for session in sessions {
         session.close().await;
     }
@@ -315,7 +315,7 @@ async fn who_dialled_in_vain_is_not_told_that_all_seats_are_taken() {
     let fake = FakePlaywright::start().await;
     let grid = Grid::new()
         .fakes(&[&fake])
-        .config("queue: { timeout: 1s }\nselection: { dial_timeout: 1s }")
+        .config("queue: { timeout: 5s }\nselection: { dial_timeout: 1s }")
         .start()
         .await;
     fake.behave(Behaviour::HangAtUpgrades);

@@ -39,7 +39,7 @@ async fn a_death_at_any_stage_of_a_recycle_costs_no_seat_for_good() {
         .worker_process(&[])
         .capacity(SEATS)
         .env("HEARTBEAT_INTERVAL", "1")
-        .env("REDIS_KEY_TTL", "4")
+        .env("REDIS_KEY_TTL", "8")
         .start()
         .await;
     for stage in STAGES {

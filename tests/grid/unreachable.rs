@@ -45,6 +45,7 @@ async fn one_that_heartbeats_is_reported_by_name_and_address_with_the_likely_cau
         (fake.probes() > before + 10).then_some(())
     })
     .await;
+    grid.logs(LOST).await;
     let lost = lines(&grid, LOST);
     let [line] = &lost[..] else {
         panic!("once: {lost:#?}");
@@ -68,6 +69,7 @@ async fn one_that_heartbeats_is_reported_by_name_and_address_with_the_likely_cau
 
     fake.behave(Behaviour::Serve);
     eventually_equal("why it is not reached", None, async || why(&grid).await).await;
+    grid.logs(FOUND).await;
     assert_eq!(lines(&grid, FOUND).len(), 1);
     grid.connect().await.close().await;
     grid.idle().await;
@@ -76,7 +78,7 @@ async fn one_that_heartbeats_is_reported_by_name_and_address_with_the_likely_cau
 #[tokio::test]
 async fn one_that_cannot_be_dialled_is_out_until_it_answers() {
     let fake = FakePlaywright::start().await;
-    let never = "selection: { health_interval: 1day }\nqueue: { timeout: 100ms }";
+    let never = "selection: { health_interval: 1day }\nqueue: { timeout: 4s }";
     let changing = Changing::start(Grid::new(), &[&fake], never).await;
     let grid = &changing.grid;
     // Nor do the probes go well.
@@ -88,6 +90,7 @@ async fn one_that_cannot_be_dialled_is_out_until_it_answers() {
         told.contains("404") && told.contains("`workers:`"),
         "{told}"
     );
+    grid.logs(LOST).await;
     let lost = lines(grid, LOST);
     assert!(
         lost.len() == 1 && lost[0].contains(&fake.address().to_string()),
@@ -111,8 +114,10 @@ async fn one_that_cannot_be_dialled_is_out_until_it_answers() {
     fake.behave(Behaviour::Serve);
     eventually_equal("why it is not reached", None, async || why(grid).await).await;
     grid.connect().await.close().await;
-    assert_eq!(lines(grid, LOST).len(), 2);
-    assert_eq!(lines(grid, FOUND).len(), 2);
+    eventually_equal("lines about it", (2, 2), async || {
+        (lines(grid, LOST).len(), lines(grid, FOUND).len())
+    })
+    .await;
     eventually_equal("connections left at the worker", 0, async || fake.open()).await;
     grid.idle().await;
 }
@@ -140,5 +145,6 @@ async fn one_whose_name_is_not_known_here_is_told_once() {
         let refusal = grid.dial().connect().await.err().expect("nobody serves");
         assert_eq!(refusal.status, 503, "{refusal:?}");
     }
+    grid.logs(LOST).await;
     assert_eq!(lines(&grid, LOST).len(), 1);
 }

@@ -12,9 +12,9 @@ use std::time::Duration;
 use tokio::sync::{broadcast, watch};
 
 /// Long enough for a busy machine; a test that waits this long has failed.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(180);
 /// A worker's TTL in tests that do not let it run out.
-pub const TTL: Duration = Duration::from_secs(60);
+pub const TTL: Duration = Duration::from_secs(600);
 /// A proxy's TTL in tests: short, for they wait for it, yet nothing that a busy machine runs out of.
 pub const PROXY_TTL: Duration = Duration::from_millis(1500);
 

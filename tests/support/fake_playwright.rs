@@ -220,8 +220,10 @@ async fn connection(mut stream: TcpStream, state: Arc<State>) {
             if let Behaviour::Slow(handshake) = behaviour {
                 tokio::time::sleep(handshake).await;
             }
+            // Counted before anybody can know of it.
+            let open = Open::new(state);
             if stream.write_all(answer.as_bytes()).await.is_ok() {
-                echo(stream, Open::new(state)).await;
+                echo(stream, open).await;
             }
             return;
         }

@@ -2,7 +2,7 @@
 //! behind.
 
 use super::eventually::eventually;
-use super::machine::{Share, free_port, repository, room};
+use super::machine::{Room, Share, free_port, repository, room};
 use super::process::Tree;
 use super::proxy::Proxy;
 use super::{Authority, Certificate, FakePlaywright, RedisServer};
@@ -14,9 +14,9 @@ use std::ops::Deref;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use tokio::sync::SemaphorePermit;
 
 /// A grid about to be started. Without more, `playhouse up` with two Chromium.
 #[derive(Default)]
@@ -46,7 +46,7 @@ pub struct Grid {
     /// Configuration, logs, and the `TMPDIR` of all processes.
     pub(super) folder: TempDir,
     stderr: Option<File>,
-    _room: SemaphorePermit<'static>,
+    _room: Arc<Room>,
 }
 
 pub(super) struct Spawned {
@@ -241,7 +241,7 @@ impl GridBuilder {
     }
 
     fn yaml(&self) -> String {
-        let mut yaml = self.config.clone();
+        let mut yaml = patient(&self.config);
         if !self.static_workers.is_empty() {
             yaml.push_str("workers:\n");
         }
@@ -292,6 +292,19 @@ impl Grid {
     pub fn log(&self) -> String {
         let logs = self.all().map(|it| std::fs::read_to_string(&it.log));
         logs.flatten().collect()
+    }
+
+    /// Waits until somebody has logged these words: lines are written by a thread of their own.
+    pub async fn logs(&self, words: &str) {
+        eventually(words, async || self.log().contains(words).then_some(())).await;
+    }
+
+    /// Whether somebody was late with an answer to a check, as on a machine that has too much to do: he
+    /// takes no session until he answers, which says nothing of the rest.
+    pub fn was_late(&self) -> bool {
+        let log = self.log();
+        let late = ["the browser is not well", "worker is not reached from here"];
+        late.iter().any(|words| log.contains(words))
     }
 
     /// The numbers that the log's lines about something give for a key.
@@ -486,7 +499,7 @@ impl Drop for Grid {
         // A destructor cannot await; the promise that nothing outlives a killed grid is checked
         // for every grid all the same.
         let start = Instant::now();
-        while !tree.still_there().is_empty() && start.elapsed() < Duration::from_secs(30) {
+        while !tree.still_there().is_empty() && start.elapsed() < Duration::from_secs(60) {
             std::thread::park_timeout(Duration::from_millis(20));
         }
         let left = tree.still_there();
@@ -496,6 +509,26 @@ impl Drop for Grid {
         if !std::thread::panicking() {
             assert!(left.is_empty(), "processes outlived their grid: {left:#?}");
         }
+    }
+}
+
+/// A configuration with more time for whatever a slow machine is late with, in each section that the
+/// test itself says nothing of.
+pub fn patient(yaml: &str) -> String {
+    let said = |section: &str| yaml.lines().any(|line| line.starts_with(section));
+    let mut patient = String::new();
+    for (section, more) in [
+        ("limits:", " { header_timeout: 1m }"),
+        ("selection:", " { dial_timeout: 20s }"),
+        ("queue:", " { timeout: 1m }"),
+    ] {
+        if !said(section) {
+            patient.push_str(&format!("{section}{more}\n"));
+        }
+    }
+    match yaml.is_empty() || yaml.ends_with('\n') {
+        true => format!("{yaml}{patient}"),
+        false => format!("{yaml}\n{patient}"),
     }
 }
 

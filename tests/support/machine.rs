@@ -1,9 +1,10 @@
 //! What the tests of one machine share: its cores, its ports, and the tools `make setup` installs.
 
+use std::cell::RefCell;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, LazyLock, Weak};
 use tokio::net::TcpSocket;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -22,16 +23,28 @@ pub enum Share {
 const PARTS: u32 = 4;
 static MACHINE: Semaphore = Semaphore::const_new(PARTS as usize);
 
-/// Waits until the machine has room. A test has one grid, or the second waits for the first.
-pub async fn room(share: Share) -> SemaphorePermit<'static> {
+/// What a test has of the machine while it has a grid.
+pub struct Room(#[expect(dead_code, reason = "held")] SemaphorePermit<'static>);
+
+thread_local! {
+    /// What the test of this thread has. Its second grid shares it: would it wait for more, another
+    /// test that waits for the whole machine could be before it, and wait for the first grid.
+    static ROOM: RefCell<Weak<Room>> = RefCell::default();
+}
+
+/// Waits until the machine has room for the first grid of a test.
+pub async fn room(share: Share) -> Arc<Room> {
+    if let Some(room) = ROOM.with_borrow(Weak::upgrade) {
+        return room;
+    }
     let parts = match share {
         Share::Whole => PARTS,
         Share::Part => 1,
     };
-    MACHINE
-        .acquire_many(parts)
-        .await
-        .expect("the semaphore is never closed")
+    let permit = MACHINE.acquire_many(parts).await;
+    let room = Arc::new(Room(permit.expect("the semaphore is never closed")));
+    ROOM.set(Arc::downgrade(&room));
+    room
 }
 
 /// Ports of this test run alone, taken from below the range from which the kernel takes the ports

@@ -92,6 +92,8 @@ async fn pass_on(
     loop {
         let holds = *held.borrow_and_update();
         let passed = tokio::select! {
+            // What has come counts, however late it is looked at.
+            biased;
             read = client.read(&mut up) => match read {
                 Ok(read) if read > 0 => server.write_all(&up[..read]).await,
                 _ => return End::Theirs,

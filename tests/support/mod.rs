@@ -51,7 +51,7 @@ pub use books::{Account, Books};
 pub use crowd::{Crowd, Sample, Visit};
 pub use eventually::{eventually, eventually_equal};
 pub use fake_playwright::{Behaviour, FakePlaywright};
-pub use grid::{Grid, GridBuilder};
+pub use grid::{Grid, GridBuilder, patient};
 pub use http::{Answer, get, raw, read_to_close};
 pub use kubernetes_api::KubernetesApi;
 pub use machine::{compiled, examples, free_port, repository, script, tools, version};

@@ -19,7 +19,7 @@ const PAGE: &str = "data:text/html,<title>Playhouse</title>\
 pub const TITLE: &str = "Playhouse";
 
 /// Generous: a loaded machine is not a failure.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Language {
@@ -85,7 +85,7 @@ pub async fn run_example(
         .envs(environment.iter().copied())
         .stdin(Stdio::null())
         .output();
-    let output = tokio::time::timeout(Duration::from_secs(120), run)
+    let output = tokio::time::timeout(2 * PATIENCE, run)
         .await
         .unwrap_or_else(|_| panic!("{language:?} {name} does not end"))
         .expect("the interpreter starts");
@@ -272,7 +272,7 @@ impl Driver {
     /// Closes everything and waits for the end.
     pub async fn quit(mut self) {
         drop(self.stdin.take());
-        let end = tokio::time::timeout(Duration::from_secs(60), self.child.wait());
+        let end = tokio::time::timeout(PATIENCE, self.child.wait());
         let status = end.await.expect("it ends when its input does");
         assert!(status.expect("it is ours").success());
     }

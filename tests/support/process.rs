@@ -2,6 +2,7 @@
 //! gone. Kills only what it is told to, by id.
 
 use super::eventually::eventually_equal;
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use procfs::process::{Process as Proc, Stat};
@@ -52,7 +53,9 @@ impl Process {
 
     pub fn signal(&self, signal: Signal) {
         if self.exists() {
-            kill(Pid::from_raw(self.pid), signal).expect("the process is ours and there");
+            let sent = kill(Pid::from_raw(self.pid), signal);
+            // It may have ended since it was looked at.
+            assert!(matches!(sent, Ok(()) | Err(Errno::ESRCH)), "{sent:?}");
         }
     }
 

@@ -18,7 +18,7 @@ pub struct Sentinels {
 }
 
 impl Sentinels {
-    /// A primary that is silent for a second is replaced.
+    /// A primary that is silent for three seconds is replaced.
     pub async fn start() -> Sentinels {
         let primary = RedisServer::start().await;
         let port = primary.port().to_string();
@@ -58,7 +58,7 @@ impl Sentinels {
         let file = self._folder.path().join(format!("{n}.conf"));
         let text = format!(
             "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor {NAME} 127.0.0.1 {primary} 2\n\
-             sentinel down-after-milliseconds {NAME} 1000\nsentinel failover-timeout {NAME} 10000\n",
+             sentinel down-after-milliseconds {NAME} 3000\nsentinel failover-timeout {NAME} 10000\n",
             self._folder.path().display()
         );
         std::fs::write(&file, text).expect("the folder is there");

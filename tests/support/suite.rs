@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::process::Command;
 
 /// Generous: a loaded machine is not a failure.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// What came of a suite.
 pub struct SuiteRun {

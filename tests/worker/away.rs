@@ -21,6 +21,8 @@ use tokio::sync::broadcast;
 struct Patchy {
     memory: MemoryStore,
     away: AtomicBool,
+    /// Takes nobody whom it does not know, though it is there for the others.
+    knows_all: AtomicBool,
     refused: AtomicUsize,
     /// How often a browser asked for a place to warm up.
     asked: AtomicUsize,
@@ -118,6 +120,10 @@ impl WorkerStore for Patchy {
     }
 
     async fn register(&self, record: &WorkerRecord, ttl: Duration) -> Result<(), StoreError> {
+        if self.knows_all.load(Ordering::SeqCst) {
+            self.refused.fetch_add(1, Ordering::SeqCst);
+            return Err(StoreError::Away("for newcomers".to_owned()));
+        }
         self.reach()?.register(record, ttl).await
     }
 
@@ -187,22 +193,21 @@ async fn the_old_browser_serves_until_the_store_knows_the_new_one() {
     let bench = Bench::start_with(Patchy::default(), |_| ()).await;
     let old = bench.available().await.record.key;
     let minute = Duration::from_secs(60);
+    bench.store.knows_all.store(true, Ordering::SeqCst);
     bench.store.order_recycle(&old, minute).await.unwrap();
-    eventually("the replacement starts", async || {
-        (processes().of_kind(Kind::Node).len() == 2).then_some(())
-    })
-    .await;
-    bench.store.plug(false);
     eventually_equal("both are up", 2, async || {
         processes().of_kind(Kind::Browser).len()
     })
     .await;
+    bench.store.refuses_a_few_times().await;
+    bench.store.plug(false);
     bench.store.refuses_a_few_times().await;
     assert_eq!(
         bench.in_status(WorkerStatus::Available).await,
         std::slice::from_ref(&old)
     );
     bench.store.plug(true);
+    bench.store.knows_all.store(false, Ordering::SeqCst);
     bench.replaced(&old).await;
     bench.end(Shutdown::Drain).await;
 }

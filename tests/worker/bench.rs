@@ -5,11 +5,13 @@ use super::support::{Kind, Tree, eventually, eventually_equal};
 use arc_swap::ArcSwap;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
-use playhouse::config::{Config, LiveConfig, Role};
-use playhouse::model::{Counts, RecycleReason, SessionId, WorkerKey, WorkerStatus};
+use playhouse::config::{Config, LiveConfig, Role, SealMode};
+use playhouse::model::{Counts, RecycleReason, SessionId, WorkerId, WorkerKey, WorkerStatus};
 use playhouse::store::memory::MemoryStore;
 use playhouse::store::{Candidate, Reserved, Store, WorkerView};
 use playhouse::worker::{Agent, MachineShared, Progress, Shutdown, locate};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -156,20 +158,23 @@ impl<S: Store> Bench<S> {
 
     /// Seats a session on whichever worker takes one.
     pub async fn seat(&self) -> Option<(SessionId, WorkerKey, Counts)> {
-        let candidates: Vec<Candidate> = self
-            .in_status(WorkerStatus::Available)
-            .await
-            .into_iter()
-            .map(|key| Candidate {
-                key,
+        loop {
+            let available = self.in_status(WorkerStatus::Available).await;
+            let candidate = |key: &WorkerKey| Candidate {
+                key: key.clone(),
                 max_active: 1000,
                 max_lifetime: None,
-            })
-            .collect();
-        let session = SessionId::random();
-        match self.store.reserve(session, &candidates).await.unwrap() {
-            Reserved::Seat { worker, counts } => Some((session, worker, counts)),
-            _ => None,
+            };
+            let candidates: Vec<Candidate> = available.iter().map(candidate).collect();
+            let session = SessionId::random();
+            let reserved = self.store.reserve(session, &candidates).await.unwrap();
+            if let Reserved::Seat { worker, counts } = reserved {
+                return Some((session, worker, counts));
+            }
+            // Whoever was available may have been replaced since.
+            if self.in_status(WorkerStatus::Available).await == available {
+                return None;
+            }
         }
     }
 
@@ -201,6 +206,19 @@ impl<S: Store> Bench<S> {
             .collect()
     }
 
+    /// Which browsers died, or were ended because they were as good as dead: on a busy machine a
+    /// check may find a dead browser before its server has noticed.
+    pub fn lost(&self) -> Vec<WorkerId> {
+        let progress = self.progress.lock().unwrap();
+        let lost = progress.iter().filter_map(|progress| match progress {
+            Progress::Crashed { id, .. } | Progress::Condemned { id, .. } => Some(id.clone()),
+            _ => None,
+        });
+        let mut lost: Vec<WorkerId> = lost.collect();
+        lost.dedup();
+        lost
+    }
+
     pub fn is_running(&self) -> bool {
         !self.run.is_finished()
     }
@@ -221,6 +239,37 @@ impl<S: Store> Bench<S> {
         assert_eq!(self.store.fleet().await.unwrap(), []);
         nothing_runs().await;
         assert_eq!(folders(self.machine.folder()), 0);
+    }
+}
+
+/// A browser that waits for a file before it starts: while the gate is closed no replacement comes
+/// to serve, however late whoever looks at its start is.
+pub struct Gate(TempDir);
+
+impl Gate {
+    /// Open. It writes nothing; the seal would keep it from looking for the file.
+    pub fn before_browsers(config: &mut Config) -> Gate {
+        let browser = locate(&config.worker).unwrap().executable.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("browser.sh");
+        let text = format!(
+            "#!/bin/sh\nwhile [ -e {closed} ]; do sleep 0.05; done\nexec {browser} \"$@\"\n",
+            closed = folder.path().join("closed").display(),
+            browser = browser.display(),
+        );
+        std::fs::write(&program, text).unwrap();
+        std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+        config.worker.browser_path = Some(program);
+        config.worker.seal = SealMode::Off;
+        Gate(folder)
+    }
+
+    pub fn closes(&self) {
+        std::fs::write(self.0.path().join("closed"), "").unwrap();
+    }
+
+    pub fn opens(&self) {
+        std::fs::remove_file(self.0.path().join("closed")).unwrap();
     }
 }
 

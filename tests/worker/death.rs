@@ -1,7 +1,7 @@
 //! Processes are killed, one or all of them, at any stage. The worker comes back, or nothing of it
 //! is left behind.
 
-use super::bench::{Bench, all_gone, folders, processes, turn};
+use super::bench::{Bench, Gate, all_gone, folders, processes, turn};
 use super::support::{Kind, Process, Tree, eventually, eventually_equal, free_port};
 use nix::sys::signal::Signal;
 use playhouse::model::WorkerStatus;
@@ -16,11 +16,13 @@ async fn a_killed_browser_or_server_is_replaced() {
     let bench = Bench::start(|_| ()).await;
     let mut key = bench.available().await.record.key;
     bench.one_server_runs().await;
+    let mut victims = Vec::new();
     for kind in [Kind::Browser, Kind::Node] {
         processes().of_kind(kind)[0].kill();
+        victims.push(key.id.clone());
         key = bench.replaced(&key).await;
     }
-    assert_eq!(bench.crashes().len(), 2, "{:?}", bench.crashes());
+    assert_eq!(bench.lost(), victims);
     bench.end(Shutdown::Drain).await;
 }
 
@@ -35,7 +37,9 @@ async fn a_hung_browser_is_killed_when_its_worker_ends() {
 /// At each stage of a recycle, one of the two servers is killed; there is one again afterwards.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_death_during_a_recycle_leaves_one_browser_that_serves() {
-    let bench = Bench::start(|_| ()).await;
+    let mut gate = None;
+    let bench = Bench::start(|config| gate = Some(Gate::before_browsers(config))).await;
+    let gate = gate.unwrap();
     for victim in [
         "old while the new one starts",
         "new while it starts",
@@ -45,6 +49,7 @@ async fn a_death_during_a_recycle_leaves_one_browser_that_serves() {
         bench.one_server_runs().await;
         let old_node = processes().of_kind(Kind::Node)[0].clone();
         let (session, ..) = bench.seat().await.unwrap();
+        gate.closes();
         let minute = Duration::from_secs(60);
         bench.store.order_recycle(&old, minute).await.unwrap();
         let new_node = eventually("the replacement starts", async || {
@@ -57,6 +62,7 @@ async fn a_death_during_a_recycle_leaves_one_browser_that_serves() {
             "old while the new one starts" => old_node.kill(),
             "new while it starts" => new_node.kill(),
             _ => {
+                gate.opens();
                 eventually("the old one drains", async || {
                     let draining = bench.in_status(WorkerStatus::Draining).await;
                     draining.contains(&old).then_some(())
@@ -71,6 +77,9 @@ async fn a_death_during_a_recycle_leaves_one_browser_that_serves() {
                 bench.in_status(WorkerStatus::Available).await,
                 std::slice::from_ref(&old)
             );
+        }
+        if victim != "old while it drains" {
+            gate.opens();
         }
         eventually_equal("one serves, another than before", true, async || {
             let available = bench.in_status(WorkerStatus::Available).await;

@@ -81,6 +81,7 @@ test("the token is in no address, and is asked for", async ({ page }) => {
 
 test("a full grid, its queue, and a session that is ended by keyboard", async ({ page, playwright }) => {
   const wrong = await live(page);
+  await expect(sessions(page)).toHaveCount(1);
   const own = await sessions(page).getAttribute("aria-label");
   const [second, waiting] = [await playwright.chromium.connect(GRID), playwright.chromium.connect(GRID)];
   const ended = new Promise((resolve) => second.on("disconnected", resolve));

@@ -8,6 +8,8 @@ module.exports = defineConfig({
   workers: 2,
   fullyParallel: true,
   retries: 1,
+  // However slow the machine is: one of them is to fail, and no other.
+  timeout: 300_000,
   use: {
     connectOptions: { wsEndpoint: process.env.GRID },
     video: "on",

@@ -1,5 +1,6 @@
 //! A proxy that is killed takes its own sessions along and nothing else: the seats it held come
-//! free within the bound of `docs/redis.md`, which is `store.proxy_ttl` and a second.
+//! free. That they do within the bound of `docs/redis.md` is held in simulated time
+//! (`src/tests/simulation`), where no machine is slow.
 
 use super::{PROXIES, PROXY_TTL, all_live, everybody_counts, grid, original_workers, stay};
 use crate::support::{Books, Connected, RedisServer, eventually};
@@ -7,9 +8,6 @@ use std::time::{Duration, Instant};
 
 const DEATHS: usize = 10;
 const SESSIONS: usize = 50;
-const BOUND: Duration = PROXY_TTL.saturating_add(Duration::from_secs(1));
-/// For a machine that has a lot to do besides.
-const SLACK: Duration = PROXY_TTL.saturating_mul(3);
 
 #[tokio::test]
 async fn a_killed_proxy_gives_its_seats_back_ten_times() {
@@ -59,7 +57,6 @@ async fn a_killed_proxy_gives_its_seats_back_ten_times() {
         everybody_counts(&grid, &redis, kept).await;
     }
     println!("seats of a dead proxy were free after {slowest:?} at most; its TTL is {PROXY_TTL:?}");
-    assert!(slowest < BOUND + SLACK, "{slowest:?}");
     for session in staying {
         session.close().await;
     }

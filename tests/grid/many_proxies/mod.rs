@@ -26,7 +26,7 @@ use std::time::Duration;
 const PROXIES: usize = 3;
 /// A proxy that is silent for this long is dead. Short, for tests wait for it, and long for a
 /// machine with a lot to do.
-const PROXY_TTL: Duration = Duration::from_secs(3);
+const PROXY_TTL: Duration = Duration::from_secs(5);
 
 /// Three proxies about to be started that meet in this Redis, where so many workers are known.
 fn grid(redis: &RedisServer, workers: usize) -> GridBuilder {
@@ -36,7 +36,7 @@ fn grid(redis: &RedisServer, workers: usize) -> GridBuilder {
         .foreign_workers(workers)
         // Whoever comes at a bad moment waits rather than fails.
         .queue_timeout(Duration::from_secs(60))
-        .config("store: { proxy_ttl: 3s, poll_interval: 500ms }")
+        .config("store: { proxy_ttl: 5s, poll_interval: 500ms }")
 }
 
 async fn original_workers(redis: &RedisServer, workers: usize) -> Vec<OriginalWorker> {

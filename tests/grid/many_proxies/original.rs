@@ -29,7 +29,7 @@ fn register(redis: &RedisServer, fake: &FakePlaywright, ttl: &str) {
 async fn one_proxy(redis: &RedisServer) -> Grid {
     Grid::new()
         .redis(redis)
-        .queue_timeout(Duration::from_secs(1))
+        .queue_timeout(Duration::from_secs(4))
         .lifetime(3)
         .config("store: { proxy_ttl: 3s, poll_interval: 250ms }")
         .start()
@@ -124,12 +124,14 @@ async fn it_gets_sessions_and_at_its_limit_the_order_to_shut_down() {
 }
 
 async fn is_forgotten(redis: &RedisServer, grid: &Grid) {
-    serving(grid, 0).await;
-    assert_eq!(grid.workers().await, []);
+    eventually_equal("known workers", 0, async || grid.workers().await.len()).await;
     for hash in ["cluster:active_connections", "cluster:lifetime_connections"] {
         eventually_equal(hash, String::new(), async || redis.cli(&["HGETALL", hash])).await;
     }
-    assert_eq!(redis.cli(&["EXISTS", RECORD]), "0");
+    eventually_equal("its record", "0".to_owned(), async || {
+        redis.cli(&["EXISTS", RECORD])
+    })
+    .await;
     let refusal = grid
         .dial()
         .connect()

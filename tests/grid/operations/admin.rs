@@ -1,7 +1,7 @@
 //! The admin API says what `docs/admin-api.md` promises, and the commands show it.
 
 use super::tenants::{token, with_token};
-use crate::support::{FakePlaywright, Grid, eventually};
+use crate::support::{FakePlaywright, Grid, eventually, eventually_equal};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -57,11 +57,15 @@ async fn answers_have_the_fields_that_the_page_promises() {
         ("Configuration", "/v1/config"),
         ("Errors", "/v1/nothing"),
     ] {
-        let answer = grid.admin("GET", path).await;
-        let mut found = BTreeSet::new();
-        names(&answer.json(), &mut found);
         let (_, promised) = documented.iter().find(|(it, _)| it == heading).unwrap();
-        assert_eq!(found, *promised, "{path}");
+        // What has happened is an event a moment later.
+        eventually_equal(path, promised.clone(), async || {
+            let answer = grid.admin("GET", path).await;
+            let mut found = BTreeSet::new();
+            names(&answer.json(), &mut found);
+            found
+        })
+        .await;
     }
     let sessions: Value = grid.admin("GET", "/v1/sessions").await.json();
     assert_eq!(sessions["sessions"][0]["token"], "ci");

@@ -1,6 +1,6 @@
 //! Clients that come and go without a pause, and count what went wrong.
 
-use crate::support::{Connected, Dial};
+use crate::support::{Connected, Dial, eventually};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::task::JoinHandle;
@@ -30,6 +30,14 @@ impl Load {
     /// Sessions that were served to their end so far.
     pub fn served(&self) -> usize {
         self.state.served.load(Ordering::SeqCst)
+    }
+
+    /// Waits until more sessions than that were served: fewer are no load.
+    pub async fn reaches(&self, sessions: usize) {
+        eventually("enough sessions are served", async || {
+            (self.served() > sessions).then_some(())
+        })
+        .await;
     }
 
     /// Lets everybody finish; how many sessions were served. Nobody may have been refused or cut.

@@ -5,10 +5,6 @@ use crate::support::{FakePlaywright, Grid, RedisServer, eventually, eventually_e
 use nix::sys::signal::Signal;
 use std::net::TcpListener;
 
-async fn logs(grid: &Grid, words: &str) {
-    eventually(words, async || grid.log().contains(words).then_some(())).await;
-}
-
 #[tokio::test]
 async fn the_admin_port_tells_and_obeys_until_the_last_session_has_ended() {
     let fake = FakePlaywright::start().await;
@@ -33,15 +29,15 @@ async fn the_admin_port_tells_and_obeys_until_the_last_session_has_ended() {
 #[tokio::test]
 async fn a_drain_timeout_that_is_raised_during_a_drain_holds() {
     let fake = FakePlaywright::start().await;
-    let short = "session: { drain_timeout: 5s }\n";
+    let short = "session: { drain_timeout: 15s }\n";
     let mut grid = Grid::new().config(short).fakes(&[&fake]).start().await;
     let before = std::fs::read_to_string(grid.config_file()).unwrap();
     let mut session = grid.connect().await;
     grid.signal(Signal::SIGTERM);
-    logs(&grid, "asked to end").await;
-    grid.configure(&before.replace("5s", "1h"));
-    logs(&grid, "configuration changed").await;
-    let old = |it: &serde_json::Value| it["sessions"][0]["ageSeconds"].as_f64() > Some(9.0);
+    grid.logs("asked to end").await;
+    grid.configure(&before.replace("15s", "1h"));
+    grid.logs("configuration changed").await;
+    let old = |it: &serde_json::Value| it["sessions"][0]["ageSeconds"].as_f64() > Some(20.0);
     eventually("the session is older than that", async || {
         let sessions = grid.admin("GET", "/v1/sessions").await.json();
         old(&sessions).then_some(())
@@ -63,12 +59,12 @@ async fn orders_have_ranks() {
         .await;
     let mut session = grid.connect().await;
     grid.signal(Signal::SIGQUIT);
-    logs(&grid, "nobody takes over").await;
+    grid.logs("nobody takes over").await;
 
     grid.signal(Signal::SIGTERM);
-    logs(&grid, "order=Drain").await;
+    grid.logs("order=Drain").await;
     grid.signal(Signal::SIGQUIT);
-    logs(&grid, "the order changes nothing").await;
+    grid.logs("the order changes nothing").await;
     session.echo("still there").await;
     grid.signal(Signal::SIGTERM);
     assert!(session.closed().await.is_some());
@@ -88,11 +84,11 @@ async fn a_drain_after_a_hand_over_goes_on_draining() {
     let mut session = grid.connect().await;
     let successor = grid.start_successor();
     grid.signal(Signal::SIGQUIT);
-    logs(&grid, "a new process serves").await;
+    grid.logs("a new process serves").await;
     for signal in [Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGQUIT] {
         grid.signal(signal);
     }
-    logs(&grid, "was=Replaced").await;
+    grid.logs("was=Replaced").await;
     session.echo("still there").await;
     grid.connect().await.close().await;
     session.close().await;
@@ -110,7 +106,7 @@ async fn a_successor_that_cannot_listen_changes_nothing() {
     let address = taken.local_addr().unwrap().to_string();
     let successor = grid.start_successor_with(&[("LISTEN_ADDR", &address)]);
     grid.signal(Signal::SIGQUIT);
-    logs(&grid, "stays in service").await;
+    grid.logs("stays in service").await;
     let status = successor.ends().await;
     assert_eq!(status.code(), Some(1));
     session.echo("still there").await;
@@ -131,17 +127,17 @@ async fn a_successor_that_hangs_or_dies_changes_nothing() {
     .await;
     hangs.signal(Signal::SIGSTOP);
     grid.signal(Signal::SIGQUIT);
-    logs(&grid, "asked to end").await;
+    grid.logs("asked to end").await;
     grid.connect().await.close().await;
     drop(hangs);
-    logs(&grid, "stays in service").await;
+    grid.logs("stays in service").await;
     grid.connect().await.close().await;
 
     let dies = grid.start_successor();
     grid.signal(Signal::SIGQUIT);
-    logs(&grid, "a new process serves").await;
+    grid.logs("a new process serves").await;
     drop(dies);
-    logs(&grid, "this one serves again").await;
+    grid.logs("this one serves again").await;
     grid.connect().await.close().await;
     // The admin port too. The client that has just left is off the list soon.
     eventually_equal("listed sessions", 1, async || grid.sessions().await.len()).await;
@@ -158,7 +154,7 @@ async fn while_redis_hangs_the_process_that_knows_the_workers_serves() {
     redis.pause();
     let successor = grid.start_successor();
     grid.signal(Signal::SIGQUIT);
-    logs(&grid, "asked to end").await;
+    grid.logs("asked to end").await;
     eventually("a session without the store", async || {
         grid.dial().connect().await.ok()
     })
@@ -167,7 +163,7 @@ async fn while_redis_hangs_the_process_that_knows_the_workers_serves() {
     .await;
     assert!(!successor.log().contains("serving"));
     redis.resume();
-    logs(&grid, "a new process serves").await;
+    grid.logs("a new process serves").await;
     eventually_equal("sessions", true, async || {
         grid.dial().connect().await.is_ok()
     })

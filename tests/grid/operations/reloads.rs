@@ -164,17 +164,17 @@ async fn reloads_under_load_end_no_session_and_fail_no_connect() {
     );
 
     all_work(&mut open).await;
+    load.reaches(100).await;
     let served = load.finish().await;
     println!(
         "{reloads} reloads in {:?}, {served} sessions served",
         begun.elapsed()
     );
-    assert!(served > 100, "{served} sessions are no load");
     for session in open {
         session.close().await;
     }
     grid.idle().await;
-    assert!(grid.log().contains("configuration changed"));
+    grid.logs("configuration changed").await;
 }
 
 #[tokio::test]
@@ -254,7 +254,11 @@ async fn a_swapped_link_is_a_changed_file() {
 #[tokio::test]
 pub async fn a_worker_over_its_new_limit_just_takes_no_more() {
     let fake = FakePlaywright::start().await;
-    let grid = Grid::new().fakes(&[&fake]).start().await;
+    let grid = Grid::new()
+        .fakes(&[&fake])
+        .queue_timeout(Duration::from_secs(600))
+        .start()
+        .await;
     let workers = std::fs::read_to_string(grid.config_file()).unwrap();
     let mut open = Vec::new();
     for _ in 0..5 {

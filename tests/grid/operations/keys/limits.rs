@@ -24,7 +24,7 @@ pub async fn heads_and_connections() {
     let refusal = long().connect().await.err().expect("it is too long");
     assert_eq!(refusal.status, 431);
 
-    changing.now("limits: { header_timeout: 100ms }").await;
+    changing.now("limits: { header_timeout: 3s }").await;
     let mut slow = TcpStream::connect(grid.address()).await.unwrap();
     slow.write_all(b"GET / HT").await.unwrap();
     let answer = read_to_close(&mut slow).await;
@@ -156,7 +156,7 @@ pub async fn workers_are_asked_and_dialled() {
     })
     .await;
     changing
-        .now("selection: { dial_timeout: 100ms, health_interval: 1day }\nqueue: { timeout: 100ms }")
+        .now("selection: { dial_timeout: 100ms, health_interval: 1day }\nqueue: { timeout: 4s }")
         .await;
     let refusal = grid.dial().connect().await.err().expect("it hangs");
     assert_eq!(refusal.status, 502, "{refusal:?}");

@@ -17,8 +17,8 @@ mod workers;
 
 use super::reloads::{in_force, reload_status};
 use super::{reloads, tls, upgrades};
-use crate::grid::{demand, front_door, in_front, kubernetes, live, own, seal, versions};
-use crate::support::{FakePlaywright, Grid, GridBuilder, RedisServer, eventually};
+use crate::grid::{demand, front_door, in_front, kubernetes, own, seal, versions};
+use crate::support::{FakePlaywright, Grid, GridBuilder, RedisServer, eventually, patient};
 use playhouse::config::{Environment, Flags, Role, Setting, Sources};
 use std::collections::BTreeSet;
 
@@ -27,7 +27,6 @@ const SHOWN: &[(&str, fn())] = &[
     ("listen", doors::ports_are_where_they_are_told_to_be),
     ("admin.listen", doors::ports_are_where_they_are_told_to_be),
     ("admin.token_sha256", doors::the_admin_port_wants_its_token),
-    ("admin.live_view", live::who_may_not_look_reads_why),
     (
         "admin.allow_unprotected",
         doors::ports_are_where_they_are_told_to_be,
@@ -279,7 +278,8 @@ impl Changing {
 
     /// Puts a new file into force: this, and the workers.
     pub async fn now(&self, yaml: &str) {
-        self.write(&format!("{yaml}\n{}", self.workers)).await;
+        let yaml = patient(&format!("{yaml}\n{}", self.workers));
+        self.write(&yaml).await;
     }
 
     /// Puts a new file into force as it is.
@@ -339,7 +339,6 @@ const OTHER: &[(&str, &str)] = &[
         "admin.token_sha256",
         "0000000000000000000000000000000000000000000000000000000000000000",
     ),
-    ("admin.live_view", "true"),
     ("admin.allow_unprotected", "true"),
     ("store.url", "redis://127.0.0.1:1"),
     ("store.strict", "true"),
@@ -421,6 +420,7 @@ pub async fn what_needs_a_restart_says_so_and_changes_nothing() {
     for ((key, _), before) in OTHER.iter().zip(before) {
         assert_eq!(in_force(&grid.grid, key).await, before, "{key}");
     }
+    grid.grid.logs("at the next start only").await;
     let log = grid.grid.log();
     let line = log
         .lines()

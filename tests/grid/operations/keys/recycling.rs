@@ -65,7 +65,7 @@ pub async fn a_ceiling_is_where_it_is_told_to_be() {
     let yaml = |recycle: &str| {
         format!(
             "{POLL}limits: {{ max_concurrent_sessions: 100, max_lifetime_sessions: 2 }}\n\
-             queue: {{ timeout: 100ms }}\nrecycle: {{ {recycle} }}"
+             queue: {{ timeout: 3s }}\nrecycle: {{ {recycle} }}"
         )
     };
     let first = yaml("ceiling: 2.0");
@@ -206,7 +206,8 @@ async fn replaced(changing: &Changing, old: &[String]) {
     .await;
 }
 
-const QUICK: &str = "worker: { heartbeat_interval: 200ms }\n";
+/// Who waits at a closed gate is not late.
+const QUICK: &str = "worker: { heartbeat_interval: 200ms, start_timeout: 10m }\n";
 
 #[tokio::test]
 pub async fn browsers_are_replaced_for_every_reason() {

@@ -56,7 +56,7 @@ pub async fn sessions_end_when_their_time_is_up() {
         .await;
     };
     changing
-        .now("session: { ping_interval: 50ms, ping_timeout: 300ms }")
+        .now("session: { ping_interval: 50ms, ping_timeout: 5s }")
         .await;
     // Nobody reads here, so nobody answers the pings; but that machine is there.
     let mut deaf = grid.connect().await;

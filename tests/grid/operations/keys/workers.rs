@@ -1,7 +1,9 @@
 //! The browser servers: where they listen, what they are started with, how they are announced.
 
 use super::{Changing, register};
-use crate::support::{FakePlaywright, Grid, Kind, RedisServer, eventually, free_port};
+use crate::support::{
+    FakePlaywright, Grid, Kind, RedisServer, eventually, eventually_equal, free_port,
+};
 use nix::sys::signal::Signal;
 use playhouse::config::{Config, Role};
 use playhouse::worker::{Toolchain, locate};
@@ -167,7 +169,7 @@ pub async fn workers_of_different_sizes_are_filled_by_their_own() {
         .capacity(2)
         .lifetime(100)
         .config("recycle: { ceiling: 1 }")
-        .queue_timeout(std::time::Duration::from_secs(1))
+        .queue_timeout(std::time::Duration::from_secs(4))
         .start()
         .await;
     let sizes = async || {
@@ -191,13 +193,13 @@ pub async fn workers_of_different_sizes_are_filled_by_their_own() {
     }
     let full = grid.dial().connect().await.err().unwrap();
     assert_eq!(full.status, 503, "{}", full.body);
-    let actives = async || {
+    eventually_equal("sessions of the workers", vec![1, 2, 4], async || {
         let workers = grid.workers().await.into_iter();
         let mut actives: Vec<_> = workers.map(|it| it.active_sessions).collect();
         actives.sort_unstable();
         actives
-    };
-    assert_eq!(actives().await, [1, 2, 4]);
+    })
+    .await;
     for session in sessions {
         session.close().await;
     }
@@ -217,8 +219,7 @@ pub async fn workers_of_different_sizes_are_filled_by_their_own() {
         session.close().await;
     }
     grid.idle().await;
-    let capacity = grid.capacity().await;
-    assert_eq!(capacity.slots.free, 6, "{capacity:?}");
+    eventually_equal("free seats", 6, async || grid.capacity().await.slots.free).await;
 }
 
 #[tokio::test]
