@@ -5,6 +5,7 @@ WORKERS ?= 2
 ARGS ?=
 SOAK_SECONDS ?= 3600
 RECYCLES ?= 100
+FAULTS_SECONDS ?= 1800
 FUZZ_SECONDS ?= 60
 STORM_CONNECTS ?= 1000000
 IDLE_SECONDS ?= 600
@@ -15,7 +16,7 @@ SCHEDULES ?= 1000000
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chart setup lint bench overload capacity recycles soak storm idle simulate fuzz containers clean
+.PHONY: help run test check chart setup lint bench overload capacity recycles soak storm idle simulate faults fuzz containers clean
 
 help: ## list the targets
 	@echo "usage: make TARGET"
@@ -79,6 +80,10 @@ idle: ## idle sessions behind what cuts silent connections (IDLE_SECONDS=600 SIL
 
 simulate: ## the whole protocol under seeded faults in simulated time (SCHEDULES=1000000)
 	SIMULATE_SCHEDULES=$(SCHEDULES) $(CARGO) test --locked --release --lib -- simulation --nocapture --test-threads 1
+
+faults: ## real processes, their links cut, slowed and frozen, Redis killed and emptied: benches/results/faults.txt (FAULTS_SECONDS=1800; needs root)
+	@scripts/setup.sh test
+	$(CARGO) bench --locked --bench faults -- --seconds $(FAULTS_SECONDS) --output benches/results/faults.txt
 
 fuzz: ## frames, configuration and admin paths against any bytes (FUZZ_SECONDS=60; nightly Rust and cargo-fuzz)
 	cd fuzz && for target in frames config routes; do \

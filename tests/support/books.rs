@@ -71,9 +71,15 @@ const READ: &str = r"
 impl Books {
     /// `Err` while Redis does not answer, or not as a primary.
     pub fn try_read(redis: &RedisServer) -> redis::RedisResult<Books> {
+        Books::try_read_at(&redis.url())
+    }
+
+    /// The same of a Redis that is none of [`RedisServer`].
+    pub fn try_read_at(url: &str) -> redis::RedisResult<Books> {
         type Row = (String, i64, i64);
+        let mut connection = redis::Client::open(url)?.get_connection()?;
         let (wrong, rows, leases, waiting): (Vec<String>, Vec<Row>, i64, i64) =
-            redis.try_query(&["EVAL", READ, "0"])?;
+            redis::cmd("EVAL").arg(READ).arg(0).query(&mut connection)?;
         let account = |(worker, active, lifetime)| (worker, Account { active, lifetime });
         Ok(Books {
             workers: rows.into_iter().map(account).collect(),
