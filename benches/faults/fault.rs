@@ -15,7 +15,8 @@ pub enum Fault {
     ProxyFromRedisForLong,
     /// All but one.
     TwoProxiesFromRedis,
-    EveryProxyFromRedis,
+    /// All at the same moment, workers too.
+    EverybodyFromRedis,
     WorkerFromRedis(Way),
     WorkerFromProxies,
     /// What Redis says comes slowly, to everybody.
@@ -35,7 +36,7 @@ pub const ALL: [Fault; 18] = [
     Fault::ProxyFromRedis(Way::Back),
     Fault::ProxyFromRedisForLong,
     Fault::TwoProxiesFromRedis,
-    Fault::EveryProxyFromRedis,
+    Fault::EverybodyFromRedis,
     Fault::WorkerFromRedis(Way::Both),
     Fault::WorkerFromRedis(Way::There),
     Fault::WorkerFromRedis(Way::Back),
@@ -61,7 +62,7 @@ impl Fault {
             Fault::ProxyFromRedis(lost) => format!("a proxy cut off from Redis, {}", way(lost)),
             Fault::ProxyFromRedisForLong => "a proxy cut off from Redis for 20 s".into(),
             Fault::TwoProxiesFromRedis => "two of three proxies cut off from Redis".into(),
-            Fault::EveryProxyFromRedis => "every proxy cut off from Redis".into(),
+            Fault::EverybodyFromRedis => "everybody cut off from Redis".into(),
             Fault::WorkerFromRedis(lost) => format!("a worker cut off from Redis, {}", way(lost)),
             Fault::WorkerFromProxies => "a worker cut off from the proxies".into(),
             Fault::SlowRedis => "Redis sends 100 kbit/s".into(),
@@ -146,8 +147,7 @@ impl Fault {
             Fault::TwoProxiesFromRedis => {
                 (n..n + 2).try_for_each(|proxy| lab.proxy(proxy).lose(redis, Way::Both, lost))
             }
-            Fault::EveryProxyFromRedis => (n..n + crate::lab::PROXIES)
-                .try_for_each(|proxy| lab.proxy(proxy).lose(redis, Way::Both, lost)),
+            Fault::EverybodyFromRedis => lab.redis.unplug(lost),
             Fault::WorkerFromRedis(way) => lab.worker(n).lose(redis, way, lost),
             Fault::WorkerFromProxies => {
                 let proxies = lab.proxy_addresses();

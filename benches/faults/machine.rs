@@ -119,6 +119,12 @@ impl Machine {
         Ok(())
     }
 
+    /// Takes its link away, from one moment to the next, or puts it back.
+    pub fn unplug(&self, unplugged: bool) -> Result<()> {
+        let state = if unplugged { "down" } else { "up" };
+        ip(&["link", "set", &self.name, state])
+    }
+
     /// What this machine says leaves it at this rate, in kbit/s, or at any.
     pub fn slow_down(&self, rate: Option<u32>) -> Result<()> {
         let netns = self.netns();

@@ -177,11 +177,15 @@ impl Ledger {
     }
 
     /// Seats to tell the store of. Followed by [`Ledger::mark_synced`], or [`Ledger::mark_unsynced`] if that failed.
+    /// A session whose earlier seat is still to be given back has to wait for that.
     pub fn take_unsynced(&mut self, most: usize) -> Vec<UnsyncedSeat> {
         let mut batch = Vec::new();
         for (session, seat) in &mut self.seats {
             if batch.len() == most {
                 break;
+            }
+            if self.releases.contains_key(session) {
+                continue;
             }
             if let Seat::Held {
                 worker,

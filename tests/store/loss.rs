@@ -3,7 +3,7 @@
 
 use crate::model::audit;
 use crate::stores::*;
-use crate::support::{RedisServer, eventually_equal};
+use crate::support::{RedisServer, eventually_equal, free_port};
 use futures_util::FutureExt;
 use playhouse::model::{SessionId, WorkerKey};
 use playhouse::store::redis::RedisStore;
@@ -247,6 +247,81 @@ fn a_frozen_proxy_finds_what_was_taken() {
     audit(&redis);
     // Their tasks end with their runtimes.
     drop((frozen, other));
+}
+
+/// A way to Redis that can be cut.
+struct Relay {
+    server: tokio::task::JoinHandle<()>,
+}
+
+impl Relay {
+    async fn start(redis: &RedisServer, port: u16) -> Relay {
+        let address = (std::net::Ipv4Addr::LOCALHOST, port);
+        let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+        let redis = redis.port();
+        let server = tokio::spawn(async move {
+            // Dropped with this task, and every connection with it.
+            let mut connections = JoinSet::new();
+            while let Ok((mut client, _)) = listener.accept().await {
+                connections.spawn(async move {
+                    let server = tokio::net::TcpStream::connect(("127.0.0.1", redis)).await;
+                    tokio::io::copy_bidirectional(&mut client, &mut server.unwrap()).await
+                });
+            }
+        });
+        Relay { server }
+    }
+
+    /// Cuts every connection, and takes no new one.
+    async fn cut(self) {
+        self.server.abort();
+        // It ends by being cancelled.
+        self.server.await.ok();
+    }
+}
+
+/// Else the seat that it gives back goes to somebody else's session, while its own new session has
+/// it.
+#[tokio::test]
+async fn who_was_cut_off_tells_of_new_sessions_before_it_gives_back_old_seats() {
+    let redis = RedisServer::start().await;
+    let port = free_port();
+    let relay = Relay::start(&redis, port).await;
+    let store = |url: String| {
+        let mut config = store_config(url);
+        // Nobody is taken for dead.
+        config.proxy_ttl = TTL;
+        connect(&config, StoreRole::Proxy)
+    };
+    let other = store(redis.url());
+    let cut_off = store(format!("redis://127.0.0.1:{port}"));
+    becomes(&other, true).await;
+    becomes(&cut_off, true).await;
+    let a = key("a");
+    other.register(&record(&a), TTL).await.unwrap();
+    let (old, ..) = seat(&cut_off, &[candidate(&a, 1, None)]).await;
+
+    relay.cut().await;
+    becomes(&cut_off, false).await;
+    let away = cut_off.release(old, false).await;
+    assert!(matches!(away, Err(StoreError::Away(_))), "{away:?}");
+    let new = SessionId::random();
+    cut_off.adopt(new, &a);
+
+    let mut events = other.events();
+    let _relay = Relay::start(&redis, port).await;
+    eventually_equal("both are counted", Some((1, 2)), async || {
+        counts(&other, &a).await
+    })
+    .await;
+    while let Ok(event) = events.try_recv() {
+        if let Event::Counts(_, counts) = event {
+            assert!(counts.active > 0, "the seat was free for a moment");
+        }
+    }
+    cut_off.release(new, false).await.unwrap();
+    assert_eq!(counts(&other, &a).await, Some((0, 2)));
+    audit(&redis);
 }
 
 #[tokio::test]

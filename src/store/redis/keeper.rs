@@ -16,6 +16,9 @@ use tokio::time::Instant;
 
 /// Between attempts, with jitter, doubling.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// Time within which workers come back to a Redis that came back empty, for there may be very many;
+/// proxies, whose seats somebody may wait for, come at once.
+const SPREAD: Duration = Duration::from_secs(1);
 /// After a connection that lived this long the next is opened without a pause.
 const STEADY: Duration = Duration::from_secs(1);
 /// Sessions or workers in one script call: some hundred microseconds of Redis' time.
@@ -46,6 +49,9 @@ pub async fn keep(inner: Arc<Inner>) {
                 arrived(&inner, live);
                 inner.link.until_lost().await;
                 pauses = backoff();
+                if inner.role == StoreRole::Worker && inner.grid().stale() {
+                    tokio::time::sleep(SPREAD.mul_f64(rand::random())).await;
+                }
                 if since.elapsed() >= STEADY {
                     continue;
                 }
@@ -117,7 +123,6 @@ async fn open(inner: &Arc<Inner>, finder: &mut Finder<'_>) -> RedisResult<Live> 
         since: Instant::now(),
     };
     is_a_redis(&mut live).await?;
-    inner.scripts.load(&mut live.connection).await?;
     // First listen, then write: nothing that happens from here on is missed.
     subscribe(inner, &mut live).await?;
     let mut met = meet(inner, &mut live).await;

@@ -124,8 +124,8 @@ impl Keys {
         format!("{}{name}", self.namespace)
     }
 
-    /// The names as a Lua table, which every script begins with.
-    pub fn lua_names(&self) -> String {
+    /// What scripts call the keys, each with its name.
+    pub fn lua_names(&self) -> Vec<(&'static str, String)> {
         let names = [
             ("worker", WORKER),
             ("command", COMMAND),
@@ -150,19 +150,16 @@ impl Keys {
             ("events", EVENTS),
             ("reset", RESET),
         ];
-        let entries: Vec<String> = names
-            .iter()
-            .map(|&(entry, name)| {
-                let name = match name {
-                    // A word, no name.
-                    SHUTDOWN => name.to_owned(),
-                    EVENTS | RESET => self.channel(name),
-                    _ => self.name(name),
-                };
-                format!("{entry}='{name}'")
-            })
-            .collect();
-        format!("local K={{{}}}\n", entries.join(","))
+        let named = names.into_iter().map(|(entry, name)| {
+            let name = match name {
+                // A word, no name.
+                SHUTDOWN => name.to_owned(),
+                EVENTS | RESET => self.channel(name),
+                _ => self.name(name),
+            };
+            (entry, name)
+        });
+        named.collect()
     }
 
     /// Keys that a grid has once, with their types.

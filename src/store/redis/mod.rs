@@ -299,9 +299,16 @@ impl Inner {
         call
     }
 
-    /// Tells Redis all it has not been told: ended sessions first, so that a session that gave up
-    /// one seat and took another is told in that order.
+    /// Tells Redis all it has not been told. What is held comes first: the seat of a session that ended
+    /// while Redis was away may have another one of ours, and is for nobody else. A session that gave up
+    /// one seat and took another waits for its release.
     async fn flush(&self, live: &mut Live) -> RedisResult<()> {
+        self.flush_adoptions(live).await?;
+        self.flush_releases(live).await?;
+        self.flush_adoptions(live).await
+    }
+
+    async fn flush_releases(&self, live: &mut Live) -> RedisResult<()> {
         loop {
             let batch = self.ledger().pending_releases(BATCH);
             if batch.is_empty() {
@@ -317,9 +324,6 @@ impl Inner {
             let call = self.deregister_call(&worker);
             let _: u32 = call.invoke_async(&mut live.connection).await?;
             self.ledger().deregistered(&worker);
-        }
-        if self.role == StoreRole::Proxy {
-            self.flush_adoptions(live).await?;
         }
         Ok(())
     }

@@ -1,9 +1,12 @@
 //! The Lua scripts, compiled in. Each `.lua` file says what it takes, returns, and why it has to
 //! be atomic; this file only puts the key names and the prelude before it.
 //!
-//! Scripts are called by their hash. Every new connection loads them all, so the fallback of
-//! [`redis::ScriptInvocation`], which loads a script that Redis does not know, is for a
-//! `SCRIPT FLUSH` only.
+//! Scripts are called by their hash. One that Redis does not know yet is loaded by the call that needs
+//! it ([`redis::ScriptInvocation`]), once for all connections: a worker never loads those of proxies,
+//! and when a thousand come back at once, they do not bring a thousand copies.
+//!
+//! Of the key names and of the prelude a script gets what it uses: Redis makes all of it anew in each
+//! call.
 
 use super::connection::Connection;
 use super::keys::Keys;
@@ -14,17 +17,16 @@ macro_rules! scripts {
         /// All scripts of one grid, each named like its file.
         pub struct Scripts {
             $(pub $name: Script,)*
-            sources: Vec<String>,
         }
 
         impl Scripts {
             pub fn new(keys: &Keys) -> Scripts {
-                let begin = format!("{}{}", keys.lua_names(), include_str!("lua/prelude.lua"));
-                $(let $name = concat!("\n", include_str!(concat!("lua/", stringify!($name), ".lua")));)*
-                $(let $name = format!("{begin}{}", $name);)*
+                let names = keys.lua_names();
                 Scripts {
-                    $($name: Script::new(&$name),)*
-                    sources: vec![$($name),*],
+                    $($name: Script::new(&source(
+                        &names,
+                        include_str!(concat!("lua/", stringify!($name), ".lua")),
+                    )),)*
                 }
             }
         }
@@ -59,6 +61,45 @@ scripts!(
     unseat
 );
 
+const PRELUDE: &str = include_str!("lua/prelude.lua");
+
+/// A script behind those names of keys and those parts of the prelude that it needs. A part is what
+/// stands between empty lines; it may use those above it.
+fn source(names: &[(&str, String)], script: &str) -> String {
+    let mut text = script.to_owned();
+    for part in PRELUDE.split("\n\n").collect::<Vec<_>>().into_iter().rev() {
+        if defined_by(part).any(|name| has_word(&text, name)) {
+            text = format!("{}\n\n{text}", part.trim_end());
+        }
+    }
+    let used = names
+        .iter()
+        .filter(|(name, _)| has_word(&text, &format!("K.{name}")));
+    let table: Vec<String> = used.map(|(name, key)| format!("{name}='{key}'")).collect();
+    format!("local K={{{}}}\n{text}", table.join(","))
+}
+
+/// The names that a part of the prelude defines.
+fn defined_by(part: &str) -> impl Iterator<Item = &str> {
+    part.lines().filter_map(|line| {
+        let rest = line.strip_prefix("local ")?;
+        let rest = rest.strip_prefix("function ").unwrap_or(rest);
+        rest.split(|c: char| !is_of_word(c)).next()
+    })
+}
+
+fn has_word(text: &str, word: &str) -> bool {
+    text.match_indices(word).any(|(at, _)| {
+        let before = text[..at].chars().next_back();
+        let behind = text[at + word.len()..].chars().next();
+        !before.is_some_and(is_of_word) && !behind.is_some_and(is_of_word)
+    })
+}
+
+fn is_of_word(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_'
+}
+
 /// A script that says nothing but which grid it is for. Redis forgets scripts when it starts, and
 /// keeps them from its replicas: where the mark of a grid is gone, it is another server that has
 /// the grid's keys, or one that was started since, and what it has may be old.
@@ -79,13 +120,32 @@ pub async fn has_mark(connection: &mut Connection, grid: &str) -> redis::RedisRe
     Ok(found == [1])
 }
 
-impl Scripts {
-    /// Loads every script in one round trip.
-    pub async fn load(&self, connection: &mut Connection) -> redis::RedisResult<()> {
-        let mut pipeline = redis::pipe();
-        for source in &self.sources {
-            pipeline.cmd("SCRIPT").arg("LOAD").arg(source).ignore();
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_gets_what_it_uses_and_what_that_uses() {
+        let keys = ["silent", "revision", "grid", "lifetime", "proxies"];
+        let names = keys.map(|key| (key, format!("the {key}")));
+        let source = source(&names, "strike(ARGV[1])");
+        let all: Vec<&str> = defined_by(&source).collect();
+        for name in [
+            "call",
+            "now",
+            "count",
+            "rise",
+            "begin_anew",
+            "SILENT_TTL",
+            "strike",
+        ] {
+            assert!(all.contains(&name), "{name} is not in {all:?}");
         }
-        pipeline.exec_async(connection).await
+        for name in ["give_back", "feel_pulse", "GRACE", "FENCED"] {
+            assert!(!all.contains(&name), "{name} is in {all:?}");
+        }
+        let table = source.lines().next().unwrap();
+        assert!(table.contains("silent='the silent'"), "{table}");
+        assert!(!table.contains("proxies"), "{table}");
     }
 }

@@ -82,11 +82,9 @@ impl Vm {
         if let Some(bug) = self.bug.filter(|bug| text.contains(bug.from)) {
             text = text.replace(bug.from, bug.to);
         }
-        let title = source
-            .rsplit("any more')")
-            .next()
-            .unwrap_or_default()
-            .trim();
+        let mut parts = source.split("\n\n");
+        let header = parts.find(|part| part.contains("-- Returns"));
+        let title = header.unwrap_or_default().trim();
         let script = Script {
             title: title.lines().next().unwrap_or_default().to_owned(),
             source: source.to_owned(),
