@@ -224,6 +224,16 @@ if [ "$scope" = test ]; then
         rm -rf "$runner/node_modules/axe-core"
         archive "$runner/node_modules" axe-core "axe-core-$AXE_CORE_VERSION.tgz" "$AXE_CORE_SHA256"
     fi
+    puppeteer=$tools/puppeteer-$PUPPETEER_VERSION
+    if [ ! -d "$puppeteer" ]; then
+        say "fetching puppeteer-core $PUPPETEER_VERSION (another client of CDP; 1 MB) ..."
+        rm -rf "$puppeteer.part"
+        modules=$puppeteer.part/node_modules
+        archive "$modules" puppeteer-core "puppeteer-core-$PUPPETEER_VERSION.tgz" "$PUPPETEER_SHA256"
+        archive "$modules" @puppeteer/browsers "browsers-$PUPPETEER_BROWSERS_VERSION.tgz" "$PUPPETEER_BROWSERS_SHA256"
+        archive "$modules" ws "ws-$WS_VERSION.tgz" "$WS_SHA256"
+        mv "$puppeteer.part" "$puppeteer"
+    fi
     playwright "$PLAYWRIGHT_PREVIOUS" "Firefox, and a second version to choose from"
     playwright "$PLAYWRIGHT_FOREIGN" "clients of a version that no worker has"
 

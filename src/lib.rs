@@ -12,7 +12,7 @@
 //! * [`worker`]: the browser servers themselves: start, heartbeat, drain, recycle.
 //! * [`kubernetes`]: what a cluster is told of the workers' pods.
 //!
-//! Around them: [`model`] (the words), [`cli`], [`config`] (the keys, read by [`settings`]), [`logging`],
+//! Around them: [`model`] (the words), [`launch`] (what a client may have its browser started with), [`cli`], [`config`] (the keys, read by [`settings`]), [`logging`],
 //! [`metrics`], [`events`], [`admin`], and [`app`], the only place that sees everything.
 
 pub mod admin;
@@ -23,6 +23,7 @@ pub mod config;
 pub mod events;
 pub mod fleet;
 pub mod kubernetes;
+pub mod launch;
 pub mod logging;
 pub mod metrics;
 pub mod model;

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("settings", &[]),
-    ("config", &["model", "settings", "store"]),
+    ("launch", &["model"]),
+    ("config", &["launch", "model", "settings", "store"]),
     ("logging", &["config"]),
     ("cli", &["config", "model"]),
     ("events", &["model"]),
@@ -21,13 +22,17 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("session", &["admission", "model", "store", "tunnel"]),
     ("admission", &["config", "model", "selection"]),
     ("tunnel", &["config", "model"]),
-    ("worker", &["config", "metrics", "model", "store", "tunnel"]),
+    (
+        "worker",
+        &["config", "launch", "metrics", "model", "store", "tunnel"],
+    ),
     (
         "fleet",
         &[
             "admission",
             "config",
             "events",
+            "launch",
             "metrics",
             "model",
             "selection",
@@ -45,6 +50,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "config",
             "events",
             "fleet",
+            "launch",
             "metrics",
             "model",
             "selection",

@@ -138,6 +138,7 @@ fn record(n: usize, endpoint: &str) -> anyhow::Result<WorkerRecord> {
         memory: None,
         end_reason: None,
         pod: None,
+        launch_options: None,
         seal: None,
     })
 }

@@ -22,8 +22,8 @@ mod unreachable;
 mod view;
 mod watch;
 
-/// How a worker is told which protocol its client speaks.
-pub use crate::worker::{CDP, PROTOCOL_HEADER};
+/// How a worker is told which protocol its client speaks, and what its browser is to be started with.
+pub use crate::worker::{CDP, LAUNCH_HEADER, PROTOCOL_HEADER};
 pub use dial::{Dialled, Handshake};
 pub use failure::{DialFailure, Shortage, WorkerAnswer};
 pub use seating::{Grant, NoSeat, Queue, Ticket};
@@ -31,6 +31,7 @@ pub use target::Target;
 pub use unreachable::{Obstacle, Unreachable};
 
 use crate::config::LiveConfig;
+use crate::launch::LaunchOptions;
 use crate::metrics::Metrics;
 use crate::model::{
     Browser, Counts, Pool, SeatKind, Version, WorkerKey, WorkerRecord, WorkerStatus,
@@ -275,6 +276,27 @@ impl Fleet {
         let seats = SeatKind::ALL.into_iter();
         let seats: Vec<SeatKind> = seats.filter(|seat| !versions(*seat).is_empty()).collect();
         (!seats.is_empty()).then_some(Instead::Seats(seats))
+    }
+
+    /// Whether there are workers, or a pool is expected, from which this client may get what it wants.
+    pub fn serves(&self, wanted: &Wanted) -> bool {
+        let expected =
+            |pool: &Pool| pool.browser == wanted.browser && wanted.accepts(pool.seat, pool.version);
+        let config = self.config.load();
+        self.index.lock().knows(wanted) || config.pools.iter().any(expected)
+    }
+
+    /// Whether every browser that this client may get has these launch options of itself.
+    pub fn has_launch_options(&self, wanted: &Wanted, options: &LaunchOptions) -> bool {
+        let digest = options.digest();
+        let known = self.known();
+        let mut records = known
+            .values()
+            .map(|worker| &worker.record)
+            .filter(|it| it.key.browser == wanted.browser && wanted.accepts(it.seat, it.version))
+            .peekable();
+        records.peek().is_some()
+            && records.all(|it| it.launch_options.as_deref() == Some(digest.as_str()))
     }
 
     /// The version of a browser that this client may get, if a worker tells.

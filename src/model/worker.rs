@@ -117,6 +117,10 @@ pub struct WorkerRecord {
     /// The pod it runs in.
     #[serde(default)]
     pub pod: Option<Pod>,
+    /// Of one with shared seats: the digest of the launch options that
+    /// its browser has of itself, if it has any.
+    #[serde(default)]
+    pub launch_options: Option<String>,
     /// How far its browsers are kept from what is not theirs, when the worker says it: `full`,
     /// `partial` with what sessions can do, or `off`.
     pub seal: Option<String>,
@@ -140,6 +144,7 @@ impl WorkerRecord {
             memory: None,
             end_reason: None,
             pod: None,
+            launch_options: None,
             seal: None,
         }
     }

@@ -5,7 +5,8 @@ use crate::session::seat::Seat;
 use std::io::Write;
 use std::time::Duration;
 
-/// The answer to an accepted upgrade; `from_worker` are headers of the worker's own answer.
+/// The answer to an accepted upgrade; `from_worker` are headers of the worker's own answer, `notes` what else
+/// the client's user is to know, in printable ASCII.
 ///
 /// Playwright prints `x-playwright-debug-log` in its log, if the name is lower-case. Its test runner
 /// attaches `x-playwright-attachment: NAME=VALUE` to the report of each test that used the
@@ -15,6 +16,7 @@ pub(super) fn switching_protocols(
     target: &Target,
     from_worker: &[u8],
     waited: Duration,
+    notes: &[String],
 ) -> Vec<u8> {
     let mut answer = Vec::with_capacity(from_worker.len() + 640);
     let browser = match &target.browser_version {
@@ -39,6 +41,9 @@ pub(super) fn switching_protocols(
         attached = attachable(&worker),
         waited = waited.as_millis(),
     );
+    for note in notes {
+        let _ = write!(answer, "x-playwright-debug-log: playhouse {note}\r\n");
+    }
     answer.extend_from_slice(from_worker);
     answer.extend_from_slice(b"\r\n");
     answer
@@ -77,7 +82,8 @@ mod tests {
         });
         let from_worker = b"Sec-WebSocket-Accept: abc=\r\n";
         let waited = Duration::from_millis(7);
-        let answer = switching_protocols(&releaser.seat(id), &target, from_worker, waited);
+        let notes = ["something is not served".to_owned()];
+        let answer = switching_protocols(&releaser.seat(id), &target, from_worker, waited, &notes);
         let answer = String::from_utf8(answer).unwrap();
         let mut headers = [httparse::EMPTY_HEADER; 32];
         let mut parsed = httparse::Response::new(&mut headers);
@@ -95,7 +101,11 @@ mod tests {
             "playhouse worker: rack%3D7??x:?y".to_owned(),
         ];
         assert_eq!(attachments, expected);
-        for line in ["waited 7 ms", "chromium 150.0, Playwright unknown"] {
+        for line in [
+            "waited 7 ms",
+            "chromium 150.0, Playwright unknown",
+            "something is not served",
+        ] {
             assert!(answer.contains(&format!("x-playwright-debug-log: playhouse {line}\r\n")));
         }
         assert!(!answer.contains("secret-path"));

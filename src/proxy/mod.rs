@@ -15,6 +15,7 @@ mod head;
 pub mod listener;
 mod pages;
 pub mod refusal;
+mod seat_choice;
 mod session;
 pub mod session_request;
 mod ticket;
@@ -46,6 +47,7 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType};
 use pingora_proxy::{HttpProxy, ProxyHttp, Session, http_proxy};
 use refusal::Refusal;
+use seat_choice::FleetOffer;
 use session_request::SessionRequest;
 use std::any::Any;
 use std::net::IpAddr;
@@ -126,14 +128,13 @@ impl Grid {
             Some(holder) => holder,
             None => self.identify(query, &head.headers)?,
         };
-        let usual = |browser| {
-            let chosen = who.seat.or(config.selection.default_seat);
-            chosen.unwrap_or_else(|| self.fleet.usual_seat(browser))
+        let offer = FleetOffer {
+            fleet: &self.fleet,
+            usual: who.seat.or(config.selection.default_seat),
         };
-        let (selection, auth) = (&config.selection, &config.auth);
         let wanted_session = match page {
-            Page::Cdp => session_request::read_cdp(&head.headers, auth)?,
-            _ => session_request::read(query, &head.headers, selection, auth, usual)?,
+            Page::Cdp => session_request::read_cdp(query, &head.headers, &config)?,
+            _ => session_request::read(query, &head.headers, &config, &offer)?,
         };
         if self.is_draining() {
             return Err(Refusal::Draining);

@@ -6,6 +6,7 @@
 
 use crate::admission::tokens::QuotaUsedUp;
 use crate::fleet::{NoSeat, Shortage, WorkerAnswer};
+use crate::launch::{LaunchError, Permission};
 use crate::model::{Browser, SeatKind, Version};
 use crate::selection::Wanted;
 use bytes::Bytes;
@@ -25,6 +26,11 @@ pub enum Refusal {
     WebSocketVersion,
     UnknownBrowser,
     UnknownSeat,
+    /// Launch options that cannot be understood, or that this grid does not allow.
+    LaunchOptions {
+        why: LaunchError,
+        allowed: Vec<Permission>,
+    },
     NoToken,
     WrongToken,
     /// The ticket of a DevTools connection is none of ours, used, or too old.
@@ -169,6 +175,7 @@ impl Refusal {
                 "unknown_seat",
                 ["Unknown kind of seat. Use ?seat=shared or ?seat=own."],
             ),
+            Refusal::LaunchOptions { why, allowed } => launch_options(why, allowed),
             Refusal::NoToken => RefusalResponse::new(
                 Status::UNAUTHORIZED,
                 "no_token",
@@ -366,7 +373,7 @@ impl Refusal {
     }
 
     /// Every [code](Told::code), and how a client is counted that left without an answer.
-    pub const CODES: [&'static str; 30] = [
+    pub const CODES: [&'static str; 31] = [
         "bad_request",
         "websocket_version",
         "unknown_browser",
@@ -380,6 +387,7 @@ impl Refusal {
         "upgrade_required",
         "header_timeout",
         "unknown_seat",
+        "launch_options",
         "no_such_version",
         "no_such_seat",
         "queue_full",
@@ -452,6 +460,32 @@ impl RefusalResponse {
 }
 
 /// What a worker said that refused the request; the status is the worker's.
+fn launch_options(why: &LaunchError, allowed: &[Permission]) -> RefusalResponse {
+    let advice = match why {
+        LaunchError::NoObject | LaunchError::Malformed { .. } => {
+            "Correct launchOptions in the client's configuration.".to_owned()
+        }
+        LaunchError::Option(_) => {
+            let allowed: Vec<String> = allowed.iter().map(Permission::to_string).collect();
+            match allowed.as_slice() {
+                [] => "Leave it out: a grid may allow some (session.launch_options).".to_owned(),
+                _ => format!(
+                    "Leave it out. Allowed are {} (session.launch_options).",
+                    allowed.join(", ")
+                ),
+            }
+        }
+        LaunchError::Argument(_) | LaunchError::Preference(_) => {
+            "Leave it out, or have an argument listed under session.launch_options.".to_owned()
+        }
+    };
+    RefusalResponse::new(
+        StatusCode::BAD_REQUEST,
+        "launch_options",
+        [&why.to_string(), &advice],
+    )
+}
+
 fn by_worker(answer: &WorkerAnswer) -> RefusalResponse {
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::BAD_REQUEST);
     let reason = status.canonical_reason().unwrap_or("no reason");
@@ -534,6 +568,10 @@ mod tests {
             Refusal::WebSocketVersion,
             Refusal::UnknownBrowser,
             Refusal::UnknownSeat,
+            Refusal::LaunchOptions {
+                why: LaunchError::NoObject,
+                allowed: Vec::new(),
+            },
             Refusal::NoToken,
             Refusal::WrongToken,
             Refusal::WrongTicket,

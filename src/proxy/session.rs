@@ -153,7 +153,13 @@ async fn open(grid: Arc<Grid>, arrival: Arrival, stream: Stream, early: Vec<u8>)
         traffic: Arc::new(Traffic::new()),
     });
     let begun = Instant::now();
-    let answer = switching_protocols(&seat, &target, &dialled.forwarded, waited);
+    let answer = switching_protocols(
+        &seat,
+        &target,
+        &dialled.forwarded,
+        waited,
+        &wanted_session.notes,
+    );
     let told = async {
         client.stream.write_all(&answer).await?;
         client.stream.flush().await

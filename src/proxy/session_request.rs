@@ -2,8 +2,10 @@
 
 use super::handshake;
 use super::refusal::Refusal;
-use crate::config;
-use crate::fleet::{CDP, Handshake, PROTOCOL_HEADER};
+use super::seat_choice::{self, Offer};
+use crate::config::{self, Config};
+use crate::fleet::{CDP, Handshake, LAUNCH_HEADER, PROTOCOL_HEADER};
+use crate::launch;
 use crate::model::{Browser, SeatKind, Version};
 use crate::selection::Wanted;
 use base64::Engine;
@@ -45,6 +47,8 @@ pub struct SessionRequest {
     pub playwright: bool,
     /// What the worker gets to see of the request.
     pub handshake: Handshake,
+    /// What the client wants and does not get, for its log.
+    pub notes: Vec<String>,
 }
 
 /// What may be the token of a request: `Authorization: Bearer …`, the user and the password of the
@@ -78,17 +82,15 @@ pub fn is_playwright(headers: &HeaderMap) -> bool {
     user_agent(headers).is_some_and(|agent| agent.starts_with("Playwright/"))
 }
 
-/// Reads the wish out of an upgrade request. `usual` says which kind of seat is meant by those who
-/// do not say.
+/// Reads the wish out of an upgrade request. What the client does not say is said by what the grid has.
 pub fn read(
     query: Option<&str>,
     headers: &HeaderMap,
-    selection: &config::Selection,
-    auth: &config::Auth,
-    usual: impl Fn(Browser) -> SeatKind,
+    config: &Config,
+    offer: &impl Offer,
 ) -> Result<SessionRequest, Refusal> {
     let key = handshake::check(headers)?;
-    check_origin(headers, auth)?;
+    check_origin(headers, &config.auth)?;
     if wants_cdp(query, headers) {
         return Err(Refusal::BadRequest(
             "This path speaks Playwright's protocol. For CDP use http://HOST:PORT or ws://HOST:PORT/cdp.",
@@ -98,33 +100,47 @@ pub fn read(
         Some(name) => name.parse().map_err(|_| Refusal::UnknownBrowser)?,
         None => match headers.get(BROWSER_HEADER) {
             Some(name) => browser_of(name.as_bytes())?,
-            None => selection.default_browser,
+            None => config.selection.default_browser,
         },
     };
-    let seat = match parameter(query, "seat") {
-        Some(name) => name.parse().map_err(|_| Refusal::UnknownSeat)?,
-        None => usual(browser),
-    };
+    let allowed = &config.session.launch_options;
+    let options = seat_choice::launch_options(query, headers, browser, allowed)?;
+    let version = user_agent(headers).and_then(Version::from_user_agent);
+    let choice = seat_choice::choose(query, browser, version, options, offer)?;
+    let mut wire = forwarded(headers, choice.launch.is_empty());
+    if !choice.launch.is_empty() {
+        let json = choice.launch.to_json();
+        wire.extend_from_slice(format!("{LAUNCH_HEADER}: {json}\r\n").as_bytes());
+    }
+    let mut notes: Vec<String> = choice.note.into_iter().collect();
+    if headers.get(PROXY_HEADER).is_some_and(|it| !it.is_empty()) {
+        notes.push("exposeNetwork is not served".to_owned());
+    }
     Ok(SessionRequest {
-        wanted: Wanted {
-            browser,
-            seat,
-            version: user_agent(headers).and_then(Version::from_user_agent),
-        },
+        wanted: choice.wanted,
         playwright: is_playwright(headers),
-        handshake: Handshake::new(forwarded(headers), key.as_bytes()),
+        handshake: Handshake::new(wire, key.as_bytes()),
+        notes,
     })
 }
 
 /// Reads the wish for a browser that is driven by the DevTools protocol.
-pub fn read_cdp(headers: &HeaderMap, auth: &config::Auth) -> Result<SessionRequest, Refusal> {
+pub fn read_cdp(
+    query: Option<&str>,
+    headers: &HeaderMap,
+    config: &Config,
+) -> Result<SessionRequest, Refusal> {
     let key = handshake::check(headers)?;
-    check_origin(headers, auth)?;
+    check_origin(headers, &config.auth)?;
     if headers.contains_key(BROWSER_HEADER) {
         return Err(Refusal::BadRequest(
             "This path speaks CDP: use connectOverCDP here, or connect(\"ws://HOST:PORT/\").",
         ));
     }
+    let allowed = &config.session.launch_options;
+    let options = seat_choice::launch_options(query, headers, CDP_SEAT.browser, allowed)?;
+    let not_served = || seat_choice::not_served(&options, "over CDP there are none");
+    let note = (!options.is_empty()).then(not_served);
     // What the gateway does not know is of no use to it: it agrees on no extension.
     let key_text = String::from_utf8_lossy(key.as_bytes());
     let wire = format!(
@@ -134,6 +150,7 @@ pub fn read_cdp(headers: &HeaderMap, auth: &config::Auth) -> Result<SessionReque
         wanted: CDP_SEAT,
         playwright: is_playwright(headers),
         handshake: Handshake::new(wire.into_bytes(), key.as_bytes()),
+        notes: note.into_iter().collect(),
     })
 }
 
@@ -185,7 +202,7 @@ fn user_agent(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// A query parameter, percent-decoded. The query itself is never logged: it may hold the token.
-fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<Cow<'a, str>> {
+pub fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<Cow<'a, str>> {
     query?
         .split('&')
         .filter_map(|pair| pair.split_once('='))
@@ -194,15 +211,16 @@ fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<Cow<'a, str>> {
 }
 
 /// User-Agent, the WebSocket headers and `x-playwright-*` go on to the worker; never
-/// `Authorization`, `Cookie`, `Origin` or the token.
-fn forwarded(headers: &HeaderMap) -> Vec<u8> {
+/// `Authorization`, `Cookie`, `Origin` or the token. A worker that is told by this proxy what to
+/// start needs no other word of that.
+fn forwarded(headers: &HeaderMap, with_launch_options: bool) -> Vec<u8> {
     let mut wire = Vec::with_capacity(384);
     for (name, value) in headers {
         let name = name.as_str();
         let goes_on = name == "user-agent"
             || name.starts_with("sec-websocket-")
             || name.starts_with("x-playwright-");
-        if goes_on {
+        if goes_on && (with_launch_options || name != launch::HEADER) {
             wire.extend_from_slice(name.as_bytes());
             wire.extend_from_slice(b": ");
             wire.extend_from_slice(value.as_bytes());
@@ -215,16 +233,25 @@ fn forwarded(headers: &HeaderMap) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Strategy;
-    use std::time::Duration;
+    use crate::config::Role;
+    use crate::launch::LaunchOptions;
 
-    const SELECTION: config::Selection = config::Selection {
-        strategy: Strategy::LifetimeFirst,
-        default_browser: Browser::Webkit,
-        default_seat: None,
-        dial_timeout: Duration::from_secs(5),
-        health_interval: Duration::from_secs(5),
-    };
+    /// A grid of all seats.
+    struct Everything;
+
+    impl Offer for Everything {
+        fn usual_seat(&self, _: Browser) -> SeatKind {
+            SeatKind::Shared
+        }
+
+        fn serves(&self, _: &Wanted) -> bool {
+            true
+        }
+
+        fn has_launch_options(&self, _: &Wanted, _: &LaunchOptions) -> bool {
+            false
+        }
+    }
 
     fn ask(uri: &str, extra: &[(&'static str, &str)]) -> Result<SessionRequest, Refusal> {
         let mut headers = HeaderMap::new();
@@ -238,13 +265,10 @@ mod tests {
         for (name, value) in extra {
             headers.insert(*name, value.parse().unwrap());
         }
-        read(
-            uri.split_once('?').map(|(_, query)| query),
-            &headers,
-            &SELECTION,
-            &config::Auth::default(),
-            |_| SeatKind::Shared,
-        )
+        let mut config = Config::defaults(Role::Proxy);
+        config.selection.default_browser = Browser::Webkit;
+        let query = uri.split_once('?').map(|(_, query)| query);
+        read(query, &headers, &config, &Everything)
     }
 
     fn browser(uri: &str, extra: &[(&'static str, &str)]) -> Result<Browser, Refusal> {
@@ -300,6 +324,25 @@ mod tests {
         assert!(wire.contains("user-agent: Playwright/1.65.1"));
         assert!(wire.contains("sec-websocket-key"));
         assert_eq!(asked.wanted.version.unwrap().to_string(), "1.65");
+    }
+
+    #[test]
+    fn a_worker_is_told_of_launch_options_by_the_proxy_alone() {
+        let given = [
+            ("x-playwright-browser", "chromium"),
+            (
+                "x-playwright-launch-options",
+                r#"{"slowMo":20,"headless":true}"#,
+            ),
+            ("x-playhouse-launch-options", r#"{"env":{"A":"b"}}"#),
+            ("x-playwright-proxy", "<loopback>"),
+        ];
+        let asked = ask("/", &given).unwrap();
+        let wire = std::str::from_utf8(asked.handshake.headers()).unwrap();
+        assert!(wire.contains("x-playhouse-launch-options: {\"slowMo\":20.0}\r\n"));
+        assert_eq!(wire.matches("launch-options").count(), 1, "{wire}");
+        assert_eq!(asked.wanted.seat, SeatKind::Own);
+        assert_eq!(asked.notes, ["exposeNetwork is not served"]);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //!   `recorder`: the part of it that records videos.
 //! * [`lifecycle`]: what to do next. Pure.
 //! * `agent`: tells it what happens. `shell` carries out what it decides, with the help of
-//!   `process` (one server), `supervision` (its task) and `registration` (its record in the
+//!   `process` (one server, started by a `plan`), `supervision` (its task) and `registration` (its record in the
 //!   store).
 //! * `machine`: what the agents of one process share. `memory`: how much of that there is.
 //! * `own`: browsers of one session each.
@@ -24,6 +24,7 @@ pub mod lifecycle;
 mod machine;
 mod memory;
 mod own;
+mod plan;
 mod probe;
 mod process;
 mod progress;
@@ -38,7 +39,7 @@ mod toolchain;
 mod tree;
 
 pub use agent::{Agent, Shutdown};
-pub use gateway::{CDP, PATH_HEADER, PROTOCOL_HEADER, TRIAL_HEADER};
+pub use gateway::{CDP, LAUNCH_HEADER, PATH_HEADER, PROTOCOL_HEADER, TRIAL_HEADER};
 pub use guard::Guard;
 pub use machine::MachineShared;
 pub use progress::{Observer, Progress};

@@ -7,9 +7,9 @@ use super::machine::{MachineShared, ServerFolder};
 use super::probe::{self, CheckError, Prober};
 use super::seal::{Seal, SealError};
 use super::toolchain::{Toolchain, browsers_root};
-use super::{gateway, recorder, sandbox, spawn, tree};
+use super::{gateway, plan, recorder, spawn, tree};
 use crate::config;
-use crate::model::Browser;
+use crate::launch::LaunchOptions;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -85,6 +85,8 @@ pub enum StartError {
 pub struct Launch<'a> {
     pub toolchain: &'a Toolchain,
     pub settings: &'a config::Worker,
+    /// A client's, beyond what the settings say.
+    pub options: &'a LaunchOptions,
     pub machine: &'a MachineShared,
     pub seal: &'a Seal,
 }
@@ -131,7 +133,7 @@ impl Server {
         let folder = launch.machine.server_folder().map_err(files)?;
         let path = format!("/{:032x}", rand::random::<u128>());
         let address = ServerAddress::in_folder(folder.path(), path).map_err(files)?;
-        let plan = plan(launch, &address, folder.path());
+        let plan = plan::of(launch, &address, folder.path());
         let file = folder.path().join("launch.json");
         write_private(&file, &plan).map_err(files)?;
         let node = &launch.toolchain.node;
@@ -288,44 +290,6 @@ impl Drop for Server {
             tree::reap_adopted();
         }
     }
-}
-
-/// The options of Playwright's `launchServer`, as its command line reads them from a file.
-fn plan(launch: &Launch<'_>, address: &ServerAddress, folder: &Path) -> String {
-    let Launch {
-        toolchain,
-        settings,
-        ..
-    } = launch;
-    let mut env: serde_json::Map<String, serde_json::Value> = passed_on()
-        .map(|(name, value)| (name.to_owned(), value.into()))
-        .collect();
-    let folder = folder.to_string_lossy();
-    env.insert("HOME".to_owned(), folder.as_ref().into());
-    env.insert("TMPDIR".to_owned(), folder.as_ref().into());
-    env.insert(tree::MARKER.to_owned(), folder.as_ref().into());
-    if settings.browser == Browser::Firefox {
-        // It would outlive the browser for a moment, and reports to nobody here.
-        env.insert("MOZ_CRASHREPORTER_DISABLE".to_owned(), "1".into());
-        if *launch.seal != Seal::Off {
-            env.extend(sandbox::firefox_as_root().map(|(name, value)| (name.into(), value.into())));
-        }
-    }
-    let mut plan = serde_json::json!({
-        "headless": settings.headless,
-        "port": ServerAddress::to_bind(),
-        "wsPath": address.path(),
-        "args": settings.args,
-        "chromiumSandbox": sandbox::is_on(settings.sandbox),
-        "env": env,
-    });
-    if let Some(executable) = &toolchain.executable {
-        plan["executablePath"] = executable.to_string_lossy().into();
-    }
-    if let Some(channel) = toolchain.channel {
-        plan["channel"] = channel.into();
-    }
-    plan.to_string()
 }
 
 fn command(launch: &Launch<'_>, plan: &Path, folder: &Path) -> Command {

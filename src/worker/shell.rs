@@ -297,6 +297,7 @@ impl Shell {
             seat: self.registrar.config.load().worker.seat,
             size: self.registrar.size(),
             pod: self.registrar.config.load().worker.pod.clone(),
+            launch_options: self.registrar.config.load().worker.launch_options(),
             seal: Some(self.shared.seal.to_string()),
             ..WorkerRecord::new(life.key.clone(), up.endpoint.clone(), now)
         };

@@ -10,6 +10,7 @@ use super::process::{Launch, Server};
 use super::progress::Progress;
 use super::toolchain::Toolchain;
 use super::tree;
+use crate::launch::LaunchOptions;
 use crate::model::{Endpoint, SeatKind, WorkerKey};
 use crate::store::{Permit, PermitHolder, PermitPool, PermitStore, Store};
 use std::path::PathBuf;
@@ -215,14 +216,9 @@ impl Supervision {
         };
         let config = shared.config.load_full();
         let began = Instant::now();
-        let launch = Launch {
-            toolchain: &toolchain,
-            settings: &config.worker,
-            machine: &shared.machine,
-            seal: &shared.seal,
-        };
-        let started = Server::start(launch).await;
-        let mut server = started.map_err(|error| self.or_out_of_memory(error.to_string()))?;
+        let mut server = self
+            .start_server(&toolchain, &LaunchOptions::default())
+            .await?;
         let id = self.key.id.clone();
         (shared.observer)(Progress::Warming { id });
         let prober = match server.first_page(config.worker.start_timeout).await {
@@ -245,6 +241,25 @@ impl Supervision {
             prober,
             took: began.elapsed(),
         })
+    }
+
+    /// Starts a server, with launch options of a client if it has any; nobody opens a page in it.
+    pub async fn start_server(
+        &self,
+        toolchain: &Toolchain,
+        options: &LaunchOptions,
+    ) -> Result<Server, String> {
+        let shared = &self.shared;
+        let config = shared.config.load_full();
+        let launch = Launch {
+            toolchain,
+            settings: &config.worker,
+            options,
+            machine: &shared.machine,
+            seal: &shared.seal,
+        };
+        let started = Server::start(launch).await;
+        started.map_err(|error| self.or_out_of_memory(error.to_string()))
     }
 
     /// Waits until few enough browsers of this process are warming up.

@@ -49,6 +49,13 @@ pub enum MissingTool {
     },
 }
 
+/// A build of the browser that a client wants, and that is not on this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("The launch option channel names no build of {browser} that this worker has.")]
+pub struct MissingChannel {
+    browser: Browser,
+}
+
 /// Chromium's executables in the order of preference. The headless shell is what Playwright itself
 /// uses for headless work: a third of the time to the first page, a quarter of the memory a
 /// session. These are the real executables; the scripts of the same name in `/usr/bin` put a shell
@@ -66,6 +73,22 @@ const FIREFOX: [&str; 3] = [
     "/opt/firefox/firefox",
 ];
 
+/// Builds of Chromium that a client may ask for by Playwright's name (`server/registry/index.ts`), where Linux
+/// has them.
+const CHANNELS: [(&str, &str); 8] = [
+    ("chromium", "/usr/lib/chromium/chromium"),
+    (
+        "chromium-headless-shell",
+        "/usr/lib/chromium/chromium-headless-shell",
+    ),
+    ("chrome", "/opt/google/chrome/chrome"),
+    ("chrome-beta", "/opt/google/chrome-beta/chrome"),
+    ("chrome-dev", "/opt/google/chrome-unstable/chrome"),
+    ("msedge", "/opt/microsoft/msedge/msedge"),
+    ("msedge-beta", "/opt/microsoft/msedge-beta/msedge"),
+    ("msedge-dev", "/opt/microsoft/msedge-dev/msedge"),
+];
+
 /// Playwright versions that drive a stock Firefox through the channel `moz-firefox` (WebDriver
 /// BiDi): seen to work with Debian's in these, not in 1.65.
 const STOCK_FIREFOX_CHANNEL: &str = "moz-firefox";
@@ -81,6 +104,34 @@ impl Toolchain {
             toolchain.version = version;
         }
         toolchain
+    }
+
+    /// The same with another build of the browser.
+    ///
+    /// # Errors
+    ///
+    /// It is not on this machine.
+    pub fn of_channel(&self, name: &str) -> Result<Toolchain, MissingChannel> {
+        let browser = self.browser;
+        let known = CHANNELS.iter().find(|(channel, _)| *channel == name);
+        let known = known.filter(|_| browser == Browser::Chromium);
+        let Some(&(channel, path)) = known else {
+            return Err(MissingChannel { browser });
+        };
+        let executable = executable(Path::new(path));
+        let by_playwright = match channel {
+            "chromium" => downloaded(browser, false, &self.playwright),
+            "chromium-headless-shell" => downloaded(browser, true, &self.playwright),
+            _ => false,
+        };
+        if executable.is_none() && !by_playwright {
+            return Err(MissingChannel { browser });
+        }
+        Ok(Toolchain {
+            executable,
+            channel: Some(channel),
+            ..self.clone()
+        })
     }
 
     /// Whether Playwright and its browser talk over a TCP port of this machine, which the browser

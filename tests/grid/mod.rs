@@ -6,6 +6,7 @@
 //! * [`recycles`]: many recycles in a row, and nothing of them is left.
 //! * [`rolling`]: every worker and every proxy is restarted, under load.
 //! * [`many_proxies`]: three proxies and one Redis, and all that can befall them.
+//! * [`launch`]: launch options of clients, and what of them is refused.
 //! * [`demand`]: what an autoscaler is told, from no worker at all to full.
 //! * [`seal`]: sessions that try to leave their browser.
 //! * [`queue`]: more clients than seats.
@@ -46,6 +47,7 @@ mod hostile;
 mod in_front;
 mod kills;
 mod kubernetes;
+mod launch;
 mod logs;
 mod many_proxies;
 mod metrics;

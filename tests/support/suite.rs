@@ -22,6 +22,19 @@ pub struct SuiteRun {
 impl SuiteRun {
     /// Runs a suite with the files that it makes in `output`. Each of its tests passes in the end.
     pub async fn of(suite: &str, grid: &Grid, output: &Path) -> SuiteRun {
+        let ran = SuiteRun::with(suite, grid, output, &[]).await;
+        let lost = ran.count("unexpected") + ran.count("skipped");
+        assert_eq!(lost, 0, "{ran}");
+        ran
+    }
+
+    /// Runs a suite with these variables besides, however its tests end.
+    pub async fn with(
+        suite: &str,
+        grid: &Grid,
+        output: &Path,
+        environment: &[(&str, &str)],
+    ) -> SuiteRun {
         let version = version("PLAYWRIGHT_VERSION");
         let modules = tools(&format!("runner-{version}")).join("node_modules");
         let node = tools(&format!("playwright-{version}")).join("playwright/driver/node");
@@ -36,6 +49,7 @@ impl SuiteRun {
             .env("ADMIN_TOKEN", grid.admin_token().unwrap_or_default())
             .env("SUITE_OUTPUT", output)
             .env("NO_COLOR", "1")
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output();
@@ -46,13 +60,15 @@ impl SuiteRun {
             panic!("no report ({error}): {errors}")
         });
         let count = |what: &str| report["stats"][what].as_u64().expect("a number");
-        let lost = count("unexpected") + count("skipped");
-        assert_eq!(lost, 0, "{report:#}");
         SuiteRun {
             passed: count("expected"),
             flaky: count("flaky"),
             report,
         }
+    }
+
+    fn count(&self, what: &str) -> u64 {
+        self.report["stats"][what].as_u64().expect("a number")
     }
 }
 

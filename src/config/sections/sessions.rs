@@ -2,8 +2,11 @@
 
 use super::{DAY, YEAR, browser, minutes, never, seat, seconds, time};
 use crate::config::Role;
+use crate::launch::{OptionName, Permission};
 use crate::model::{Browser, SeatKind, Size, words};
-use crate::settings::forms::{choice, duration, mapped, number, optional, size};
+use crate::settings::forms::{
+    choice, duration, list, mapped, number, optional, scalar, size, yaml_text,
+};
 use crate::settings::{Form, section};
 use std::time::Duration;
 
@@ -109,7 +112,7 @@ section! {
 
 section! {
     /// The time limits of a session.
-    #[derive(Copy, Eq)]
+    #[derive(Eq)]
     pub struct Session: hot "session" (_role: Role)
 
     /// Ends a session without a message for this long.
@@ -133,6 +136,26 @@ section! {
     /// Ends a session whose side takes no bytes for this long.
     // As patient with a client that does not read as with one that does not answer.
     write_timeout: Duration = seconds(60), time();
+
+    /// What clients may have their browser started with (x-playwright-launch-options): launch options, of
+    /// which `args` and `firefoxUserPrefs` are the harmless ones, and arguments beyond those. All else
+    /// is refused. Whoever asks for any of it gets an own seat.
+    ///     launch_options: [ args, slowMo, ignoreDefaultArgs, env, "--load-extension" ]
+    launch_options: Vec<Permission> = Permission::DEFAULT.to_vec(), permissions();
+}
+
+fn permissions() -> Form<Vec<Permission>> {
+    let options = OptionName::WORDS.iter().map(|(word, _)| *word);
+    let options: Vec<&str> = options.collect();
+    let permission = scalar(
+        format!(
+            "{}, or an argument such as --load-extension",
+            options.join(", ")
+        ),
+        |text, _| text.parse().ok(),
+        |permission: &Permission, _| yaml_text(&permission.to_string()),
+    );
+    list("launch options", permission)
 }
 
 fn bytes(range: std::ops::RangeInclusive<u64>) -> Form<usize> {

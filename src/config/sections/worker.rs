@@ -2,6 +2,7 @@
 
 use super::{YEAR, browser, minutes, seat, seconds, time};
 use crate::config::{Limits, Role};
+use crate::launch::LaunchOptions;
 use crate::model::{Browser, Pod, SeatKind, Size, words};
 use crate::settings::forms::{
     boolean, choice, duration, list, number, optional, path, scalar, text, yaml_text,
@@ -96,6 +97,12 @@ section! {
 }
 
 impl Worker {
+    /// What names the launch options that its browsers have of themselves, if they have any.
+    pub fn launch_options(&self) -> Option<String> {
+        let options = LaunchOptions::of_arguments(self.args.clone());
+        (!options.is_empty()).then(|| options.digest())
+    }
+
     /// How many sessions it takes, as far as it says so itself. Browsers of one session each are its
     /// own matter whatever the proxies think: then it says, by the limits that it knows.
     pub fn size(&self, limits: &Limits) -> Size {

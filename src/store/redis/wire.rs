@@ -46,6 +46,9 @@ pub fn fields(record: &WorkerRecord) -> Vec<(&'static str, String)> {
     if let Some(reason) = &record.end_reason {
         fields.push(("endReason", reason.clone()));
     }
+    if let Some(options) = &record.launch_options {
+        fields.push(("launchOptions", options.clone()));
+    }
     if let Some(seal) = &record.seal {
         fields.push(("seal", seal.clone()));
     }
@@ -89,6 +92,7 @@ pub fn record(key: WorkerKey, fields: &HashMap<String, String>) -> Option<Worker
         memory: number("memory"),
         end_reason: text("endReason").map(str::to_owned),
         pod: text("pod").and_then(|pod| pod.parse().ok()),
+        launch_options: text("launchOptions").map(str::to_owned),
         seal: text("seal").map(str::to_owned),
     })
 }
@@ -299,6 +303,7 @@ mod tests {
             memory: Some(3),
             end_reason: Some("it hangs".to_owned()),
             pod: "browsers/worker-a".parse().ok(),
+            launch_options: Some("0a".to_owned()),
             seal: Some("full".to_owned()),
         };
         let hash = fields(&written)

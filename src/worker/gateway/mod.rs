@@ -16,7 +16,7 @@ mod own;
 mod request;
 mod routes;
 
-pub use own::{CDP, PROTOCOL_HEADER, TRIAL_HEADER};
+pub use own::{CDP, LAUNCH_HEADER, PROTOCOL_HEADER, TRIAL_HEADER};
 pub use request::{MAX_HEAD, PATH_HEADER};
 pub use routes::{Connections, Route, Upstream};
 

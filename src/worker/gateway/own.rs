@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
@@ -27,8 +28,14 @@ pub const TRIAL_HEADER: &str = "x-playhouse-trial";
 pub const PROTOCOL_HEADER: &str = "x-playhouse-protocol";
 /// That of Chromium's DevTools.
 pub const CDP: &str = "cdp";
+/// Launch options of the client, as a proxy that allows them passes them on: JSON. A client's own headers
+/// of such names do not get as far as here.
+pub const LAUNCH_HEADER: &str = "x-playhouse-launch-options";
 /// How long a browser that is warm takes at most to be handed over.
 const HANDED_OVER: Duration = Duration::from_millis(100);
+/// Most launch options that no browser starts with are found out by then. Less than a proxy's time for
+/// a dial.
+const FOUND_OUT: Duration = Duration::from_millis(500);
 /// How long a browser's server may take to shake hands.
 const HANDSHAKE: Duration = Duration::from_secs(60);
 /// How long somebody may take to read a last word.
@@ -36,6 +43,20 @@ pub(super) const PARTING: Duration = Duration::from_secs(2);
 /// Code of an end that is the worker's fault (RFC 6455, section 7.4.1).
 pub(super) const BROKEN: u16 = 1011;
 pub(super) const NORMAL: u16 = 1000;
+/// Code of an end that comes of what the client wants.
+const REFUSED: u16 = 1008;
+
+type Asked = oneshot::Receiver<Result<OwnBrowser<ServerAddress>, String>>;
+
+/// A browser that somebody waits for.
+struct Waiting {
+    asked: Asked,
+    /// How long its client goes without an answer.
+    patience: Duration,
+    /// Whose fault it is likely to be if it does not start: the status before, and the code of the close
+    /// behind the answer.
+    failure: (StatusCode, u16),
+}
 
 /// A browser that has shaken hands.
 struct Opened {
@@ -117,13 +138,11 @@ async fn open(
     head: &[u8],
     answered: &impl Fn(StatusCode),
 ) -> Result<Option<Opened>, Answer> {
-    let failed = |why: String| Answer::text(StatusCode::SERVICE_UNAVAILABLE, why);
-    let mut asked = own.servers.request().await;
-    // Where browsers do not start, a proxy had better know before its client has an answer.
-    let patience = match own.servers.is_sound() {
-        true => HANDED_OVER,
-        false => HANDSHAKE,
-    };
+    let Waiting {
+        mut asked,
+        patience,
+        failure,
+    } = request(own, head).await?;
     let warm = tokio::select! {
         warm = timeout(patience, &mut asked) => warm,
         () = client_gone(client) => return Ok(None),
@@ -134,16 +153,51 @@ async fn open(
             answered(StatusCode::SWITCHING_PROTOCOLS);
             Ok(client.write_all(&answer).await.map(|()| opened).ok())
         }
-        Ok(Ok(Err(why))) => Err(failed(why)),
-        Ok(Err(_)) => Err(failed("the worker is ending".to_owned())),
+        Ok(Ok(Err(why))) => Err(Answer::text(failure.0, why)),
+        Ok(Err(_)) => {
+            let why = "the worker is ending";
+            Err(Answer::text(StatusCode::SERVICE_UNAVAILABLE, why))
+        }
         Err(_) => {
             answered(StatusCode::SWITCHING_PROTOCOLS);
             match say_yes(client, head).await {
-                Ok(()) => Ok(wait(client, head, asked).await),
+                Ok(()) => Ok(wait(client, head, asked, failure.1).await),
                 Err(_) => Ok(None),
             }
         }
     }
+}
+
+/// Asks for the browser that the client wants.
+///
+/// # Errors
+///
+/// The answer to launch options that cannot be had here.
+async fn request(own: &OwnSeats, head: &[u8]) -> Result<Waiting, Answer> {
+    let is_sound = own.servers.is_sound();
+    let ours = (StatusCode::SERVICE_UNAVAILABLE, BROKEN);
+    // Where browsers do not start, a proxy had better know before its client has an answer.
+    let patience = |usual| if is_sound { usual } else { HANDSHAKE };
+    let Some(options) = header(head, LAUNCH_HEADER) else {
+        return Ok(Waiting {
+            asked: own.servers.request().await,
+            patience: patience(HANDED_OVER),
+            failure: ours,
+        });
+    };
+    let refused = |why: String| Answer::text(StatusCode::BAD_REQUEST, why);
+    // Whoever wrote them, nothing else than these can be asked for.
+    let options = serde_json::from_str(&options);
+    let options = options.map_err(|_| refused("These are no launch options.".to_owned()))?;
+    let asked = own.launches.request(options).await;
+    Ok(Waiting {
+        asked: asked.map_err(|missing| refused(missing.to_string()))?,
+        patience: patience(FOUND_OUT),
+        failure: match is_sound {
+            true => (StatusCode::BAD_REQUEST, REFUSED),
+            false => ours,
+        },
+    })
 }
 
 /// Sends the client's handshake on to its browser.
@@ -177,20 +231,16 @@ async fn shake(
 }
 
 /// Waits for the browser of a client that has its answer. Without one the client is told why.
-async fn wait(
-    client: &mut TcpStream,
-    head: &[u8],
-    asked: tokio::sync::oneshot::Receiver<Result<OwnBrowser<ServerAddress>, String>>,
-) -> Option<Opened> {
+async fn wait(client: &mut TcpStream, head: &[u8], asked: Asked, failure: u16) -> Option<Opened> {
     // Nothing was agreed on but the plain protocol.
     let head = without_header(head, "sec-websocket-extensions");
     let opened = async {
         let browser = match asked.await {
-            Ok(browser) => browser?,
-            Err(_) => return Err("the worker is ending".to_owned()),
+            Ok(browser) => browser.map_err(|why| (failure, why))?,
+            Err(_) => return Err((BROKEN, "the worker is ending".to_owned())),
         };
         let shaken = shake(browser, &head).await;
-        let (opened, _) = shaken.map_err(|answer| answer.words())?;
+        let (opened, _) = shaken.map_err(|answer| (BROKEN, answer.words()))?;
         Ok(opened)
     };
     let opened = tokio::select! {
@@ -199,9 +249,9 @@ async fn wait(
     };
     match opened {
         Ok(opened) => Some(opened),
-        Err(why) => {
+        Err((code, why)) => {
             let reason = format!("playhouse: the browser did not start: {why}");
-            part(client, BROKEN, &reason).await;
+            part(client, code, &reason).await;
             None
         }
     }

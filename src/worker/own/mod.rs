@@ -7,13 +7,16 @@
 //! [`spares`].
 //!
 //! There are browsers behind a Playwright server, and, of Chromium, such that are driven over a
-//! [`pipe`]; each kind has a pool of its own, and both together have the worker's seats.
+//! [`pipe`]; each kind has a pool of its own. Those with launch options of a client are started when it
+//! comes ([`Launches`]). All together have the worker's seats.
 
+mod launches;
 pub mod pipe;
 mod pool;
 mod pools;
 mod spares;
 
+pub use launches::{LaunchSupply, Launches};
 pub use pool::Pool;
 pub use pools::{OwnPools, Processes};
 
@@ -22,6 +25,7 @@ use super::process::{Launch, Server};
 use super::supervision::{Supervision, Warm};
 use super::toolchain::Toolchain;
 use super::tree;
+use crate::launch::LaunchOptions;
 use pipe::Pipe;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -92,6 +96,7 @@ impl Kind for Pipe {
         let launch = Launch {
             toolchain: &toolchain,
             settings: &config.worker,
+            options: &LaunchOptions::default(),
             machine: &supervision.shared.machine,
             seal: &supervision.shared.seal,
         };
@@ -115,6 +120,8 @@ pub struct OwnSeats {
     seats: Arc<Semaphore>,
     /// Behind Playwright servers.
     pub servers: Supply<ServerAddress>,
+    /// The same, with launch options of a client.
+    pub launches: LaunchSupply,
     /// Driven over pipes; where the browser is Chromium.
     pub pipes: Option<Supply<Pipe>>,
 }
@@ -150,6 +157,18 @@ impl State {
     fn nodes(&self) -> MutexGuard<'_, HashSet<i32>> {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Memory of its browsers in bytes. Reads much of `/proc`.
+    fn memory(&self) -> u64 {
+        let nodes: Vec<i32> = self.nodes().iter().copied().collect();
+        let each = nodes.iter().filter_map(|node| tree::memory(*node));
+        let each: Vec<u64> = each.collect();
+        let all = each.iter().sum();
+        if !each.is_empty() {
+            self.usual.store(all / each.len() as u64, Ordering::Relaxed);
+        }
+        all
+    }
 }
 
 impl OwnSeats {
@@ -169,8 +188,8 @@ impl OwnSeats {
 
     /// Memory of all browsers in bytes. Reads much of `/proc`.
     pub fn memory(&self) -> Option<u64> {
-        let of_pipes = self.pipes.as_ref().map_or(0, Supply::memory);
-        Some(self.servers.memory() + of_pipes)
+        let of_pipes = self.pipes.as_ref().map_or(0, |pipes| pipes.state.memory());
+        Some(self.servers.state.memory() + self.launches.state.memory() + of_pipes)
     }
 }
 
@@ -188,20 +207,6 @@ impl<W> Supply<W> {
     pub fn is_sound(&self) -> bool {
         let State { fails, idle, .. } = &*self.state;
         idle.load(Ordering::Relaxed) || !fails.load(Ordering::Relaxed)
-    }
-
-    /// Memory of its browsers in bytes.
-    fn memory(&self) -> u64 {
-        let nodes: Vec<i32> = self.state.nodes().iter().copied().collect();
-        let each = nodes.iter().filter_map(|node| tree::memory(*node));
-        let each: Vec<u64> = each.collect();
-        let all = each.iter().sum();
-        if !each.is_empty() {
-            self.state
-                .usual
-                .store(all / each.len() as u64, Ordering::Relaxed);
-        }
-        all
     }
 }
 

@@ -5,7 +5,7 @@
 
 use crate::worker::address::ServerAddress;
 use crate::worker::process::{Launch, Server, StartError, passed_on};
-use crate::worker::{sandbox, spawn, tree};
+use crate::worker::{plan, sandbox, spawn, tree};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::unistd::dup2_raw;
 use serde_json::{Value, json};
@@ -135,7 +135,7 @@ fn arguments(command: &mut Command, launch: &Launch<'_>, executable: &Path, fold
     let profile = folder.join("profile");
     command
         .arg(format!("--user-data-dir={}", profile.display()))
-        .args(&settings.args)
+        .args(plan::arguments(settings, launch.options))
         .arg("about:blank");
 }
 

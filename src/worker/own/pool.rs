@@ -208,8 +208,11 @@ impl<W: Kind> Pool<W> {
         let browser = OwnBrowser { way, held };
         self.nodes.insert(number, server.node());
         self.state.nodes().insert(server.node());
-        self.browsers
-            .spawn(serve(number, server, holds, self.over.subscribe()));
+        let life = serve(server, holds, self.over.subscribe());
+        self.browsers.spawn(async move {
+            life.await;
+            number
+        });
         self.idle.push_back(Idle { number, browser });
         while let Some(reply) = self.waiting.pop_front() {
             let Some(Idle { number, browser }) = self.idle.pop_front() else {
@@ -263,12 +266,11 @@ impl<W: Kind> Pool<W> {
 }
 
 /// One browser's life, to its end by itself, with its session, or with the worker.
-async fn serve(
-    number: u64,
+pub(super) async fn serve(
     mut server: Server,
     held: oneshot::Receiver<()>,
     mut over: watch::Receiver<bool>,
-) -> u64 {
+) {
     tokio::select! {
         why = server.exited() => log::debug!(why = why; "a browser of one session is gone"),
         _ = held => {}
@@ -276,5 +278,4 @@ async fn serve(
     }
     // Nobody is left who could want anything of it.
     server.stop(ready(())).await;
-    number
 }

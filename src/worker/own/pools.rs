@@ -1,7 +1,7 @@
-//! Both pools of a generation whose sessions have browsers of their own, and what is measured of it.
+//! The pools of a generation whose sessions have browsers of their own, and what is measured of it.
 
 use super::pipe::Pipe;
-use super::{OwnSeats, Pool, Seats};
+use super::{Launches, OwnSeats, Pool, Seats};
 use crate::model::Browser;
 use crate::worker::address::ServerAddress;
 use crate::worker::process::Server;
@@ -11,8 +11,8 @@ use crate::worker::tree;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long browsers that are driven over pipes may take to end with the others.
-const PIPES_END: Duration = Duration::from_secs(5);
+/// How long browsers of the other kinds may take to end with those that are kept behind servers.
+const OTHERS_END: Duration = Duration::from_secs(5);
 
 /// The processes of a generation, as far as somebody wants to measure them.
 #[derive(Clone)]
@@ -35,6 +35,7 @@ impl Processes {
 /// The pools of a generation whose sessions have browsers of their own.
 pub struct OwnPools {
     servers: Pool<ServerAddress>,
+    launches: Launches,
     pipes: Option<Pool<Pipe>>,
     first: Server,
 }
@@ -53,13 +54,16 @@ impl OwnPools {
         let pipes = (toolchain.browser == Browser::Chromium)
             .then(|| Pool::new(Arc::clone(&seats), toolchain.clone(), took));
         let (pipes, of_pipes) = pipes.unzip();
+        let (launches, of_launches) = Launches::new(Arc::clone(&seats), toolchain.clone());
         let own = OwnSeats {
             seats: Arc::clone(&seats.semaphore),
             servers: of_servers,
+            launches: of_launches,
             pipes: of_pipes,
         };
         let pools = OwnPools {
             servers,
+            launches,
             pipes,
             first,
         };
@@ -75,15 +79,16 @@ impl OwnPools {
                 pipes.run(None).await;
             }
         };
-        let mut pipes = std::pin::pin!(pipes);
+        let others = async { tokio::join!(pipes, self.launches.run()) };
+        let mut others = std::pin::pin!(others);
         let mut servers = std::pin::pin!(servers);
         tokio::select! {
             why = &mut servers => {
-                // The order to end is for both. Where servers do not start, the rest is dropped.
-                tokio::time::timeout(PIPES_END, pipes).await.ok();
+                // The order to end is for all. Where servers do not start, the rest is dropped.
+                tokio::time::timeout(OTHERS_END, others).await.ok();
                 why
             }
-            () = &mut pipes => servers.await,
+            _ = &mut others => servers.await,
         }
     }
 }

@@ -1,0 +1,142 @@
+//! Browsers that are started for one session with the launch options of its client: none of them is
+//! warm before somebody asks.
+
+use super::pool::serve;
+use super::{BACKLOG, OwnBrowser, Reply, Seats, State};
+use crate::launch::LaunchOptions;
+use crate::worker::address::ServerAddress;
+use crate::worker::process::Server;
+use crate::worker::supervision::{DesiredServer, Supervision, reaches};
+use crate::worker::toolchain::{MissingChannel, Toolchain};
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+/// Somebody wants a browser.
+struct Request {
+    options: LaunchOptions,
+    toolchain: Toolchain,
+    reply: Reply<ServerAddress>,
+}
+
+/// Where browsers with launch options of a client come from.
+#[derive(Clone)]
+pub struct LaunchSupply {
+    requests: mpsc::Sender<Request>,
+    toolchain: Toolchain,
+    pub(super) state: Arc<State>,
+}
+
+/// The task that has the browsers with launch options of their clients.
+pub struct Launches {
+    seats: Arc<Seats>,
+    requests: mpsc::Receiver<Request>,
+    state: Arc<State>,
+    /// One a browser, from before its start until nothing of it is left.
+    browsers: JoinSet<()>,
+    /// Ends all of them.
+    over: watch::Sender<bool>,
+}
+
+impl LaunchSupply {
+    /// Asks for a browser. Dropping the receiver ends the attempt.
+    ///
+    /// # Errors
+    ///
+    /// The options want a build of the browser that this worker has not.
+    pub async fn request(
+        &self,
+        options: LaunchOptions,
+    ) -> Result<oneshot::Receiver<Result<OwnBrowser<ServerAddress>, String>>, MissingChannel> {
+        let toolchain = match &options.channel {
+            Some(channel) => self.toolchain.of_channel(channel)?,
+            None => self.toolchain.clone(),
+        };
+        let (reply, browser) = oneshot::channel();
+        let request = Request {
+            options,
+            toolchain,
+            reply,
+        };
+        // A task that is gone answers by dropping the sender.
+        self.requests.send(request).await.ok();
+        Ok(browser)
+    }
+}
+
+impl Launches {
+    pub fn new(seats: Arc<Seats>, toolchain: Toolchain) -> (Launches, LaunchSupply) {
+        let (sender, requests) = mpsc::channel(BACKLOG);
+        let state = Arc::new(State::default());
+        let supply = LaunchSupply {
+            requests: sender,
+            toolchain,
+            state: Arc::clone(&state),
+        };
+        let launches = Launches {
+            seats,
+            requests,
+            state,
+            browsers: JoinSet::new(),
+            over: watch::Sender::new(false),
+        };
+        (launches, supply)
+    }
+
+    /// Starts browsers until the worker is to end. When it returns, nothing of them is left.
+    pub async fn run(mut self) {
+        let mut desired = self.seats.supervision.desired.clone();
+        loop {
+            // Who asks has a seat. But who asks and leaves, again and again, has no more browsers started
+            // or ended at a time than there are seats.
+            let most = self.seats.size() as usize;
+            tokio::select! {
+                () = reaches(&mut desired, DesiredServer::StopGracefully) => break,
+                Some(request) = self.requests.recv(), if self.browsers.len() < most => {
+                    let supervision = Arc::clone(&self.seats.supervision);
+                    let (state, over) = (Arc::clone(&self.state), self.over.subscribe());
+                    self.browsers.spawn(launch(supervision, request, state, over));
+                }
+                Some(_) = self.browsers.join_next() => {}
+            }
+        }
+        self.over.send_replace(true);
+        while self.browsers.join_next().await.is_some() {}
+    }
+}
+
+/// One browser's life, from its start to its end.
+async fn launch(
+    supervision: Arc<Supervision>,
+    request: Request,
+    state: Arc<State>,
+    mut over: watch::Receiver<bool>,
+) {
+    let Request {
+        options,
+        toolchain,
+        mut reply,
+    } = request;
+    let started = tokio::select! {
+        started = supervision.start_server(&toolchain, &options) => started,
+        () = reply.closed() => return,
+        _ = over.wait_for(|over| *over) => return,
+    };
+    let server: Server = match started {
+        Ok(server) => server,
+        Err(why) => {
+            log::info!(worker:% = supervision.key.id, why = why;
+                "a browser with its client's launch options did not start");
+            reply.send(Err(why)).ok();
+            return;
+        }
+    };
+    let node = server.node();
+    let (held, holds) = oneshot::channel();
+    let way = server.address().clone();
+    state.nodes().insert(node);
+    // Who has left meanwhile lets go of it at once.
+    reply.send(Ok(OwnBrowser { way, held })).ok();
+    serve(server, holds, over).await;
+    state.nodes().remove(&node);
+}
