@@ -24,16 +24,6 @@ impl Loaded {
     }
 }
 
-impl Config {
-    /// The configuration as YAML that reads back as the same: secrets included.
-    pub fn to_yaml(&self) -> String {
-        sections(|out, key, indent| {
-            let value = key.show(self, Masking::Whole);
-            let _ = writeln!(out, "{indent}{}: {value}", key.name());
-        })
-    }
-}
-
 /// Every key with its default, what it means, what is allowed, and whether it is hot.
 pub fn documented() -> String {
     let defaults = Config::defaults(Role::Proxy);
@@ -84,7 +74,7 @@ const HEADER: &str = "\
 ";
 
 /// Writes all keys, each under its section's name.
-fn sections(mut write: impl FnMut(&mut String, &Key<Config>, &str)) -> String {
+pub(super) fn sections(mut write: impl FnMut(&mut String, &Key<Config>, &str)) -> String {
     let mut out = String::new();
     let mut section = "";
     for key in KEYS.iter() {

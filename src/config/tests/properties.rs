@@ -1,6 +1,6 @@
 //! What holds for every configuration and every text.
 
-use super::{KEYS, Role, load};
+use super::{KEYS, Role, load, to_yaml};
 use crate::config::{Config, Log, LogFormat, StaticWorker, Token};
 use crate::model::{Browser, SeatKind};
 use log::LevelFilter;
@@ -147,7 +147,7 @@ prop_compose! {
 proptest! {
     #[test]
     fn what_is_written_reads_back_the_same(config in any_config()) {
-        let text = config.to_yaml();
+        let text = to_yaml(&config);
         let loaded = load(Role::Proxy, &text, &[]);
         let again = loaded.map_err(|errors| TestCaseError::fail(format!("{errors}\n{text}")))?;
         prop_assert_eq!(again.config, config);

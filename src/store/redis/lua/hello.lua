@@ -29,7 +29,7 @@ if ARGV[5] then
   call('SET', KEYS[2], ARGV[6], 'PX', ARGV[7])
   call('SADD', K.proxies, ARGV[5])
   call('HDEL', K.pulse, 'dead:' .. ARGV[5])
-  -- Everybody's share for when Redis is away is one of so many now, this proxy's too.
+  -- Everybody's share for when Redis is away is one of so many, this proxy among them.
   call('PUBLISH', K.events, 'p ' .. count_proxies())
 end
 return { grid, micros() }

@@ -248,7 +248,7 @@ local function ghosts_due()
 end
 
 -- Whether this connection still speaks for its proxy. Once a newer connection said hello, or the
--- identity expired, what an older one sent must not take effect any more.
+-- identity expired, what an older one sent must take no effect.
 local function fenced(proxy, epoch)
   return call('GET', K.proxy .. proxy) ~= epoch
 end
