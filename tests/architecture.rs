@@ -150,7 +150,14 @@ fn sources() -> Vec<(String, String)> {
                 .unwrap()
                 .to_owned();
             let text = fs::read_to_string(&path).unwrap();
-            let production = text.split("\n#[cfg(test)]\nmod ").next().unwrap();
+            // Tests that stand in the file itself are at its end.
+            let tests = text
+                .match_indices("\n#[cfg(test)]\nmod ")
+                .find(|(at, mark)| {
+                    let declared = text[at + mark.len()..].lines().next().unwrap();
+                    declared.ends_with('{')
+                });
+            let production = tests.map_or(&*text, |(at, _)| &text[..at]);
             (name, production.to_owned())
         })
         .filter(|(name, _)| !name.contains("tests"))

@@ -32,31 +32,23 @@ macro_rules! time {
     };
 }
 
+/// A time, how many times it has to fit, and into which; `exactly` where the two may be equal.
+macro_rules! fits {
+    ($section:ident.$key:ident x $times:expr => $long:ident.$long_key:ident $(, $exactly:ident)?) => {
+        Fits {
+            short: time!($section.$key),
+            times: $times,
+            long: time!($long.$long_key),
+            exactly: [$(stringify!($exactly),)? ""].len() > 1,
+        }
+    };
+}
+
 const FITS: &[Fits] = &[
-    Fits {
-        short: time!(worker.heartbeat_interval),
-        times: HEARTBEATS_PER_TTL,
-        long: time!(worker.key_ttl),
-        exactly: true,
-    },
-    Fits {
-        short: time!(worker.heartbeat_interval),
-        times: 1,
-        long: time!(recycle.command_ttl),
-        exactly: false,
-    },
-    Fits {
-        short: time!(session.ping_interval),
-        times: 1,
-        long: time!(session.ping_timeout),
-        exactly: false,
-    },
-    Fits {
-        short: time!(store.poll_interval),
-        times: 1,
-        long: time!(store.proxy_ttl),
-        exactly: false,
-    },
+    fits!(worker.heartbeat_interval x HEARTBEATS_PER_TTL => worker.key_ttl, exactly),
+    fits!(worker.heartbeat_interval x 1 => recycle.command_ttl),
+    fits!(session.ping_interval x 1 => session.ping_timeout),
+    fits!(store.poll_interval x 1 => store.proxy_ttl),
 ];
 
 impl Fits {

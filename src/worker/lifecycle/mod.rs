@@ -20,6 +20,7 @@
 //! Processes, store and clock are at the edge, in
 //! [`agent`](super::agent).
 
+mod draining;
 mod health;
 mod life;
 mod replacing;
@@ -30,7 +31,7 @@ mod words;
 pub use words::{Generation, Health, Input, Output, Policy, Room};
 
 use crate::config::RecycleMode;
-use crate::model::{Counts, RecycleReason, WorkerStatus};
+use crate::model::Counts;
 use crate::worker::fill::FillRate;
 use life::{Life, Phase};
 use std::collections::BTreeMap;
@@ -272,69 +273,6 @@ impl Lifecycle {
         }
     }
 
-    fn drain(&mut self, step: &mut Step<'_>) {
-        if self.ending.is_some() {
-            return;
-        }
-        self.ending = Some(Ending::Drain);
-        let over = step.now + step.policy.drain_timeout;
-        for generation in self.generations() {
-            let life = self.lives.get_mut(&generation).expect("just listed");
-            match &mut life.phase {
-                Phase::Starting => self.end(generation, true, step),
-                // The former may be on the books already, with a session on it.
-                Phase::Announcing | Phase::Available => {
-                    self.set_draining(generation, Some(over), step);
-                }
-                Phase::Draining { until, .. } => {
-                    *until = Some(until.map_or(over, |until| until.min(over)));
-                }
-                Phase::Evicting { .. } | Phase::Stopping => {}
-            }
-        }
-    }
-
-    fn stop(&mut self, step: &mut Step<'_>) {
-        if self.ending != Some(Ending::Now) {
-            self.ending = Some(Ending::Now);
-            for generation in self.generations() {
-                self.end(generation, true, step);
-            }
-        }
-    }
-
-    /// Ends those whose last session is gone, and those whose time is up.
-    fn end_drained(&mut self, step: &mut Step<'_>) {
-        for generation in self.generations() {
-            let life = self.lives.get_mut(&generation).expect("just listed");
-            let (over, broken) = match life.phase {
-                Phase::Draining { .. } if life.is_empty() => (true, false),
-                Phase::Draining { until, .. } if until.is_some_and(|until| step.now >= until) => {
-                    life.phase = Phase::Evicting {
-                        until: step.now + EVICTION_GRACE,
-                        broken: false,
-                    };
-                    step.todo.push(Output::Evict(generation, None));
-                    (false, false)
-                }
-                Phase::Evicting { until, broken } => (step.now >= until || life.is_empty(), broken),
-                _ => (false, false),
-            };
-            if over {
-                let evicted = if life.is_empty() {
-                    0
-                } else {
-                    life.counts.active
-                };
-                step.todo.push(Output::Drained {
-                    generation,
-                    evicted,
-                });
-                self.end(generation, broken, step);
-            }
-        }
-    }
-
     fn decide_who_leaves(&mut self, step: &mut Step<'_>) {
         let lead = self.lead.mul_f64(LEAD_MARGIN);
         let expected = self.fill.expected(step.now, lead);
@@ -390,45 +328,6 @@ impl Lifecycle {
                 memory: self.usual,
             });
         }
-    }
-
-    /// Drains one that has been replaced or is to leave.
-    fn retire(&mut self, generation: Generation, step: &mut Step<'_>) {
-        let reason = self.lives[&generation]
-            .leaving
-            .unwrap_or(RecycleReason::Operator);
-        step.todo.push(Output::Recycling(generation, reason));
-        let until = step.policy.recycle_timeout.map(|time| step.now + time);
-        self.set_draining(generation, until, step);
-    }
-
-    fn set_draining(
-        &mut self,
-        generation: Generation,
-        until: Option<Instant>,
-        step: &mut Step<'_>,
-    ) {
-        self.learn(generation, |life| {
-            life.phase = Phase::Draining {
-                until,
-                sealed: false,
-                memory: life.memory,
-            };
-        });
-        let status = WorkerStatus::Draining;
-        step.todo.push(Output::SetStatus(generation, status));
-    }
-
-    /// Takes one off the books and ends its server; it is gone when that has exited.
-    fn end(&mut self, generation: Generation, now: bool, step: &mut Step<'_>) {
-        self.learn(generation, |life| {
-            if !matches!(life.phase, Phase::Starting | Phase::Stopping) {
-                step.todo.push(Output::Deregister(generation));
-            }
-            // To one that is stopping already this is only a word to hurry.
-            life.phase = Phase::Stopping;
-            step.todo.push(Output::Stop { generation, now });
-        });
     }
 
     fn generations(&self) -> Vec<Generation> {

@@ -2,7 +2,7 @@
 //! any order, with time that jumps.
 
 use super::*;
-use crate::model::Counts;
+use crate::model::{Counts, RecycleReason, WorkerStatus};
 use proptest::prelude::*;
 
 const LIMIT: u32 = 20;
