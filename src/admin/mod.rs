@@ -3,6 +3,7 @@
 //! Reads and acts through the grid; keeps nothing of its own. Paths and shapes are promised in the
 //! contract: they grow by adding, never by renaming.
 
+mod live;
 mod peers;
 mod routes;
 pub mod views;
@@ -14,6 +15,7 @@ use crate::events::Kind;
 use crate::metrics::TEXT_FORMAT;
 use crate::proxy::Grid;
 use crate::proxy::front_door::{Application, Downstream, Kept};
+use crate::proxy::into_stream;
 use crate::proxy::refusal::error_json;
 use async_trait::async_trait;
 use http::header::{
@@ -40,30 +42,47 @@ pub type ConfigView = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
 pub struct Admin {
     grid: Arc<Grid>,
     config_view: ConfigView,
+    live_views: live::Places,
+}
+
+/// What a request comes to.
+enum Reply {
+    Page(Answer),
+    LiveView(Box<live::Look>),
+}
+
+impl From<Answer> for Reply {
+    fn from(answer: Answer) -> Reply {
+        Reply::Page(answer)
+    }
 }
 
 type Answer = (StatusCode, &'static str, Vec<u8>);
 
 impl Admin {
     pub fn new(grid: Arc<Grid>, config_view: ConfigView) -> Admin {
-        Admin { grid, config_view }
+        Admin {
+            grid,
+            config_view,
+            live_views: live::Places::default(),
+        }
     }
 
-    async fn answer_of(&self, request: &ServerSession, query: Option<&str>, nonce: &str) -> Answer {
+    async fn reply(&self, request: &ServerSession, query: Option<&str>, nonce: &str) -> Reply {
         let head = request.req_header();
         let route = match routes::route(&head.method, head.uri.path()) {
             Ok(route) => route,
-            Err(miss) => return error(miss.status(), miss.code(), miss.message()),
+            Err(miss) => return error(miss.status(), miss.code(), miss.message()).into(),
         };
         if route.acts() && from_foreign_page(&head.headers) {
             let message = "A web page of another origin may not operate this grid.";
-            return error(StatusCode::FORBIDDEN, "foreign_origin", message);
+            return error(StatusCode::FORBIDDEN, "foreign_origin", message).into();
         }
         if route.needs_token() && !self.authorized(request) {
             let message = "The admin port asks for its token: Authorization: Bearer TOKEN.";
-            return error(StatusCode::UNAUTHORIZED, "wrong_token", message);
+            return error(StatusCode::UNAUTHORIZED, "wrong_token", message).into();
         }
-        match route {
+        let answer = match route {
             Route::Dashboard => {
                 let page = DASHBOARD.replace("{nonce}", nonce);
                 (StatusCode::OK, HTML, page.into_bytes())
@@ -84,7 +103,12 @@ impl Admin {
             Route::Config => json(&(self.config_view)()),
             Route::DrainWorker(id) => self.drain(&id).await,
             Route::KillSession(id) => self.kill(&id).await,
-        }
+            Route::LiveView(id) => match self.live_views.look(&self.grid, &id).await {
+                Ok(look) => return Reply::LiveView(Box::new(look)),
+                Err(answer) => answer,
+            },
+        };
+        answer.into()
     }
 
     fn authorized(&self, request: &ServerSession) -> bool {
@@ -207,12 +231,24 @@ fn error(status: StatusCode, code: &str, message: &str) -> Answer {
     )
 }
 
+/// The head of an answer that ends with its connection.
+fn head_of_live_view(content_type: &str) -> String {
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nCache-Control: no-store\r\n\
+         X-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\n\
+         Content-Security-Policy: {}\r\nConnection: close\r\n\r\n",
+        policy(content_type, "")
+    )
+}
+
 impl Admin {
-    async fn respond(&self, request: &mut ServerSession, downstream: &Downstream) -> Written {
-        let nonce = format!("{:032x}", rand::random::<u128>());
-        let (status, content_type, body) = self
-            .answer_of(request, downstream.query.as_deref(), &nonce)
-            .await;
+    async fn write(
+        &self,
+        request: &mut ServerSession,
+        downstream: &Downstream,
+        (status, content_type, body): Answer,
+        nonce: &str,
+    ) -> Written {
         if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             log::warn!(client:% = downstream.connection.client(), status = status.as_u16();
                 "refused at the admin port");
@@ -223,7 +259,7 @@ impl Admin {
         header.insert_header(CACHE_CONTROL, "no-store")?;
         header.insert_header("X-Content-Type-Options", "nosniff")?;
         header.insert_header("Referrer-Policy", "no-referrer")?;
-        header.insert_header(CONTENT_SECURITY_POLICY, policy(content_type, &nonce))?;
+        header.insert_header(CONTENT_SECURITY_POLICY, policy(content_type, nonce))?;
         if status == StatusCode::UNAUTHORIZED {
             header.insert_header(WWW_AUTHENTICATE, "Bearer")?;
         }
@@ -254,8 +290,22 @@ impl Application for Admin {
         if *shutdown.borrow() {
             request.set_keepalive(None);
         }
+        let nonce = format!("{:032x}", rand::random::<u128>());
+        let query = downstream.query.as_deref();
+        let answer = match self.reply(&request, query, &nonce).await {
+            Reply::Page(answer) => answer,
+            Reply::LiveView(look) => {
+                let head = head_of_live_view(look.content_type());
+                let (operator, _) = into_stream(request).await.ok()??;
+                let (grid, connection) = (self.grid.clone(), downstream.connection);
+                let showing = live::show(grid, *look, head, operator, connection, shutdown.clone());
+                tokio::spawn(showing);
+                return None;
+            }
+        };
         // Whoever hangs up early, as health checks do, needs no answer.
-        self.respond(&mut request, &downstream).await.ok()?;
+        let written = self.write(&mut request, &downstream, answer, &nonce);
+        written.await.ok()?;
         let (stream, early) = request.finish().await.ok()??.into_parts();
         let early = early.unwrap_or_default();
         Some(Kept { stream, early })

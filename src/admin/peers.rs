@@ -6,7 +6,7 @@
 
 use super::views::{Peers, Session, Sessions, sessions};
 use crate::fleet::Queue;
-use crate::model::SessionId;
+use crate::model::{SessionId, WorkerKey};
 use crate::proxy::Grid;
 use crate::proxy::demand::WaitingClients;
 use crate::session::registry::Registry;
@@ -29,6 +29,8 @@ enum PeerQuery {
     Sessions,
     /// Answered with whether it was open; it ends then.
     Kill(SessionId),
+    /// Answered with the worker that it is on; nothing when it is not open.
+    WorkerOf(SessionId),
     /// Answered with [`WaitingClients`]; asked as [`QUESTION`](crate::proxy::demand::QUESTION).
     Waiting,
 }
@@ -42,6 +44,14 @@ struct SessionList {
 /// What came of ending a session.
 pub(super) enum Kill {
     Done,
+    NoSuchSession,
+    /// It may be open at a proxy that could not be asked.
+    Unknown(String),
+}
+
+/// Where a session is.
+pub(super) enum Whereabouts {
+    On(WorkerKey),
     NoSuchSession,
     /// It may be open at a proxy that could not be asked.
     Unknown(String),
@@ -63,10 +73,15 @@ fn answer(registry: &Registry, queue: &Queue, question: &str) -> String {
             text(&SessionList { sessions, unlisted })
         }
         Ok(PeerQuery::Kill(session)) => text(&end(registry, session)),
+        Ok(PeerQuery::WorkerOf(session)) => text(&worker_of(registry, session)),
         Ok(PeerQuery::Waiting) => text(&WaitingClients::of(queue)),
         // Of a version that knows more. Whoever asked makes nothing of this and counts us as silent.
         Err(_) => text(&()),
     }
+}
+
+fn worker_of(registry: &Registry, session: SessionId) -> Option<WorkerKey> {
+    registry.find(session).map(|info| info.worker.clone())
 }
 
 fn end(registry: &Registry, session: SessionId) -> bool {
@@ -129,6 +144,36 @@ pub(super) async fn kill(grid: &Grid, session: SessionId) -> Kill {
         return Kill::NoSuchSession;
     }
     Kill::Unknown(format!("no answer from {}", silent.join(", ")))
+}
+
+/// The worker that a session is on, whichever proxy it came through.
+pub(super) async fn whereabouts(grid: &Grid, session: SessionId) -> Whereabouts {
+    if let Some(worker) = worker_of(&grid.registry, session) {
+        return Whereabouts::On(worker);
+    }
+    let question = text(&PeerQuery::WorkerOf(session));
+    let known = |answer: &str| matches!(parse_worker(answer), Some(Some(_)));
+    let answers = match grid.store.query_peers(&question, PATIENCE, known).await {
+        Ok(answers) => answers,
+        Err(error) => return Whereabouts::Unknown(error.to_string()),
+    };
+    let mut silent = answers.silent;
+    for (proxy, answer) in answers.given {
+        match parse_worker(&answer) {
+            Some(Some(worker)) => return Whereabouts::On(worker),
+            Some(None) => {}
+            None => silent.push(proxy),
+        }
+    }
+    if silent.is_empty() {
+        return Whereabouts::NoSuchSession;
+    }
+    Whereabouts::Unknown(format!("no answer from {}", silent.join(", ")))
+}
+
+/// What another proxy answered to [`PeerQuery::WorkerOf`].
+fn parse_worker(answer: &str) -> Option<Option<WorkerKey>> {
+    serde_json::from_str(answer).ok()
 }
 
 /// What another proxy answered to [`PeerQuery::Kill`].

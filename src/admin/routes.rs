@@ -18,6 +18,7 @@ pub enum Route {
     Config,
     DrainWorker(String),
     KillSession(String),
+    LiveView(String),
 }
 
 /// Why a request is for nothing.
@@ -103,7 +104,12 @@ pub fn route(method: &Method, path: &str) -> Result<Route, Miss> {
             Ok(Route::DrainWorker(decoded(id)))
         }
         ["v1", "sessions", id] if *method == Method::DELETE => Ok(Route::KillSession(decoded(id))),
-        ["v1", "workers", _, "drain"] | ["v1", "sessions", _] => Err(Miss::MethodNotAllowed),
+        ["v1", "sessions", id, "live"] if *method == Method::GET => {
+            Ok(Route::LiveView(decoded(id)))
+        }
+        ["v1", "workers", _, "drain"] | ["v1", "sessions", _] | ["v1", "sessions", _, "live"] => {
+            Err(Miss::MethodNotAllowed)
+        }
         _ => Err(Miss::NotFound),
     }
 }

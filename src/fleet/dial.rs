@@ -4,7 +4,9 @@
 //! costs the client a moment and not its session. The proxy's own questions go the same way.
 
 use super::{DialFailure, Obstacle, Shortage, Target, Unreachable, WorkerAnswer};
+use crate::model::SessionId;
 use crate::tunnel::Link;
+use crate::worker::SESSION_HEADER;
 use bytes::{Bytes, BytesMut};
 use pingora::connectors::TransportConnector;
 use pingora::upstreams::peer::HttpPeer;
@@ -43,6 +45,14 @@ impl Handshake {
             headers,
             accept: derive_accept_key(key),
         }
+    }
+
+    /// The same for a session that its worker is to know by name.
+    pub fn of_session(&self, session: SessionId) -> Handshake {
+        let mut named = self.clone();
+        let header = format!("{SESSION_HEADER}: {session}\r\n");
+        named.headers.extend_from_slice(header.as_bytes());
+        named
     }
 
     /// Those headers.

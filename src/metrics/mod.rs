@@ -54,6 +54,8 @@ pub struct Metrics {
     pub bytes_in: IntCounter,
     /// From workers to clients.
     pub bytes_out: IntCounter,
+    pub live_views: IntGauge,
+    pub live_views_total: IntCounter,
     pub store_up: IntGauge,
     /// Time of the store's reservations.
     pub store_reserve: Histogram,
@@ -179,6 +181,14 @@ impl Metrics {
             ),
             bytes_in: relay_bytes.with_label_values(&["in"]),
             bytes_out: relay_bytes.with_label_values(&["out"]),
+            live_views: put.gauge(
+                "live_views",
+                "Operators that look at a session at this moment.",
+            ),
+            live_views_total: put.counter(
+                "live_views_total",
+                "Times that an operator looked at a session.",
+            ),
             store_up: put.gauge("store_up", "1 while the store answers."),
             store_reserve: store_operations.with_label_values(&["reserve"]),
             config_reloads: put.counters(

@@ -226,13 +226,20 @@ impl Grid {
 /// Takes the connection out of Pingora's hands, with what the client sent beyond its head. Pingora
 /// keeps a session over nothing, which it finishes without writing anything.
 async fn take_over(request: &mut Session) -> pingora::Result<Option<(Stream, Vec<u8>)>> {
+    into_stream(take_out(request)).await
+}
+
+/// The connection of a request that Pingora is to answer nothing, with what the client sent beyond its
+/// head.
+pub async fn into_stream(request: ServerSession) -> pingora::Result<Option<(Stream, Vec<u8>)>> {
+    let ServerSession::H1(mut taken) = request else {
+        return Error::e_explain(ErrorType::InternalError, "both ports speak HTTP/1");
+    };
     // `close` stands beside `Upgrade` in what some clients send, and in Pingora's eyes forbids to go
     // on with the connection.
-    let head = request.as_downstream_mut().req_header_mut();
-    head.remove_header(&http::header::CONNECTION);
-    let ServerSession::H1(mut taken) = take_out(request) else {
-        return Error::e_explain(ErrorType::InternalError, "an upgrade is HTTP/1");
-    };
+    taken
+        .req_header_mut()
+        .remove_header(&http::header::CONNECTION);
     // `reuse` hands the stream out only of a session that would go on, and the early bytes only
     // of one that pipelines.
     taken.set_server_keepalive(Some(1));

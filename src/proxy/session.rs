@@ -13,7 +13,7 @@ use crate::admission::tokens::{Identity, QuotaPermit};
 use crate::events::Kind;
 use crate::fleet::{DialFailure, Dialled, Grant, Instead, NoSeat, Target, Ticket};
 use crate::metrics::ObserveTime;
-use crate::model::unix_millis;
+use crate::model::{SeatKind, unix_millis};
 use crate::selection::Wanted;
 use crate::session::quota;
 use crate::session::registry::{ClientGuard, OpenSession, SessionInfo};
@@ -226,10 +226,11 @@ async fn find_seat(
         let waited = came.elapsed();
         let dialling = Instant::now();
         let fleet = &grid.fleet;
-        match fleet
-            .dial(&target, &wanted_session.handshake, ticket.dial())
-            .await
-        {
+        // A browser of its own can be shown to an operator.
+        let named = (target.seat == SeatKind::Own)
+            .then(|| wanted_session.handshake.of_session(seat.session()));
+        let handshake = named.as_ref().unwrap_or(&wanted_session.handshake);
+        match fleet.dial(&target, handshake, ticket.dial()).await {
             Ok(dialled) => {
                 let dial_time = dialling.elapsed();
                 grid.metrics.phases.dial.observe_time(dial_time);

@@ -93,6 +93,11 @@ impl Registry {
         list
     }
 
+    /// What is known of a session, while it is open.
+    pub fn find(&self, session: SessionId) -> Option<Arc<SessionInfo>> {
+        self.open().get(&session).map(|open| open.info.clone())
+    }
+
     /// The workers of the sessions of which this is true.
     pub fn workers_where(&self, is_so: impl Fn(&SessionInfo) -> bool) -> HashSet<WorkerKey> {
         let open = self.open();

@@ -5,6 +5,7 @@
 //! through a descriptor of that folder. So no path can be too long for a socket's address, and the
 //! folder's name is not in the kernel's table of sockets.
 
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -63,6 +64,22 @@ impl ServerAddress {
         ))
         .await
     }
+
+    /// Connects to another socket that the server says it has opened, named from its working directory.
+    /// The server is in its session's hands and may say anything: nothing outside of the folder is
+    /// reached, by whichever name or link.
+    ///
+    /// # Errors
+    ///
+    /// There is no such socket in the folder, or nobody listens.
+    pub async fn connect_beside(&self, socket: &str) -> io::Result<UnixStream> {
+        let within = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
+        let how = OpenHow::new()
+            .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+            .resolve(within);
+        let socket = openat2(&self.folder, socket, how)?;
+        UnixStream::connect(format!("/proc/self/fd/{}", socket.as_raw_fd())).await
+    }
 }
 
 #[cfg(test)]
@@ -99,5 +116,30 @@ mod tests {
         stream.read_to_string(&mut said).await.unwrap();
         assert_eq!(said, "here");
         server.wait().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_socket_beside_it_is_reached_and_nothing_else() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("own");
+        std::fs::create_dir_all(folder.join("beside")).unwrap();
+        let _own = tokio::net::UnixListener::bind(folder.join("beside/a.sock")).unwrap();
+        let _foreign = tokio::net::UnixListener::bind(root.path().join("foreign.sock")).unwrap();
+        std::os::unix::fs::symlink("../foreign.sock", folder.join("link.sock")).unwrap();
+        std::os::unix::fs::symlink("..", folder.join("up")).unwrap();
+        let address = ServerAddress::in_folder(&folder, "/secret").unwrap();
+        address.connect_beside("beside/a.sock").await.unwrap();
+        let absolute = root.path().join("foreign.sock");
+        for foreign in [
+            "../foreign.sock",
+            "beside/../../foreign.sock",
+            "link.sock",
+            "up/foreign.sock",
+            absolute.to_str().unwrap(),
+            "missing.sock",
+        ] {
+            let refused = address.connect_beside(foreign).await;
+            assert!(refused.is_err(), "{foreign}");
+        }
     }
 }

@@ -10,6 +10,8 @@
 //! * `machine`: what the agents of one process share. `memory`: how much of that there is.
 //! * `own`: browsers of one session each.
 //! * [`guard`]: the process that cleans up after a killed one.
+//! * `screencast`: pictures of a session's pages, for an operator. `wire`: how we speak to a browser server,
+//!   for that and for the checks of `probe`.
 //! * `gateway`: the worker's port. Proxies come to it, and it passes their sessions on to the browser
 //!   server that listens at an `address` of its own on this machine.
 
@@ -31,15 +33,19 @@ mod progress;
 mod recorder;
 mod registration;
 mod sandbox;
+mod screencast;
 mod seal;
 mod shell;
 mod spawn;
 mod supervision;
 mod toolchain;
 mod tree;
+mod wire;
 
 pub use agent::{Agent, Shutdown};
-pub use gateway::{CDP, LAUNCH_HEADER, PATH_HEADER, PROTOCOL_HEADER, TRIAL_HEADER};
+pub use gateway::{
+    CDP, LAUNCH_HEADER, LIVE_HEADER, PATH_HEADER, PROTOCOL_HEADER, SESSION_HEADER, TRIAL_HEADER,
+};
 pub use guard::Guard;
 pub use machine::MachineShared;
 pub use progress::{Observer, Progress};

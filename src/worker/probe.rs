@@ -9,15 +9,14 @@
 //! who says it wins (playwright-core, `remote/playwrightConnection.ts`).
 
 use super::address::ServerAddress;
-use futures_util::{SinkExt, StreamExt};
+use super::wire::{Wire, WireError};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::{WebSocketStream, client_async};
+use tokio_tungstenite::WebSocketStream;
 
 /// Largest answer to `GET /json` that is read.
 const MAX_ANSWER: u64 = 4096;
@@ -36,6 +35,15 @@ pub enum CheckError {
     /// The wire format is not the one known here. Says nothing about the browser.
     #[error("the server does not speak as expected: {0}")]
     NotUnderstood(String),
+}
+
+impl From<WireError> for CheckError {
+    fn from(error: WireError) -> CheckError {
+        match error {
+            WireError::Gone(why) => CheckError::Broken(format!("its server is gone: {why}")),
+            WireError::Garbage(what) => CheckError::NotUnderstood(what),
+        }
+    }
 }
 
 /// Asks for `GET /json`, which the server answers without its browser: in a millisecond, or in
@@ -65,8 +73,7 @@ pub async fn answers(server: &ServerAddress) -> Result<(), String> {
 
 /// Checks one browser, over a connection of its own that lives as long as the browser does.
 pub struct Prober {
-    socket: WebSocketStream<UnixStream>,
-    last_id: u64,
+    wire: Wire<WebSocketStream<UnixStream>>,
     /// The browser that the server introduced, by its name in the wire format.
     browser: String,
     browser_version: Option<String>,
@@ -78,18 +85,11 @@ impl Prober {
     /// Connects, which is to be done before any client does. `patience` is for the connection and
     /// the first answer.
     pub async fn connect(server: &ServerAddress, patience: Duration) -> Result<Prober, CheckError> {
-        let connecting = async {
-            let stream = server.connect().await.map_err(gone)?;
-            let url = format!("ws://localhost{}", server.path());
-            let (socket, _) = client_async(url, stream).await.map_err(gone)?;
-            Ok(socket)
-        };
-        let socket = tokio::time::timeout(patience, connecting)
+        let wire = tokio::time::timeout(patience, Wire::connect(server))
             .await
             .map_err(|_| CheckError::Suspect(patience))??;
         let mut prober = Prober {
-            socket,
-            last_id: 0,
+            wire,
             browser: String::new(),
             browser_version: None,
             contexts: BTreeSet::new(),
@@ -112,7 +112,7 @@ impl Prober {
     /// `patience` is for each answer: a browser that is slow answers some of them.
     pub async fn check(&mut self, patience: Duration) -> Result<(), CheckError> {
         for context in self.contexts.clone() {
-            self.send(&context, "close", json!({})).await?;
+            self.wire.send(&context, "close", json!({})).await?;
         }
         let browser = self.browser.clone();
         let answer = self
@@ -135,9 +135,9 @@ impl Prober {
         patience: Duration,
     ) -> Result<Value, CheckError> {
         let exchange = async {
-            let id = self.send(object, method, params).await?;
+            let id = self.wire.send(object, method, params).await?;
             loop {
-                let mut message = self.read().await?;
+                let mut message = self.wire.receive().await?;
                 self.take_note(&message);
                 if message["id"] == id {
                     return match message.get("error") {
@@ -150,35 +150,6 @@ impl Prober {
         tokio::time::timeout(patience, exchange)
             .await
             .map_err(|_| CheckError::Suspect(patience))?
-    }
-
-    /// Sends a request; returns its number.
-    async fn send(&mut self, object: &str, method: &str, params: Value) -> Result<u64, CheckError> {
-        self.last_id += 1;
-        let metadata = json!({"wallTime": crate::model::unix_millis(), "internal": true});
-        let request = json!({
-            "id": self.last_id, "guid": object, "method": method,
-            "params": params, "metadata": metadata,
-        });
-        let message = Message::text(request.to_string());
-        self.socket.send(message).await.map_err(gone)?;
-        Ok(self.last_id)
-    }
-
-    async fn read(&mut self) -> Result<Value, CheckError> {
-        loop {
-            match self.socket.next().await {
-                Some(Ok(Message::Text(text))) => {
-                    return serde_json::from_str(&text)
-                        .map_err(|error| CheckError::NotUnderstood(error.to_string()));
-                }
-                Some(Ok(Message::Close(_))) | None => {
-                    return Err(gone("it closed the connection"));
-                }
-                Some(Ok(_)) => {}
-                Some(Err(error)) => return Err(gone(error)),
-            }
-        }
     }
 
     /// Remembers which objects there are, from what the server says unasked.
@@ -201,10 +172,6 @@ impl Prober {
             _ => {}
         }
     }
-}
-
-fn gone(error: impl std::fmt::Display) -> CheckError {
-    CheckError::Broken(format!("its server is gone: {error}"))
 }
 
 /// What an error in an answer means. The browser's own errors come in as many words as there are

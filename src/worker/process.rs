@@ -308,6 +308,9 @@ fn command(launch: &Launch<'_>, plan: &Path, folder: &Path) -> Command {
         .env("HOME", folder)
         .env("TMPDIR", folder)
         .env(tree::MARKER, folder)
+        // Where it opens another socket for the live view: in its own folder, by a name that is short and
+        // in nobody's list of sockets (playwright-core, `utils/fileUtils.ts`).
+        .env("PWTEST_SOCKETS_DIR", ".")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());

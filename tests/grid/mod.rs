@@ -27,6 +27,7 @@
 //! * [`names`]: workers whose names stand for other addresses than before.
 //! * [`suite`]: Playwright's own test runner, with everything on.
 //! * [`dashboard`]: the operator's page, in a browser of the grid itself.
+//! * [`live`]: what operators see of a session, and who may not.
 //! * [`operations`]: reloads, upgrades, tenants, TLS, and all that is wrong on purpose.
 //! * [`words`]: the language of error texts, which our checks do not touch.
 //! * [`kubernetes`]: what a cluster is told of the pods that workers run in.
@@ -48,6 +49,7 @@ mod in_front;
 mod kills;
 mod kubernetes;
 mod launch;
+mod live;
 mod logs;
 mod many_proxies;
 mod metrics;

@@ -22,6 +22,11 @@ section! {
     /// SHA-256 of the token that the admin port asks for.
     token_sha256: Option<[u8; 32]> = None, optional("none", digest()), .secret();
 
+    /// Lets operators with the admin token see what a session's pages show (GET
+    /// /v1/sessions/{id}/live, and the dashboard). Each look is a line in the log.
+    // Off, because pages show what is nobody else's business.
+    live_view: bool = false, boolean();
+
     /// Allows an address other than loopback without a token.
     allow_unprotected: bool = false, boolean();
 }

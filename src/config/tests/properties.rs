@@ -115,6 +115,7 @@ prop_compose! {
         config.worker.headless = bools[2];
         config.worker.sandbox = bools[1].then_some(bools[3]);
         config.admin.allow_unprotected = bools[4];
+        config.admin.live_view = bools[1];
         config
     }
 }

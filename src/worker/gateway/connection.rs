@@ -2,7 +2,7 @@
 
 use super::request::{self, MAX_HEAD, Request, end_of, with_path};
 use super::routes::{Connections, Upstream};
-use super::{PendingConnection, Shared, own};
+use super::{PendingConnection, Shared, live, own};
 use crate::metrics::TEXT_FORMAT;
 use crate::tunnel::{Ends, Link, Side, Traffic, pass_on, send_last};
 use crate::worker::address::ServerAddress;
@@ -75,6 +75,17 @@ pub(super) async fn serve(mut stream: TcpStream, shared: Arc<Shared>, pending: P
                     }
                     None => Answer::plain(StatusCode::NOT_FOUND),
                 },
+                Request::Live { path, session } => {
+                    let connections = shared.routes.find(&path);
+                    match shared.live_views.look(connections, &session) {
+                        Ok(viewer) => {
+                            drop(pending);
+                            shared.metrics.gateway_answers(StatusCode::OK).inc();
+                            return live::serve(stream, viewer).await;
+                        }
+                        Err(answer) => answer,
+                    }
+                }
                 wanted => page(&shared, &wanted),
             }
         }
@@ -129,7 +140,7 @@ fn page(shared: &Shared, wanted: &Request) -> Answer {
             None => Answer::plain(StatusCode::NOT_FOUND),
         },
         Request::Refused(status) => Answer::plain(*status),
-        Request::Session { .. } => Answer::plain(StatusCode::NOT_FOUND),
+        Request::Session { .. } | Request::Live { .. } => Answer::plain(StatusCode::NOT_FOUND),
     }
 }
 

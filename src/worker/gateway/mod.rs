@@ -5,6 +5,7 @@
 //! * `request`: what a request asks for (pure).
 //! * `connection`: one connection: a page, a refusal, or a session that is passed on.
 //! * `own`: a session on a browser of its own; `cdp`: one that is driven by the DevTools protocol.
+//! * `live`: what a session's pages show, for an operator.
 //!
 //! A gateway has a thread of its own, so that what the rest of the process does (reading `/proc`,
 //! removing files) makes no session wait. It knows nothing of seats, tokens or the store: who may
@@ -12,10 +13,12 @@
 
 mod cdp;
 mod connection;
+mod live;
 mod own;
 mod request;
 mod routes;
 
+pub use live::{LIVE_HEADER, SESSION_HEADER};
 pub use own::{CDP, LAUNCH_HEADER, PROTOCOL_HEADER, TRIAL_HEADER};
 pub use request::{MAX_HEAD, PATH_HEADER};
 pub use routes::{Connections, Route, Upstream};
@@ -52,6 +55,7 @@ struct Shared {
     routes: Routes,
     metrics: Arc<WorkerMetrics>,
     pending: Mutex<Pending>,
+    live_views: live::LiveViews,
 }
 
 /// Who has not yet shown a path, in the order in which they came.
@@ -85,6 +89,7 @@ impl Gateway {
             routes: Routes::default(),
             metrics,
             pending: Mutex::default(),
+            live_views: live::LiveViews::default(),
         });
         let (open, closed) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -5,10 +5,11 @@
 //! any case.
 
 use super::connection::{Answer, HandshakeAnswer, client_gone, send_answer, shake_hands};
+use super::live::{SESSION_HEADER, ScreenGuard, Way};
 use super::request::{header, without_header};
 use super::routes::Connections;
 use super::{Shared, cdp};
-use crate::tunnel::{Ends, Link, Side, Traffic, frame, pass_on};
+use crate::tunnel::{Close, Ends, Link, Side, Traffic, frame, pass_on};
 use crate::worker::address::ServerAddress;
 use crate::worker::own::{OwnBrowser, OwnSeats};
 use bytes::{Bytes, BytesMut};
@@ -94,37 +95,70 @@ pub(super) async fn session(
         Ok(seat) => seat,
         Err(why) => return refuse(client, failed(why)).await,
     };
-    if header(&head, PROTOCOL_HEADER).as_deref() == Some(CDP) {
-        let Some(pipes) = &own.pipes else {
-            return refuse(client, failed("its browser does not speak CDP".to_owned())).await;
-        };
-        let asked = pipes.request().await;
-        answered(StatusCode::SWITCHING_PROTOCOLS);
-        if say_yes(&mut client, &head).await.is_ok() {
-            cdp::session(client, early, asked, stop).await;
+    let (way, screen) = screen_of(shared, &head);
+    match (way, &own.pipes) {
+        (Way::DevTools, None) => {
+            refuse(client, failed("its browser does not speak CDP".to_owned())).await;
         }
-        return drop((seat, guard));
+        (Way::DevTools, Some(pipes)) => {
+            let asked = pipes.request().await;
+            answered(StatusCode::SWITCHING_PROTOCOLS);
+            if say_yes(&mut client, &head).await.is_ok() {
+                cdp::session(client, early, asked, stop).await;
+            }
+        }
+        (Way::Playwright, _) => match open(own, &mut client, &head, &answered).await {
+            Ok(Some(opened)) => {
+                drop(head);
+                relay(client, early, opened, stop, screen).await;
+            }
+            Ok(None) => {}
+            Err(answer) => refuse(client, answer).await,
+        },
     }
-    let opened = match open(own, &mut client, &head, &answered).await {
-        Ok(opened) => opened,
-        Err(answer) => return refuse(client, answer).await,
+    drop((seat, guard));
+}
+
+/// How a session drives its browser, and what an operator may look at: before the proxy can know of its
+/// session, so that who is listed can be looked at.
+fn screen_of(shared: &Shared, head: &[u8]) -> (Way, Option<ScreenGuard>) {
+    let way = match header(head, PROTOCOL_HEADER).as_deref() {
+        Some(CDP) => Way::DevTools,
+        _ => Way::Playwright,
     };
-    drop(head);
-    if let Some(Opened {
+    let session = header(head, SESSION_HEADER).and_then(|session| session.parse().ok());
+    let screen = session.map(|session| {
+        let user_agent = header(head, "user-agent");
+        shared.live_views.add(session, way, user_agent.as_deref())
+    });
+    (way, screen)
+}
+
+/// Passes on what both sides say, to the end of one.
+async fn relay(
+    client: TcpStream,
+    early: Bytes,
+    opened: Opened,
+    stop: oneshot::Receiver<Close>,
+    screen: Option<ScreenGuard>,
+) {
+    let Opened {
         stream,
         early: said,
         browser,
-    }) = opened
-    {
-        let side = |stream, early| Side { stream, early };
-        let ends = Ends {
-            client: side(Link::from(client), early),
-            worker: side(stream, said),
-        };
-        pass_on(ends, Arc::new(Traffic::new()), stop).await;
-        drop(browser);
+    } = opened;
+    if let Some(screen) = &screen {
+        screen.has_browser(&browser.way);
     }
-    drop((seat, guard));
+    let side = |stream, early| Side { stream, early };
+    let ends = Ends {
+        client: side(Link::from(client), early),
+        worker: side(stream, said),
+    };
+    pass_on(ends, Arc::new(Traffic::new()), stop).await;
+    // Whoever looks hears that the session has ended, and not that its browser has.
+    drop(screen);
+    drop(browser);
 }
 
 /// Gets a browser, and has the client's handshake answered. `None` when the client has gone.

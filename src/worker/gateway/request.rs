@@ -1,5 +1,6 @@
 //! What a request at a worker's gateway asks for. Pure.
 
+use super::live::LIVE_HEADER;
 use http::{Method, StatusCode};
 
 /// Longest head that is read: what a proxy may send on (`limits.max_header_bytes`) is far less by
@@ -20,6 +21,11 @@ pub enum Request {
     /// To know whether the browser behind a path takes sessions.
     Answers {
         path: String,
+    },
+    /// To see what a session behind a path shows.
+    Live {
+        path: String,
+        session: String,
     },
     Health,
     Readiness,
@@ -52,6 +58,10 @@ pub fn parse(head: &[u8]) -> Request {
     if value("upgrade").is_some_and(|to| to.eq_ignore_ascii_case("websocket")) {
         let path = target.to_owned();
         return Request::Session { path };
+    }
+    if let Some(session) = value(LIVE_HEADER) {
+        let (path, session) = (target.to_owned(), session.to_owned());
+        return Request::Live { path, session };
     }
     match (target, value(PATH_HEADER)) {
         ("/healthz", _) => Request::Health,
@@ -126,6 +136,10 @@ mod tests {
         assert_eq!(session, Request::Session { path: path() });
         let asked = get("/json", "X-Playhouse-Path: /abc\r\n");
         assert_eq!(asked, Request::Answers { path: path() });
+        let session = || "0123456789abcdef".to_owned();
+        let looked_at = get("/abc", "X-Playhouse-Live: 0123456789abcdef\r\n");
+        let (path, session) = (path(), session());
+        assert_eq!(looked_at, Request::Live { path, session });
     }
 
     #[test]

@@ -17,7 +17,7 @@ mod workers;
 
 use super::reloads::{in_force, reload_status};
 use super::{reloads, tls, upgrades};
-use crate::grid::{demand, front_door, in_front, kubernetes, own, seal, versions};
+use crate::grid::{demand, front_door, in_front, kubernetes, live, own, seal, versions};
 use crate::support::{FakePlaywright, Grid, GridBuilder, RedisServer, eventually, patient};
 use playhouse::config::{Environment, Flags, Role, Setting, Sources};
 use std::collections::BTreeSet;
@@ -27,6 +27,7 @@ const SHOWN: &[(&str, fn())] = &[
     ("listen", doors::ports_are_where_they_are_told_to_be),
     ("admin.listen", doors::ports_are_where_they_are_told_to_be),
     ("admin.token_sha256", doors::the_admin_port_wants_its_token),
+    ("admin.live_view", live::who_may_not_look_reads_why),
     (
         "admin.allow_unprotected",
         doors::ports_are_where_they_are_told_to_be,
@@ -339,6 +340,7 @@ const OTHER: &[(&str, &str)] = &[
         "admin.token_sha256",
         "0000000000000000000000000000000000000000000000000000000000000000",
     ),
+    ("admin.live_view", "true"),
     ("admin.allow_unprotected", "true"),
     ("store.url", "redis://127.0.0.1:1"),
     ("store.strict", "true"),

@@ -1,0 +1,206 @@
+//! The live view of a session, from its worker to an operator, whichever proxy has the session.
+//!
+//! The answer leaves Pingora and the front door's time limits, as a session does. It holds a place among
+//! the few that there are, and one buffer; what an operator does not read stays where it is, and the worker
+//! leaves pictures out.
+
+use super::peers::{self, Whereabouts};
+use super::{Answer, error};
+use crate::events::Kind;
+use crate::fleet::{LiveView, NoLiveView};
+use crate::metrics::Metrics;
+use crate::model::{SessionId, WorkerKey};
+use crate::proxy::Grid;
+use crate::proxy::connections::Connection;
+use http::StatusCode;
+use pingora::protocols::Stream;
+use pingora::server::ShutdownWatch;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout};
+
+/// Operators that look through one proxy at a time.
+const MAX_VIEWERS: usize = 32;
+/// How long an operator may take no bytes.
+const STALL: Duration = Duration::from_secs(30);
+/// How long a worker may say nothing: it repeats itself more often.
+const SILENCE: Duration = Duration::from_secs(30);
+/// What is passed on at once, in bytes.
+const PIECE: usize = 64 * 1024;
+
+/// Who looks through this proxy.
+pub(super) struct Places(Arc<Semaphore>);
+
+/// Somebody who looks; counted out when this is dropped.
+#[must_use]
+pub(super) struct Look {
+    session: SessionId,
+    worker: WorkerKey,
+    view: LiveView,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Default for Places {
+    fn default() -> Places {
+        Places(Arc::new(Semaphore::new(MAX_VIEWERS)))
+    }
+}
+
+impl Places {
+    /// Begins to look at a session. The operator has shown the token.
+    ///
+    /// # Errors
+    /// The answer that is no live view.
+    pub(super) async fn look(&self, grid: &Grid, id: &str) -> Result<Look, Answer> {
+        let config = grid.config.load();
+        if !config.admin.live_view {
+            let message = "The live view is off: admin.live_view: true turns it on.";
+            return Err(error(StatusCode::FORBIDDEN, "live_view_off", message));
+        }
+        if config.admin.token_sha256.or(grid.admin_token).is_none() {
+            let message = "The live view is for operators with a token: set admin.token_sha256.";
+            return Err(error(StatusCode::FORBIDDEN, "live_view_off", message));
+        }
+        let Ok(session) = id.parse() else {
+            let message = "A session id is 16 hexadecimal digits; GET /v1/sessions lists them.";
+            return Err(error(StatusCode::BAD_REQUEST, "bad_request", message));
+        };
+        let Ok(place) = Arc::clone(&self.0).try_acquire_owned() else {
+            let message = format!("{MAX_VIEWERS} operators look through this proxy already.");
+            let status = StatusCode::TOO_MANY_REQUESTS;
+            return Err(error(status, "too_many_live_views", &message));
+        };
+        let worker = match peers::whereabouts(grid, session).await {
+            Whereabouts::On(worker) => worker,
+            Whereabouts::NoSuchSession => {
+                let message = "No such session is open; GET /v1/sessions lists them.";
+                return Err(error(StatusCode::NOT_FOUND, "no_such_session", message));
+            }
+            Whereabouts::Unknown(why) => {
+                let message =
+                    format!("Not open here, and other proxies could not all be asked: {why}.");
+                return Err(error(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "not_confirmed",
+                    &message,
+                ));
+            }
+        };
+        let view = grid.fleet.live_view(&worker, session).await;
+        Ok(Look {
+            session,
+            worker,
+            view: view.map_err(refused)?,
+            _place: place,
+        })
+    }
+}
+
+impl Look {
+    pub(super) fn content_type(&self) -> &str {
+        &self.view.content_type
+    }
+}
+
+fn refused(why: NoLiveView) -> Answer {
+    let (status, code) = match &why {
+        NoLiveView::Shared => (StatusCode::CONFLICT, "shared_browser"),
+        NoLiveView::Refused { status: 409, .. } => (StatusCode::CONFLICT, "not_shown"),
+        NoLiveView::Refused { status: 404, .. } => (StatusCode::NOT_FOUND, "no_such_session"),
+        NoLiveView::Refused { status: 429, .. } => {
+            (StatusCode::TOO_MANY_REQUESTS, "too_many_live_views")
+        }
+        _ => (StatusCode::SERVICE_UNAVAILABLE, "worker_away"),
+    };
+    let message = match why {
+        NoLiveView::Refused { why, .. } => why,
+        why => format!("No live view: {why}."),
+    };
+    error(status, code, &message)
+}
+
+/// Counts somebody who looks.
+struct Counted(Arc<Metrics>);
+
+impl Counted {
+    fn new(metrics: &Arc<Metrics>) -> Counted {
+        metrics.live_views.inc();
+        metrics.live_views_total.inc();
+        Counted(Arc::clone(metrics))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.live_views.dec();
+    }
+}
+
+/// Shows an operator what the session shows, until one side ends it. `head` is the answer's.
+pub(super) async fn show(
+    grid: Arc<Grid>,
+    look: Look,
+    head: String,
+    operator: Stream,
+    connection: Arc<Connection>,
+    mut shutdown: ShutdownWatch,
+) {
+    let Look {
+        session,
+        worker,
+        view,
+        _place,
+    } = look;
+    let _counted = Counted::new(&grid.metrics);
+    log::info!(session:% = session, worker:% = worker.id, client:% = connection.client(), operator = "admin";
+        "an operator looks at the session");
+    let id = session.to_string();
+    grid.events
+        .note(Kind::Operator, "session looked at", Some(&id));
+    let begun = Instant::now();
+    let mut shown = 0;
+    let (mut from_operator, mut to_operator) = tokio::io::split(operator);
+    let showing = pass_on(view, head, &mut to_operator, &mut shown);
+    tokio::select! {
+        passed = showing => if let Err(error) = passed {
+            log::debug!(session:% = session, error:% = error; "the live view was cut");
+        },
+        () = gone(&mut from_operator) => {}
+        _ = shutdown.wait_for(|begun| *begun) => {}
+    }
+    log::info!(session:% = session, worker:% = worker.id, client:% = connection.client(), operator = "admin",
+        duration_ms = begun.elapsed().as_millis() as u64, bytes = shown;
+        "an operator has looked at the session");
+}
+
+/// To the end of what the worker says.
+async fn pass_on(
+    mut view: LiveView,
+    head: String,
+    operator: &mut (impl AsyncWriteExt + Unpin),
+    shown: &mut u64,
+) -> io::Result<()> {
+    let mut bytes = [head.as_bytes(), &view.early].concat();
+    loop {
+        let writing = async {
+            operator.write_all(&bytes).await?;
+            operator.flush().await
+        };
+        timeout(STALL, writing).await??;
+        *shown += bytes.len() as u64;
+        bytes.resize(PIECE, 0);
+        match timeout(SILENCE, view.stream.read(&mut bytes)).await?? {
+            0 => return operator.shutdown().await,
+            read => bytes.truncate(read),
+        }
+    }
+}
+
+/// Returns when the operator has hung up. What it says is of no interest.
+async fn gone(operator: &mut (impl AsyncRead + Unpin)) {
+    let mut bytes = [0; 256];
+    while matches!(operator.read(&mut bytes).await, Ok(1..)) {}
+}

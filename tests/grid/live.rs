@@ -1,0 +1,274 @@
+//! The live view of a session: who may look, at what, and that a look costs the session nothing.
+
+use crate::support::{
+    Answer, Driver, FakePlaywright, Grid, GridBuilder, Kind, Language, Proxy, RedisServer,
+    SuiteRun, eventually, eventually_equal,
+};
+use std::path::PathBuf;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const TOKEN: &str = "of-the-operator";
+const UNKNOWN: &str = "0123456789abcdef";
+/// How a JPEG begins.
+const JPEG: &[u8] = &[0xff, 0xd8, 0xff];
+
+fn path(session: &str) -> String {
+    format!("/v1/sessions/{session}/live")
+}
+
+/// An operator's connection, and what came over it.
+struct Look {
+    stream: TcpStream,
+    said: Vec<u8>,
+}
+
+impl Look {
+    async fn at(proxy: &Proxy, session: &str) -> Look {
+        let mut stream = TcpStream::connect(proxy.admin_address()).await.unwrap();
+        let request = format!(
+            "GET {} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n\r\n",
+            path(session)
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let said = Vec::new();
+        Look { stream, said }
+    }
+
+    /// Waits until this has been said since the last time; leaves what came behind it.
+    async fn until(&mut self, what: &[u8]) {
+        loop {
+            let mut windows = self.said.windows(what.len());
+            if let Some(at) = windows.position(|window| window == what) {
+                self.said.drain(..at + what.len());
+                return;
+            }
+            let read = self.stream.read_buf(&mut self.said).await.unwrap();
+            let said = String::from_utf8_lossy(&self.said);
+            assert_ne!(read, 0, "it ended without {what:?}: {said}");
+        }
+    }
+
+    /// Whether the other side has hung up.
+    async fn ends(mut self) {
+        while self.stream.read_buf(&mut self.said).await.unwrap() > 0 {
+            self.said.clear();
+        }
+    }
+}
+
+fn of_own_browsers(capacity: u32) -> GridBuilder {
+    Grid::new()
+        .workers(1)
+        .capacity(capacity)
+        .env("PLAYHOUSE_WORKER_SEAT", "own")
+        .env("PLAYHOUSE_ADMIN_LIVE_VIEW", "true")
+        .admin_token(TOKEN)
+}
+
+/// The one session that there is.
+async fn only_session(proxy: &Proxy) -> String {
+    eventually("one session is listed", async || {
+        let sessions = proxy.sessions().await;
+        (sessions.len() == 1).then(|| sessions[0].id.clone())
+    })
+    .await
+}
+
+/// How many look at this moment, and how often somebody has.
+async fn views(grid: &Grid) -> (u32, u32) {
+    let page = grid.admin("GET", "/metrics").await.body;
+    let value = |name: &str| {
+        let mut values = page.lines().filter_map(|line| line.strip_prefix(name));
+        values.next().expect("it is told").trim().parse().unwrap()
+    };
+    (
+        value("playhouse_live_views "),
+        value("playhouse_live_views_total "),
+    )
+}
+
+/// Sockets that browsers' servers have opened beside their own.
+fn sockets(grid: &Grid) -> usize {
+    let mut folders: Vec<PathBuf> = grid.leftovers();
+    let mut found = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            if is_folder {
+                folders.push(entry.path());
+            } else if entry.path().extension().is_some_and(|it| it == "sock")
+                && entry
+                    .path()
+                    .parent()
+                    .is_some_and(|it| it.ends_with("browser"))
+            {
+                found += 1;
+            }
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn operators_see_what_one_session_shows() {
+    let grid = of_own_browsers(5).start().await;
+    let output = tempfile::tempdir().unwrap();
+    let kept = std::env::var_os("PLAYHOUSE_PICTURES").map(PathBuf::from);
+    let folder = kept.unwrap_or_else(|| output.path().to_owned());
+    let ran = SuiteRun::of("live", &grid, &folder.join("run")).await;
+    assert_eq!((ran.passed, ran.flaky), (2, 0), "{ran}");
+    grid.idle().await;
+    eventually_equal("every look was counted and is over", (0, 5), async || {
+        views(&grid).await
+    })
+    .await;
+    let log = grid.log();
+    let lines = |text: &str| {
+        let lines = log.lines().filter(|line| line.contains(text));
+        let named = lines.filter(|line| line.contains("operator=admin"));
+        named
+            .filter(|line| line.contains("client=127.0.0.1"))
+            .count()
+    };
+    assert_eq!(lines("an operator looks at the session"), 5, "{log}");
+    assert!(!log.contains(TOKEN), "{log}");
+}
+
+fn code(answer: &Answer) -> (u16, String) {
+    let error: serde_json::Value = answer.json();
+    let code = error["error"]["code"].as_str().unwrap_or_default();
+    (answer.status, code.to_owned())
+}
+
+#[tokio::test]
+pub async fn who_may_not_look_reads_why() {
+    let fake = FakePlaywright::start().await;
+    let refused = async |grid: &Grid, session: &str| {
+        let answer = grid.admin("GET", &path(session)).await;
+        (code(&answer).0, code(&answer).1, answer.body)
+    };
+
+    let grid = Grid::new().fakes(&[&fake]).admin_token(TOKEN).start().await;
+    let session = grid.connect().await;
+    let (status, code_of_it, why) = refused(&grid, session.session()).await;
+    assert_eq!((status, &*code_of_it), (403, "live_view_off"));
+    assert!(why.contains("admin.live_view: true"), "{why}");
+    session.close().await;
+    drop(grid);
+
+    let on = || Grid::new().env("PLAYHOUSE_ADMIN_LIVE_VIEW", "true");
+    let grid = on().fakes(&[&fake]).start().await;
+    let (status, _, why) = refused(&grid, UNKNOWN).await;
+    assert_eq!(status, 403, "nobody has shown a token");
+    assert!(why.contains("admin.token_sha256"), "{why}");
+    drop(grid);
+
+    let grid = on().fakes(&[&fake]).admin_token(TOKEN).start().await;
+    let session = grid.connect().await;
+    let there = path(session.session());
+    for wrong in [&[][..], &[("Authorization", "Bearer wrong")]] {
+        let answer = grid.admin_with("GET", &there, wrong).await;
+        assert_eq!(code(&answer), (401, "wrong_token".to_owned()));
+    }
+    let query = format!("{there}?token={TOKEN}");
+    assert_eq!(grid.admin_with("GET", &query, &[]).await.status, 401);
+    for (id, expected) in [
+        ("nonsense", (400, "bad_request")),
+        (UNKNOWN, (404, "no_such_session")),
+        (session.session(), (409, "shared_browser")),
+    ] {
+        let (status, code, why) = refused(&grid, id).await;
+        assert_eq!((status, &*code), expected, "{why}");
+    }
+    assert_eq!(grid.admin("POST", &there).await.status, 405);
+    assert_eq!(views(&grid).await, (0, 0));
+    session.close().await;
+    grid.idle().await;
+    assert!(!grid.log().contains("looks at"), "{}", grid.log());
+}
+
+#[tokio::test]
+async fn a_look_holds_up_nobody_and_leaves_nothing() {
+    let grid = of_own_browsers(2).start().await;
+    let mut driver = Driver::start(Language::Python, &grid.url());
+    // A page that never rests.
+    let page = "data:text/html,<title>moving</title><script>setInterval(()=>{document.title;\
+                document.documentElement.style.background='%23'+Math.random().toString(16).slice(2,8)},5)</script>";
+    driver.open_page("a", page).await.unwrap();
+    let session = only_session(&grid).await;
+    let mut look = Look::at(&grid, &session).await;
+    look.until(JPEG).await;
+    // Who does not read holds up neither the session nor the others.
+    let deaf = Look::at(&grid, &session).await;
+    for _ in 0..10 {
+        look.until(JPEG).await;
+        driver.works("a").await.unwrap();
+    }
+    assert_eq!(sockets(&grid), 1);
+    drop(look);
+    drop(deaf);
+    eventually("nothing of a look is left", async || {
+        (sockets(&grid) == 0).then_some(())
+    })
+    .await;
+    // The language of error texts is the client's.
+    let words = driver.misses("a").await;
+    assert!(words.contains("get_by_role"), "{words}");
+
+    // A browser that hangs hangs nobody else, and a look at it ends with its session.
+    let mut look = Look::at(&grid, &session).await;
+    look.until(JPEG).await;
+    let tree = grid.tree();
+    let hung = tree.of_kind(Kind::Browser);
+    hung.iter()
+        .for_each(|browser| browser.signal(nix::sys::signal::Signal::SIGSTOP));
+    let mut another = Look::at(&grid, &session).await;
+    another.until(b"multipart/x-mixed-replace").await;
+    assert_eq!(grid.admin("GET", "/v1/workers").await.status, 200);
+    let killed = grid
+        .admin("DELETE", &format!("/v1/sessions/{session}"))
+        .await;
+    assert_eq!(killed.status, 200);
+    for mut look in [look, another] {
+        look.until(b"{\"ended\":\"the session has ended\"}").await;
+        look.ends().await;
+    }
+    driver.quit().await;
+    grid.idle().await;
+}
+
+#[tokio::test]
+async fn any_proxy_shows_a_session_of_another_one() {
+    let redis = RedisServer::start().await;
+    let own = [
+        ("PLAYHOUSE_WORKER_SEAT", "own"),
+        ("MAX_CONCURRENT_SESSIONS", "2"),
+    ];
+    let grid = Grid::new()
+        .redis(&redis)
+        .proxies(2)
+        .worker_process(&own)
+        .env("PLAYHOUSE_ADMIN_LIVE_VIEW", "true")
+        .admin_token(TOKEN)
+        .start()
+        .await;
+    let mut driver = Driver::start(Language::Python, &grid.url());
+    driver.open("a").await.unwrap();
+    let session = only_session(&grid).await;
+    let there = grid.proxy(1);
+    let mut look = Look::at(there, &session).await;
+    look.until(JPEG).await;
+    let log = grid.log_of("proxy 1");
+    assert!(log.contains("an operator looks at the session"), "{log}");
+    driver.close("a").await.unwrap();
+    look.until(b"{\"ended\":\"the session has ended\"}").await;
+    look.ends().await;
+    eventually("no proxy knows it", async || {
+        let answer = there.admin("GET", &path(&session)).await;
+        (answer.status == 404).then_some(())
+    })
+    .await;
+    driver.quit().await;
+    grid.idle().await;
+}
