@@ -63,7 +63,7 @@ impl Fleet {
         let late = |_| NoLiveView::Unreachable(format!("no answer within {PATIENCE:?}"));
         timeout(PATIENCE, async {
             let stream = connect(&target).await.map_err(unreachable)?;
-            ask(stream, &target, session).await
+            begin(stream, &target, session).await
         })
         .await
         .map_err(late)?
@@ -86,7 +86,7 @@ async fn connect(target: &Target) -> io::Result<TcpStream> {
     Err(last)
 }
 
-async fn ask(
+async fn begin(
     mut stream: TcpStream,
     target: &Target,
     session: SessionId,

@@ -7,6 +7,7 @@
 //! [`Metrics::set_recycles`].
 
 pub mod cache;
+mod register;
 mod worker;
 
 pub use worker::WorkerMetrics;
@@ -16,9 +17,10 @@ use crate::logging;
 use crate::model::{Browser, PoolState, RecycleReason, WorkerStatus};
 use crate::tunnel::EndReason;
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
+use register::Register;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -349,53 +351,6 @@ fn text_of(registry: &Registry) -> Vec<u8> {
 
 /// The content type of [`Metrics::text`].
 pub const TEXT_FORMAT: &str = prometheus::TEXT_FORMAT;
-
-/// Makes metrics and registers them. Names are constants of this file: a clash is a bug that the
-/// first start of any test shows, hence the panics.
-struct Register<'a>(&'a Registry);
-
-impl Register<'_> {
-    fn add<C: prometheus::core::Collector + Clone + 'static>(
-        &self,
-        made: prometheus::Result<C>,
-    ) -> C {
-        let collector = made.expect("names and labels are valid");
-        self.0
-            .register(Box::new(collector.clone()))
-            .expect("each name is registered once");
-        collector
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> IntGauge {
-        self.add(IntGauge::new(name, help))
-    }
-
-    fn float(&self, name: &str, help: &str) -> Gauge {
-        self.add(Gauge::new(name, help))
-    }
-
-    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-        self.add(IntGaugeVec::new(Opts::new(name, help), labels))
-    }
-
-    fn counter(&self, name: &str, help: &str) -> IntCounter {
-        self.add(IntCounter::new(name, help))
-    }
-
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        self.add(IntCounterVec::new(Opts::new(name, help), labels))
-    }
-
-    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
-        let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
-        self.add(Histogram::with_opts(opts))
-    }
-
-    fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
-        let opts = HistogramOpts::new(name, help).buckets(LATENCY_BUCKETS.to_vec());
-        self.add(HistogramVec::new(opts, labels))
-    }
-}
 
 /// Brings a counter to what was counted elsewhere.
 fn catch_up(counter: &IntCounter, count: u64) {

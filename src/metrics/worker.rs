@@ -1,6 +1,7 @@
 //! What one worker counts, for whoever scrapes its port.
 
-use super::{Register, new_registry, text_of};
+use super::register::Register;
+use super::{new_registry, text_of};
 use http::StatusCode;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Registry};
 use std::sync::Arc;

@@ -305,11 +305,8 @@ fn command(launch: &Launch<'_>, plan: &Path, folder: &Path) -> Command {
         .current_dir(folder)
         .env_clear()
         .envs(passed_on())
-        .env("HOME", folder)
-        .env("TMPDIR", folder)
-        .env(tree::MARKER, folder)
-        // Where it opens another socket for the live view: in its own folder, by a name that is short and
-        // in nobody's list of sockets (playwright-core, `utils/fileUtils.ts`).
+        .envs(["HOME", "TMPDIR", tree::MARKER].map(|name| (name, folder)))
+        // Where it puts another socket, for the live view (playwright-core, `utils/fileUtils.ts`).
         .env("PWTEST_SOCKETS_DIR", ".")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -39,7 +39,7 @@ const STALL: Duration = Duration::from_secs(30);
 /// A page that does not change is shown again after this long, so that everybody in between knows that
 /// somebody looks.
 const REPEAT: Duration = Duration::from_secs(5);
-/// How long somebody may look. A page that was forgotten in a browser's tab costs no longer than that.
+/// How long somebody may look. It bounds what a tab costs that was forgotten.
 const MAX_LOOK: Duration = Duration::from_secs(3600);
 
 /// The last word of a look that lasted as long as its session.
