@@ -1,5 +1,6 @@
 //! The file changes all the time, for better and for worse, while clients come and go.
 
+use super::keys::entries;
 use super::load::{Load, all_work};
 use crate::support::{Driver, FakePlaywright, Grid, Language, Proxy, eventually_equal};
 use nix::sys::signal::Signal;
@@ -231,7 +232,7 @@ async fn reloads_are_nothing_to_real_clients() {
 async fn a_swapped_link_is_a_changed_file() {
     let fake = FakePlaywright::start().await;
     let grid = Grid::new().fakes(&[&fake]).start().await;
-    let workers = std::fs::read_to_string(grid.config_file()).unwrap();
+    let workers = entries(&[&fake]);
     let folder = grid.folder();
     for (generation, seats) in [("one", 7), ("two", 8)] {
         std::fs::create_dir(folder.join(generation)).unwrap();
@@ -259,7 +260,7 @@ pub async fn a_worker_over_its_new_limit_just_takes_no_more() {
         .queue_timeout(Duration::from_secs(600))
         .start()
         .await;
-    let workers = std::fs::read_to_string(grid.config_file()).unwrap();
+    let workers = entries(&[&fake]);
     let mut open = Vec::new();
     for _ in 0..5 {
         open.push(grid.connect().await);
