@@ -7,6 +7,7 @@
 //! * `agent`: tells it what happens. `shell` carries out what it decides, with the help of
 //!   `process` (one server, started by a `plan`), `supervision` (its task) and `registration` (its record in the
 //!   store).
+//! * `grid_permit`: the right to warm up, of which the grid has so many.
 //! * `machine`: what the agents of one process share. `memory`: how much of that there is.
 //! * `own`: browsers of one session each.
 //! * [`guard`]: the process that cleans up after a killed one.
@@ -20,6 +21,7 @@ mod agent;
 mod diagnosis;
 mod fill;
 mod gateway;
+mod grid_permit;
 pub mod guard;
 mod leftovers;
 pub mod lifecycle;

@@ -2,6 +2,7 @@
 
 use super::agent::Shared;
 use super::gateway::{Connections, Route, Upstream};
+use super::grid_permit::GridWarmUpPermit;
 use super::lifecycle::{Generation, Health, Input};
 use super::machine::WarmUpPermit;
 use super::own::{OwnPools, Processes};
@@ -12,7 +13,7 @@ use super::toolchain::Toolchain;
 use super::tree;
 use crate::launch::LaunchOptions;
 use crate::model::{Endpoint, SeatKind, WorkerKey};
-use crate::store::{Permit, PermitHolder, PermitPool, PermitStore, Store};
+use crate::store::Store;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,8 +38,6 @@ const PERMIT_RETRY: Duration = Duration::from_millis(50);
 const LAST_CAUSE: Duration = Duration::from_secs(1);
 /// A browser that ends this soon after the kernel ended a process for want of memory died of it.
 const OOM_IS_THE_CAUSE: Duration = Duration::from_secs(3);
-/// Between two questions whether the grid has a permit left.
-const GRID_PERMIT_RETRY: Duration = Duration::from_millis(500);
 
 /// What is wanted of a server. Only ever rises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,34 +89,6 @@ pub struct Supervision {
     pub store: Arc<dyn Store>,
     pub desired: watch::Receiver<DesiredServer>,
     pub ups: mpsc::Sender<Up>,
-}
-
-/// A permit of the whole grid to warm up; given back when it is dropped, or when its time is over.
-struct GridWarmUpPermit {
-    store: Arc<dyn PermitStore>,
-    worker: WorkerKey,
-}
-
-/// One browser of this worker's that warms up, or none.
-fn warm_up(worker: &WorkerKey, weight: u32, bound: Option<u32>, ttl: Duration) -> Permit<'_> {
-    Permit {
-        pool: PermitPool::WarmUps,
-        holder: PermitHolder::Worker(worker),
-        weight,
-        bound,
-        ttl,
-        version: 0,
-    }
-}
-
-impl Drop for GridWarmUpPermit {
-    fn drop(&mut self) {
-        let (store, worker) = (self.store.clone(), self.worker.clone());
-        tokio::spawn(async move {
-            let given_back = warm_up(&worker, 0, None, GRID_PERMIT_RETRY);
-            store.hold(given_back).await.ok()
-        });
-    }
 }
 
 impl Supervision {
@@ -212,7 +183,10 @@ impl Supervision {
         };
         let grid_warm_up_permit = match at_once {
             true => None,
-            false => self.grid_warm_up_permit().await,
+            false => {
+                let (store, config) = (self.store.clone(), &self.shared.config);
+                GridWarmUpPermit::wait(store, &self.key, config).await
+            }
         };
         let config = shared.config.load_full();
         let began = Instant::now();
@@ -277,37 +251,6 @@ impl Supervision {
                     "waiting for its turn to warm up in this process");
             }
             tokio::time::sleep(PERMIT_RETRY).await;
-        }
-    }
-
-    /// Waits until few enough browsers of the whole grid are warming up. Without a store this worker
-    /// goes on by itself.
-    async fn grid_warm_up_permit(&self) -> Option<GridWarmUpPermit> {
-        loop {
-            let config = self.shared.config.load_full();
-            let most = config.recycle.max_parallel_grid;
-            // It starts, and is warmed up.
-            let ttl = config.worker.start_timeout * 2;
-            if most == 0 {
-                return None;
-            }
-            let most = u32::try_from(most).unwrap_or(u32::MAX);
-            let permit = warm_up(&self.key, 1, Some(most), ttl);
-            match self.store.hold(permit).await {
-                Ok(true) => {
-                    return Some(GridWarmUpPermit {
-                        store: self.store.clone(),
-                        worker: self.key.clone(),
-                    });
-                }
-                Ok(false) => {
-                    tokio::time::sleep(GRID_PERMIT_RETRY).await;
-                }
-                Err(error) => {
-                    log::debug!(worker:% = self.key, error:% = error; "warming up unasked");
-                    return None;
-                }
-            }
         }
     }
 
