@@ -189,4 +189,10 @@ impl Life {
         let limit = policy.max_lifetime;
         limit.is_some_and(|limit| self.counts.lifetime >= policy.ceiling.max(limit))
     }
+
+    /// Whether it has had all its sessions, and the last one has ended. Counters that say too little do
+    /// no harm: it drains before it ends.
+    pub fn is_used_up(&self, policy: &Policy) -> bool {
+        self.is_full_for_good(policy) && self.counts.active == 0
+    }
 }

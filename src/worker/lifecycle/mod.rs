@@ -13,7 +13,7 @@
 //! Up to three kinds live at once: the one that serves, its replacement, and those that drain.
 //! Make before break: the serving one drains only after its replacement is registered, so that the
 //! worker's seats are there at all times. It is broken before it is made only where memory has no
-//! room for two.
+//! room for two, or where it has no seat left to give and nobody on it while others still drain.
 //!
 //! A browser whose check fails gets no session until the next one decides. Whoever is broken does
 //! not drain: its sessions are told, and it is killed.

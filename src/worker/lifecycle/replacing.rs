@@ -15,10 +15,20 @@ impl Lifecycle {
         }
         let drains = |life: &&Life| matches!(life.phase, Phase::Draining { .. });
         let draining = self.lives.values().filter(drains).count();
-        let serving = self.available().first().copied();
-        if serving.is_some() && draining >= step.policy.max_draining {
+        let may_drain = draining < step.policy.max_draining;
+        let fits = self.lives.is_empty() || self.usual <= step.policy.room.free;
+        let mut serving = self.available().first().copied();
+        if !(may_drain && fits)
+            && let Some(generation) = serving
+            && self.lives[&generation].is_used_up(step.policy)
+        {
+            // Nobody is on it and nobody can come: it adds no browser that drains, and costs no seat.
+            self.retire(generation, step);
+            serving = None;
+        }
+        if serving.is_some() && !may_drain {
             // It goes on to its ceiling.
-        } else if self.lives.is_empty() || self.usual <= step.policy.room.free {
+        } else if fits {
             self.spawn(step);
         } else {
             self.wait_for_room(serving.filter(|_| draining == 0), step);

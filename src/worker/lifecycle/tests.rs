@@ -172,11 +172,14 @@ impl World {
 
     /// Those that proxies may seat sessions on.
     fn available(&self) -> impl Iterator<Item = Generation> {
+        let limited = self.policy.max_lifetime.is_some();
+        let ceiling = self.policy.ceiling;
         self.servers
             .iter()
-            .filter(|(_, s)| {
+            .filter(move |(_, s)| {
                 let open = s.status == Some(WorkerStatus::Available) && !s.suspended;
-                open && !s.deregistered && !s.gone
+                let has_seats = !limited || s.counts.lifetime < ceiling;
+                open && has_seats && !s.deregistered && !s.gone
             })
             .map(|(generation, _)| *generation)
     }
@@ -249,6 +252,11 @@ impl World {
 
     /// The world behaves for a while: what starts comes up, what is stopped ends, sessions end.
     fn behave(&mut self) {
+        self.behave_while(|_| true);
+    }
+
+    /// The same, where sessions end only on the servers whose sessions `end`.
+    fn behave_while(&mut self, end: impl Fn(&Server) -> bool) {
         for _ in 0..40 {
             self.pass(Duration::from_secs(5));
             for generation in self.alive() {
@@ -261,8 +269,20 @@ impl World {
                     self.register(generation);
                 }
                 self.feed(Input::Checked(generation, Health::Well));
-                self.empty(generation);
+                match end(self.server(generation)) {
+                    true => self.empty(generation),
+                    false => self.beat(generation, false),
+                }
             }
+        }
+    }
+
+    /// Clients take all seats of the one that serves.
+    fn fill_up(&mut self) {
+        let serving = self.available().next().expect("one serves");
+        while self.available().any(|available| available == serving) {
+            self.seat(serving);
+            self.tell_counts(serving);
         }
     }
 
@@ -304,8 +324,10 @@ enum Happening {
 
 impl Happening {
     fn takes_away(&self) -> bool {
+        use Happening::{Crash, Drain, Seat, Stop};
         let unwell = matches!(self, Happening::Checked(health) if *health != Health::Well);
-        unwell || matches!(self, Happening::Crash | Happening::Drain | Happening::Stop)
+        // A session may take the last seat of a browser.
+        unwell || matches!(self, Crash | Drain | Stop | Seat)
     }
 }
 
@@ -399,6 +421,19 @@ proptest! {
                 prop_assert_eq!(world.available().count(), 1);
                 prop_assert_eq!(world.alive().len(), 1, "{:?}", world.servers);
             }
+        }
+    }
+
+    #[test]
+    fn sessions_that_stay_on_old_browsers_keep_nobody_out(story in story(recycling())) {
+        let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+        for (happening, which) in story {
+            happen(&mut world, &happening, which);
+        }
+        for _ in 0..4 {
+            world.behave_while(|server| server.status != Some(WorkerStatus::Draining));
+            prop_assert_eq!(world.available().count(), 1, "{:?}", world.servers);
+            world.fill_up();
         }
     }
 
@@ -807,6 +842,49 @@ fn only_so_many_drain_and_then_the_one_that_serves_goes_on() {
     world.exit(first);
     world.pass(Duration::from_secs(1));
     assert_eq!(world.alive().len(), 3, "there is a place to drain in again");
+}
+
+#[test]
+fn one_that_is_used_up_makes_place_for_its_successor_while_others_drain() {
+    for has_memory in [true, false] {
+        let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+        world.policy.max_memory = None;
+        world.first_is_up();
+        let first = leave_a_long_session(&mut world);
+        let mut draining = vec![first];
+        if has_memory {
+            draining.push(leave_a_long_session(&mut world));
+        } else {
+            let serving = world.available().next().unwrap();
+            world.feed(Input::Memory(serving, 500));
+            world.policy.room = Room {
+                limit: 1000,
+                free: 100,
+            };
+        }
+        let last = world.available().next().unwrap();
+        world.fill_up();
+        assert_eq!(
+            world.server(last).status,
+            Some(WorkerStatus::Available),
+            "its sessions go on"
+        );
+        world.empty(last);
+        world.beat(last, false);
+        assert!(world.server(last).stopping, "{:?}", world.servers);
+        world.exit(last);
+        world.policy.room = Room::UNLIMITED;
+        world.pass(Duration::from_secs(1));
+        let new = *world.alive().last().unwrap();
+        world.answer(new);
+        world.register(new);
+        assert_eq!(world.available().collect::<Vec<_>>(), [new]);
+        assert_eq!(world.at_once, [new], "without a seat it waits for nobody");
+        for generation in draining {
+            assert_eq!(world.server(generation).counts.active, 1, "nobody is ended");
+            assert!(!world.server(generation).stopping);
+        }
+    }
 }
 
 #[test]
