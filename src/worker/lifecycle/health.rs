@@ -2,7 +2,7 @@
 //! are broken or take too much.
 
 use super::life::{MAX_DISK, Phase};
-use super::{EVICTION_GRACE, Generation, Health, Lifecycle, Output, SOUND_AFTER, Step};
+use super::{EVICTION_GRACE, Generation, Health, Lifecycle, Output, Step};
 use crate::model::RecycleReason;
 
 impl Lifecycle {
@@ -10,6 +10,7 @@ impl Lifecycle {
         let Some(life) = self.lives.get_mut(&generation) else {
             return;
         };
+        life.was_well |= health == Health::Well;
         match health {
             Health::Broken(why) => {
                 return self.condemn(generation, RecycleReason::Failures, why, step);
@@ -38,13 +39,14 @@ impl Lifecycle {
             Phase::Draining { .. } => false,
             Phase::Starting | Phase::Evicting { .. } | Phase::Stopping => return,
         };
-        let sound = life.age(step.now).is_some_and(|age| age >= SOUND_AFTER);
+        // One that fails its first check has not started well.
+        let (age, was_well) = (life.age(step.now), life.was_well);
         life.phase = Phase::Evicting {
             until: step.now + EVICTION_GRACE,
             broken: true,
         };
         if served {
-            self.set_back(sound, step.now);
+            self.set_back(age, was_well, step.now);
             step.todo.push(Output::Recycling(generation, reason));
         }
         step.todo.push(Output::Evict(generation, Some(why)));

@@ -51,6 +51,8 @@ pub(super) struct Life {
     pub disk: u64,
     /// Its last check failed, and the next one has not come to its end.
     pub suspect: bool,
+    /// A check has found it well.
+    pub was_well: bool,
     /// Checks in a row that failed at first.
     pub failures: u32,
     pub ordered: bool,
@@ -72,6 +74,7 @@ impl Life {
             memory: 0,
             disk: 0,
             suspect: false,
+            was_well: false,
             failures: 0,
             ordered: false,
             permit_requested: false,

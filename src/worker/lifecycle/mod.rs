@@ -47,6 +47,10 @@ const USUAL_FADES: u64 = 8;
 const LEAD_FADES: u32 = 8;
 /// A browser that lived this long was sound: what happened before it is forgiven.
 const SOUND_AFTER: Duration = Duration::from_secs(30);
+/// One that served this long before it died is replaced after the first pause.
+const SETTLED_AFTER: Duration = Duration::from_secs(5);
+/// One that served less counts for so many setbacks in a row at most: a pause of two seconds.
+const MOST_SETBACKS_SERVED: u32 = 3;
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 /// What proxies get to tell the clients why their sessions end.
@@ -66,7 +70,7 @@ pub struct Lifecycle {
     usual: u64,
     /// People know that a replacement does not fit.
     no_room_told: bool,
-    /// Starts and young browsers that failed in a row.
+    /// Starts that failed and browsers that died young, in a row.
     setbacks: u32,
     /// No server is started before this.
     not_before: Option<Instant>,
@@ -242,9 +246,11 @@ impl Lifecycle {
         if life.phase != Phase::Starting {
             step.todo.push(Output::Deregister(generation));
         }
-        let served = life.is_coming() || life.phase == Phase::Available;
-        let sound = life.age(step.now).is_some_and(|age| age >= SOUND_AFTER);
-        let retry_in = served.then(|| self.set_back(sound, step.now)).filter(|_| {
+        let is_replaced = life.is_coming() || life.phase == Phase::Available;
+        let served = life.phase == Phase::Available;
+        let age = life.age(step.now);
+        let set_back = is_replaced.then(|| self.set_back(age, served, step.now));
+        let retry_in = set_back.filter(|_| {
             let coming = self.lives.values().any(Life::is_coming);
             self.ending.is_none() && !coming
         });
@@ -255,10 +261,16 @@ impl Lifecycle {
         });
     }
 
-    /// Notes the failure of one that was `sound` before or not, and how long to wait because of it
-    /// and those before.
-    fn set_back(&mut self, sound: bool, now: Instant) -> Duration {
-        self.setbacks = if sound { 0 } else { self.setbacks + 1 };
+    /// Notes the failure of one that answered `age` ago, and how long to wait because of it and those
+    /// before. One that `served` shows that browsers start: any client can end a shared browser, and
+    /// that is not to keep the others out for longer and longer.
+    fn set_back(&mut self, age: Option<Duration>, served: bool, now: Instant) -> Duration {
+        self.setbacks = match age.unwrap_or_default() {
+            age if age >= SOUND_AFTER => 0,
+            age if served && age >= SETTLED_AFTER => 1,
+            _ if served => (self.setbacks + 1).min(MOST_SETBACKS_SERVED),
+            _ => self.setbacks + 1,
+        };
         let pause = backoff(self.setbacks);
         self.not_before = Some(now + pause);
         pause

@@ -430,7 +430,7 @@ proptest! {
         for (happening, which) in story {
             happen(&mut world, &happening, which);
         }
-        for _ in 0..4 {
+        for _ in 0..2 {
             world.behave_while(|server| server.status != Some(WorkerStatus::Draining));
             prop_assert_eq!(world.available().count(), 1, "{:?}", world.servers);
             world.fill_up();
@@ -631,6 +631,70 @@ fn crashes_in_a_row_wait_longer_and_longer_and_a_sound_life_is_forgiven() {
     world.exit(generation);
     assert_eq!(world.crashes.last(), Some(&Some(Duration::ZERO)));
     assert_eq!(world.alive().len(), 1, "replaced at once");
+}
+
+/// The pauses before the successors of browsers of which each serves for `time` and then dies.
+fn pauses_when_each_serves(time: Duration) -> Vec<Duration> {
+    let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+    world.feed(Input::Tick);
+    for _ in 0..10 {
+        let generation = world.alive()[0];
+        world.answer(generation);
+        world.register(generation);
+        world.pass(time);
+        world.exit(generation);
+        world.pass(LONGEST_BACKOFF);
+    }
+    world.crashes.into_iter().flatten().collect()
+}
+
+#[test]
+fn one_that_served_and_died_is_replaced_soon_however_often() {
+    assert_eq!(pauses_when_each_serves(SETTLED_AFTER), [FIRST_BACKOFF; 10]);
+    let young = pauses_when_each_serves(Duration::from_millis(100));
+    assert_eq!(young.len(), 10);
+    assert!(young.is_sorted() && young[0] == FIRST_BACKOFF);
+    assert_eq!(young[9], Duration::from_secs(2));
+}
+
+#[test]
+fn starts_that_fail_wait_longer_again_after_one_that_served() {
+    let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+    world.feed(Input::Tick);
+    for serves in [false, false, false, false, true, false] {
+        let generation = world.alive()[0];
+        if serves {
+            world.answer(generation);
+            world.register(generation);
+        }
+        world.exit(generation);
+        world.pass(LONGEST_BACKOFF);
+    }
+    let millis: Vec<_> = world
+        .crashes
+        .iter()
+        .flatten()
+        .map(Duration::as_millis)
+        .collect();
+    assert_eq!(millis, [500, 1000, 2000, 4000, 2000, 4000]);
+}
+
+#[test]
+fn one_that_breaks_after_a_check_found_it_well_has_served() {
+    let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+    world.first_is_up();
+    for _ in 0..10 {
+        let serving = *world.alive().last().unwrap();
+        world.answer(serving);
+        world.register(serving);
+        world.feed(Input::Checked(serving, Health::Well));
+        let why = "it hangs".to_owned();
+        world.feed(Input::Checked(serving, Health::Broken(why)));
+        world.pass(EVICTION_GRACE);
+        world.exit(serving);
+        world.pass(Duration::ZERO);
+        assert_eq!(world.alive().len(), 1, "its successor is on its way");
+    }
 }
 
 #[test]
