@@ -127,6 +127,25 @@ async fn whatever_key_is_of_another_type_is_replaced() {
         assert_eq!(grid.redis.cli(&["SET", key, "on monday"]), "OK", "{key}");
         grid.comes_out_even(key).await;
     }
+    // Those that are strings, and those of a proxy.
+    for pattern in [
+        "playhouse:grid",
+        "playhouse:revision",
+        "playhouse:proxy:*",
+        "playhouse:leases:*",
+        "playhouse:ghosts",
+        "playhouse:silent:chromium:w",
+    ] {
+        let grid = Grid::start().await;
+        let keys = grid.redis.cli(&["KEYS", pattern]);
+        // One that is not there may be put there too.
+        let keys = if keys.is_empty() { pattern } else { &keys };
+        for key in keys.lines() {
+            grid.redis.cli(&["DEL", key]);
+            assert_eq!(grid.redis.cli(&["ZADD", key, "1", "monday"]), "1", "{key}");
+        }
+        grid.comes_out_even(pattern).await;
+    }
 }
 
 #[tokio::test]

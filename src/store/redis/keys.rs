@@ -164,7 +164,6 @@ impl Keys {
 
     /// Keys that a grid has once, with their types.
     pub fn of_the_grid(&self) -> Vec<(String, &'static str)> {
-        let turns = Browser::ALL.into_iter().map(|browser| self.turns(browser));
         let types = [
             (ACTIVE, "hash"),
             (LIFETIME, "hash"),
@@ -175,13 +174,48 @@ impl Keys {
             (PULSE, "hash"),
             (GRID, "string"),
             (SCAN, "string"),
+            (GHOSTS, "string"),
+            (SECRET, "string"),
             (OOM_KILLS, "string"),
         ];
         let once = types.map(|(name, kind)| (self.name(name), kind));
-        let warm_ups = [self.permits(PermitPool::WarmUps)];
+        let warm_ups = (self.permits(PermitPool::WarmUps), "hash");
+        let of_browsers = Browser::ALL.into_iter().flat_map(|browser| {
+            [
+                (self.turns(browser), "hash"),
+                (self.name(&format!("{LINE}{browser}")), "hash"),
+                (self.lanes(browser), "set"),
+            ]
+        });
         once.into_iter()
-            .chain(turns.chain(warm_ups).map(|key| (key, "hash")))
+            .chain([warm_ups])
+            .chain(of_browsers)
             .collect()
+    }
+
+    /// Keys that a proxy has, with their types.
+    pub fn of_proxy(&self, proxy: &str) -> [(String, &'static str); 3] {
+        [
+            (self.identity(proxy), "string"),
+            (self.leases(proxy), "hash"),
+            (self.waiting(proxy), "hash"),
+        ]
+    }
+
+    /// Keys beside its record that a worker has, with their types.
+    pub fn of_worker(&self, worker: &WorkerKey) -> [(String, &'static str); 2] {
+        let silent = format!("{}{SILENT}{worker}", self.namespace);
+        [(self.seats(worker), "hash"), (silent, "string")]
+    }
+
+    /// The set of the lanes in which clients wait for this browser.
+    pub fn lanes(&self, browser: Browser) -> String {
+        format!("{}{LANES}{browser}", self.namespace)
+    }
+
+    /// The sorted set of the clients in one of those lanes.
+    pub fn lane(&self, browser: Browser, lane: &str) -> String {
+        format!("{}{LANE}{browser}/{lane}", self.namespace)
     }
 
     /// The hash with what this worker says of itself.

@@ -85,6 +85,16 @@ impl Link {
         });
     }
 
+    /// Until there is a live connection.
+    pub async fn until_live(&self) {
+        let mut state = self.state.subscribe();
+        // The sender is ours: it cannot be gone.
+        state
+            .wait_for(|state| matches!(state, State::Live(_)))
+            .await
+            .ok();
+    }
+
     /// Until the live connection is lost.
     pub async fn until_lost(&self) {
         let mut state = self.state.subscribe();

@@ -6,7 +6,7 @@ use super::Inner;
 use super::keeper::{BATCH, leases, millis};
 use super::keys;
 use super::link::{Live, WRONG_TYPE};
-use crate::model::WorkerKey;
+use crate::model::{Browser, WorkerKey};
 use crate::store::Event;
 use redis::{RedisResult, Script};
 use std::collections::HashSet;
@@ -70,6 +70,9 @@ pub async fn beat(inner: Arc<Inner>) {
 }
 
 fn failed(inner: &Inner, live: &Live, what: &str, error: &redis::RedisError) {
+    if error.code() == Some(WRONG_TYPE) {
+        inner.link.damaged.notify_one();
+    }
     let error = inner.link.failed(live.epoch, error);
     log::debug!(what, error:%; "store upkeep failed");
 }
@@ -124,6 +127,8 @@ pub async fn look_up_orders(inner: Arc<Inner>, mut announced: mpsc::Receiver<Wor
 /// The slow rounds: what repairs whatever else was missed.
 pub async fn rounds(inner: Arc<Inner>) {
     let mut round = Round::default();
+    // The first one shows who is there: it does not wait for the next tick.
+    inner.link.until_live().await;
     let mut ticks = tokio::time::interval(inner.poll_interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -132,9 +137,6 @@ pub async fn rounds(inner: Arc<Inner>) {
             && let Err(error) = round.run(&inner, &mut live).await
         {
             failed(&inner, &live, "round", &error);
-            if error.code() == Some(WRONG_TYPE) {
-                inner.link.damaged.notify_one();
-            }
         }
     }
 }
@@ -306,8 +308,8 @@ pub async fn mend(inner: Arc<Inner>) {
 
 pub async fn delete_mistyped(inner: &Inner, live: &mut Live) -> RedisResult<()> {
     // Those first by which the others are found.
-    let found = mistyped(inner, live, inner.keys.of_the_grid()).await?;
-    let leases = redis::cmd("SMEMBERS")
+    let mut deleted = mistyped(inner, live, inner.keys.of_the_grid()).await?;
+    let proxies = redis::cmd("SMEMBERS")
         .arg(inner.keys.name(keys::PROXIES))
         .query_async::<Vec<String>>(&mut live.connection)
         .await?;
@@ -318,12 +320,23 @@ pub async fn delete_mistyped(inner: &Inner, live: &mut Live) -> RedisResult<()> 
     let workers = workers.iter().filter_map(|worker| worker.parse().ok());
     let heard = inner.ledger().remembered();
     let workers = workers.chain(heard.into_iter().map(|view| view.record.key));
-    let leases = leases.iter().chain([&inner.proxy]);
-    let leases = leases.map(|proxy| inner.keys.leases(proxy));
-    let seats = workers.map(|worker: WorkerKey| inner.keys.seats(&worker));
-    let hashes = leases.chain(seats).map(|key| (key, "hash")).collect();
-    let mut deleted = found;
-    deleted.extend(mistyped(inner, live, hashes).await?);
+    let proxies = proxies.iter().chain([&inner.proxy]);
+    let mut found: Vec<_> = proxies
+        .flat_map(|proxy| inner.keys.of_proxy(proxy))
+        .chain(workers.flat_map(|worker: WorkerKey| inner.keys.of_worker(&worker)))
+        .collect();
+    for browser in Browser::ALL {
+        let lanes = redis::cmd("SMEMBERS")
+            .arg(inner.keys.lanes(browser))
+            .query_async::<Vec<String>>(&mut live.connection)
+            .await?;
+        found.extend(
+            lanes
+                .iter()
+                .map(|lane| (inner.keys.lane(browser, lane), "zset")),
+        );
+    }
+    deleted.extend(mistyped(inner, live, found).await?);
     for key in deleted {
         log::warn!(key; "deleted a key of another type that stood in the place of one of ours");
     }
