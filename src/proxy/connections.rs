@@ -1,16 +1,18 @@
 //! Open connections of one port: counted from `accept` on, and how many there may be.
 //!
 //! Each port has a budget of descriptors of its own, so that silent connections to one never take
-//! the other's. An address counts by its network where a stranger has a whole one: IPv6 by /64.
+//! the other's. Where there are as many as there may be, the one that has waited longest for its
+//! client to say something gives way to the next: who keeps connections open costs nobody an answer.
+//! An address counts by its network where a stranger has a whole one: IPv6 by /64.
 
 use crate::config::Limits;
 use ipnet::{IpNet, Ipv6Net};
 use nix::sys::resource::{Resource, getrlimit};
 use prometheus::IntGauge;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 /// Connections to the admin port at once: some dashboards, scrapers and operators.
 const ADMIN_CONNECTIONS: u64 = 64;
@@ -37,6 +39,9 @@ pub struct Connections {
 struct Open {
     total: u64,
     by_network: HashMap<IpAddr, u32>,
+    /// Those that wait for their client, the oldest first; sent to when they have to give way.
+    idle: BTreeMap<u64, oneshot::Sender<()>>,
+    next_idle: u64,
 }
 
 /// One open connection; dropping it makes room for another.
@@ -53,10 +58,21 @@ struct Attribution {
     counted: bool,
 }
 
-/// There are as many connections as there may be, or as many from one network.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("too many connections")]
-pub struct TooMany;
+/// A connection that waits for its client, until it is dropped.
+pub struct IdleConnection<'a> {
+    port: &'a Connections,
+    id: u64,
+    gives_way: oneshot::Receiver<()>,
+}
+
+/// Why a connection is not taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TooMany {
+    #[error("the port has as many connections as there may be")]
+    InAll,
+    #[error("the client's network has as many connections as one may have")]
+    FromNetwork,
+}
 
 /// Connections to the data port that the process's descriptors allow: a session takes two, one each
 /// way. The descriptor limit is what it is at this moment.
@@ -101,11 +117,16 @@ impl Connections {
             max => max.min(self.budget),
         };
         let mut open = self.open();
-        if open.total >= max {
-            return Err(TooMany);
+        let is_full = open.total >= max;
+        if is_full && open.idle.is_empty() {
+            return Err(TooMany::InAll);
         }
         if !trusted {
             open.count(peer, limits.max_connections_per_ip)?;
+        }
+        if is_full && let Some((_, oldest)) = open.idle.pop_first() {
+            // Fails when it goes by itself at this moment.
+            oldest.send(()).ok();
         }
         open.total += 1;
         self.show(&open);
@@ -141,7 +162,7 @@ impl Open {
         let network = network_of(address);
         let connections = self.by_network.get(&network).copied().unwrap_or(0);
         if max > 0 && connections >= max {
-            return Err(TooMany);
+            return Err(TooMany::FromNetwork);
         }
         self.by_network.insert(network, connections + 1);
         Ok(())
@@ -160,6 +181,20 @@ impl Connection {
     /// The client's address.
     pub fn client(&self) -> IpAddr {
         self.lock().address
+    }
+
+    /// The connection waits for its client from here on, and gives way to others if need be.
+    pub fn idle(&self) -> IdleConnection<'_> {
+        let (give_way, gives_way) = oneshot::channel();
+        let mut open = self.port.open();
+        let id = open.next_idle;
+        open.next_idle += 1;
+        open.idle.insert(id, give_way);
+        IdleConnection {
+            port: &self.port,
+            id,
+            gives_way,
+        }
     }
 
     /// Counts the connection for the client that a trusted proxy names, in the place of the one
@@ -188,6 +223,23 @@ impl Connection {
         self.client
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl IdleConnection<'_> {
+    /// What the client does; `None` when the connection has to give way before that.
+    pub async fn unless_it_gives_way<T>(mut self, does: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            done = does => Some(done),
+            _ = &mut self.gives_way => None,
+        }
+    }
+}
+
+impl Drop for IdleConnection<'_> {
+    fn drop(&mut self) {
+        self.port.open().idle.remove(&self.id);
     }
 }
 
@@ -263,6 +315,28 @@ mod tests {
         assert!(enter().is_ok());
     }
 
+    #[tokio::test]
+    async fn who_waited_longest_for_its_client_gives_way() {
+        let port = Connections::new(3, None);
+        let limits = limits(0, 0);
+        let enter = || port.enter(ip("10.0.0.1"), false, &limits);
+        let [busy, old, new] = [(); 3].map(|()| enter().unwrap());
+        assert_eq!(enter().err(), Some(TooMany::InAll));
+        let silence = std::future::pending::<()>;
+        let older = old.idle().unless_it_gives_way(silence());
+        let mut newer = Box::pin(new.idle().unless_it_gives_way(silence()));
+        let _guest = enter().unwrap();
+        assert_eq!(older.await, None);
+        drop(old);
+        assert!(futures_util::poll!(&mut newer).is_pending());
+        assert_eq!(busy.idle().unless_it_gives_way(async { 7 }).await, Some(7));
+        let _another = enter().unwrap();
+        assert_eq!(newer.await, None);
+        drop(new);
+        assert_eq!(enter().err(), Some(TooMany::InAll));
+        assert!(port.open().idle.is_empty());
+    }
+
     #[test]
     fn a_connection_counts_for_whom_the_proxy_speaks() {
         let port = Connections::new(100, None);
@@ -272,7 +346,7 @@ mod tests {
         let (alice, bob) = (ip("192.0.2.1"), ip("192.0.2.2"));
         one.attribute(alice, &limits).unwrap();
         one.attribute(alice, &limits).unwrap();
-        assert_eq!(other.attribute(alice, &limits), Err(TooMany));
+        assert_eq!(other.attribute(alice, &limits), Err(TooMany::FromNetwork));
         assert_eq!(other.client(), alice);
         one.attribute(bob, &limits).unwrap();
         other.attribute(alice, &limits).unwrap();

@@ -148,14 +148,14 @@ impl<A: Application> FrontDoor<A> {
                     async move { door.serve(socket, connection, trusted, shutdown).await },
                 );
             }
-            Err(TooMany) => self.reject(socket, peer),
+            Err(why) => self.reject(socket, peer, why),
         }
     }
 
     /// Tells some why, from a small budget, and closes the others at once: they must not pile up
     /// where they wait to be accepted.
-    fn reject(&self, socket: TcpStream, peer: IpAddr) {
-        let refusal = Refusal::TooManyConnections;
+    fn reject(&self, socket: TcpStream, peer: IpAddr, why: TooMany) {
+        let refusal = Refusal::TooManyConnections(why);
         self.grid.count_refusal(&refusal);
         if let Some(count) = self.rejections_to_log() {
             log::warn!(client:% = peer, count, reason = refusal.code(); "connections turned away");
@@ -193,7 +193,11 @@ impl<A: Application> FrontDoor<A> {
     ) {
         let mut deadline = Instant::now() + self.grid.config.load().limits.header_timeout;
         let beginning = self.begin(socket, &connection, trusted);
-        let begun = match timeout_at(deadline, beginning).await {
+        let beginning = timeout_at(deadline, beginning);
+        let Some(begun) = connection.idle().unless_it_gives_way(beginning).await else {
+            return;
+        };
+        let begun = match begun {
             Ok(Ok(begun)) => begun,
             Ok(Err(PreparationError::Refused(refusal, kept))) => {
                 let Kept { stream, early } = *kept;
@@ -215,7 +219,11 @@ impl<A: Application> FrontDoor<A> {
         loop {
             let limits = self.grid.config.load().limits;
             let head = read_head(&mut stream, &mut early, limits.max_header_bytes);
-            match timeout_at(deadline, head).await {
+            let head = timeout_at(deadline, head);
+            let Some(head) = connection.idle().unless_it_gives_way(head).await else {
+                return;
+            };
+            match head {
                 Ok(HeadRead::Whole) => {}
                 Ok(HeadRead::TooLarge) => {
                     let max = limits.max_header_bytes;
@@ -249,8 +257,12 @@ impl<A: Application> FrontDoor<A> {
                 return;
             };
             Kept { stream, early } = kept;
-            if early.is_empty() && !next_request(&mut stream, &mut early, &mut shutdown).await {
-                return;
+            if early.is_empty() {
+                let next = next_request(&mut stream, &mut early, &mut shutdown);
+                let next = connection.idle().unless_it_gives_way(next).await;
+                if next != Some(true) {
+                    return;
+                }
             }
             deadline = Instant::now() + self.grid.config.load().limits.header_timeout;
         }
@@ -305,9 +317,9 @@ impl<A: Application> FrontDoor<A> {
     fn attribute(&self, connection: &Connection, client: IpAddr) -> Result<(), PreparationError> {
         let limits = self.grid.config.load().limits;
         let counted = connection.attribute(client, &limits);
-        counted.map_err(|TooMany| {
-            self.grid.refused(&Refusal::TooManyConnections, client);
-            PreparationError::Broken(io::Error::other(TooMany))
+        counted.map_err(|why| {
+            self.grid.refused(&Refusal::TooManyConnections(why), client);
+            PreparationError::Broken(io::Error::other(why))
         })
     }
 
@@ -330,7 +342,7 @@ impl<A: Application> FrontDoor<A> {
             let values = head.forwarded_for.iter().copied();
             if let Some(client) = forwarded_for(values, &self.trusted_proxies) {
                 let counted = connection.attribute(client, limits);
-                counted.map_err(|TooMany| Refusal::TooManyConnections)?;
+                counted.map_err(Refusal::TooManyConnections)?;
             }
         }
         Ok(head.edits().make(bytes))

@@ -4,6 +4,7 @@
 //! upgrade to its user unshortened, so a Playwright client gets one to four short lines of text, the
 //! cause first, then what to do; everybody else gets JSON.
 
+use super::connections::TooMany;
 use crate::admission::tokens::QuotaUsedUp;
 use crate::fleet::{NoSeat, Shortage, WorkerAnswer};
 use crate::launch::{LaunchError, Permission};
@@ -89,7 +90,7 @@ pub enum Refusal {
     OutOf(Shortage),
     /// The process has no descriptors left for another session, or the address too many
     /// connections.
-    TooManyConnections,
+    TooManyConnections(TooMany),
 }
 
 impl From<QuotaUsedUp> for Refusal {
@@ -318,7 +319,7 @@ impl Refusal {
                 Status::TOO_MANY_REQUESTS,
                 "quota_used_up",
                 [
-                    &format!("This token has all its {max_sessions} sessions in use."),
+                    &format!("This token has all its {max_sessions} sessions in use, or in line."),
                     "Close some, or have its max_sessions raised.",
                 ],
             ),
@@ -362,12 +363,18 @@ impl Refusal {
                     "Try again in a moment, or have its limits raised by whoever runs the grid.",
                 ],
             ),
-            Refusal::TooManyConnections => unavailable(
+            Refusal::TooManyConnections(why) => unavailable(
                 "too_many_connections",
-                [
-                    "no available servers: this proxy has as many connections as it can hold.",
-                    "Try again later, or raise limits.max_connections and the descriptor limit.",
-                ],
+                match why {
+                    TooMany::InAll => [
+                        "no available servers: this port has as many connections as it can hold.",
+                        "Try again later; limits.max_connections and the descriptor limit say how many.",
+                    ],
+                    TooMany::FromNetwork => [
+                        "no available servers: your address has as many connections as it may have.",
+                        "Close some, or have limits.max_connections_per_ip raised.",
+                    ],
+                },
             ),
         }
     }
@@ -606,7 +613,8 @@ mod tests {
             no_seat(NoSeat::AllDraining),
             Refusal::Draining,
             Refusal::StoreAway,
-            Refusal::TooManyConnections,
+            Refusal::TooManyConnections(TooMany::InAll),
+            Refusal::TooManyConnections(TooMany::FromNetwork),
         ]
     }
 

@@ -18,7 +18,7 @@ section! {
     /// Stands before every key and channel: grids of different namespaces can share one database.
     namespace: Option<String> = None, optional("none", namespace());
 
-    /// Refuses sessions while the store is away; without it they are seated on what this proxy knows.
+    /// Refuses sessions while the store is away; without it each proxy seats them from a share, for proxy_ttl at most.
     strict: bool = false, boolean();
 
     /// A proxy not heard of for this long is dead; its seats are given back.

@@ -214,6 +214,12 @@ local function give(entry, worker)
   return a, l
 end
 
+-- A worker's version as lanes name it, without what stands behind major and minor; empty where it
+-- told none that can be read.
+local function version_of(text)
+  return ((text or '') .. '.'):match('^(%d+%.%d+)[.-]') or ''
+end
+
 local given, record = 0, 4
 while i <= #ARGV and remaining > 0 and given < MOST do
   local worker, most_active, most_lifetime = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
@@ -223,7 +229,7 @@ while i <= #ARGV and remaining > 0 and given < MOST do
     a = mended(K.active, worker, call('HGET', K.active, worker))
     l = mended(K.lifetime, worker, call('HGET', K.lifetime, worker))
     while given < MOST and a < most_active and (most_lifetime < 0 or l < most_lifetime) do
-      local entry = next_for(worker, found[2] or '', found[3] or '')
+      local entry = next_for(worker, version_of(found[2]), found[3] or '')
       if not entry then break end
       a, l = give(entry, worker)
       given, remaining = given + 1, remaining - 1

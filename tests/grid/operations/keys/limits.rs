@@ -48,6 +48,7 @@ pub async fn heads_and_connections() {
         assert!(answer.starts_with("HTTP/1.1 503"), "{key}: {answer}");
         changing.now("").await;
     }
+    grid.logs("connections turned away client=127.0.0.1").await;
     for session in open {
         session.close().await;
     }
