@@ -212,6 +212,7 @@ async fn run_up(sources: Sources, loaded: Loaded, workers: usize) -> anyhow::Res
         .map(|it| admission::tokens::hash(it.secret()));
     let welcome = Banner::new(
         workers,
+        toolchain.browser,
         sockets.data.local(),
         loaded.config.tls.files().is_some(),
     );

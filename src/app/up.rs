@@ -3,6 +3,7 @@
 use super::runtime::AdminToken;
 use crate::config::LiveConfig;
 use crate::logging;
+use crate::model::Browser;
 use crate::store::Store;
 use crate::worker::{Agent, Guard, MachineShared, Observer, Progress, Shutdown, Toolchain};
 use anyhow::Context;
@@ -88,6 +89,7 @@ impl Dashboard {
 /// Tells the user at the terminal how the grid comes up, and what to do with it.
 pub struct Banner {
     wanted: usize,
+    browser: Browser,
     scheme: &'static str,
     address: SocketAddr,
     state: Mutex<State>,
@@ -100,10 +102,11 @@ struct State {
 }
 
 impl Banner {
-    pub fn new(wanted: usize, address: SocketAddr, tls: bool) -> Arc<Banner> {
+    pub fn new(wanted: usize, browser: Browser, address: SocketAddr, tls: bool) -> Arc<Banner> {
         let scheme = if tls { "wss" } else { "ws" };
         Arc::new(Banner {
             wanted,
+            browser,
             scheme,
             address,
             state: Mutex::default(),
@@ -124,6 +127,13 @@ impl Banner {
             toolchain.browser,
             toolchain.release,
         ));
+        if self.wanted == 0 {
+            print_line(
+                "No worker is started here (--workers 0): the grid has those that the configuration \
+                 names (workers).",
+            );
+            self.print_addresses("The grid is at");
+        }
     }
 
     /// Takes in one step of a worker.
@@ -152,7 +162,7 @@ impl Banner {
                 ));
                 if state.ready.len() == self.wanted {
                     state.complete = true;
-                    self.print_addresses();
+                    self.print_addresses("The grid is ready at");
                 }
             }
             Progress::Crashed {
@@ -172,12 +182,13 @@ impl Banner {
         }
     }
 
-    fn print_addresses(&self) {
+    fn print_addresses(&self, where_it_is: &str) {
         let url = format!("{}://{}", self.scheme, self.address);
+        let browser = self.browser;
         print_line(&format!(
-            "\nThe grid is ready at {url}\n\n  \
-             Python   browser = playwright.chromium.connect(\"{url}\")\n  \
-             Node     const browser = await chromium.connect('{url}');\n\n\
+            "\n{where_it_is} {url}\n\n  \
+             Python   browser = playwright.{browser}.connect(\"{url}\")\n  \
+             Node     const browser = await {browser}.connect('{url}');\n\n\
              Ctrl-C ends it."
         ));
     }

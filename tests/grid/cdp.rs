@@ -172,3 +172,27 @@ async fn a_browser_ends_with_its_client_and_a_client_hears_of_its_browsers_end()
     grid.idle().await;
     eventually_equal("one spare is left", 1, async || piped(&grid)).await;
 }
+
+#[tokio::test]
+async fn puppeteer_drives_browsers_and_leaves_nothing() {
+    const SESSIONS: usize = 6;
+    let grid = grid("").await;
+    let ways = [
+        ("browserURL", http(&grid)),
+        ("browserWSEndpoint", format!("{}/cdp", grid.url())),
+    ];
+    for (how, address) in ways.iter().cycle().take(SESSIONS) {
+        let said = run_client(Language::Node, "puppeteer", &[how, address]).await;
+        let seen: Value = serde_json::from_str(&said).unwrap();
+        let expected = json!({
+            "titles": ["Playhouse", "Second"], "picture": true, "pdf": "%PDF", "downloaded": "from there",
+        });
+        assert_eq!(seen, expected, "{how}");
+        grid.idle().await;
+    }
+    eventually("no more than the spare is left", async || {
+        (piped(&grid) <= 1).then_some(())
+    })
+    .await;
+    eventually_equal("nobody is left unburied", 0, async || grid.tree().zombies()).await;
+}

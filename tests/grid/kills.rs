@@ -128,6 +128,8 @@ async fn a_killed_grid_leaves_no_firefox_behind() {
         .env("PLAYHOUSE_PLAYWRIGHT", playwright.to_str().unwrap())
         .start()
         .await;
+    grid.logs(&format!("await firefox.connect('{}')", grid.url()))
+        .await;
     assert!(!grid.tree().of_kind(Kind::BrowserChild).is_empty());
     grid.stop(Signal::SIGKILL).await;
     assert_eq!(grid.leftovers(), [] as [std::path::PathBuf; 0]);

@@ -7,6 +7,7 @@
 //! * [`rolling`]: every worker and every proxy is restarted, under load.
 //! * [`many_proxies`]: three proxies and one Redis, and all that can befall them.
 //! * [`launch`]: launch options of clients, and what of them is refused.
+//! * [`agents`]: Playwright's command line for agents, and its MCP server.
 //! * [`demand`]: what an autoscaler is told, from no worker at all to full.
 //! * [`seal`]: sessions that try to leave their browser.
 //! * [`queue`]: more clients than seats.
@@ -34,6 +35,7 @@
 //! * [`metrics`]: what curl and Prometheus are told.
 //! * [`health`]: what `playhouse healthcheck` says.
 
+mod agents;
 mod answers;
 mod blame;
 mod capacity;

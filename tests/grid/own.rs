@@ -5,6 +5,10 @@ use crate::support::{
     Crowd, Driver, Grid, Kind, Language, RedisServer, eventually, eventually_equal,
 };
 use nix::sys::signal::Signal;
+use playhouse::config::{Config, Role};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
 /// Browsers that a grid has at this moment.
 fn browsers(grid: &Grid) -> usize {
@@ -87,7 +91,7 @@ async fn sessions_that_come_at_once_leave_nothing() {
         .workers(1)
         .capacity(AT_ONCE as u32)
         .env("PLAYHOUSE_WORKER_SEAT", "own")
-        .queue_timeout(std::time::Duration::from_secs(120))
+        .queue_timeout(Duration::from_secs(120))
         .start()
         .await;
     let crowd = Crowd::start(&vec![grid.url(); AT_ONCE], SESSIONS);
@@ -119,7 +123,7 @@ async fn without_redis_no_seat_is_given_twice() {
         .proxies(2)
         .capacity(2)
         .worker_process(&[("PLAYHOUSE_WORKER_SEAT", "own")])
-        .queue_timeout(std::time::Duration::from_secs(2))
+        .queue_timeout(Duration::from_secs(2))
         .start()
         .await;
     let first = grid.proxy(0).connect().await;
@@ -219,4 +223,51 @@ async fn a_browser_that_dies_ends_its_session_alone() {
     driver.close("a").await.unwrap();
     driver.quit().await;
     grid.idle().await;
+}
+
+/// Of each start but the first comes a line in a file, and no browser.
+#[tokio::test]
+async fn who_asks_and_leaves_again_and_again_has_no_more_started_than_there_are_seats() {
+    const SEATS: usize = 2;
+    let folder = tempfile::tempdir().unwrap();
+    let [program, starts] = ["browser.sh", "starts"].map(|name| folder.path().join(name));
+    let worker = Config::defaults(Role::Worker).worker;
+    let browser = playhouse::worker::locate(&worker)
+        .unwrap()
+        .executable
+        .unwrap();
+    let text = format!(
+        "#!/bin/sh\necho >> {starts}\n[ $(wc -l < {starts}) = 1 ] && exec {browser} \"$@\"\nexec sleep 1000000\n",
+        starts = starts.display(),
+        browser = browser.display(),
+    );
+    std::fs::write(&program, text).unwrap();
+    std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    let grid = Grid::new()
+        .workers(1)
+        .capacity(SEATS as u32)
+        .env("PLAYHOUSE_WORKER_SEAT", "own")
+        .env("PLAYHOUSE_WORKER_START_TIMEOUT", "3600")
+        .env("PLAYHOUSE_BROWSER_PATH", program.to_str().unwrap())
+        // The script writes where no browser may.
+        .env("PLAYHOUSE_WORKER_SEAL", "off")
+        .env("PLAYHOUSE_SELECTION_DIAL_TIMEOUT", "60")
+        .queue_timeout(Duration::from_secs(60))
+        .start()
+        .await;
+    let started = || std::fs::read_to_string(&starts).unwrap().lines().count();
+    let kept = grid.connect().await;
+    for _ in 0..8 {
+        // The worker learns that a client has gone a moment after the proxy does.
+        let visit = async || grid.dial().connect().await.ok();
+        drop(eventually("a client is taken", visit).await);
+        eventually_equal("it has left", 1, async || grid.sessions().await.len()).await;
+    }
+    eventually_equal(
+        "a start for each seat, and the first one",
+        SEATS + 1,
+        async || started(),
+    )
+    .await;
+    kept.close().await;
 }

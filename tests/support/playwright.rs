@@ -39,7 +39,17 @@ impl Language {
         };
         match self {
             Language::Python => command.env("PYTHONPATH", &playwright),
-            Language::Node => command.env("NODE_PATH", playwright.join("node_modules")),
+            Language::Node => {
+                let puppeteer = tools(&format!(
+                    "puppeteer-{}",
+                    super::version("PUPPETEER_VERSION")
+                ));
+                let modules = [playwright, puppeteer].map(|it| it.join("node_modules"));
+                command.env(
+                    "NODE_PATH",
+                    std::env::join_paths(modules).expect("plain names"),
+                )
+            }
         };
         // Error texts without colours, whatever the terminal.
         command.env("NO_COLOR", "1").kill_on_drop(true);

@@ -34,9 +34,12 @@ const FIN: u8 = 0x80;
 const MASKED: u8 = 0x80;
 const CONTINUATION: u8 = 0x0;
 const TEXT: u8 = 0x1;
+const BINARY: u8 = 0x2;
 const CLOSE: u8 = 0x8;
 const PING: u8 = 0x9;
 const PONG: u8 = 0xa;
+/// Others are reserved (RFC 6455, section 5.2).
+const OPCODES: [u8; 6] = [CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG];
 const PROTOCOL_ERROR: u16 = 1002;
 const TOO_LARGE: u16 = 1009;
 
@@ -244,6 +247,8 @@ struct Reader {
     header: Vec<u8>,
     /// Of the current frame; none while its header is not whole.
     frame: Option<Incoming>,
+    /// Whether the current message goes on with the next frame.
+    within: bool,
     /// Bytes of the current message so far.
     message: u64,
 }
@@ -330,21 +335,19 @@ impl Reader {
             if header[0] & 0x70 != 0 {
                 return Err((PROTOCOL_ERROR, "no extension was agreed on"));
             }
+            let (opcode, fin) = (header[0] & 0x0f, header[0] & FIN != 0);
+            if !OPCODES.contains(&opcode) {
+                return Err((PROTOCOL_ERROR, "there is no such kind of frame"));
+            }
             let left = match &header[2..2 + length] {
                 [] => u64::from(header[1] & 0x7f),
                 bytes => bytes
                     .iter()
                     .fold(0, |sum, byte| sum << 8 | u64::from(*byte)),
             };
-            let (opcode, fin) = (header[0] & 0x0f, header[0] & FIN != 0);
-            if opcode & 0x8 != 0 && (left > MAX_CONTROL as u64 || !fin) {
-                return Err((PROTOCOL_ERROR, "a control frame is short and whole"));
-            }
-            if opcode & 0x8 == 0 && self.message.saturating_add(left) > MAX_MESSAGE {
-                return Err((TOO_LARGE, "a message has at most 100 MiB"));
-            }
             let mut key = [0; 4];
             key.copy_from_slice(&header[2 + length..]);
+            self.check(opcode, fin, left)?;
             self.frame = Some(Incoming {
                 opcode,
                 fin,
@@ -356,6 +359,27 @@ impl Reader {
             return Ok(n + 1);
         }
         Ok(bytes.len())
+    }
+
+    /// Whether a frame may come where it does.
+    fn check(&mut self, opcode: u8, fin: bool, left: u64) -> Result<(), (u16, &'static str)> {
+        if opcode & 0x8 != 0 {
+            return match left <= MAX_CONTROL as u64 && fin {
+                true => Ok(()),
+                false => Err((PROTOCOL_ERROR, "a control frame is short and whole")),
+            };
+        }
+        if (opcode == CONTINUATION) != self.within {
+            return Err((
+                PROTOCOL_ERROR,
+                "a message begins once, and goes on to its end",
+            ));
+        }
+        if self.message.saturating_add(left) > MAX_MESSAGE {
+            return Err((TOO_LARGE, "a message has at most 100 MiB"));
+        }
+        self.within = !fin;
+        Ok(())
     }
 }
 
@@ -474,7 +498,39 @@ mod tests {
         ];
         assert_eq!(wrong(large.concat()), TOO_LARGE);
         assert_eq!(wrong(masked(PING, true, &[0; 126])), PROTOCOL_ERROR);
+        for reserved in [0x3, 0x7, 0xb, 0xf] {
+            assert_eq!(wrong(masked(reserved, true, b"hello")), PROTOCOL_ERROR);
+        }
+        assert_eq!(wrong(masked(CONTINUATION, true, b"hello")), PROTOCOL_ERROR);
+        let twice = [masked(TEXT, false, b"a"), masked(TEXT, true, b"b")];
+        assert_eq!(wrong(twice.concat()), PROTOCOL_ERROR);
+        assert_eq!(read([masked(BINARY, true, b"hello")]).1, []);
         let closed = read([masked(CLOSE, true, &[0x03, 0xe9, b'x'])]).1;
         assert_eq!(closed, [Event::Close(Some(1001))]);
+    }
+
+    /// Its client may leave meanwhile, and nobody would know: such a browser is not waited for.
+    #[tokio::test(start_paused = true)]
+    async fn a_browser_that_takes_nothing_ends_its_session() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (mut client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (from_client, _to_client) = accepted.unwrap().0.into_split();
+        let talking = tokio::spawn(async move {
+            let message = masked(TEXT, true, &vec![b'x'; 8 << 20]);
+            client.as_mut().unwrap().write_all(&message).await.ok();
+            client
+        });
+        // As a process that is stopped: it is there, and does not read.
+        let (ours, _stopped) = tokio::net::UnixStream::pair().unwrap();
+        let (commands, _) = split(ours);
+        let (controls, _waiting) = mpsc::channel(CONTROLS);
+        let end = pass_up(from_client, Bytes::new(), commands, controls).await;
+        talking.abort();
+        let End::Told(code, reason) = end else {
+            panic!("it has no reason");
+        };
+        assert_eq!(code, BROKEN);
+        assert!(reason.contains("does not listen"), "{reason}");
     }
 }

@@ -106,6 +106,8 @@ async fn up_makes_a_token_that_its_user_finds_and_a_page_does_not() {
     assert!(status.status.success(), "{status:?}");
     let address = format!("Dashboard http://{}/#token={token}", grid.admin_address());
     grid.logs(&address).await;
+    grid.logs("No worker is started here").await;
+    grid.logs(&format!("The grid is at {}", grid.url())).await;
     let log = grid.log();
     assert_eq!(log.matches(&token).count(), 1, "{log}");
     grid.stop(Signal::SIGINT).await;

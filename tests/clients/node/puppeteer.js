@@ -1,0 +1,61 @@
+// Another client of the DevTools protocol: Puppeteer, doing what its users do.
+//
+// usage: puppeteer.js browserURL|browserWSEndpoint ADDRESS
+
+const puppeteer = require("puppeteer-core").default;
+
+const PAGE = `<title>Playhouse</title><h1>It runs</h1>
+  <a id="get" download="note.txt" href="data:text/plain,from there">get it</a>`;
+
+// Downloads a file into a folder below the browser's own, and has the browser read it.
+async function download(browser, page) {
+  const connection = await browser.target().createCDPSession();
+  await connection.send("Browser.setDownloadBehavior", {
+    behavior: "allowAndName",
+    downloadPath: "downloads",
+    eventsEnabled: true,
+  });
+  const ended = new Promise((resolve) => {
+    connection.on("Browser.downloadProgress", (progress) => {
+      if (progress.state !== "inProgress") resolve(progress);
+    });
+  });
+  await page.click("#get");
+  const { state, guid } = await ended;
+  if (state !== "completed") return state;
+  const reader = await browser.newPage();
+  await reader.goto(`file:///proc/self/cwd/downloads/${guid}`);
+  return reader.evaluate(() => document.body.innerText);
+}
+
+async function main() {
+  const [how, address] = process.argv.slice(2);
+  const browser = await puppeteer.connect({ [how]: address });
+  const page = await browser.newPage();
+  await page.setRequestInterception(true);
+  page.on("request", (request) =>
+    request.url() === "http://nowhere.example/"
+      ? request.respond({ contentType: "text/html", body: PAGE })
+      : request.continue(),
+  );
+  await page.goto("http://nowhere.example/");
+  const picture = await page.screenshot();
+  const pdf = await page.pdf();
+  const second = await browser.newPage();
+  await second.goto("data:text/html,<title>Second</title>");
+  const downloaded = await download(browser, page);
+  console.log(
+    JSON.stringify({
+      titles: [await page.title(), await second.title()],
+      picture: picture.length > 100,
+      pdf: Buffer.from(pdf.subarray(0, 4)).toString(),
+      downloaded,
+    }),
+  );
+  await browser.disconnect();
+}
+
+main().catch((error) => {
+  console.error(error);
+  process.exit(1);
+});
