@@ -107,7 +107,6 @@ impl Look {
 
 fn refused(why: NoLiveView) -> Answer {
     let (status, code) = match &why {
-        NoLiveView::Shared => (StatusCode::CONFLICT, "shared_browser"),
         NoLiveView::Refused { status: 409, .. } => (StatusCode::CONFLICT, "not_shown"),
         NoLiveView::Refused { status: 404, .. } => (StatusCode::NOT_FOUND, "no_such_session"),
         NoLiveView::Refused { status: 429, .. } => {

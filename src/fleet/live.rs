@@ -1,7 +1,7 @@
 //! Asking a worker for the live view of one of its sessions.
 
 use super::{Fleet, Target};
-use crate::model::{SeatKind, SessionId, WorkerKey};
+use crate::model::{SessionId, WorkerKey};
 use crate::worker::LIVE_HEADER;
 use bytes::{Bytes, BytesMut};
 use std::io;
@@ -32,11 +32,6 @@ pub struct LiveView {
 pub enum NoLiveView {
     #[error("this proxy does not know its worker")]
     NoSuchWorker,
-    /// A look would show other sessions too.
-    #[error(
-        "the session shares its browser with others, and a look would show them too: the live view is for sessions with a browser of their own (seat=own)"
-    )]
-    Shared,
     #[error("its worker does not answer: {0}")]
     Unreachable(String),
     /// By the worker, with the status of its answer.
@@ -56,9 +51,6 @@ impl Fleet {
         session: SessionId,
     ) -> Result<LiveView, NoLiveView> {
         let target = self.target(worker).ok_or(NoLiveView::NoSuchWorker)?;
-        if target.seat == SeatKind::Shared {
-            return Err(NoLiveView::Shared);
-        }
         let unreachable = |error: io::Error| NoLiveView::Unreachable(error.to_string());
         let late = |_| NoLiveView::Unreachable(format!("no answer within {PATIENCE:?}"));
         timeout(PATIENCE, async {

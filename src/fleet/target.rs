@@ -1,7 +1,7 @@
 //! Where a worker is dialled: its endpoint and the addresses its name stands for at a moment.
 
 use super::{Obstacle, Shortage, Unreachable};
-use crate::model::{Endpoint, SeatKind, Version, WorkerKey, WorkerRecord};
+use crate::model::{Endpoint, Version, WorkerKey, WorkerRecord};
 use arc_swap::ArcSwap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -22,8 +22,6 @@ pub struct Target {
     pub version: Option<Version>,
     /// The browser's own version, if the worker tells.
     pub browser_version: Option<String>,
-    /// What its sessions get.
-    pub seat: SeatKind,
     addresses: ArcSwap<Vec<SocketAddr>>,
     /// Told after each trial that it was asked.
     pub(super) trial_over: watch::Sender<()>,
@@ -45,7 +43,6 @@ impl Target {
             authority: endpoint.authority(),
             version: record.version,
             browser_version: record.browser_version.clone(),
-            seat: record.seat,
             endpoint,
             addresses: ArcSwap::from_pointee(addresses),
             trial_over: watch::Sender::new(()),

@@ -13,7 +13,7 @@ use crate::admission::tokens::{Identity, QuotaPermit};
 use crate::events::Kind;
 use crate::fleet::{DialFailure, Dialled, Grant, Instead, NoSeat, Target, Ticket};
 use crate::metrics::ObserveTime;
-use crate::model::{SeatKind, unix_millis};
+use crate::model::unix_millis;
 use crate::selection::Wanted;
 use crate::session::quota;
 use crate::session::registry::{ClientGuard, OpenSession, SessionInfo};
@@ -226,9 +226,9 @@ async fn find_seat(
         let waited = came.elapsed();
         let dialling = Instant::now();
         let fleet = &grid.fleet;
-        // A browser of its own can be shown to an operator.
-        let named = (target.seat == SeatKind::Own)
-            .then(|| wanted_session.handshake.of_session(seat.session()));
+        // Its worker has to know it by name, so that an operator may look at it.
+        let can_be_shown = config.admin.live_view;
+        let named = can_be_shown.then(|| wanted_session.handshake.of_session(seat.session()));
         let handshake = named.as_ref().unwrap_or(&wanted_session.handshake);
         match fleet.dial(&target, handshake, ticket.dial()).await {
             Ok(dialled) => {

@@ -34,10 +34,31 @@ pub enum Link {
     Tls(Box<TlsStream<TcpStream>>),
     /// To a browser server of this machine. Boxed, so that it does not make the others larger.
     Unix(Box<UnixStream>),
+    Overheard(Box<Overheard>),
     Boxed(Stream),
 }
 
+/// A link whose bytes somebody else sees as they come in. They are copied, never spliced.
+pub struct Overheard {
+    link: Link,
+    listener: Box<dyn FnMut(&[u8]) + Send + Sync>,
+}
+
+impl std::fmt::Debug for Overheard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.link.fmt(f)
+    }
+}
+
 impl Link {
+    /// The same link, with everything that comes in shown to `listener`.
+    pub fn overheard(self, listener: impl FnMut(&[u8]) + Send + Sync + 'static) -> Link {
+        Link::Overheard(Box::new(Overheard {
+            link: self,
+            listener: Box::new(listener),
+        }))
+    }
+
     /// Ends it as far as that goes at once; dropping it has to follow. A plain socket says all there
     /// is to say by being closed, but TLS has a farewell of its own.
     pub(super) fn hang_up(&mut self, cx: &mut Context<'_>) {
@@ -45,6 +66,7 @@ impl Link {
             Link::Plain(_) | Link::Unix(_) => {}
             Link::Tls(stream) => drop(Pin::new(stream).poll_shutdown(cx)),
             Link::Boxed(stream) => drop(Pin::new(stream).poll_shutdown(cx)),
+            Link::Overheard(overheard) => overheard.link.hang_up(cx),
         }
     }
 
@@ -53,7 +75,7 @@ impl Link {
         match self {
             Link::Plain(stream) => Some(stream.as_fd()),
             Link::Unix(stream) => Some(stream.as_fd()),
-            Link::Tls(_) | Link::Boxed(_) => None,
+            Link::Tls(_) | Link::Boxed(_) | Link::Overheard(_) => None,
         }
     }
 
@@ -143,6 +165,12 @@ impl AsyncRead for Link {
             Link::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
             Link::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
             Link::Boxed(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Link::Overheard(overheard) => {
+                let before = buffer.filled().len();
+                let read = Pin::new(&mut overheard.link).poll_read(cx, buffer);
+                (overheard.listener)(&buffer.filled()[before..]);
+                read
+            }
         }
     }
 }
@@ -158,6 +186,7 @@ impl AsyncWrite for Link {
             Link::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
             Link::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
             Link::Boxed(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Link::Overheard(overheard) => Pin::new(&mut overheard.link).poll_write(cx, bytes),
         }
     }
 
@@ -167,6 +196,7 @@ impl AsyncWrite for Link {
             Link::Tls(stream) => Pin::new(stream).poll_flush(cx),
             Link::Unix(stream) => Pin::new(stream).poll_flush(cx),
             Link::Boxed(stream) => Pin::new(stream).poll_flush(cx),
+            Link::Overheard(overheard) => Pin::new(&mut overheard.link).poll_flush(cx),
         }
     }
 
@@ -176,6 +206,7 @@ impl AsyncWrite for Link {
             Link::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
             Link::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             Link::Boxed(stream) => Pin::new(stream).poll_shutdown(cx),
+            Link::Overheard(overheard) => Pin::new(&mut overheard.link).poll_shutdown(cx),
         }
     }
 }
@@ -195,6 +226,7 @@ impl UniqueID for Link {
             Link::Tls(stream) => stream.get_ref().0.as_raw_fd(),
             Link::Unix(stream) => stream.as_raw_fd(),
             Link::Boxed(stream) => stream.id(),
+            Link::Overheard(overheard) => overheard.link.id(),
         }
     }
 }

@@ -3,17 +3,18 @@
 //!
 //! Another client of the browser's server sees the contexts of its own alone. So it is asked for a second
 //! server on the same browser (`Browser.startServer`), a Unix socket in the same folder, which shows them
-//! all (playwright-core 1.65.1, `server/browser.ts`, `remote/playwrightPipeServer.ts`). Where the session
-//! has opened that one itself (`browser.bind()`), it is used and left open.
+//! all (playwright-core 1.65.1, `server/browser.ts`, `remote/playwrightPipeServer.ts`). A browser has one
+//! of them, for all who look at its sessions. Where a session has opened it itself (`browser.bind()`), it is
+//! used and left open.
 //!
 //! The browser sends the next picture when an earlier one is acknowledged, and that is done so many times a
 //! second: whoever looks, and however slowly, the session's browser has no more to do.
 
 use super::address::ServerAddress;
-use super::wire::{Plain, Wire, WireError};
+use super::wire::{Plain, Transport, Wire, WireError};
 use serde_json::{Value, json};
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -30,6 +31,8 @@ const QUALITY: u32 = 60;
 const MAX_PAGES: usize = 1000;
 /// Pictures that are not acknowledged. Chromium sends five; where others acknowledge too there may be more.
 const MAX_IN_FLIGHT: usize = 8;
+/// How long a browser may take to begin.
+const BEGINNING: Duration = Duration::from_secs(10);
 /// How long a server may take to say what it is asked at the end.
 const PARTING: Duration = Duration::from_secs(3);
 
@@ -44,14 +47,53 @@ pub enum Picture {
     Ended(String),
 }
 
-/// Connections to a browser that show its pages.
+/// A browser whose pages can be shown.
+pub struct ShownBrowser {
+    server: ServerAddress,
+    language: Mutex<&'static str>,
+    second: tokio::sync::Mutex<SecondServer>,
+}
+
+/// The browser's server for those who look.
+#[derive(Default)]
+struct SecondServer {
+    /// How many look.
+    screencasts: usize,
+    /// Its socket, seen from the browser's folder, when it is ours to stop.
+    socket: Option<String>,
+}
+
+impl ShownBrowser {
+    pub fn new(server: ServerAddress) -> Arc<ShownBrowser> {
+        Arc::new(ShownBrowser {
+            server,
+            language: Mutex::new("javascript"),
+            second: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// A client has come that speaks this language. That of the last one is the language of error texts for
+    /// everybody on the browser (`remote/playwrightConnection.ts`), whoever has said it.
+    pub fn has_client(&self, language: &'static str) {
+        *self.language.lock().unwrap_or_else(PoisonError::into_inner) = language;
+    }
+
+    fn initialize(&self) -> Value {
+        let language = self.language.lock().unwrap_or_else(PoisonError::into_inner);
+        json!({"sdkLanguage": *language})
+    }
+}
+
+/// Connections to a browser that show pages of it.
 pub struct Screencast {
+    browser: Arc<ShownBrowser>,
     server: Wire<WebSocketStream<UnixStream>>,
-    browser: String,
-    /// Whether the second server is ours to stop.
-    started: bool,
+    /// The browser's name in the wire format.
+    name: String,
     pipe: Wire<Plain>,
     pages: Pages,
+    /// The contexts whose pages are shown; all of them without.
+    contexts: Option<watch::Receiver<HashSet<String>>>,
     /// The page whose pictures come.
     shown: Option<String>,
     /// What is to be acknowledged: page and number.
@@ -60,44 +102,36 @@ pub struct Screencast {
 }
 
 impl Screencast {
-    /// Connects to the browser behind `server`. `language` is that of the session's client: what is said
-    /// here is the language of error texts for everybody on the browser (`remote/playwrightConnection.ts`).
-    /// The caller sets a limit.
+    /// Connects to a browser, to show the pages of these contexts, or of all. The caller sets no limit: half
+    /// opened it would be left open.
     ///
     /// # Errors
     ///
     /// Why there is nothing to see.
-    pub async fn open(address: &ServerAddress, language: &str) -> Result<Screencast, String> {
-        let said = |error: WireError| format!("the browser server does not answer: {error}");
-        let mut server = Wire::connect(address).await.map_err(said)?;
-        let initialize = json!({"sdkLanguage": language});
-        let id = server.send("", "initialize", initialize.clone()).await;
-        let mut browser = None;
-        answer(&mut server, id.map_err(said)?, |message| {
-            let params = &message["params"];
-            if message["method"] == "__create__" && params["type"] == "Browser" {
-                browser = params["guid"].as_str().map(str::to_owned);
-            }
-        })
-        .await?;
-        let browser = browser.ok_or("the browser server introduces no browser")?;
-        let (started, socket) = start_server(&mut server, &browser).await?;
-        let stream = address.connect_beside(&socket).await;
-        let stream = stream.map_err(|error| format!("the browser shows nothing: {error}"))?;
-        let mut pipe = Wire::new(Plain::new(stream));
-        let id = pipe.send("", "initialize", initialize).await;
-        let mut pages = Pages::default();
-        answer(&mut pipe, id.map_err(said)?, |message| pages.note(message)).await?;
-        Ok(Screencast {
-            server,
-            browser,
-            started,
-            pipe,
-            pages,
-            shown: None,
-            in_flight: VecDeque::new(),
-            acknowledged: Instant::now(),
-        })
+    pub async fn open(
+        browser: Arc<ShownBrowser>,
+        contexts: Option<watch::Receiver<HashSet<String>>>,
+    ) -> Result<Screencast, String> {
+        let late = |_| format!("the browser did not answer within {BEGINNING:?}");
+        let opening = async {
+            let (mut server, name) = introduce(&browser).await?;
+            let mut second = browser.second.lock().await;
+            let (pipe, pages) = second.connect(&browser, &mut server, &name).await?;
+            second.screencasts += 1;
+            drop(second);
+            Ok(Screencast {
+                browser: Arc::clone(&browser),
+                server,
+                name,
+                pipe,
+                pages,
+                contexts,
+                shown: None,
+                in_flight: VecDeque::new(),
+                acknowledged: Instant::now(),
+            })
+        };
+        timeout(BEGINNING, opening).await.map_err(late)?
     }
 
     /// Shows what there is, until the browser ends or the session stops it; says why.
@@ -113,29 +147,29 @@ impl Screencast {
                     Err(error) => break error,
                 },
                 () = sleep_until(next), if !self.in_flight.is_empty() => {}
+                () = changed(&mut self.contexts) => {}
             }
         };
-        // The second server is gone: if there is one, it is the session's.
-        self.started = false;
+        if let WireError::Gone(_) = error {
+            // And the second server with it: if there is one, it is a session's.
+            self.browser.second.lock().await.socket = None;
+        }
         format!("the browser shows no more: {error}")
     }
 
-    /// Ends the screencast and closes what was opened for it.
+    /// Ends the screencast, and with the last one of its browser what was opened for them.
     pub async fn close(mut self) {
         drop(self.pipe);
-        if self.started {
-            let stopping = async {
-                let id = self
-                    .server
-                    .send(&self.browser, "stopServer", json!({}))
-                    .await;
-                answer(
-                    &mut self.server,
-                    id.map_err(|error| error.to_string())?,
-                    |_| {},
-                )
-                .await
-            };
+        let mut second = self.browser.second.lock().await;
+        second.screencasts -= 1;
+        if second.screencasts == 0 && second.socket.take().is_some() {
+            let stopping = request(
+                &mut self.server,
+                &self.name,
+                "stopServer",
+                json!({}),
+                |_| {},
+            );
             // Of a browser that has ended nothing is open.
             timeout(PARTING, stopping).await.ok();
         }
@@ -164,11 +198,16 @@ impl Screencast {
             let frame = json!({"frameId": number});
             self.pipe.send(&page, "screencastFrameAck", frame).await?;
         }
-        let newest = self.pages.newest();
-        if newest == self.shown.as_deref() {
+        let newest = match &self.contexts {
+            None => self.pages.newest(|_| true),
+            Some(contexts) => {
+                let contexts = contexts.borrow();
+                self.pages.newest(|context| contexts.contains(context))
+            }
+        };
+        if newest == self.shown {
             return Ok(());
         }
-        let newest = newest.map(str::to_owned);
         if let Some(shown) = &self.shown
             && self.pages.is_open(shown)
         {
@@ -187,15 +226,61 @@ impl Screencast {
     }
 }
 
-/// Asks for a second server; whether it is new, and its socket as seen from the first one's folder.
-async fn start_server(
+impl SecondServer {
+    /// Connects to it, and starts it if there is none.
+    async fn connect(
+        &mut self,
+        browser: &ShownBrowser,
+        server: &mut Wire<WebSocketStream<UnixStream>>,
+        name: &str,
+    ) -> Result<(Wire<Plain>, Pages), String> {
+        let mut stream = None;
+        if let Some(socket) = &self.socket {
+            // It may have been stopped by a session.
+            stream = browser.server.connect_beside(socket).await.ok();
+        }
+        let stream = match stream {
+            Some(stream) => stream,
+            None => {
+                let (is_ours, socket) = start(server, name).await?;
+                self.socket = is_ours.then(|| socket.clone());
+                let connected = browser.server.connect_beside(&socket).await;
+                connected.map_err(|error| format!("the browser shows nothing: {error}"))?
+            }
+        };
+        let mut pipe = Wire::new(Plain::new(stream));
+        let mut pages = Pages::default();
+        let note = |message: &Value| pages.note(message);
+        request(&mut pipe, "", "initialize", browser.initialize(), note).await?;
+        Ok((pipe, pages))
+    }
+}
+
+/// Connects to the browser's first server; what the browser is called there.
+async fn introduce(
+    browser: &ShownBrowser,
+) -> Result<(Wire<WebSocketStream<UnixStream>>, String), String> {
+    let said = |error: WireError| format!("the browser server does not answer: {error}");
+    let mut server = Wire::connect(&browser.server).await.map_err(said)?;
+    let mut name = None;
+    let note = |message: &Value| {
+        let params = &message["params"];
+        if message["method"] == "__create__" && params["type"] == "Browser" {
+            name = params["guid"].as_str().map(str::to_owned);
+        }
+    };
+    request(&mut server, "", "initialize", browser.initialize(), note).await?;
+    let name = name.ok_or("the browser server introduces no browser")?;
+    Ok((server, name))
+}
+
+/// Starts a second server; whether it is new, and its socket as seen from the first one's folder.
+async fn start(
     server: &mut Wire<WebSocketStream<UnixStream>>,
     browser: &str,
 ) -> Result<(bool, String), String> {
     let title = json!({"title": "playhouse"});
-    let id = server.send(browser, "startServer", title).await;
-    let id = id.map_err(|error| error.to_string())?;
-    match answer(server, id, |_| {}).await {
+    match request(server, browser, "startServer", title, |_| {}).await {
         Ok(result) => match result["endpoint"].as_str() {
             Some(endpoint) => Ok((true, endpoint.to_owned())),
             None => Err("the browser server names no socket".to_owned()),
@@ -212,12 +297,27 @@ fn socket_of(browser: &str) -> String {
     format!("browser/{name}.sock")
 }
 
-/// Waits for the answer to a request; `note` hears what else is said.
-async fn answer<T: super::wire::Transport>(
+/// Returns when there is news of contexts.
+async fn changed(contexts: &mut Option<watch::Receiver<HashSet<String>>>) {
+    if let Some(contexts) = contexts
+        && contexts.changed().await.is_ok()
+    {
+        return;
+    }
+    // Of a session that is over there will be none.
+    std::future::pending().await
+}
+
+/// Asks for something and waits for the answer; `note` hears what else is said.
+async fn request<T: Transport>(
     wire: &mut Wire<T>,
-    id: u64,
+    object: &str,
+    method: &str,
+    params: Value,
     mut note: impl FnMut(&Value),
 ) -> Result<Value, String> {
+    let id = wire.send(object, method, params).await;
+    let id = id.map_err(|error| error.to_string())?;
     loop {
         let mut message = wire.receive().await.map_err(|error| error.to_string())?;
         if message["id"] != id {
@@ -266,8 +366,11 @@ impl Pages {
         }
     }
 
-    fn newest(&self) -> Option<&str> {
-        self.0.back().map(|page| page.id.as_str())
+    /// The newest one that is in a context to be shown.
+    fn newest(&self, is_shown: impl Fn(&str) -> bool) -> Option<String> {
+        let mut newest_first = self.0.iter().rev();
+        let newest = newest_first.find(|page| is_shown(&page.context));
+        newest.map(|page| page.id.clone())
     }
 
     fn is_open(&self, id: &str) -> bool {
@@ -290,17 +393,22 @@ mod tests {
     #[test]
     fn the_newest_page_that_is_open_is_shown() {
         let mut pages = Pages::default();
-        assert_eq!(pages.newest(), None);
-        for (context, page) in [("c1", "p1"), ("c2", "p2"), ("c2", "p3")] {
-            pages.note(&created(context, page));
-            assert_eq!(pages.newest(), Some(page));
+        let all = |pages: &Pages| pages.newest(|_| true);
+        let of = |pages: &Pages, context: &str| pages.newest(|it| it == context);
+        let page = |name: &str| Some(name.to_owned());
+        assert_eq!(all(&pages), None);
+        for (context, name) in [("c1", "p1"), ("c2", "p2"), ("c2", "p3")] {
+            pages.note(&created(context, name));
+            assert_eq!(all(&pages), page(name));
         }
+        assert_eq!(of(&pages, "c1"), page("p1"));
+        assert_eq!(of(&pages, "c3"), None);
         pages.note(&disposed("p3"));
-        assert_eq!((pages.newest(), pages.is_open("p3")), (Some("p2"), false));
+        assert_eq!((all(&pages), pages.is_open("p3")), (page("p2"), false));
         pages.note(&disposed("c2"));
-        assert_eq!(pages.newest(), Some("p1"));
+        assert_eq!((all(&pages), of(&pages, "c2")), (page("p1"), None));
         pages.note(&disposed("p1"));
-        assert_eq!(pages.newest(), None);
+        assert_eq!(all(&pages), None);
     }
 
     #[test]

@@ -57,11 +57,11 @@ impl Look {
     }
 }
 
-fn of_own_browsers(capacity: u32) -> GridBuilder {
+fn shown(seat: &str, capacity: u32) -> GridBuilder {
     Grid::new()
         .workers(1)
         .capacity(capacity)
-        .env("PLAYHOUSE_WORKER_SEAT", "own")
+        .env("PLAYHOUSE_WORKER_SEAT", seat)
         .env("PLAYHOUSE_ADMIN_LIVE_VIEW", "true")
         .admin_token(TOKEN)
 }
@@ -112,7 +112,16 @@ fn sockets(grid: &Grid) -> usize {
 
 #[tokio::test]
 async fn operators_see_what_one_session_shows() {
-    let grid = of_own_browsers(5).start().await;
+    operators_see_one_session("own").await;
+}
+
+#[tokio::test]
+async fn operators_see_nothing_of_those_who_share_a_sessions_browser() {
+    operators_see_one_session("shared").await;
+}
+
+async fn operators_see_one_session(seat: &str) {
+    let grid = shown(seat, 5).start().await;
     let output = tempfile::tempdir().unwrap();
     let kept = std::env::var_os("PLAYHOUSE_PICTURES").map(PathBuf::from);
     let folder = kept.unwrap_or_else(|| output.path().to_owned());
@@ -176,7 +185,8 @@ pub async fn who_may_not_look_reads_why() {
     for (id, expected) in [
         ("nonsense", (400, "bad_request")),
         (UNKNOWN, (404, "no_such_session")),
-        (session.session(), (409, "shared_browser")),
+        // A worker that is not ours shows nothing.
+        (session.session(), (503, "worker_away")),
     ] {
         let (status, code, why) = refused(&grid, id).await;
         assert_eq!((status, &*code), expected, "{why}");
@@ -190,7 +200,7 @@ pub async fn who_may_not_look_reads_why() {
 
 #[tokio::test]
 async fn a_look_holds_up_nobody_and_leaves_nothing() {
-    let grid = of_own_browsers(2).start().await;
+    let grid = shown("own", 2).start().await;
     let mut driver = Driver::start(Language::Python, &grid.url());
     // A page that never rests.
     let page = "data:text/html,<title>moving</title><script>setInterval(()=>{document.title;\
@@ -215,6 +225,18 @@ async fn a_look_holds_up_nobody_and_leaves_nothing() {
     // The language of error texts is the client's.
     let words = driver.misses("a").await;
     assert!(words.contains("get_by_role"), "{words}");
+
+    // Of the DevTools protocol there is no view.
+    let cdp = grid.dial().target("/cdp").connect().await;
+    let cdp = cdp.ok().expect("a browser of its own");
+    let answer = grid.admin("GET", &path(cdp.session())).await;
+    assert_eq!(
+        code(&answer),
+        (409, "not_shown".to_owned()),
+        "{}",
+        answer.body
+    );
+    cdp.close().await;
 
     // A browser that hangs hangs nobody else, and a look at it ends with its session.
     let mut look = Look::at(&grid, &session).await;

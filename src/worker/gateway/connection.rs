@@ -1,6 +1,7 @@
 //! One connection at a worker's gateway, from its first byte to its last.
 
-use super::request::{self, MAX_HEAD, Request, end_of, with_path};
+use super::contexts::Contexts;
+use super::request::{self, MAX_HEAD, Request, end_of, with_path, without_header};
 use super::routes::{Connections, Upstream};
 use super::{PendingConnection, Shared, live, own};
 use crate::metrics::TEXT_FORMAT;
@@ -24,6 +25,8 @@ const ANSWER_TIME: Duration = Duration::from_secs(60);
 /// Longest answer of a browser server to a handshake that is read.
 const MAX_ANSWER: usize = 16 * 1024;
 const MAX_ANSWER_HEADERS: usize = 48;
+/// What a client offers to agree on, such as compression.
+pub(super) const EXTENSIONS: &str = "sec-websocket-extensions";
 
 /// An answer that is not a session.
 pub(super) struct Answer {
@@ -75,17 +78,14 @@ pub(super) async fn serve(mut stream: TcpStream, shared: Arc<Shared>, pending: P
                     }
                     None => Answer::plain(StatusCode::NOT_FOUND),
                 },
-                Request::Live { path, session } => {
-                    let connections = shared.routes.find(&path);
-                    match shared.live_views.look(connections, &session) {
-                        Ok(viewer) => {
-                            drop(pending);
-                            shared.metrics.gateway_answers(StatusCode::OK).inc();
-                            return live::serve(stream, viewer).await;
-                        }
-                        Err(answer) => answer,
+                Request::Live { path, session } => match look(&shared, &path, &session) {
+                    Ok(viewer) => {
+                        drop(pending);
+                        shared.metrics.gateway_answers(StatusCode::OK).inc();
+                        return live::serve(stream, viewer).await;
                     }
-                }
+                    Err(answer) => answer,
+                },
                 wanted => page(&shared, &wanted),
             }
         }
@@ -97,6 +97,14 @@ pub(super) async fn serve(mut stream: TcpStream, shared: Arc<Shared>, pending: P
     };
     shared.metrics.gateway_answers(answer.status).inc();
     send_answer(stream, answer).await;
+}
+
+/// Lets in who shows the path of a browser that is there.
+fn look(shared: &Shared, path: &str, session: &str) -> Result<live::Viewer, Answer> {
+    match shared.routes.find(path) {
+        Some(_) => shared.live_views.look(session),
+        None => Err(Answer::plain(StatusCode::NOT_FOUND)),
+    }
 }
 
 /// Reads until a head is whole, and says where it ends; `None` when it is too long.
@@ -167,13 +175,9 @@ async fn session(
     early: Bytes,
 ) {
     let (guard, stop) = connections.enter();
-    let answered = async {
-        match connections.closed() {
-            Some(why) => Err(io::Error::other(why)),
-            None => shake_hands(server, &head).await,
-        }
-    };
-    let answered = timeout(ANSWER_TIME, answered);
+    let screen = shared.live_views.add_sharing(&head);
+    let opening = open(connections, server, &head, screen.is_some());
+    let answered = timeout(ANSWER_TIME, opening);
     let answered = tokio::select! {
         answered = answered => answered,
         () = client_gone(&client) => return,
@@ -192,6 +196,13 @@ async fn session(
             if client.write_all(&answer).await.is_err() {
                 return;
             }
+            let (stream, screen) = match screen {
+                None => (stream, None),
+                Some((screen, contexts)) => {
+                    let overheard = overhear(connections, &screen, contexts, stream, &said);
+                    (overheard, Some(screen))
+                }
+            };
             let side = |stream, early| Side { stream, early };
             let ends = Ends {
                 client: side(Link::from(client), early),
@@ -200,7 +211,7 @@ async fn session(
             // Not kept while the session lasts.
             drop((head, answer));
             pass_on(ends, Arc::new(Traffic::new()), stop).await;
-            return drop(guard);
+            return drop((screen, guard));
         }
         Ok(Ok(HandshakeAnswer::Refused(status))) => Answer::plain(status),
         Ok(Err(error)) => failed(format!("the browser server does not answer: {error}")),
@@ -211,6 +222,38 @@ async fn session(
     drop(guard);
     shared.metrics.gateway_answers(answer.status).inc();
     send_answer(client, answer).await;
+}
+
+/// Shakes hands with a browser that takes sessions, for one that can be looked at or not.
+async fn open(
+    connections: &Connections,
+    server: &ServerAddress,
+    head: &[u8],
+    is_shown: bool,
+) -> io::Result<HandshakeAnswer> {
+    if let Some(why) = connections.closed() {
+        return Err(io::Error::other(why));
+    }
+    if is_shown {
+        // What is compressed would not tell whose a context is.
+        return shake_hands(server, &without_header(head, EXTENSIONS)).await;
+    }
+    shake_hands(server, head).await
+}
+
+/// Lets a session that has its browser be looked at: notes which contexts are its own.
+fn overhear(
+    connections: &Connections,
+    screen: &live::ScreenGuard,
+    mut contexts: Contexts,
+    server: Link,
+    said: &[u8],
+) -> Link {
+    if let Some(browser) = connections.shown() {
+        screen.has_browser(Arc::clone(browser));
+    }
+    contexts.hear(said);
+    server.overheard(move |bytes| contexts.hear(bytes))
 }
 
 /// What a browser server says to a handshake.

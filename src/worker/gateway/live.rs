@@ -9,10 +9,10 @@
 //! misses some, and holds up nobody.
 
 use super::connection::Answer;
-use super::routes::{Connections, Upstream};
+use super::contexts::{ContextSet, Contexts};
+use super::request::header;
 use crate::model::SessionId;
-use crate::worker::address::ServerAddress;
-use crate::worker::screencast::{INTERVAL, Picture, Screencast};
+use crate::worker::screencast::{INTERVAL, Picture, Screencast, ShownBrowser};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::StatusCode;
@@ -32,8 +32,6 @@ pub const SESSION_HEADER: &str = "x-playhouse-session";
 pub const LIVE_HEADER: &str = "x-playhouse-live";
 /// Operators that look through one worker at a time.
 const MAX_VIEWERS: usize = 16;
-/// How long a browser may take to begin.
-const BEGINNING: Duration = Duration::from_secs(10);
 /// How long somebody may take no bytes.
 const STALL: Duration = Duration::from_secs(30);
 /// A page that does not change is shown again after this long, so that everybody in between knows that
@@ -65,13 +63,13 @@ pub(super) enum Way {
 /// What one session shows.
 struct Screen {
     way: Way,
-    /// Its browser's server, once it has one.
-    server: watch::Sender<Option<ServerAddress>>,
     language: &'static str,
+    /// Its browser, once it has one.
+    browser: watch::Sender<Option<Arc<ShownBrowser>>>,
+    /// Its contexts, where it shares the browser with others.
+    contexts: Option<watch::Receiver<ContextSet>>,
     /// Where pictures come while somebody looks.
     pictures: Mutex<Option<Arc<watch::Sender<Picture>>>>,
-    /// One screencast at a time: the one before has been closed.
-    turn: tokio::sync::Mutex<()>,
     /// True once the session is over.
     over: watch::Sender<bool>,
 }
@@ -100,8 +98,9 @@ impl Drop for ScreenGuard {
 
 impl ScreenGuard {
     /// The session has its browser.
-    pub(super) fn has_browser(&self, server: &ServerAddress) {
-        self.screen.server.send_replace(Some(server.clone()));
+    pub(super) fn has_browser(&self, browser: Arc<ShownBrowser>) {
+        browser.has_client(self.screen.language);
+        self.screen.browser.send_replace(Some(browser));
     }
 }
 
@@ -121,51 +120,56 @@ impl Default for LiveViews {
 }
 
 impl LiveViews {
-    /// A session that can be looked at from here on. `user_agent` is its client's.
-    pub(super) fn add(
+    /// A session of this handshake that can be looked at from here on; `None` if the proxy does not name it.
+    pub(super) fn add(&self, head: &[u8], way: Way) -> Option<ScreenGuard> {
+        self.add_with(head, way, None)
+    }
+
+    /// The same for one that shares its browser; to be shown what the browser's server says to it.
+    pub(super) fn add_sharing(&self, head: &[u8]) -> Option<(ScreenGuard, Contexts)> {
+        let known = watch::Sender::default();
+        let guard = self.add_with(head, Way::Playwright, Some(known.subscribe()))?;
+        Some((guard, Contexts::new(known)))
+    }
+
+    fn add_with(
         &self,
-        session: SessionId,
+        head: &[u8],
         way: Way,
-        user_agent: Option<&str>,
-    ) -> ScreenGuard {
+        contexts: Option<watch::Receiver<ContextSet>>,
+    ) -> Option<ScreenGuard> {
+        let session = header(head, SESSION_HEADER)?.parse().ok()?;
+        let user_agent = header(head, "user-agent").unwrap_or_default();
         let screen = Arc::new(Screen {
             way,
-            server: watch::Sender::new(None),
-            language: language_of(user_agent.unwrap_or_default()),
+            language: language_of(&user_agent),
+            browser: watch::Sender::new(None),
+            contexts,
             pictures: Mutex::default(),
-            turn: tokio::sync::Mutex::default(),
             over: watch::Sender::new(false),
         });
         locked(&self.screens).insert(session, Arc::clone(&screen));
-        ScreenGuard {
+        Some(ScreenGuard {
             session,
             screen,
             screens: Arc::clone(&self.screens),
-        }
+        })
     }
 
-    /// Begins to look at a session behind a path.
+    /// Begins to look at a session.
     ///
     /// # Errors
     ///
     /// The answer that is no live view.
-    pub(super) fn look(
-        &self,
-        connections: Option<Connections>,
-        session: &str,
-    ) -> Result<Viewer, Answer> {
-        let missing = || Answer::text(StatusCode::NOT_FOUND, "No such session is open there.");
-        let connections = connections.ok_or_else(missing)?;
-        if let Upstream::Server(_) = connections.upstream() {
-            let why = "The session shares its browser with others, and a look would show them too: \
-                       the live view is for sessions with a browser of their own (seat=own).";
-            return Err(Answer::text(StatusCode::CONFLICT, why));
-        }
+    pub(super) fn look(&self, session: &str) -> Result<Viewer, Answer> {
         let screen = session.parse().ok().and_then(|session: SessionId| {
             let screens = locked(&self.screens);
             screens.get(&session).cloned()
         });
-        let screen = screen.ok_or_else(missing)?;
+        let Some(screen) = screen else {
+            let why = "The session has ended, or its proxy had the live view off when it began.";
+            return Err(Answer::text(StatusCode::NOT_FOUND, why));
+        };
         if screen.way == Way::DevTools {
             let why = "The session is driven by the DevTools protocol: the live view is for sessions of \
                        Playwright's protocol.";
@@ -198,21 +202,31 @@ impl Screen {
 
     /// Makes pictures for as long as somebody looks and the session lasts.
     async fn show(self: Arc<Self>, pictures: Arc<watch::Sender<Picture>>) {
-        // That of the screencast before, until it is closed.
-        let _turn = self.turn.lock().await;
         let mut over = self.over.subscribe();
-        let mut screencast = None;
-        let showing = async {
-            match self.open().await {
-                Ok(opened) => screencast.insert(opened).run(&pictures).await,
-                Err(why) => why,
-            }
-        };
-        let why = tokio::select! {
+        let nobody = || "nobody looks".to_owned();
+        let browser = tokio::select! {
             biased;
-            _ = over.wait_for(|over| *over) => OVER.to_owned(),
-            () = self.unwatched(&pictures) => "nobody looks".to_owned(),
-            why = showing => why,
+            _ = over.wait_for(|over| *over) => Err(OVER.to_owned()),
+            () = self.unwatched(&pictures) => Err(nobody()),
+            browser = self.browser() => Ok(browser),
+        };
+        // Not to be dropped half-way; it ends soon by itself.
+        let opened = match browser {
+            Ok(browser) => Screencast::open(browser, self.contexts.clone()).await,
+            Err(why) => Err(why),
+        };
+        let (why, screencast) = match opened {
+            Ok(mut screencast) => {
+                let why = tokio::select! {
+                    biased;
+                    _ = over.wait_for(|over| *over) => OVER.to_owned(),
+                    () = self.unwatched(&pictures) => nobody(),
+                    why = screencast.run(&pictures) => why,
+                };
+                (why, Some(screencast))
+            }
+            Err(_) if *over.borrow() => (OVER.to_owned(), None),
+            Err(why) => (why, None),
         };
         // Whoever comes from here on has another screencast.
         locked(&self.pictures).take_if(|current| Arc::ptr_eq(current, &pictures));
@@ -222,13 +236,15 @@ impl Screen {
         }
     }
 
-    async fn open(&self) -> Result<Screencast, String> {
-        let mut server = self.server.subscribe();
-        let server = server.wait_for(Option::is_some).await;
-        let server = server.ok().and_then(|server| server.clone()).ok_or(OVER)?;
-        let opening = Screencast::open(&server, self.language);
-        let opened = timeout(BEGINNING, opening).await;
-        opened.map_err(|_| format!("its browser did not answer within {BEGINNING:?}"))?
+    /// Its browser, which may be on its way.
+    async fn browser(&self) -> Arc<ShownBrowser> {
+        let mut browser = self.browser.subscribe();
+        // The sender is ours: it cannot be gone.
+        let browser = browser.wait_for(Option::is_some).await;
+        match browser.ok().and_then(|browser| browser.clone()) {
+            Some(browser) => browser,
+            None => std::future::pending().await,
+        }
     }
 
     /// Returns when nobody looks, and whoever comes will not look at these pictures.

@@ -5,7 +5,8 @@
 //! * `request`: what a request asks for (pure).
 //! * `connection`: one connection: a page, a refusal, or a session that is passed on.
 //! * `own`: a session on a browser of its own; `cdp`: one that is driven by the DevTools protocol.
-//! * `live`: what a session's pages show, for an operator.
+//! * `live`: what a session's pages show, for an operator; `contexts`: which of a shared browser's pages
+//!   these are.
 //!
 //! A gateway has a thread of its own, so that what the rest of the process does (reading `/proc`,
 //! removing files) makes no session wait. It knows nothing of seats, tokens or the store: who may
@@ -13,6 +14,7 @@
 
 mod cdp;
 mod connection;
+mod contexts;
 mod live;
 mod own;
 mod request;

@@ -4,14 +4,17 @@
 //! one starts: that takes longer than a proxy waits for an answer, and the seat is the client's in
 //! any case.
 
-use super::connection::{Answer, HandshakeAnswer, client_gone, send_answer, shake_hands};
-use super::live::{SESSION_HEADER, ScreenGuard, Way};
+use super::connection::{
+    Answer, EXTENSIONS, HandshakeAnswer, client_gone, send_answer, shake_hands,
+};
+use super::live::{ScreenGuard, Way};
 use super::request::{header, without_header};
 use super::routes::Connections;
 use super::{Shared, cdp};
 use crate::tunnel::{Close, Ends, Link, Side, Traffic, frame, pass_on};
 use crate::worker::address::ServerAddress;
 use crate::worker::own::{OwnBrowser, OwnSeats};
+use crate::worker::screencast::ShownBrowser;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use std::io;
@@ -126,12 +129,7 @@ fn screen_of(shared: &Shared, head: &[u8]) -> (Way, Option<ScreenGuard>) {
         Some(CDP) => Way::DevTools,
         _ => Way::Playwright,
     };
-    let session = header(head, SESSION_HEADER).and_then(|session| session.parse().ok());
-    let screen = session.map(|session| {
-        let user_agent = header(head, "user-agent");
-        shared.live_views.add(session, way, user_agent.as_deref())
-    });
-    (way, screen)
+    (way, shared.live_views.add(head, way))
 }
 
 /// Passes on what both sides say, to the end of one.
@@ -148,7 +146,7 @@ async fn relay(
         browser,
     } = opened;
     if let Some(screen) = &screen {
-        screen.has_browser(&browser.way);
+        screen.has_browser(ShownBrowser::new(browser.way.clone()));
     }
     let side = |stream, early| Side { stream, early };
     let ends = Ends {
@@ -267,7 +265,7 @@ async fn shake(
 /// Waits for the browser of a client that has its answer. Without one the client is told why.
 async fn wait(client: &mut TcpStream, head: &[u8], asked: Asked, failure: u16) -> Option<Opened> {
     // Nothing was agreed on but the plain protocol.
-    let head = without_header(head, "sec-websocket-extensions");
+    let head = without_header(head, EXTENSIONS);
     let opened = async {
         let browser = match asked.await {
             Ok(browser) => browser.map_err(|why| (failure, why))?,

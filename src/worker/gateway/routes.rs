@@ -6,6 +6,7 @@
 use crate::tunnel::Close;
 use crate::worker::address::ServerAddress;
 use crate::worker::own::OwnSeats;
+use crate::worker::screencast::ShownBrowser;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
@@ -26,8 +27,13 @@ pub(super) struct Routes {
 
 impl Routes {
     pub(super) fn add_route(&self, path: String, upstream: Upstream) -> Route {
+        let shown = match &upstream {
+            Upstream::Server(server) => Some(ShownBrowser::new(server.clone())),
+            Upstream::Own(_) => None,
+        };
         let connections = Connections {
             upstream: Arc::new(upstream),
+            shown,
             open: Arc::default(),
         };
         self.lock().insert(path.clone(), connections.clone());
@@ -86,6 +92,8 @@ impl Drop for Route {
 #[derive(Clone)]
 pub struct Connections {
     upstream: Arc<Upstream>,
+    /// The browser that its sessions share, for who looks at one of them.
+    shown: Option<Arc<ShownBrowser>>,
     open: Arc<Mutex<Open>>,
 }
 
@@ -126,6 +134,10 @@ impl Connections {
 
     pub(super) fn upstream(&self) -> &Upstream {
         &self.upstream
+    }
+
+    pub(super) fn shown(&self) -> Option<&Arc<ShownBrowser>> {
+        self.shown.as_ref()
     }
 
     /// Counts a connection in; what ends it comes along the channel.
