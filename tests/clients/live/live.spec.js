@@ -42,8 +42,10 @@ async function session(page, playwright, colour) {
   const browser = await playwright.chromium.connect(GRID);
   const painted = await (await browser.newContext()).newPage();
   await paint(painted, colour);
-  await expect.poll(async () => (await labels()).length).toBe(before.length + 1);
-  const label = (await labels()).find((it) => !before.includes(it));
+  // Sessions of before may leave the list meanwhile.
+  const added = async () => (await labels()).filter((it) => !before.includes(it));
+  await expect.poll(async () => (await added()).length).toBe(1);
+  const [label] = await added();
   return { browser, page: painted, id: label.split(" ").pop(), button: page.getByRole("button", { name: label }) };
 }
 
@@ -109,10 +111,14 @@ test("a session that has bound its browser keeps that, and can be bound after a 
   await bound.browser.bind("mine once more");
   await bound.browser.unbind();
 
-  // Two who look see the same, and the second stays when the first leaves.
-  await bound.button.click();
+  // Two who look see the same, and the second stays when the first leaves. The look of before may be about to
+  // end, and whoever joins it with it.
   await paint(bound.page, BLUE);
-  await expect.poll(() => last(page)).toBe(BLUE);
+  await expect(async () => {
+    await page.keyboard.press("Escape");
+    await bound.button.click();
+    await expect.poll(() => last(page), { timeout: 15_000 }).toBe(BLUE);
+  }).toPass();
   const second = await page.context().newPage();
   const wrongThere = await opened(second);
   await second.getByRole("button", { name: `Look at session ${bound.id}` }).click();
