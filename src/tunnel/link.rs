@@ -41,8 +41,10 @@ pub enum Link {
 /// A link whose bytes somebody else sees as they come in. They are copied, never spliced.
 pub struct Overheard {
     link: Link,
-    listener: Box<dyn FnMut(&[u8]) + Send + Sync>,
+    listener: Listener,
 }
+
+type Listener = Box<dyn FnMut(&[u8]) + Send + Sync>;
 
 impl std::fmt::Debug for Overheard {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

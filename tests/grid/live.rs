@@ -2,7 +2,7 @@
 
 use crate::support::{
     Answer, Driver, FakePlaywright, Grid, GridBuilder, Kind, Language, Proxy, RedisServer,
-    SuiteRun, eventually, eventually_equal,
+    SuiteRun, eventually,
 };
 use std::path::PathBuf;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -230,7 +230,7 @@ async fn a_look_holds_up_nobody_and_leaves_nothing() {
 
     // Of the DevTools protocol there is no view.
     let cdp = grid.dial().target("/cdp").connect().await;
-    let cdp = cdp.ok().expect("a browser of its own");
+    let cdp = cdp.expect("a browser of its own");
     let answer = grid.admin("GET", &path(cdp.session())).await;
     assert_eq!(
         code(&answer),
