@@ -10,6 +10,7 @@ use super::Grid;
 use super::client_address::{Preamble, forwarded_for, read_preamble};
 use super::connections::{Connection, Connections, TooMany, is_in};
 use super::head::Head;
+use super::head_reader::{HEAD_READ, HeadRead, read_head};
 use super::refusal::Refusal;
 use crate::config::Limits;
 use crate::tunnel::{Link, send_last};
@@ -23,7 +24,7 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
@@ -34,8 +35,6 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 /// How long a request may take from its head to the end of its answer, with a body that nobody
 /// wants and a client that reads slowly. Sessions are not meant.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-/// First read of a head: a Playwright client's handshake is some 500 bytes.
-const HEAD_READ: usize = 2048;
 /// How a TLS connection begins: the type of a record that holds a handshake.
 const TLS_HANDSHAKE: u8 = 0x16;
 /// Between two lines about connections that are turned away: there may be thousands a second.
@@ -367,40 +366,4 @@ async fn next_request(
         read = read => matches!(read, Ok(Ok(1..))),
         _ = shutdown.wait_for(|begun| *begun) => false,
     }
-}
-
-enum HeadRead {
-    Whole,
-    TooLarge,
-    Gone,
-}
-
-/// Reads until the empty line that ends a head; some of it may be there already.
-async fn read_head(
-    stream: &mut (impl AsyncRead + Unpin),
-    head: &mut BytesMut,
-    max: usize,
-) -> HeadRead {
-    let mut from = 0;
-    loop {
-        let new = &head[from..];
-        let end = find(new, b"\r\n\r\n").or_else(|| find(new, b"\n\n"));
-        match end {
-            Some(end) if from + end <= max => return HeadRead::Whole,
-            None if head.len() <= max => {}
-            _ => return HeadRead::TooLarge,
-        }
-        from = head.len().saturating_sub(3);
-        head.reserve(HEAD_READ);
-        match stream.read_buf(head).await {
-            Ok(0) | Err(_) => return HeadRead::Gone,
-            Ok(_) => {}
-        }
-    }
-}
-
-fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack
-        .windows(needle.len())
-        .position(|window| window == needle)
 }

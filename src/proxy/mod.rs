@@ -12,6 +12,7 @@ pub mod demand;
 pub mod front_door;
 mod handshake;
 mod head;
+mod head_reader;
 pub mod listener;
 mod pages;
 pub mod refusal;

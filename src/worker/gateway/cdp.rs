@@ -346,7 +346,7 @@ impl Reader {
                     .fold(0, |sum, byte| sum << 8 | u64::from(*byte)),
             };
             let mut key = [0; 4];
-            key.copy_from_slice(&header[2 + length..]);
+            key.copy_from_slice(&header[2 + length..2 + length + 4]);
             self.check(opcode, fin, left)?;
             self.frame = Some(Incoming {
                 opcode,
