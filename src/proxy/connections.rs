@@ -124,9 +124,8 @@ impl Connections {
         if !trusted {
             open.count(peer, limits.max_connections_per_ip)?;
         }
-        if is_full && let Some((_, oldest)) = open.idle.pop_first() {
-            // Fails when it goes by itself at this moment.
-            oldest.send(()).ok();
+        if is_full {
+            open.evict_oldest();
         }
         open.total += 1;
         self.show(&open);
@@ -158,6 +157,13 @@ impl Connections {
 }
 
 impl Open {
+    fn evict_oldest(&mut self) {
+        if let Some((_, oldest)) = self.idle.pop_first() {
+            // Fails when it goes by itself at this moment.
+            oldest.send(()).ok();
+        }
+    }
+
     fn count(&mut self, address: IpAddr, max: u32) -> Result<(), TooMany> {
         let network = network_of(address);
         let connections = self.by_network.get(&network).copied().unwrap_or(0);
@@ -231,7 +237,13 @@ impl IdleConnection<'_> {
     pub async fn unless_it_gives_way<T>(mut self, does: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;
-            done = does => Some(done),
+            done = does => {
+                if self.gives_way.try_recv().is_ok() {
+                    // Its client was quicker: the next one goes in its place.
+                    self.port.open().evict_oldest();
+                }
+                Some(done)
+            }
             _ = &mut self.gives_way => None,
         }
     }
@@ -325,7 +337,7 @@ mod tests {
         let silence = std::future::pending::<()>;
         let older = old.idle().unless_it_gives_way(silence());
         let mut newer = Box::pin(new.idle().unless_it_gives_way(silence()));
-        let _guest = enter().unwrap();
+        let guest = enter().unwrap();
         assert_eq!(older.await, None);
         drop(old);
         assert!(futures_util::poll!(&mut newer).is_pending());
@@ -333,6 +345,19 @@ mod tests {
         let _another = enter().unwrap();
         assert_eq!(newer.await, None);
         drop(new);
+        assert_eq!(enter().err(), Some(TooMany::InAll));
+
+        // One that was to go and has just heard of its client: the next one goes.
+        let spoke = guest.idle();
+        let mut waits = Box::pin(busy.idle().unless_it_gives_way(silence()));
+        let _third = enter().unwrap();
+        assert_eq!(spoke.unless_it_gives_way(async { 7 }).await, Some(7));
+        assert_eq!(
+            futures_util::poll!(&mut waits),
+            std::task::Poll::Ready(None)
+        );
+        drop(waits);
+        drop(busy);
         assert_eq!(enter().err(), Some(TooMany::InAll));
         assert!(port.open().idle.is_empty());
     }
