@@ -88,6 +88,10 @@ const SHOWN: &[(&str, fn())] = &[
         "session.max_duration",
         sessions::sessions_end_when_their_time_is_up,
     ),
+    (
+        "session.launch_options",
+        sessions::launch_options_are_allowed_as_told,
+    ),
     ("session.drain_timeout", sessions::a_process_ends_as_told),
     (
         "session.ping_interval",

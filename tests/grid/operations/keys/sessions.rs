@@ -123,3 +123,26 @@ pub async fn the_data_port_has_as_many_threads_as_told() {
         .await;
     }
 }
+
+#[tokio::test]
+pub async fn launch_options_are_allowed_as_told() {
+    let fake = FakePlaywright::start().await;
+    let changing = Changing::start(Grid::new(), &[&fake], "").await;
+    let grid = &changing.grid;
+    let slow = async || {
+        let dial = grid.dial();
+        let asking = dial.header("x-playwright-launch-options", r#"{"slowMo":20}"#);
+        asking.connect().await
+    };
+    for _ in 0..2 {
+        changing.now("").await;
+        let session = slow().await.map_err(|refusal| refusal.body).unwrap();
+        session.close().await;
+
+        changing.now("session: { launch_options: [ args ] }").await;
+        let refusal = slow().await.err().expect("it is not allowed");
+        assert_eq!(refusal.status, 400);
+        assert!(refusal.body.contains("slowMo"), "{}", refusal.body);
+    }
+    grid.idle().await;
+}
