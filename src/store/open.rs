@@ -3,6 +3,7 @@
 use super::memory::MemoryStore;
 use super::redis::RedisStore;
 use super::{Store, StoreError};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -11,7 +12,7 @@ use tokio::sync::watch;
 pub const URLS: &str = "a URL such as redis://redis:6379/0, rediss://… for TLS, redis+unix:///run/redis.sock, or redis+sentinel://one:26379,two:26379/NAME; in a user or password, @ is written %40, / is %2F, # is %23";
 
 /// What a store has to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct StoreOptions {
     /// Where it is; `None` for this process' memory.
     pub url: Option<String>,
@@ -21,6 +22,18 @@ pub struct StoreOptions {
     pub proxy_ttl: Duration,
     /// How often the store is read whole, to mend what a lost event missed.
     pub poll_interval: Duration,
+}
+
+/// Without the URL, which may have a password.
+impl fmt::Debug for StoreOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreOptions")
+            .field("url", &self.url.as_ref().map(|_| "***"))
+            .field("namespace", &self.namespace)
+            .field("proxy_ttl", &self.proxy_ttl)
+            .field("poll_interval", &self.poll_interval)
+            .finish()
+    }
 }
 
 /// What a process is to the others that share the store.
