@@ -11,12 +11,15 @@ STORM_CONNECTS ?= 1000000
 IDLE_SECONDS ?= 600
 SILENCE_SECONDS ?= 60
 SCHEDULES ?= 1000000
+OWN_SESSIONS ?= 200
+CDP_SESSIONS ?= 100
+MIXED_SECONDS ?= 600
 
 # What scripts/setup.sh could not leave to Debian.
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chart setup lint bench overload capacity recycles soak storm idle simulate faults fuzz containers clean
+.PHONY: help run test check chart setup lint bench overload capacity recycles own mixed soak storm idle simulate faults fuzz containers clean
 
 help: ## list the targets
 	@echo "usage: make TARGET"
@@ -66,6 +69,16 @@ capacity: ## seats of a worker that recycles, by policy, with real browsers: doc
 recycles: ## recycles in a row, nothing may be left of them (RECYCLES=100)
 	@scripts/setup.sh test
 	RECYCLES=$(RECYCLES) $(CARGO) test --locked --test main recycles_in_a_row -- --nocapture
+
+own: ## sessions on browsers of their own, nothing may be left of them (OWN_SESSIONS=200 CDP_SESSIONS=100)
+	@scripts/setup.sh test
+	OWN_SESSIONS=$(OWN_SESSIONS) OWN_AT_ONCE=8 CDP_SESSIONS=$(CDP_SESSIONS) $(CARGO) test --locked --test main -- \
+		--nocapture grid::own::sessions_that_come_at_once grid::cdp::clients_of_all_kinds
+
+mixed: ## workers and clients of every kind at once, with recycles, reloads and a death: benches/results/mixed.txt (MIXED_SECONDS=600)
+	@scripts/setup.sh test
+	MIXED_SECONDS=$(MIXED_SECONDS) MIXED_OUTPUT=benches/results/mixed.txt $(CARGO) test --locked --test main -- \
+		--nocapture grid::mixed
 
 soak: ## sessions that come and go, every byte verified (SOAK_SECONDS=3600)
 	$(CARGO) bench --locked --bench datapath -- soak --seconds $(SOAK_SECONDS)

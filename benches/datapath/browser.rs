@@ -19,12 +19,33 @@ use tokio::net::TcpStream;
 
 const VERSIONS: &str = include_str!("../../scripts/versions.env");
 /// Debian's; the program itself and not the script around it.
-const CHROMIUM: &str = "/usr/lib/chromium/chromium-headless-shell";
+pub const CHROMIUM: &str = "/usr/lib/chromium/chromium-headless-shell";
 /// Where the Playwright server listens for WebSockets.
-const PATH: &str = "/bench";
+pub const PATH: &str = "/bench";
 /// How long that server may take to start.
 const START: Duration = Duration::from_secs(30);
 const TRY_AGAIN: Duration = Duration::from_millis(100);
+
+/// Playwright as `make setup` installs it.
+pub struct Tools {
+    pub folder: PathBuf,
+    pub node: PathBuf,
+}
+
+impl Tools {
+    /// # Errors
+    ///
+    /// Playwright or its browser is missing.
+    pub fn find() -> anyhow::Result<Tools> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let folder = root.join(".tools").join(playwright());
+        let node = folder.join("playwright/driver/node");
+        if !node.exists() || !Path::new(CHROMIUM).exists() {
+            bail!("Playwright or its browser is missing: run `make setup`");
+        }
+        Ok(Tools { folder, node })
+    }
+}
 
 /// What `browser.js` tells of one repeat.
 #[derive(Deserialize)]
@@ -39,22 +60,18 @@ struct Told {
 
 pub async fn measure(kinds: &[Kind], repeats: usize, report: &mut Report) -> anyhow::Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let tools = root.join(".tools").join(playwright());
-    let node = tools.join("playwright/driver/node");
-    if !node.exists() || !Path::new(CHROMIUM).exists() {
-        bail!("Playwright or its browser is missing: run `make setup`");
-    }
+    let tools = Tools::find()?;
     let folder = tempfile::tempdir()?;
-    let (_server, address) = start_server(&tools, &node, folder.path()).await?;
+    let (_server, address) = start_server(&tools, folder.path()).await?;
     let mut proxies = Vec::new();
     for kind in kinds {
         proxies.push(kind.start_for(address, PATH).await?);
     }
-    let mut command = tokio::process::Command::new(&node);
+    let mut command = tokio::process::Command::new(&tools.node);
     command
         .arg(root.join("benches/datapath/browser.js"))
         .arg(repeats.to_string())
-        .env("NODE_PATH", tools.join("node_modules"))
+        .env("NODE_PATH", tools.folder.join("node_modules"))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .kill_on_drop(true);
@@ -91,11 +108,8 @@ fn playwright() -> String {
     format!("playwright-{version}")
 }
 
-async fn start_server(
-    tools: &Path,
-    node: &PathBuf,
-    folder: &Path,
-) -> anyhow::Result<(Process, SocketAddr)> {
+/// A Playwright server with a port, and that port.
+pub async fn start_server(tools: &Tools, folder: &Path) -> anyhow::Result<(Process, SocketAddr)> {
     let port = free_port()?;
     let config = folder.join("launch.json");
     let launch = json!({
@@ -103,9 +117,9 @@ async fn start_server(
         "host": "127.0.0.1", "port": port, "wsPath": PATH,
     });
     fs::write(&config, launch.to_string())?;
-    let mut command = std::process::Command::new(node);
+    let mut command = std::process::Command::new(&tools.node);
     command
-        .arg(tools.join("playwright/driver/package/cli.js"))
+        .arg(tools.folder.join("playwright/driver/package/cli.js"))
         .args(["launch-server", "--browser", "chromium", "--config"])
         .arg(config)
         .env("TMPDIR", folder)

@@ -9,12 +9,13 @@
 //! * [`process`], [`proxies`]: what is between them.
 //! * [`redis`]: where workers are registered, for the rows with Redis.
 //! * [`together`]: what one session costs Redis, and all proxies that share it.
-//! * [`measure`], [`browser`], [`report`]: the measurements and their table.
+//! * [`measure`], [`browser`], [`lifecycle`], [`report`]: the measurements and their tables.
 //! * [`soak`]: sessions that come and go for an hour, every byte verified; connects by the million.
 
 mod browser;
 mod client;
 mod echo;
+mod lifecycle;
 mod measure;
 mod process;
 mod proxies;
@@ -107,7 +108,11 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 async fn compare(wanted: Compare) -> anyhow::Result<()> {
-    let mut kinds = Kind::all(&wanted.haproxy, &wanted.other)?;
+    let mut kinds = match wanted.only[..] {
+        // Seats of the grid, with nobody beside it.
+        [Measure::Lifecycle] => vec![Kind::playhouse()],
+        _ => Kind::all(&wanted.haproxy, &wanted.other)?,
+    };
     kinds.retain(|kind| {
         let name = kind.name().to_lowercase();
         let starts = |start: &String| name.starts_with(&start.to_lowercase());
@@ -124,6 +129,7 @@ async fn compare(wanted: Compare) -> anyhow::Result<()> {
     }
     for measure in measures {
         match measure {
+            Measure::Lifecycle => lifecycle::measure(wanted.repeats, &mut report).await?,
             Measure::Browser => browser::measure(&kinds, wanted.repeats, &mut report).await?,
             Measure::Idle => {
                 for repeat in 0..wanted.repeats {

@@ -84,6 +84,8 @@ pub enum Measure {
     Together,
     /// A real browser with real clients.
     Browser,
+    /// The stages of a session on seats of each kind.
+    Lifecycle,
 }
 
 impl Measure {
@@ -96,7 +98,9 @@ impl Measure {
             Measure::Large => large(proxy, 64 * 1024, Row::Cpu64K, Row::Rate64K).await,
             Measure::Huge => large(proxy, 1024 * 1024, Row::Cpu1M, Row::Rate1M).await,
             Measure::Idle => idle(proxy).await,
-            Measure::Together | Measure::Browser => bail!("this is measured elsewhere"),
+            Measure::Together | Measure::Browser | Measure::Lifecycle => {
+                bail!("this is measured elsewhere")
+            }
         }
     }
 }

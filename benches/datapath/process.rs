@@ -70,12 +70,34 @@ impl Process {
         Ok(bytes)
     }
 
+    /// The same as [`Process::cpu`] of those that do not end meanwhile.
+    pub fn cpu_if_told(&self) -> Duration {
+        let mut nanoseconds = 0;
+        for process in self.tree().unwrap_or_default() {
+            for task in process.tasks().into_iter().flatten().flatten() {
+                nanoseconds += task.schedstat().map_or(0, |stat| stat.sum_exec_runtime);
+            }
+        }
+        Duration::from_nanos(nanoseconds)
+    }
+
+    /// Its memory in bytes, with its children's, and of what processes share the part of each.
+    pub fn shared_out_memory(&self) -> u64 {
+        let of = |process: Proc| {
+            let rollup = process.smaps_rollup().ok()?.memory_map_rollup;
+            rollup.0.first()?.extension.map.get("Pss").copied()
+        };
+        let tree = self.tree().unwrap_or_default();
+        tree.into_iter().filter_map(of).sum()
+    }
+
     fn tree(&self) -> anyhow::Result<Vec<Proc>> {
         let mut tree = vec![Proc::new(self.child.id() as i32)?];
         let mut next = 0;
         while let Some(process) = tree.get(next) {
             let mut children = Vec::new();
-            for task in process.tasks()?.flatten() {
+            // One may have ended since it was found.
+            for task in process.tasks().into_iter().flatten().flatten() {
                 children.extend(task.children().unwrap_or_default());
             }
             tree.extend(

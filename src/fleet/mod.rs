@@ -91,6 +91,8 @@ struct Known {
     configured: bool,
     /// What this proxy may give of it while the store is away.
     share: Option<Share>,
+    /// This proxy has asked it to recycle itself, which it may take a while to do.
+    asked_to_recycle: bool,
 }
 
 /// One worker for the admin API and the metrics.

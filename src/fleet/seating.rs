@@ -277,12 +277,23 @@ impl Fleet {
                 .await
         };
         match ordered {
-            Ok(true) => log::info!(worker:% = key; "worker asked to recycle at its lifetime limit"),
+            Ok(true) if self.asks_first(key) => {
+                log::info!(worker:% = key; "worker asked to recycle at its lifetime limit");
+            }
+            Ok(true) => log::debug!(worker:% = key; "worker asked again to recycle"),
             Ok(false) => log::debug!(worker:% = key; "worker goes on until its turn to recycle"),
             Err(error) => {
                 log::debug!(worker:% = key, error:% = error; "worker could not be asked to recycle");
             }
         }
+    }
+
+    /// Whether this proxy has not asked the worker to recycle before: it is asked with each session until it has,
+    /// for an order may be lost.
+    fn asks_first(&self, key: &WorkerKey) -> bool {
+        let mut known = self.known();
+        let worker = known.get_mut(key);
+        worker.is_some_and(|it| !std::mem::replace(&mut it.asked_to_recycle, true))
     }
 
     /// Available workers at or beyond their limit, the one that is furthest first, and whether they

@@ -81,6 +81,7 @@ impl Fleet {
                         on_trial: false,
                         configured,
                         share: None,
+                        asked_to_recycle: false,
                     };
                     known.insert(key.clone(), worker);
                     target.is_name().then_some(target)

@@ -2,9 +2,14 @@
 //! nothing of it left.
 
 use crate::support::{
-    Answer, Dial, Grid, Kind, Language, eventually, eventually_equal, get, run_client,
+    Answer, Dial, Grid, Kind, Language, RedisServer, Stock, eventually, eventually_equal, get,
+    run_client, script, version,
 };
 use serde_json::{Value, json};
+use std::process::Stdio;
+use std::time::Instant;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Child;
 
 async fn grid(more: &str) -> Grid {
     Grid::new()
@@ -20,8 +25,9 @@ async fn grid(more: &str) -> Grid {
 fn piped(grid: &Grid) -> usize {
     let tree = grid.tree();
     let browsers = tree.of_kind(Kind::Browser).into_iter();
-    let piped = browsers
-        .filter(|it| it.command.contains("--user-data-dir=") && it.command.contains("/profile"));
+    let piped = browsers.filter(|it| it.command.contains("--remote-debugging-pipe"));
+    // Those behind Playwright servers are driven over one too.
+    let piped = piped.filter(|it| it.command.contains("/profile"));
     piped.count()
 }
 
@@ -52,24 +58,106 @@ fn target(told: &Value) -> String {
     rest[rest.find('/').unwrap()..].to_owned()
 }
 
-#[tokio::test]
-async fn playwright_drives_a_browser_over_cdp() {
-    let grid = grid("").await;
-    for language in Language::BOTH {
-        for address in [http(&grid), format!("{}/cdp", grid.url())] {
-            let said = run_client(language, "cdp", &[&address]).await;
-            let seen: Value = serde_json::from_str(&said).unwrap();
-            let expected = json!({
-                "titles": ["Playhouse", "Second"], "picture": true, "pdf": "%PDF", "back": 8 << 20,
-            });
-            assert_eq!(seen, expected, "{language:?} {address}");
-            grid.idle().await;
+/// A program of `tests/clients`, and how it comes to the grid.
+struct Client {
+    language: Language,
+    program: &'static str,
+    arguments: Vec<String>,
+    sees: Value,
+}
+
+impl Client {
+    /// Playwright in both languages and Puppeteer, by discovery and without.
+    fn all(grid: &Grid) -> Vec<Client> {
+        let direct = format!("{}/cdp", grid.url());
+        let mut all = Vec::new();
+        for language in Language::BOTH {
+            for address in [http(grid), direct.clone()] {
+                all.push(Client {
+                    language,
+                    program: "cdp",
+                    arguments: vec![address],
+                    sees: json!({
+                        "titles": ["Playhouse", "Second"], "picture": true, "pdf": "%PDF",
+                        "back": 8 << 20, "downloaded": ["note.txt", "from there"],
+                    }),
+                });
+            }
         }
+        for (how, address) in [("browserURL", http(grid)), ("browserWSEndpoint", direct)] {
+            all.push(Client {
+                language: Language::Node,
+                program: "puppeteer",
+                arguments: vec![how.to_owned(), address],
+                sees: json!({
+                    "titles": ["Playhouse", "Second"], "picture": true, "pdf": "%PDF",
+                    "downloaded": "from there",
+                }),
+            });
+        }
+        all
     }
-    eventually("no more than the spare is left", async || {
-        (piped(&grid) <= 1).then_some(())
-    })
-    .await;
+
+    async fn visit(&self, grid: &Grid) {
+        let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
+        let said = run_client(self.language, self.program, &arguments).await;
+        let seen: Value = serde_json::from_str(&said).unwrap();
+        assert_eq!(seen, self.sees, "{:?} {arguments:?}", self.language);
+        grid.idle().await;
+    }
+
+    /// A session of Puppeteer's that is there until its process ends.
+    async fn stay(grid: &Grid) -> Child {
+        let mut client = Language::Node
+            .command(version("PLAYWRIGHT_VERSION"))
+            .arg(script("node/puppeteer.js"))
+            .args(["browserURL", &http(grid), "stay"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let said = BufReader::new(client.stdout.take().unwrap());
+        assert_eq!(said.lines().next_line().await.unwrap().unwrap(), "stays");
+        client
+    }
+}
+
+/// `CDP_SESSIONS` says how many there are (`make own`: 100).
+#[tokio::test]
+async fn clients_of_all_kinds_use_what_there_is_and_leave_nothing() {
+    let sessions = std::env::var("CDP_SESSIONS").map_or(6, |text| text.parse().unwrap());
+    let redis = RedisServer::start().await;
+    let grid = Grid::new()
+        .redis(&redis)
+        .capacity(3)
+        .worker_process(&[("PLAYHOUSE_WORKER_SEAT", "own")])
+        .start()
+        .await;
+    let clients = Client::all(&grid);
+    // The first ones open what stays open.
+    for client in &clients {
+        client.visit(&grid).await;
+    }
+    // A spare behind a Playwright server, and one that is driven over a pipe.
+    let start = Stock::at_rest(&grid, &redis, 1, 2).await;
+    let began = Instant::now();
+    for client in clients.iter().cycle().take(sessions) {
+        client.visit(&grid).await;
+    }
+    let took = began.elapsed();
+    Stock::returns(&grid, &redis, &start).await;
+    println!("nothing more after {sessions} sessions in {took:.1?}");
+
+    let mut client = Client::stay(&grid).await;
+    eventually_equal("its browser, and a spare", 2, async || piped(&grid)).await;
+    client.kill().await.unwrap();
+    let killed = Instant::now();
+    eventually_equal("its browser has gone", 1, async || piped(&grid)).await;
+    println!(
+        "its browser has gone {:.1?} after its client",
+        killed.elapsed()
+    );
+    Stock::returns(&grid, &redis, &start).await;
 }
 
 #[tokio::test]
@@ -171,28 +259,4 @@ async fn a_browser_ends_with_its_client_and_a_client_hears_of_its_browsers_end()
     assert_eq!(u16::from(close.code), 1008, "{close:?}");
     grid.idle().await;
     eventually_equal("one spare is left", 1, async || piped(&grid)).await;
-}
-
-#[tokio::test]
-async fn puppeteer_drives_browsers_and_leaves_nothing() {
-    const SESSIONS: usize = 6;
-    let grid = grid("").await;
-    let ways = [
-        ("browserURL", http(&grid)),
-        ("browserWSEndpoint", format!("{}/cdp", grid.url())),
-    ];
-    for (how, address) in ways.iter().cycle().take(SESSIONS) {
-        let said = run_client(Language::Node, "puppeteer", &[how, address]).await;
-        let seen: Value = serde_json::from_str(&said).unwrap();
-        let expected = json!({
-            "titles": ["Playhouse", "Second"], "picture": true, "pdf": "%PDF", "downloaded": "from there",
-        });
-        assert_eq!(seen, expected, "{how}");
-        grid.idle().await;
-    }
-    eventually("no more than the spare is left", async || {
-        (piped(&grid) <= 1).then_some(())
-    })
-    .await;
-    eventually_equal("nobody is left unburied", 0, async || grid.tree().zombies()).await;
 }

@@ -2,13 +2,15 @@
 //! nothing of it is left behind.
 
 use crate::support::{
-    Crowd, Driver, Grid, Kind, Language, RedisServer, eventually, eventually_equal,
+    Crowd, Driver, Grid, Kind, Language, RedisServer, eventually, eventually_equal, run_client,
+    run_example,
 };
 use nix::sys::signal::Signal;
 use playhouse::config::{Config, Role};
+use serde_json::{Value, json};
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Browsers that a grid has at this moment.
 fn browsers(grid: &Grid) -> usize {
@@ -62,6 +64,12 @@ pub async fn each_session_has_a_browser_and_nothing_is_left() {
         driver.close(name).await.unwrap();
     }
     driver.quit().await;
+    // As a new user does it.
+    for language in Language::BOTH {
+        let said = run_example(language, "at_once", &grid.url(), &[], &[]).await;
+        let done = said.lines().filter(|line| line.ends_with(": done"));
+        assert_eq!(done.count(), 3, "{language:?}: {said}");
+    }
     grid.idle().await;
     eventually(
         "as many spares as are wanted, once the rush is over",
@@ -83,20 +91,53 @@ pub async fn each_session_has_a_browser_and_nothing_is_left() {
     assert_eq!(lifetimes[0].id, worker.id);
 }
 
+/// What a browser has once, each session has for itself.
+#[tokio::test]
+async fn sessions_share_neither_clipboard_nor_tracing_nor_a_context() {
+    let grid = Grid::new()
+        .workers(1)
+        .capacity(2)
+        .env("PLAYHOUSE_WORKER_SEAT", "own")
+        .start()
+        .await;
+    let said = run_client(Language::Node, "apart", &[&grid.url()]).await;
+    let seen: Value = serde_json::from_str(&said).unwrap();
+    let expected = json!({
+        "clipboards": ["of 0", "of 1", ""],
+        "traces": [true, true, true],
+        "names": ["second", "first again"],
+        "remembered": [null, null, null],
+    });
+    assert_eq!(seen, expected);
+    grid.idle().await;
+}
+
+fn set(variable: &str, default: usize) -> usize {
+    std::env::var(variable).map_or(default, |text| text.parse().expect("a number"))
+}
+
+/// `OWN_SESSIONS` says how many there are, `OWN_AT_ONCE` how many at a time (`make own`: 200, 8).
 #[tokio::test]
 async fn sessions_that_come_at_once_leave_nothing() {
-    const AT_ONCE: usize = 6;
-    const SESSIONS: usize = 30;
+    let at_once = set("OWN_AT_ONCE", 6);
+    let sessions = set("OWN_SESSIONS", 30);
     let mut grid = Grid::new()
         .workers(1)
-        .capacity(AT_ONCE as u32)
+        .capacity(at_once as u32)
         .env("PLAYHOUSE_WORKER_SEAT", "own")
         .queue_timeout(Duration::from_secs(120))
         .start()
         .await;
-    let crowd = Crowd::start(&vec![grid.url(); AT_ONCE], SESSIONS);
+    let crowd = Crowd::start(&vec![grid.url(); at_once], sessions);
+    let began = Instant::now();
+    let mut most = 0;
+    while !crowd.is_gone() {
+        most = most.max(browsers(&grid));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     let visits = crowd.gone().await;
-    assert_eq!(visits.len(), SESSIONS);
+    let took = began.elapsed();
+    assert_eq!(visits.len(), sessions);
     for visit in &visits {
         visit.outcome.as_ref().unwrap();
     }
@@ -105,13 +146,16 @@ async fn sessions_that_come_at_once_leave_nothing() {
         "a folder for each browser, and no more browsers than seats",
         async || {
             let browsers = browsers(&grid);
-            (browsers == folders(&grid) && browsers <= AT_ONCE).then_some(())
+            (browsers == folders(&grid) && browsers <= at_once).then_some(())
         },
     )
     .await;
     eventually_equal("nobody is left unburied", 0, async || grid.tree().zombies()).await;
     grid.stop(Signal::SIGTERM).await;
     assert_eq!(grid.leftovers(), [""; 0].map(std::path::PathBuf::from));
+    println!(
+        "{sessions} sessions, {at_once} at once, in {took:.1?}; at most {most} browsers at a time"
+    );
 }
 
 /// The worker itself knows how many browsers it has: nobody has to ask the store.

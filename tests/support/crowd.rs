@@ -51,16 +51,23 @@ struct Shared {
 impl Crowd {
     /// One user for each address, Python and Node in turn; so many sessions in all.
     pub fn start(grids: &[String], sessions: usize) -> Self {
+        let languages = Language::BOTH.into_iter().cycle();
+        let users = grids.iter().zip(languages);
+        Crowd::of(
+            users.map(|(grid, language)| Driver::start(language, grid)),
+            sessions,
+        )
+    }
+
+    /// These users.
+    pub fn of(drivers: impl IntoIterator<Item = Driver>, sessions: usize) -> Self {
         let shared = Arc::new(Shared {
             came: Instant::now(),
             left: AtomicUsize::new(sessions),
             visits: Mutex::default(),
         });
-        let languages = Language::BOTH.into_iter().cycle();
-        let users = grids.iter().zip(languages).map(|(grid, language)| {
-            let driver = Driver::start(language, grid);
-            tokio::spawn(come_and_go(driver, Arc::clone(&shared)))
-        });
+        let users = drivers.into_iter();
+        let users = users.map(|driver| tokio::spawn(come_and_go(driver, Arc::clone(&shared))));
         Crowd {
             users: users.collect(),
             shared,
@@ -76,12 +83,17 @@ impl Crowd {
             .len()
     }
 
+    /// Whether all users have left.
+    pub fn is_gone(&self) -> bool {
+        self.users.iter().all(JoinHandle::is_finished)
+    }
+
     /// Counts the seats every 50 ms until the last user has left.
     pub async fn watch(&self, proxy: &Proxy) -> Vec<Sample> {
         let mut ticks = interval(Duration::from_millis(50));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut samples = Vec::new();
-        while !self.users.iter().all(JoinHandle::is_finished) {
+        while !self.is_gone() {
             ticks.tick().await;
             let at = self.shared.came.elapsed();
             let capacity = proxy.capacity().await;

@@ -16,6 +16,7 @@
 //! * [`original_worker`]: a worker that speaks the original's schema and nothing of ours.
 //! * [`visitors`]: many short sessions at once, of clients without a browser.
 //! * [`process`]: who is a child of whom, and whether it is gone.
+//! * [`stock`]: what there is of everything, to find what is left behind.
 //! * [`eventually`]: waiting for something without sleeping for it.
 //! * [`machine`]: what tests share: cores, ports, the tools of `make setup`.
 #![allow(
@@ -42,6 +43,7 @@ mod proxy;
 mod redis_server;
 mod scrape;
 mod sentinels;
+mod stock;
 mod suite;
 mod visitors;
 mod websocket;
@@ -63,6 +65,7 @@ pub use proxy::{Capacity, Pool, Proxy, SessionView, WorkerView};
 pub use redis_server::RedisServer;
 pub use scrape::Scrape;
 pub use sentinels::Sentinels;
+pub use stock::Stock;
 pub use suite::SuiteRun;
 pub use visitors::Visitors;
 pub use websocket::{Connected, Dial, Refusal};

@@ -4,6 +4,7 @@
 //! [`Reader`] takes the client's frames apart (RFC 6455, section 5); it is pure. What the browser says
 //! goes out in frames as it comes, each message in one or several.
 
+use super::downloads::Downloads;
 use super::own::{BROKEN, NORMAL, part};
 use crate::tunnel::Close;
 use crate::worker::own::OwnBrowser;
@@ -108,6 +109,7 @@ async fn pass_up(
     controls: mpsc::Sender<Vec<u8>>,
 ) -> End {
     let mut reader = Reader::default();
+    let mut downloads = Downloads::default();
     let mut bytes = early.to_vec();
     loop {
         let mut rest = &mut bytes[..];
@@ -117,7 +119,8 @@ async fn pass_up(
             let done = match event {
                 Event::Nothing => Ok(()),
                 Event::Payload { from, ends } => {
-                    match pass_piece(&mut browser, &piece[from..], ends).await {
+                    let piece = downloads.pass(&piece[from..], ends);
+                    match pass_piece(&mut browser, &piece, ends).await {
                         Ok(passed) => passed,
                         Err(_) => {
                             let reason = "playhouse: the browser does not listen".to_owned();

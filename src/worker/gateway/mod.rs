@@ -4,7 +4,8 @@
 //! * [`routes`]: what stands behind which path.
 //! * `request`: what a request asks for (pure).
 //! * `connection`: one connection: a page, a refusal, or a session that is passed on.
-//! * `own`: a session on a browser of its own; `cdp`: one that is driven by the DevTools protocol.
+//! * `own`: a session on a browser of its own; `cdp`: one that is driven by the DevTools protocol, and
+//!   `downloads`: where such a browser puts files.
 //! * `live`: what a session's pages show, for an operator; `contexts`: which of a shared browser's pages
 //!   these are.
 //!
@@ -15,6 +16,7 @@
 mod cdp;
 mod connection;
 mod contexts;
+mod downloads;
 mod live;
 mod own;
 mod request;

@@ -26,6 +26,8 @@ const ANSWERS: i32 = 4;
 const ABOVE: i32 = 10;
 /// Ends a message.
 pub const END: u8 = 0;
+/// What a browser calls its own folder.
+pub const OWN_FOLDER: &str = "/proc/self/cwd";
 
 /// What a browser is started with besides what the configuration says: nothing that asks, phones home
 /// or makes a sound, and a page to begin with, as clients expect.

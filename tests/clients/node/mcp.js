@@ -3,10 +3,13 @@
 // usage: mcp.js CLI CONFIG
 
 const { spawn } = require("node:child_process");
+const path = require("node:path");
 const readline = require("node:readline");
 
 const [cli, config] = process.argv.slice(2);
 const server = spawn(process.execPath, [cli, "mcp", "--config", config], {
+  // It keeps files where it runs.
+  cwd: path.dirname(config),
   stdio: ["pipe", "pipe", "inherit"],
 });
 const waiting = new Map();

@@ -1,6 +1,7 @@
 // Another client of the DevTools protocol: Puppeteer, doing what its users do.
 //
-// usage: puppeteer.js browserURL|browserWSEndpoint ADDRESS
+// usage: puppeteer.js browserURL|browserWSEndpoint ADDRESS [stay]: with "stay" it opens a page, says so,
+// and does nothing until it is killed
 
 const puppeteer = require("puppeteer-core").default;
 
@@ -29,9 +30,13 @@ async function download(browser, page) {
 }
 
 async function main() {
-  const [how, address] = process.argv.slice(2);
+  const [how, address, stay] = process.argv.slice(2);
   const browser = await puppeteer.connect({ [how]: address });
   const page = await browser.newPage();
+  if (stay) {
+    console.log("stays");
+    return;
+  }
   await page.setRequestInterception(true);
   page.on("request", (request) =>
     request.url() === "http://nowhere.example/"
