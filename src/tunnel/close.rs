@@ -5,6 +5,9 @@ use crate::model::{SessionId, words};
 use std::fmt::Write as _;
 use std::time::Duration;
 
+/// What every reason of ours begins with.
+const PREFIX: &str = "playhouse: ";
+
 words! {
     /// One of the three who can end a session, for log lines and labels of metrics.
     pub enum Party ("party") {
@@ -127,6 +130,17 @@ impl Close {
         )
     }
 
+    /// The worker's server has ended the session by itself, in these `words`. Where a worker speaks for
+    /// itself, its words stay as they are.
+    pub(super) fn browser_ended(id: SessionId, words: &str) -> Close {
+        let sentence = match words.strip_prefix(PREFIX) {
+            Some(sentence) => sentence.to_owned(),
+            None if words.is_empty() => "worker lost, its browser ended".to_owned(),
+            None => format!("worker lost, its browser ended ({words})"),
+        };
+        Close::saying(Some(id), EndReason::WorkerLost, &sentence)
+    }
+
     /// An operator killed the session.
     pub fn killed(id: SessionId) -> Close {
         Close::new(Some(id), EndReason::Killed, None)
@@ -150,7 +164,7 @@ impl Close {
     }
 
     fn saying(id: Option<SessionId>, why: EndReason, sentence: &str) -> Close {
-        let mut reason = format!("playhouse: {sentence}");
+        let mut reason = format!("{PREFIX}{sentence}");
         let suffix = id.map_or(String::new(), |id| format!(" (session {id})"));
         reason.truncate(reason.floor_char_boundary(frame::MAX_REASON - suffix.len()));
         reason.push_str(&suffix);

@@ -2,10 +2,12 @@
 //! and knows where in the frame stream it stands. Owns neither stream nor time.
 
 use super::close::Close;
-use super::frame::{self, Frame, Tracker};
+use super::frame::{self, Tracker};
+use super::held::HeldClose;
 use super::link::Link;
 use super::outlet::Outlet;
 use super::splice::{Pipe, Spliced};
+use super::traffic::Moved;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, ReadBuf};
@@ -29,36 +31,14 @@ pub(super) enum Mode {
     Shut,
 }
 
-/// What one turn of [`Flow::pump`] did.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Moved {
-    /// Bytes that came from the sender.
-    pub bytes: u64,
-    /// Messages that ended among them.
-    pub messages: u64,
-    /// Whether bytes of a message were among them.
-    pub in_message: bool,
-    /// Bytes that the receiver took.
-    pub taken: u64,
-    /// Whether a ping of ours was put between two frames.
-    pub pinged: bool,
-}
-
-impl Moved {
-    pub(super) fn any(&self) -> bool {
-        self.bytes > 0 || self.taken > 0 || self.pinged
-    }
-
-    fn ended(&mut self, frame: Frame) {
-        self.in_message |= !frame.is_control();
-        self.messages += u64::from(frame.ends_message());
-    }
-}
-
 pub(super) struct Flow {
     tracker: Tracker,
     /// Holds what was read and tracked.
     outlet: Outlet,
+    /// Somebody decides whether the sender's Close frame passes.
+    holds_close: bool,
+    /// That frame, while it waits.
+    held: HeldClose,
     mode: Mode,
     /// Nothing more will come from the sender.
     source_ended: bool,
@@ -78,16 +58,35 @@ enum CloseState {
 }
 
 impl Flow {
-    pub(super) fn new(masked: bool) -> Flow {
+    pub(super) fn new(masked: bool, holds_close: bool) -> Flow {
         Flow {
             tracker: Tracker::new(),
             outlet: Outlet::default(),
+            holds_close,
+            held: HeldClose::default(),
             mode: Mode::Relay,
             source_ended: false,
             masked,
             ping_due: false,
             close_state: CloseState::Unsaid,
         }
+    }
+
+    /// The code and the reason of the sender's Close frame, while that waits for [`Flow::pass_close`] or
+    /// [`Flow::finish`].
+    pub(super) fn held_close(&self) -> Option<(u16, String)> {
+        self.held.whole(self.closed())
+    }
+
+    pub(super) fn pass_close(&mut self) {
+        let mut frame = self.release_close();
+        self.outlet.pending.append(&mut frame);
+    }
+
+    /// Gives the held Close frame up, and holds no other.
+    fn release_close(&mut self) -> Vec<u8> {
+        self.holds_close = false;
+        self.held.release()
     }
 
     /// The code of the Close frame that the sender has sent.
@@ -97,7 +96,7 @@ impl Flow {
 
     /// Whether the sender's Close frame has gone on to the receiver.
     pub(super) fn has_relayed_close(&self) -> bool {
-        self.closed().is_some() && !self.is_blocked()
+        self.closed().is_some() && self.held.is_empty() && !self.is_blocked()
     }
 
     /// Nothing more will come from the sender.
@@ -144,6 +143,11 @@ impl Flow {
         if self.mode != Mode::Relay {
             return;
         }
+        if !self.held.is_empty() {
+            // The receiver has got nothing of it, and stands between two frames.
+            self.release_close();
+            self.tracker = Tracker::new();
+        }
         self.ping_due = false;
         self.mode = Mode::Finish;
         self.speak_if_possible(Some(close), &mut Moved::default());
@@ -179,6 +183,9 @@ impl Flow {
                 self.poll_shutdown(to, cx);
                 return moved;
             }
+            if self.passes_on() && self.held_close().is_some() {
+                return moved;
+            }
             if self.has_to_speak() && self.speak_if_possible(close, &mut moved) {
                 continue;
             }
@@ -208,8 +215,8 @@ impl Flow {
     /// Bytes that the sender sent right behind its HTTP head, read before the tunnel began.
     pub(super) fn take_early(&mut self, early: &[u8]) -> Moved {
         let mut moved = Moved::default();
-        self.track(early, &mut moved);
-        self.outlet.pending.extend_from_slice(early);
+        let passing = self.track(early, &mut moved);
+        self.outlet.pending.extend_from_slice(&early[..passing]);
         moved
     }
 
@@ -245,22 +252,37 @@ impl Flow {
             self.take_and_speak(chunk, close, moved);
             return;
         }
-        self.track(chunk, moved);
-        moved.taken += self.outlet.write(chunk, to, cx) as u64;
+        let passing = self.track(chunk, moved);
+        if passing > 0 {
+            moved.taken += self.outlet.write(&chunk[..passing], to, cx) as u64;
+        }
     }
 
-    /// Follows the frames in `chunk`, which passes as it is.
-    fn track(&mut self, chunk: &[u8], moved: &mut Moved) {
+    /// Follows the frames in `chunk`. Returns how much of it passes as it is: all, but a Close frame that
+    /// is held.
+    fn track(&mut self, chunk: &[u8], moved: &mut Moved) -> usize {
         let mut at = 0;
-        while at < chunk.len() {
+        while at < chunk.len() && !self.hold_close(&chunk[at..], moved) {
             at += self.step(&chunk[at..], moved);
         }
+        at
+    }
+
+    /// Holds what `bytes` have of the Close frame that they begin or go on with, if that is wanted.
+    /// Nothing may follow it, and nothing behind it is looked at. Whether it did.
+    fn hold_close(&mut self, bytes: &[u8], moved: &mut Moved) -> bool {
+        let holds = self.holds_close && self.tracker.is_close(bytes);
+        if holds {
+            let step = self.step(bytes, moved);
+            self.held.hold(&bytes[..step]);
+        }
+        holds
     }
 
     /// Goes through `chunk` frame by frame and says what there is to say at the first boundary.
     fn take_and_speak(&mut self, chunk: &[u8], close: Option<&Close>, moved: &mut Moved) {
         let mut at = 0;
-        while at < chunk.len() && self.passes_on() {
+        while at < chunk.len() && self.passes_on() && !self.hold_close(&chunk[at..], moved) {
             let step = self.step(&chunk[at..], moved);
             self.outlet.pending.extend_from_slice(&chunk[at..at + step]);
             at += step;

@@ -6,6 +6,12 @@
 /// Close code that stands for "the Close frame had none" (RFC 6455, section 7.1.5).
 pub const NO_CODE: u16 = 1005;
 
+/// Whether a server that ends a connection with this code does so because it, or what it serves, comes to
+/// an end (RFC 6455, section 7.4.1, and IANA's registry): Playwright's says 1001 when its browser is gone.
+pub fn says_lost(code: u16) -> bool {
+    matches!(code, 1001 | 1011 | 1012)
+}
+
 /// The longest reason a Close frame can hold, bytes: a control frame has 125, the code takes two.
 pub const MAX_REASON: usize = 123;
 
@@ -69,6 +75,15 @@ impl Tracker {
     /// The code of the Close frame that has passed, if one has; [`NO_CODE`] when it had none.
     pub fn closed(&self) -> Option<u16> {
         self.closed
+    }
+
+    /// Whether the frame that `next` begins, or goes on with, is a Close frame.
+    pub fn is_close(&self, next: &[u8]) -> bool {
+        let first = match self.have {
+            0 => next.first(),
+            _ => self.header.first(),
+        };
+        first.is_some_and(|first| first & 0x0f == OP_CLOSE)
     }
 
     /// Whether the bytes that pass belong to a message, not to a control frame.
@@ -200,6 +215,11 @@ pub fn put_close(out: &mut Vec<u8>, code: u16, reason: &str, masked: bool) {
     payload.extend_from_slice(&code.to_be_bytes());
     payload.extend_from_slice(reason.as_bytes());
     put_control(out, OP_CLOSE, &payload, masked);
+}
+
+/// The reason in a Close frame as servers send it: not masked, and as short as control frames are.
+pub fn close_reason(frame: &[u8]) -> String {
+    String::from_utf8_lossy(frame.get(4..).unwrap_or_default()).into_owned()
 }
 
 fn put_control(out: &mut Vec<u8>, opcode: u8, payload: &[u8], masked: bool) {

@@ -13,6 +13,7 @@
 //! * [`frame`]: where frames begin (pure).
 //! * [`Link`]: a connection, plain or not.
 //! * `flow`: one direction, its frames and its end; `outlet`: its receiver, and the back pressure.
+//! * `held`: the worker's Close frame, until it is decided whether the client gets it.
 //! * `relay`: both directions, and what ends a session.
 //! * `splice`: large frames without copying, on Linux.
 //! * `watch`: pings and time limits (pure).
@@ -21,6 +22,7 @@
 mod close;
 mod flow;
 pub mod frame;
+mod held;
 mod link;
 mod outlet;
 mod relay;

@@ -14,8 +14,8 @@ const COPIED_OUT: usize = 4096;
 pub(super) struct Outlet {
     /// Not yet taken by the receiver. No capacity while there is nothing.
     pub(super) pending: Vec<u8>,
-    /// How much of `pending` has been taken.
-    sent: usize,
+    /// How much of `pending` has been taken. A small number in any case, and a session is to be small.
+    sent: u32,
     /// Behind what is pending: the passing part of a large frame. It is empty before anything is
     /// added to `pending`.
     pub(super) pipe: Option<Pipe>,
@@ -93,10 +93,10 @@ impl Outlet {
         if self.ended {
             return true;
         }
-        while self.sent < self.pending.len() {
-            match Pin::new(&mut *to).poll_write(cx, &self.pending[self.sent..]) {
+        while let Some(rest) = self.rest() {
+            match Pin::new(&mut *to).poll_write(cx, rest) {
                 Poll::Ready(Ok(count)) if count > 0 => {
-                    self.sent += count;
+                    self.sent += count as u32;
                     self.unflushed = true;
                     *taken += count as u64;
                 }
@@ -119,6 +119,12 @@ impl Outlet {
             }
         }
         true
+    }
+
+    /// What is pending, if anything is.
+    fn rest(&self) -> Option<&[u8]> {
+        let rest = self.pending.get(self.sent as usize..)?;
+        (!rest.is_empty()).then_some(rest)
     }
 
     fn lose(&mut self) {

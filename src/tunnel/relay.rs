@@ -2,11 +2,11 @@
 //! may take. Owns both streams and the one timer; what is due when is decided in [`super::watch`].
 
 use super::close::{Close, EndReason, Ended, Party};
-use super::flow::{Flow, Moved};
+use super::flow::Flow;
 use super::link::Link;
-use super::traffic::Traffic;
+use super::traffic::{Moved, Traffic};
 use super::watch::{Direction, Liveness, Watch};
-use super::{Ends, SessionLimits};
+use super::{Ends, SessionLimits, frame};
 use crate::model::SessionId;
 use std::cell::RefCell;
 use std::future::Future;
@@ -82,13 +82,15 @@ impl Relay {
         stop: oneshot::Receiver<Close>,
     ) -> Relay {
         let now = Instant::now();
+        // Whoever passes on leaves the decision to the one in front.
+        let holds_close = id.is_some();
         let mut relay = Relay {
             id: id.unwrap_or_else(SessionId::random),
             passes_on: id.is_none(),
             client: ends.client.stream,
             worker: ends.worker.stream,
-            up: Flow::new(true),
-            down: Flow::new(false),
+            up: Flow::new(true, false),
+            down: Flow::new(false, holds_close),
             up_stalled: None,
             down_stalled: None,
             client_liveness: Liveness::new(now),
@@ -224,6 +226,7 @@ impl Relay {
     /// two directions something new to do.
     fn observe(&mut self) -> bool {
         let was_closing = self.closing.is_some();
+        let judged = self.judge_close();
         let closed = |by, code| Ended {
             by,
             why: EndReason::Closed,
@@ -264,7 +267,22 @@ impl Relay {
         };
         let up = shut_up && self.up.shut();
         let down = shut_down && self.down.shut();
-        up || down || self.closing.is_some() != was_closing
+        up || down || judged || self.closing.is_some() != was_closing
+    }
+
+    /// Decides whether the client gets the worker's Close frame, if that waits. A server that ends
+    /// by itself a session that nobody has ended has lost its browser. Whether there was one.
+    fn judge_close(&mut self) -> bool {
+        let Some((code, words)) = self.down.held_close() else {
+            return false;
+        };
+        let begun_by_worker = self.ended.is_none() && self.up.closed().is_none();
+        if begun_by_worker && frame::says_lost(code) {
+            self.end(Close::browser_ended(self.id, &words));
+        } else {
+            self.down.pass_close();
+        }
+        true
     }
 
     /// A side has ended the session: the other gets its time to follow.

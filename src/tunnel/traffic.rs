@@ -1,9 +1,36 @@
-//! What has passed through one session. Written by its tunnel, read by the admin API and the
-//! metrics while it runs; no lock, so the numbers of one moment may be a message apart.
+//! What has passed through one session, and in one turn of it. Written by its tunnel, read by the
+//! admin API and the metrics while it runs; no lock, so the numbers of one moment may be a message apart.
 
+use super::frame::Frame;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::time::Instant;
+
+/// What one turn of one direction did.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Moved {
+    /// Bytes that came from the sender.
+    pub bytes: u64,
+    /// Messages that ended among them.
+    pub messages: u64,
+    /// Whether bytes of a message were among them.
+    pub in_message: bool,
+    /// Bytes that the receiver took.
+    pub taken: u64,
+    /// Whether a ping of ours was put between two frames.
+    pub pinged: bool,
+}
+
+impl Moved {
+    pub(super) fn any(&self) -> bool {
+        self.bytes > 0 || self.taken > 0 || self.pinged
+    }
+
+    pub(super) fn ended(&mut self, frame: Frame) {
+        self.in_message |= !frame.is_control();
+        self.messages += u64::from(frame.ends_message());
+    }
+}
 
 /// Counters of one session. "In" is from the client to the worker, "out" the other way.
 #[derive(Debug)]

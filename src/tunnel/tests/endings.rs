@@ -2,6 +2,7 @@
 
 use super::rig::*;
 use crate::tunnel::{Close, EndReason, Ended, Party};
+use bytes::Bytes;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
@@ -205,6 +206,93 @@ async fn a_worker_that_says_goodbye_is_not_lost() {
         code: Some(1005),
     };
     assert_eq!(rig.ended().await, expected);
+}
+
+#[tokio::test]
+async fn a_worker_whose_browser_ends_is_lost_and_the_client_reads_its_words() {
+    for (code, words, read) in [
+        (
+            1001u16,
+            "Browser closed",
+            "worker lost, its browser ended (Browser closed)",
+        ),
+        (1001, "", "worker lost, its browser ended"),
+        (
+            1012,
+            "again soon",
+            "worker lost, its browser ended (again soon)",
+        ),
+        (1011, "playhouse: it did not start", "it did not start"),
+    ] {
+        for pieces in [&[1000][..], &[1], &[9, 3]] {
+            let mut rig = Rig::tcp(NO_LIMITS).await;
+            let mut said = message(false, b"last words");
+            let payload = [&code.to_be_bytes(), words.as_bytes()].concat();
+            said.extend(frame(8, true, false, &payload));
+            write_pieces(&mut rig.worker, &said, pieces).await;
+            let last = read_frame(&mut rig.client).await.unwrap();
+            assert_eq!(last.payload, b"last words");
+            let told = read_frame(&mut rig.client).await.unwrap().close();
+            assert_eq!(
+                told,
+                (1011, format!("playhouse: {read} (session {})", rig.id))
+            );
+            assert_eq!(read_frame(&mut rig.worker).await.unwrap().close(), told);
+            let expected = Ended {
+                by: Party::Worker,
+                why: EndReason::WorkerLost,
+                code: Some(1011),
+            };
+            assert_eq!(rig.ended().await, expected);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_browser_that_ended_before_the_session_began_is_lost_too() {
+    let goodbye = frame(8, true, false, b"\x03\xe9Browser closed");
+    let mut rig = Rig::tcp_early(NO_LIMITS, Bytes::new(), goodbye.into()).await;
+    assert_eq!(read_frame(&mut rig.client).await.unwrap().close().0, 1011);
+    assert_eq!(rig.ended().await.why, EndReason::WorkerLost);
+}
+
+#[tokio::test]
+async fn what_a_client_has_done_wrong_is_not_the_loss_of_its_worker() {
+    for code in [1000u16, 1002, 1007, 1008, 1009, 4001] {
+        let mut rig = Rig::tcp(NO_LIMITS).await;
+        let goodbye = frame(8, true, false, &code.to_be_bytes());
+        rig.worker.write_all(&goodbye).await.unwrap();
+        assert_eq!(read_exactly(&mut rig.client, goodbye.len()).await, goodbye);
+        let expected = Ended {
+            by: Party::Worker,
+            why: EndReason::Closed,
+            code: Some(code),
+        };
+        assert_eq!(rig.ended().await, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_answers_a_goodbye_is_not_lost_whatever_it_says() {
+    let mut rig = Rig::tcp(NO_LIMITS).await;
+    let goodbye = frame(8, true, true, &1001u16.to_be_bytes());
+    rig.client.write_all(&goodbye).await.unwrap();
+    assert_eq!(read_frame(&mut rig.worker).await.unwrap().close().0, 1001);
+    let answer = frame(8, true, false, &1001u16.to_be_bytes());
+    rig.worker.write_all(&answer).await.unwrap();
+    assert_eq!(read_exactly(&mut rig.client, answer.len()).await, answer);
+    let ended = rig.ended().await;
+    assert_eq!((ended.by, ended.why), (Party::Client, EndReason::Closed));
+}
+
+#[tokio::test]
+async fn a_worker_lost_within_its_goodbye_is_told_to_the_client() {
+    let mut rig = Rig::tcp(NO_LIMITS).await;
+    let goodbye = frame(8, true, false, &1000u16.to_be_bytes());
+    rig.worker.write_all(&goodbye[..3]).await.unwrap();
+    rig.worker.shutdown().await.unwrap();
+    assert_eq!(read_frame(&mut rig.client).await.unwrap().close().0, 1011);
+    assert_eq!(rig.ended().await.why, EndReason::WorkerLost);
 }
 
 #[tokio::test]
