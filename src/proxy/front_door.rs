@@ -9,7 +9,7 @@
 use super::Grid;
 use super::client_address::{Preamble, forwarded_for, read_preamble};
 use super::connections::{Connection, Connections, TooMany, is_in};
-use super::head::Head;
+use super::head::{self, Head, HeadError};
 use super::head_reader::{HEAD_READ, HeadRead, read_head};
 use super::refusal::Refusal;
 use crate::config::Limits;
@@ -236,7 +236,8 @@ impl<A: Application> FrontDoor<A> {
                     return self.refuse(stream, &connection, refusal, &early).await;
                 }
             }
-            let query = match self.check(&mut early, &connection, behind_proxy, &limits) {
+            let checked = self.check(&mut early, &connection, behind_proxy, &limits);
+            let query = match checked.await {
                 Ok(query) => query,
                 Err(refusal) => return self.refuse(stream, &connection, refusal, &early).await,
             };
@@ -323,14 +324,15 @@ impl<A: Application> FrontDoor<A> {
     }
 
     /// Checks a whole head and makes it ready to go on; its query.
-    fn check(
+    async fn check(
         &self,
         bytes: &mut BytesMut,
         connection: &Connection,
         behind_proxy: bool,
         limits: &Limits,
     ) -> Result<Option<String>, Refusal> {
-        let head = Head::parse(bytes).map_err(Refusal::BadRequest)?;
+        let head = Head::parse(bytes)?;
+        let plain = head.plain;
         if head.names_its_page() || (self.on_loopback && head.may_come_from_page()) {
             let config = self.grid.config.load();
             if !head.is_for(&config.auth.allowed_hosts) {
@@ -344,14 +346,27 @@ impl<A: Application> FrontDoor<A> {
                 counted.map_err(Refusal::TooManyConnections)?;
             }
         }
-        Ok(head.edits().make(bytes))
+        let query = head.edits().make(bytes);
+        if !plain && !pingora_takes(bytes).await {
+            return Err(HeadError::NOT_HTTP.into());
+        }
+        Ok(query)
     }
 
     async fn refuse(&self, stream: Stream, connection: &Connection, refusal: Refusal, head: &[u8]) {
         self.grid.refused(&refusal, connection.client());
-        let playwright = Head::parse(head).is_ok_and(|head| head.playwright);
+        let playwright = head::is_from_playwright(head);
         send_last(stream, &refusal.to_http(playwright, &[])).await;
     }
+}
+
+/// Whether Pingora will take this head, which may be followed by other bytes. What it refuses it would
+/// answer by itself, in no shape of ours.
+async fn pingora_takes(bytes: &[u8]) -> bool {
+    let nothing: Stream = Box::new(io::Cursor::new(Vec::new()));
+    let mut request = ServerSession::new_http1(nothing);
+    request.set_pipelined_prefix(bytes.into());
+    request.read_request().await.is_ok_and(|is_whole| is_whole)
 }
 
 /// Waits for the first bytes of another request; `false` when none comes.

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 
 /// Most headers of a request: as many as Pingora takes.
-const MAX_HEADERS: usize = 256;
+pub const MAX_HEADERS: usize = 256;
 
 /// What a head says of its sender, and what of it has to be changed.
 #[derive(Debug, Default)]
@@ -22,7 +22,8 @@ pub struct Head<'a> {
     pub host: Option<&'a [u8]>,
     from_page: bool,
     websocket_key: bool,
-    pub playwright: bool,
+    /// Whether every reader of HTTP understands it alike.
+    pub plain: bool,
     pub forwarded_for: Vec<&'a [u8]>,
 }
 
@@ -31,15 +32,13 @@ impl Head<'_> {
     ///
     /// # Errors
     /// What is wrong with it, for its sender: Pingora would answer with a bare 400.
-    pub fn parse(bytes: &[u8]) -> Result<Head<'_>, &'static str> {
+    pub fn parse(bytes: &[u8]) -> Result<Head<'_>, HeadError> {
         let mut slots = [MaybeUninit::uninit(); MAX_HEADERS];
         let mut request = httparse::Request::new(&mut []);
         match request.parse_with_uninit_headers(bytes, &mut slots) {
             Ok(httparse::Status::Complete(_)) => {}
-            Err(httparse::Error::TooManyHeaders) => {
-                return Err("The request has too many headers.");
-            }
-            _ => return Err("This is no HTTP/1.1 request."),
+            Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooManyHeaders),
+            _ => return Err(HeadError::NOT_HTTP),
         }
         let mut head = Head::default();
         let target = request.path.unwrap_or_default();
@@ -48,17 +47,68 @@ impl Head<'_> {
             Some("OPTIONS") if target == "*" => head.star = Some(at),
             Some(method) if method != "CONNECT" && target.starts_with('/') => {}
             _ => {
-                return Err("The grid is no proxy for other addresses: ask for a path such as /.");
+                let what = "The grid is no proxy for other addresses: ask for a path such as /.";
+                return Err(HeadError::Malformed(what));
             }
         }
         let query = target.find('?');
         head.query = query.map(|query| at + query..at + target.len());
         for header in request.headers.iter() {
-            head.take(header.name, header.value)?;
+            let taken = head.take(header.name, header.value);
+            taken.map_err(HeadError::Malformed)?;
         }
-        check_framing(request.headers)?;
+        check_framing(request.headers).map_err(HeadError::Malformed)?;
+        let path = query.map_or(target, |query| &target[..query]);
+        head.plain = is_plain(path, head.host, request.headers);
         Ok(head)
     }
+}
+
+/// What is wrong with a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadError {
+    /// The text says it to its sender.
+    Malformed(&'static str),
+    /// More than [`MAX_HEADERS`].
+    TooManyHeaders,
+}
+
+impl HeadError {
+    pub const NOT_HTTP: HeadError = HeadError::Malformed("This is no HTTP/1.1 request.");
+}
+
+/// Whether a head has nothing about which two readers of HTTP could differ: those are shown to Pingora's
+/// first, which has rules of its own for addresses and for bodies.
+fn is_plain(path: &str, host: Option<&[u8]>, headers: &[httparse::Header<'_>]) -> bool {
+    let in_path = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~%*".contains(&byte);
+    let in_host = |byte: &u8| byte.is_ascii_alphanumeric() || b"-.".contains(byte);
+    let is_host = |host: &[u8]| {
+        let (name, port) = match host.iter().position(|byte| *byte == b':') {
+            Some(at) => (&host[..at], &host[at + 1..]),
+            None => (host, &b"0"[..]),
+        };
+        let port_is_short = (1..=4).contains(&port.len());
+        !name.is_empty()
+            && name.iter().all(in_host)
+            && port_is_short
+            && port.iter().all(u8::is_ascii_digit)
+    };
+    let has_body = |it: &httparse::Header<'_>| {
+        let name = it.name;
+        name.eq_ignore_ascii_case("transfer-encoding")
+            || name.eq_ignore_ascii_case("content-length")
+    };
+    path.bytes().all(in_path) && host.is_some_and(is_host) && !headers.iter().any(has_body)
+}
+
+/// Whether Playwright says that it has sent this, which may be no head that anybody understands.
+pub fn is_from_playwright(bytes: &[u8]) -> bool {
+    let mut lines = bytes.split(|byte| *byte == b'\n');
+    let agent = lines.find_map(|line| {
+        let (name, value) = line.split_at_checked(b"user-agent:".len())?;
+        name.eq_ignore_ascii_case(b"user-agent:").then_some(value)
+    });
+    agent.is_some_and(|agent| agent.trim_ascii().starts_with(b"Playwright/"))
 }
 
 /// The headers that decide where the request ends, as Pingora wants them.
@@ -89,7 +139,6 @@ impl<'a> Head<'a> {
             }
             6 if is("origin") => self.from_page = true,
             17 if is("sec-websocket-key") => self.websocket_key = true,
-            10 if is("user-agent") => self.playwright = value.starts_with(b"Playwright/"),
             15 if is("x-forwarded-for") => self.forwarded_for.push(value),
             _ => {}
         }
@@ -187,7 +236,10 @@ mod tests {
 
     #[test]
     fn what_cannot_be_understood_is_told() {
-        let wrong = |head: &str| Head::parse(head.as_bytes()).err().unwrap();
+        let wrong = |head: &str| match Head::parse(head.as_bytes()).err().unwrap() {
+            HeadError::Malformed(what) => what,
+            HeadError::TooManyHeaders => "too many",
+        };
         assert!(wrong("nonsense\r\n\r\n").contains("no HTTP"));
         assert!(wrong("GET http://other/ HTTP/1.1\r\n\r\n").contains("no proxy"));
         assert!(wrong("CONNECT other:443 HTTP/1.1\r\n\r\n").contains("no proxy"));
@@ -233,6 +285,47 @@ mod tests {
             assert!(!is_ours(host), "{host}");
         }
         assert!(Head::parse(b"GET / HTTP/1.0\r\n\r\n").unwrap().is_for(&[]));
+    }
+
+    #[test]
+    fn what_readers_of_http_may_differ_about_is_not_plain() {
+        let plain = |head: &str| Head::parse(head.as_bytes()).is_ok_and(|head| head.plain);
+        assert!(plain(
+            "GET /?token=a%2Bb&browser=firefox HTTP/1.1\r\nHost: grid-1.example:8080\r\n\r\n"
+        ));
+        assert!(plain(
+            "GET /v1/workers HTTP/1.0\r\nhost: 127.0.0.1\r\nX: any thing\r\n\r\n"
+        ));
+        for head in [
+            "GET / HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost:\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a@b\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a:65536\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n",
+            "GET /\\ HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET /# HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n",
+        ] {
+            assert!(!plain(head), "{head:?}");
+        }
+    }
+
+    #[test]
+    fn playwright_is_known_in_a_head_that_nobody_understands() {
+        assert!(is_from_playwright(
+            b"GET \x00\r\nUser-Agent: Playwright/1.65.1 (x)\r\n\r\n"
+        ));
+        assert!(is_from_playwright(
+            b"nonsense\nuser-agent:Playwright/1.65.1\n\n"
+        ));
+        assert!(!is_from_playwright(
+            b"GET / HTTP/1.1\r\nX-User-Agent: Playwright/1\r\n\r\n"
+        ));
+        assert!(!is_from_playwright(
+            b"GET / HTTP/1.1\r\nUser-Agent: curl Playwright/1\r\n\r\n"
+        ));
+        assert!(!is_from_playwright(b""));
     }
 
     proptest! {

@@ -155,7 +155,9 @@ async fn version(
     head: &RequestHeader,
     downstream: &Downstream,
 ) -> Result<Bytes, Refusal> {
-    let who = grid.identify(downstream.query.as_deref(), &head.headers)?;
+    let query = downstream.query.as_deref();
+    let who = grid.identify(query, &head.headers)?;
+    session_request::check_cdp(query)?;
     if let Some(refusal) = never_served(grid, &CDP_SEAT) {
         return Err(refusal);
     }

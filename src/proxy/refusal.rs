@@ -5,6 +5,7 @@
 //! cause first, then what to do; everybody else gets JSON.
 
 use super::connections::TooMany;
+use super::head::{HeadError, MAX_HEADERS};
 use crate::admission::tokens::QuotaUsedUp;
 use crate::fleet::{NoSeat, Shortage, WorkerAnswer};
 use crate::launch::{LaunchError, Permission};
@@ -70,6 +71,7 @@ pub enum Refusal {
     HeadTooLarge {
         max: usize,
     },
+    TooManyHeaders,
     /// A worker that works refused this very request.
     ByWorker(WorkerAnswer),
     /// There were seats, but none of their workers could be reached.
@@ -91,6 +93,15 @@ pub enum Refusal {
     /// The process has no descriptors left for another session, or the address too many
     /// connections.
     TooManyConnections(TooMany),
+}
+
+impl From<HeadError> for Refusal {
+    fn from(error: HeadError) -> Refusal {
+        match error {
+            HeadError::Malformed(what) => Refusal::BadRequest(what),
+            HeadError::TooManyHeaders => Refusal::TooManyHeaders,
+        }
+    }
 }
 
 impl From<QuotaUsedUp> for Refusal {
@@ -327,6 +338,11 @@ impl Refusal {
                 Status::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 "headers_too_large",
                 [&format!("The request head is larger than {max} bytes.")],
+            ),
+            Refusal::TooManyHeaders => RefusalResponse::new(
+                Status::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "headers_too_large",
+                [&format!("The request has more than {MAX_HEADERS} headers.")],
             ),
             Refusal::ByWorker(answer) => by_worker(answer),
             Refusal::NotDialled { tried } => RefusalResponse::new(
@@ -603,6 +619,7 @@ mod tests {
             Refusal::QueueFull { max_waiting: 1000 },
             Refusal::QuotaUsedUp { max_sessions: 20 },
             Refusal::HeadTooLarge { max: 65536 },
+            Refusal::TooManyHeaders,
             Refusal::ByWorker(WorkerAnswer::new(400, "<p>Missing Key</p>", "")),
             Refusal::ByWorker(WorkerAnswer::new(431, "", "")),
             Refusal::OutOf(Shortage::Descriptors),

@@ -124,6 +124,32 @@ pub fn read(
     })
 }
 
+/// Checks what the query of a client of the DevTools protocol says of its browser: there is one kind of
+/// it, and nobody who asks for another one is to get that in silence.
+///
+/// # Errors
+///
+/// With what is true.
+pub fn check_cdp(query: Option<&str>) -> Result<(), Refusal> {
+    if let Some(name) = parameter(query, "browser") {
+        let browser: Browser = name.parse().map_err(|_| Refusal::UnknownBrowser)?;
+        if browser != CDP_SEAT.browser {
+            return Err(Refusal::BadRequest(
+                "CDP drives Chromium only: leave ?browser= out, or use connect(\"ws://HOST:PORT/\").",
+            ));
+        }
+    }
+    if let Some(name) = parameter(query, "seat") {
+        let seat: SeatKind = name.parse().map_err(|_| Refusal::UnknownSeat)?;
+        if seat != CDP_SEAT.seat {
+            return Err(Refusal::BadRequest(
+                "A CDP session has a browser of its own: leave ?seat= out, or ask for ?seat=own.",
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// Reads the wish for a browser that is driven by the DevTools protocol.
 pub fn read_cdp(
     query: Option<&str>,
@@ -137,6 +163,7 @@ pub fn read_cdp(
             "This path speaks CDP: use connectOverCDP here, or connect(\"ws://HOST:PORT/\").",
         ));
     }
+    check_cdp(query)?;
     let allowed = &config.session.launch_options;
     let options = seat_choice::launch_options(query, headers, CDP_SEAT.browser, allowed)?;
     let not_served = || seat_choice::not_served(&options, "over CDP there are none");
