@@ -56,6 +56,9 @@ use up::Banner;
 
 /// Threads of the control plane: store, fleet, workers, signals. Sessions run on Pingora's.
 const CONTROL_THREADS: usize = 2;
+/// How long the threads that read `/proc` and disks stay unused: longer than from one heartbeat to the next. Where no
+/// more processes may be started, a worker could not measure its browsers without the ones that it has.
+const READERS_STAY: Duration = Duration::from_secs(600);
 /// How long the store may take to say goodbye.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between two looks whether the fleet is known.
@@ -145,6 +148,7 @@ fn begin(loaded: &Loaded) {
 fn block_on(serving: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
+        .thread_keep_alive(READERS_STAY)
         .thread_name("control")
         .enable_all()
         .build()

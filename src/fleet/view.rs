@@ -91,8 +91,8 @@ impl Fleet {
         if evicted {
             // It gives us a moment to tell the clients why.
             self.registry.end_on(&key, |id| match &end_reason {
-                Some(why) => Close::worker_condemned(id, why),
-                None => Close::worker_draining(id),
+                Some(why) => Close::worker_condemned(Some(id), why),
+                None => Close::worker_draining(Some(id)),
             });
         }
         match resolve {

@@ -110,24 +110,15 @@ impl Close {
         Close::new(Some(id), EndReason::Draining, None)
     }
 
-    /// The same for one worker, of a grid that goes on.
-    pub fn worker_draining(id: SessionId) -> Close {
+    /// The same for one worker, of a grid that goes on. A worker that says so itself knows no session.
+    pub fn worker_draining(id: Option<SessionId>) -> Close {
         let sentence = "the worker is draining and the drain timeout is over";
-        Close::saying(Some(id), EndReason::Draining, sentence)
-    }
-
-    /// The worker gives its browser up, and says why. Which session it is the proxy knows.
-    pub fn browser_broken(why: &str) -> Close {
-        Close::saying(None, EndReason::WorkerLost, why)
+        Close::saying(id, EndReason::Draining, sentence)
     }
 
     /// The worker ends its browser, for the reason that it gives.
-    pub fn worker_condemned(id: SessionId, why: &str) -> Close {
-        Close::saying(
-            Some(id),
-            EndReason::WorkerLost,
-            &format!("worker lost, {why}"),
-        )
+    pub fn worker_condemned(id: Option<SessionId>, why: &str) -> Close {
+        Close::saying(id, EndReason::WorkerLost, &format!("worker lost, {why}"))
     }
 
     /// The worker's server has ended the session by itself, in these `words`. Where a worker speaks for

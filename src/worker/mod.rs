@@ -3,7 +3,7 @@
 //!
 //! * `toolchain`: what a browser server is made of, and what is missing.
 //!   `recorder`: the part of it that records videos.
-//! * [`lifecycle`]: what to do next. Pure.
+//! * [`lifecycle`]: what to do next, by a `policy`. Pure.
 //! * `agent`: tells it what happens. `shell` carries out what it decides, with the help of
 //!   `process` (one server, started by a `plan`), `supervision` (its task) and `registration` (its record in the
 //!   store).
@@ -29,6 +29,7 @@ mod machine;
 mod memory;
 mod own;
 mod plan;
+mod policy;
 mod probe;
 mod process;
 mod progress;

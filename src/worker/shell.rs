@@ -2,12 +2,13 @@
 //! word to whoever watches.
 
 use super::agent::Shared;
-use super::lifecycle::{Generation, Input, Lifecycle, Output, Policy, Room};
+use super::gateway::Connections;
+use super::lifecycle::{Generation, Input, Lifecycle, Output};
 use super::machine::MemoryClaim;
+use super::policy::policy;
 use super::progress::Progress;
 use super::registration::{Desired, DesiredStatus, Registrar, Registration};
 use super::supervision::{DesiredServer, Supervision, Up};
-use crate::config::Config;
 use crate::model::{WorkerId, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
 use crate::store::{Event, Store};
 use std::collections::HashMap;
@@ -190,6 +191,9 @@ impl Shell {
                 self.set_desired(generation, |desired| desired.suspended = suspended);
             }
             Output::Evict(generation, why) => {
+                if let Some(connections) = self.connections(generation) {
+                    connections.close(why.as_deref());
+                }
                 if let Some(why) = &why {
                     let why = why.clone();
                     self.observe(generation, |id| Progress::Condemned { id, why });
@@ -210,6 +214,9 @@ impl Shell {
                 });
             }
             Output::Stop { generation, now } => {
+                if let Some(connections) = self.connections(generation) {
+                    connections.end();
+                }
                 let politely = DesiredServer::StopGracefully;
                 self.set_desired_server(
                     generation,
@@ -323,6 +330,12 @@ impl Shell {
         self.entries.spawn(registration.run());
     }
 
+    /// The sessions of a generation that is up.
+    fn connections(&self, generation: Generation) -> Option<&Connections> {
+        let up = self.lives.get(&generation)?.up.as_ref()?;
+        Some(&up.connections)
+    }
+
     /// What is wanted of its processes.
     fn set_desired_server(&self, generation: Generation, desired: DesiredServer) {
         if let Some(life) = self.lives.get(&generation) {
@@ -368,24 +381,5 @@ impl Shell {
 
     fn shutting_down(&self) -> bool {
         self.lifecycle.is_ending()
-    }
-}
-
-/// The rules in force, as the life cycle wants them.
-fn policy(config: &Config, start_over: bool, room: Room) -> Policy {
-    let limits = config.limits.of(config.worker_size());
-    let limit = limits.max_lifetime_sessions;
-    Policy {
-        mode: config.recycle.mode,
-        max_lifetime: (limit > 0).then_some(limit),
-        ceiling: config.recycle.ceiling_of(&limits),
-        max_memory: config.recycle.max_memory,
-        max_age: config.recycle.max_age,
-        max_failures: config.recycle.max_failures,
-        recycle_timeout: config.recycle.drain_timeout,
-        drain_timeout: config.worker.drain_timeout,
-        max_draining: config.recycle.max_draining,
-        room,
-        start_over,
     }
 }

@@ -127,15 +127,12 @@ impl Supervision {
         let shared = &self.shared;
         let toolchain = shared.toolchain.as_of_now();
         let warm = self.warm(toolchain.clone(), self.at_once).await?;
-        let Warm {
-            server,
-            prober,
-            took,
-        } = warm;
-        let browser_version = prober.as_ref().and_then(Prober::browser_version);
+        let took = warm.took;
+        let browser_version = warm.prober.as_ref().and_then(Prober::browser_version);
         let browser_version = browser_version.map(str::to_owned);
         let (path, upstream, processes, folder, started) = match shared.config.load().worker.seat {
             SeatKind::Shared => {
+                let Warm { server, prober, .. } = warm;
                 let address = server.address().clone();
                 let processes = Processes::Server(server.node());
                 let folder = server.folder().to_owned();
@@ -144,7 +141,7 @@ impl Supervision {
                 (path, Upstream::Server(address), processes, folder, started)
             }
             SeatKind::Own => {
-                let (pools, seats) = OwnPools::new(self, &toolchain, took, server);
+                let (pools, seats) = OwnPools::new(self, &toolchain, warm);
                 let processes = Processes::Own(seats.clone());
                 let folder = shared.machine.folder().to_owned();
                 let path = format!("/{:032x}", rand::random::<u128>());
@@ -297,6 +294,22 @@ impl Supervision {
             self.report(health).await;
             if is_broken {
                 return;
+            }
+        }
+    }
+
+    /// Checks a browser that nobody has until it is not well, and says why. Nobody is cut off by its end, so that it
+    /// is not asked twice.
+    pub async fn check_spare(&self, prober: &mut Prober, node: i32) -> String {
+        let [_, pause] = CHECK_INTERVAL;
+        loop {
+            tokio::time::sleep(pause).await;
+            let waited = run_delay(node).await;
+            match prober.check(SUSPECT_AFTER).await {
+                Ok(()) | Err(CheckError::NotUnderstood(_)) => {}
+                Err(CheckError::Suspect(_))
+                    if run_delay(node).await.saturating_sub(waited) > SUSPECT_AFTER / 2 => {}
+                Err(error) => return error.to_string(),
             }
         }
     }

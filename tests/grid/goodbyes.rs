@@ -4,7 +4,7 @@
 use super::operations::keys::register;
 use super::operations::reloads::in_force;
 use crate::support::{
-    Driver, FakePlaywright, Grid, Kind, Language, Middlebox, RedisServer, SessionView, eventually,
+    Driver, FakePlaywright, Grid, Kind, Language, Middlebox, RedisServer, eventually,
     eventually_equal, patient,
 };
 use nix::sys::signal::Signal;
@@ -101,43 +101,6 @@ async fn whoever_loses_a_session_reads_why() {
         let expected = "playhouse: the grid is shutting down (session ";
         assert!(error.contains(expected), "{error:?}");
     }
-}
-
-#[tokio::test]
-async fn whoever_is_on_a_browser_that_hangs_reads_why_and_nobody_else_notices() {
-    let redis = RedisServer::start().await;
-    let grid = Grid::new()
-        .redis(&redis)
-        .worker_process(&[])
-        .worker_process(&[])
-        .config("selection: { strategy: least_active }")
-        .start()
-        .await;
-    let [mut unlucky, mut lucky] = users(&grid.url());
-    unlucky.open("unlucky").await.unwrap();
-    let worker = grid.sessions().await[0].worker.clone();
-    lucky.open("lucky").await.unwrap();
-    let elsewhere = |seat: &SessionView| seat.worker != worker;
-    assert!(grid.sessions().await.iter().any(elsewhere));
-
-    let process = ["worker 0", "worker 1"]
-        .into_iter()
-        .find(|name| grid.log_of(name).contains(&worker))
-        .expect("one of them says that it is ready");
-    let tree = grid.process(process);
-    tree.of_kind(Kind::Browser)[0].signal(Signal::SIGSTOP);
-    let error = reads(&mut unlucky, "unlucky").await;
-    let expected = "playhouse: worker lost, the browser does not answer";
-    assert!(error.contains(expected), "{error:?}");
-    lucky.works("lucky").await.unwrap();
-    eventually_equal("workers that serve", 2, async || {
-        let workers = grid.workers().await;
-        workers
-            .iter()
-            .filter(|it| it.serves() && it.id != worker)
-            .count()
-    })
-    .await;
 }
 
 #[tokio::test]

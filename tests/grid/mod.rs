@@ -14,7 +14,9 @@
 //! * [`queue`]: more clients than seats.
 //! * [`kills`]: browsers, servers, workers and the grid itself die by SIGKILL.
 //! * [`stages`]: the same at each stage of a recycle.
+//! * [`confined`]: a grid that may do nothing, as in a container.
 //! * [`gateway`]: a worker's one port, and what is told there.
+//! * [`broken`]: browsers that are stopped, or cannot start a page any more.
 //! * [`goodbyes`]: every end that is ours, as its user reads it.
 //! * [`silence`]: sessions that say nothing, through what cuts silent connections.
 //! * [`answers`]: what the data port says to each kind of request.
@@ -39,8 +41,10 @@
 mod agents;
 mod answers;
 mod blame;
+mod broken;
 mod capacity;
 mod cdp;
+mod confined;
 mod dashboard;
 mod demand;
 mod front_door;

@@ -5,7 +5,7 @@ use super::eventually::eventually;
 use super::machine::{Room, Share, free_port, repository, room};
 use super::process::Tree;
 use super::proxy::Proxy;
-use super::{Authority, Certificate, FakePlaywright, RedisServer};
+use super::{Authority, Certificate, ControlGroup, FakePlaywright, RedisServer};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use sha2::{Digest, Sha256};
@@ -35,6 +35,7 @@ pub struct GridBuilder {
     admin_token: Option<String>,
     environment: Vec<(String, String)>,
     stderr: Option<File>,
+    workers_group: Option<PathBuf>,
 }
 
 /// A running grid. What a [`Proxy`] can be asked is asked of the first one.
@@ -121,6 +122,12 @@ impl GridBuilder {
     /// With Redis: one more `playhouse worker`, with these variables besides the grid's.
     pub fn worker_process(mut self, environment: &[(&str, &str)]) -> Self {
         self.worker_processes.push(owned(environment));
+        self
+    }
+
+    /// With Redis: its workers start within this group.
+    pub fn workers_in(mut self, group: &ControlGroup) -> Self {
+        self.workers_group = Some(group.door());
         self
     }
 
@@ -396,7 +403,10 @@ impl Grid {
             .iter()
             .filter(|it| it.name.starts_with("worker"))
             .count();
-        let mut command = self.program("worker");
+        let mut command = match &builder.workers_group {
+            None => self.program("worker"),
+            Some(door) => by_way_of(door, &self.program("worker")),
+        };
         command
             .env("PORT", "0")
             .envs(builder.environment())
@@ -510,6 +520,25 @@ impl Drop for Grid {
             assert!(left.is_empty(), "processes outlived their grid: {left:#?}");
         }
     }
+}
+
+/// The command, by way of a shell that enters a control group first and becomes it then.
+fn by_way_of(door: &Path, command: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", "echo $$ > \"$0\" && exec \"$@\""])
+        .arg(door)
+        .arg(command.get_program())
+        .args(command.get_args())
+        .current_dir(repository())
+        .env_clear()
+        .envs(
+            command
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
+        .stdin(Stdio::null());
+    shell
 }
 
 /// A configuration with more time for whatever a slow machine is late with, in each section that the

@@ -15,6 +15,7 @@
 //! * [`sentinels`]: two of those, and three sentinels that watch them.
 //! * [`original_worker`]: a worker that speaks the original's schema and nothing of ours.
 //! * [`visitors`]: many short sessions at once, of clients without a browser.
+//! * [`control_group`]: limits on what processes have together, as in a container.
 //! * [`process`]: who is a child of whom, and whether it is gone.
 //! * [`stock`]: what there is of everything, to find what is left behind.
 //! * [`eventually`]: waiting for something without sleeping for it.
@@ -27,6 +28,7 @@
 
 mod authority;
 mod books;
+mod control_group;
 mod crowd;
 mod eventually;
 mod fake_playwright;
@@ -50,13 +52,14 @@ mod websocket;
 
 pub use authority::{Authority, Certificate};
 pub use books::{Account, Books};
+pub use control_group::ControlGroup;
 pub use crowd::{Crowd, Sample, Visit};
 pub use eventually::{eventually, eventually_equal};
 pub use fake_playwright::{Behaviour, FakePlaywright};
 pub use grid::{Grid, GridBuilder, patient};
 pub use http::{Answer, get, raw, read_to_close};
 pub use kubernetes_api::KubernetesApi;
-pub use machine::{compiled, examples, free_port, repository, script, tools, version};
+pub use machine::{Share, compiled, examples, free_port, repository, room, script, tools, version};
 pub use middlebox::Middlebox;
 pub use original_worker::OriginalWorker;
 pub use playwright::{Driver, Language, run_client, run_example};

@@ -102,8 +102,8 @@ struct Open {
     next: u64,
     /// How to end each.
     stops: HashMap<u64, oneshot::Sender<Close>>,
-    /// Why nobody is let in.
-    closed: Option<String>,
+    /// What the sessions are told at the end; nobody is let in once it is known.
+    last_word: Option<Close>,
 }
 
 impl Connections {
@@ -112,24 +112,34 @@ impl Connections {
         self.lock().stops.len()
     }
 
-    /// Ends every session with code 1011 and `why`, which their users read, and lets nobody in any
-    /// more.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for whoever finds a browser broken")
-    )]
-    pub fn end(&self, why: &str) {
+    /// Lets nobody in from here on: the browser is broken, and `why`, or its time is up. Proxies end the sessions,
+    /// which they know by name. Those that they have not ended by [`end`](Connections::end), because they do not
+    /// hear of it, are told then.
+    pub fn close(&self, why: Option<&str>) {
+        let last_word = match why {
+            Some(why) => Close::worker_condemned(None, why),
+            None => Close::worker_draining(None),
+        };
+        self.lock().last_word.get_or_insert(last_word);
+    }
+
+    /// Ends whoever is still there after [`close`](Connections::close); without that, nobody. To be called
+    /// before the browser is ended: a session that is told reads why, and not that its connection broke.
+    pub fn end(&self) {
         let mut open = self.lock();
-        open.closed.get_or_insert_with(|| why.to_owned());
+        let Some(last_word) = open.last_word.clone() else {
+            return;
+        };
         for (_, stop) in open.stops.drain() {
             // A session that ended meanwhile needs no word.
-            stop.send(Close::browser_broken(why)).ok();
+            stop.send(last_word.clone()).ok();
         }
     }
 
     /// Why nobody is let in, when that is so.
     pub(super) fn closed(&self) -> Option<String> {
-        self.lock().closed.clone()
+        let open = self.lock();
+        open.last_word.as_ref().map(|it| it.reason().to_owned())
     }
 
     pub(super) fn upstream(&self) -> &Upstream {

@@ -167,13 +167,21 @@ async fn a_browser_that_is_given_up_says_why_to_its_sessions() {
     let mut on_well = dial(&gateway, "/well").await.unwrap();
     assert_eq!(hear(&mut on_broken).await, "broken at /inside");
     assert_eq!(hear(&mut on_well).await, "well at /inside");
-    route.connections().end("the browser hangs");
+    let connections = route.connections();
+    connections.end();
+    on_broken.send(Message::text("not yet")).await.unwrap();
+    assert_eq!(hear(&mut on_broken).await, "not yet");
+    connections.close(Some("the browser hangs"));
+    assert_eq!(dial(&gateway, "/broken").await.unwrap_err(), 503);
+    on_broken.send(Message::text("not yet")).await.unwrap();
+    assert_eq!(hear(&mut on_broken).await, "not yet");
+    connections.end();
     let Some(Ok(Message::Close(Some(close)))) = on_broken.next().await else {
         panic!("no Close");
     };
     assert_eq!(u16::from(close.code), 1011);
-    assert_eq!(close.reason.as_str(), "playhouse: the browser hangs");
-    assert_eq!(dial(&gateway, "/broken").await.unwrap_err(), 503);
+    let told = "playhouse: worker lost, the browser hangs";
+    assert_eq!(close.reason.as_str(), told);
     on_well.send(Message::text("still there")).await.unwrap();
     assert_eq!(hear(&mut on_well).await, "still there");
 }

@@ -137,6 +137,7 @@ async fn launch(
     state.nodes().insert(node);
     // Who has left meanwhile lets go of it at once.
     reply.send(Ok(OwnBrowser { way, held })).ok();
-    serve(server, holds, over).await;
+    // It has its session from the start.
+    serve(server, holds, over, std::future::pending()).await;
     state.nodes().remove(&node);
 }

@@ -21,6 +21,7 @@ pub use pool::Pool;
 pub use pools::{OwnPools, Processes};
 
 use super::address::ServerAddress;
+use super::probe::Prober;
 use super::process::{Launch, Server};
 use super::supervision::{Supervision, Warm};
 use super::toolchain::Toolchain;
@@ -52,17 +53,27 @@ pub struct OwnBrowser<W> {
     pub held: oneshot::Sender<()>,
 }
 
+/// A browser that is warm, and that nobody has yet.
+pub struct Fresh<W> {
+    server: Server,
+    way: W,
+    /// Checks it until somebody has it, where that leaves no trace.
+    prober: Option<Prober>,
+    /// How long its start took.
+    took: Duration,
+}
+
 /// What kind of browsers a pool has, by the way in which they are reached.
 pub trait Kind: Sized + Send + 'static {
     /// Whether some are kept warm although nobody has asked for one yet.
     const ALWAYS_WARM: bool;
 
-    /// Starts one that is warm; in its turn, unless `at_once`. Says how long that took.
+    /// Starts one that is warm; in its turn, unless `at_once`.
     fn start(
         supervision: Arc<Supervision>,
         toolchain: Toolchain,
         at_once: bool,
-    ) -> impl Future<Output = Result<(Server, Self, Duration), String>> + Send;
+    ) -> impl Future<Output = Result<Fresh<Self>, String>> + Send;
 }
 
 impl Kind for ServerAddress {
@@ -72,10 +83,9 @@ impl Kind for ServerAddress {
         supervision: Arc<Supervision>,
         toolchain: Toolchain,
         at_once: bool,
-    ) -> Result<(Server, Self, Duration), String> {
-        let Warm { server, took, .. } = supervision.warm(toolchain, at_once).await?;
-        let address = server.address().clone();
-        Ok((server, address, took))
+    ) -> Result<Fresh<Self>, String> {
+        let warm = supervision.warm(toolchain, at_once).await?;
+        Ok(Fresh::behind_server(warm))
     }
 }
 
@@ -86,7 +96,7 @@ impl Kind for Pipe {
         supervision: Arc<Supervision>,
         toolchain: Toolchain,
         at_once: bool,
-    ) -> Result<(Server, Self, Duration), String> {
+    ) -> Result<Fresh<Self>, String> {
         let permit = match at_once {
             true => None,
             false => Some(supervision.warm_up_permit().await),
@@ -102,9 +112,25 @@ impl Kind for Pipe {
         };
         let started = pipe::start(launch).await;
         drop(permit);
-        let (server, pipe) =
+        let (server, way) =
             started.map_err(|error| supervision.or_out_of_memory(error.to_string()))?;
-        Ok((server, pipe, began.elapsed()))
+        Ok(Fresh {
+            server,
+            way,
+            prober: None,
+            took: began.elapsed(),
+        })
+    }
+}
+
+impl Fresh<ServerAddress> {
+    fn behind_server(warm: Warm) -> Fresh<ServerAddress> {
+        Fresh {
+            way: warm.server.address().clone(),
+            server: warm.server,
+            prober: warm.prober,
+            took: warm.took,
+        }
     }
 }
 

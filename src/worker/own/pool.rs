@@ -1,8 +1,9 @@
 //! The task that has the browsers of one kind: starts and ends them, and gives them to who asks.
 
 use super::spares::{Advice, Spares, Stock};
-use super::{BACKLOG, KEPT_WARM, Kind, OwnBrowser, Reply, Seats, State, Supply};
+use super::{BACKLOG, Fresh, KEPT_WARM, Kind, OwnBrowser, Reply, Seats, State, Supply};
 use crate::worker::machine::MemoryClaim;
+use crate::worker::probe::Prober;
 use crate::worker::process::Server;
 use crate::worker::supervision::{DesiredServer, Supervision, reaches};
 use crate::worker::toolchain::Toolchain;
@@ -24,10 +25,12 @@ const MOST_FAILURES: u32 = 3;
 struct Idle<W> {
     number: u64,
     browser: OwnBrowser<W>,
+    /// Closed when the browser is at its end. It is checked until this is dropped.
+    unused: oneshot::Sender<()>,
 }
 
-/// Browsers on their way: with each, how long it took.
-type Starts<W> = JoinSet<Result<(Server, W, Duration), String>>;
+/// Browsers on their way.
+type Starts<W> = JoinSet<Result<Fresh<W>, String>>;
 
 /// The task that has the browsers of one kind.
 pub struct Pool<W> {
@@ -79,9 +82,9 @@ impl<W: Kind> Pool<W> {
 
     /// Keeps browsers, beginning with the first if there is one, until the worker is to end, and says
     /// why it ended. When it returns, nothing of them is left.
-    pub async fn run(mut self, first: Option<(Server, W)>) -> String {
-        if let Some((server, way)) = first {
-            self.keep(server, way);
+    pub async fn run(mut self, first: Option<Fresh<W>>) -> String {
+        if let Some(first) = first {
+            self.keep(first);
         }
         let mut desired = self.supervision.desired.clone();
         let mut tick = interval(TICK);
@@ -173,11 +176,11 @@ impl<W: Kind> Pool<W> {
     /// # Errors
     ///
     /// Browsers do not start here.
-    fn started(&mut self, started: Result<(Server, W, Duration), String>) -> Result<(), String> {
+    fn started(&mut self, started: Result<Fresh<W>, String>) -> Result<(), String> {
         match started {
-            Ok((server, way, took)) => {
-                self.spares.started(took);
-                self.keep(server, way);
+            Ok(fresh) => {
+                self.spares.started(fresh.took);
+                self.keep(fresh);
             }
             Err(why) => {
                 log::warn!(worker:% = self.supervision.key.id, why = why; "a spare browser did not start");
@@ -201,41 +204,65 @@ impl<W: Kind> Pool<W> {
     }
 
     /// Gives a warm browser to whoever waits, or keeps it.
-    fn keep(&mut self, server: Server, way: W) {
+    fn keep(&mut self, fresh: Fresh<W>) {
+        let Fresh {
+            server,
+            way,
+            prober,
+            ..
+        } = fresh;
         self.next += 1;
         let number = self.next;
         let (held, holds) = oneshot::channel();
         let browser = OwnBrowser { way, held };
-        self.nodes.insert(number, server.node());
-        self.state.nodes().insert(server.node());
-        let life = serve(server, holds, self.over.subscribe());
+        let node = server.node();
+        self.nodes.insert(number, node);
+        self.state.nodes().insert(node);
+        let (unused, used) = oneshot::channel();
+        let supervision = Arc::clone(&self.supervision);
+        let broken = broken_unused(supervision, prober, node, used);
+        let life = serve(server, holds, self.over.subscribe(), broken);
         self.browsers.spawn(async move {
             life.await;
             number
         });
-        self.idle.push_back(Idle { number, browser });
+        self.idle.push_back(Idle {
+            number,
+            browser,
+            unused,
+        });
         while let Some(reply) = self.waiting.pop_front() {
-            let Some(Idle { number, browser }) = self.idle.pop_front() else {
+            let Some(idle) = self.next_idle() else {
                 self.waiting.push_front(reply);
                 break;
             };
-            // Who has left meanwhile leaves it to the next.
-            if let Err(Ok(browser)) = reply.send(Ok(browser)) {
-                self.idle.push_front(Idle { number, browser });
-            }
+            self.give(idle, reply);
         }
+    }
+
+    /// The idle one that has been there longest, of those that are not at their end.
+    fn next_idle(&mut self) -> Option<Idle<W>> {
+        self.idle.retain(|idle| !idle.unused.is_closed());
+        self.idle.pop_front()
+    }
+
+    /// Who has left meanwhile leaves it to the next.
+    fn give(&mut self, idle: Idle<W>, reply: Reply<W>) {
+        if reply.is_closed() {
+            self.idle.push_front(idle);
+            return;
+        }
+        // From here on it is the client's alone; if that has left, it ends.
+        drop(idle.unused);
+        reply.send(Ok(idle.browser)).ok();
     }
 
     fn hand_over(&mut self, reply: Reply<W>) {
         let now = Instant::now();
         self.last_asked = Some(now);
         self.spares.asked(now);
-        match self.idle.pop_front() {
-            Some(Idle { number, browser }) => {
-                if let Err(Ok(browser)) = reply.send(Ok(browser)) {
-                    self.idle.push_front(Idle { number, browser });
-                }
-            }
+        match self.next_idle() {
+            Some(idle) => self.give(idle, reply),
             None => {
                 self.waiting.retain(|reply| !reply.is_closed());
                 self.waiting.push_back(reply);
@@ -265,16 +292,38 @@ impl<W: Kind> Pool<W> {
     }
 }
 
-/// One browser's life, to its end by itself, with its session, or with the worker.
+/// Checks a browser that nobody has yet, and returns why it is broken if it is.
+async fn broken_unused(
+    supervision: Arc<Supervision>,
+    prober: Option<Prober>,
+    node: i32,
+    mut used: oneshot::Receiver<()>,
+) -> String {
+    if let Some(mut prober) = prober {
+        tokio::select! {
+            why = supervision.check_spare(&mut prober, node) => return why,
+            _ = &mut used => {}
+        }
+    }
+    // `used` is closed by the browser's end alone, which is how the pool knows of that.
+    std::future::pending().await
+}
+
+/// One browser's life, to its end by itself, because it is `broken`, with its session, or with the worker.
 pub(super) async fn serve(
     mut server: Server,
     held: oneshot::Receiver<()>,
     mut over: watch::Receiver<bool>,
+    broken: impl Future<Output = String>,
 ) {
-    tokio::select! {
-        why = server.exited() => log::debug!(why = why; "a browser of one session is gone"),
-        _ = held => {}
-        _ = over.wait_for(|over| *over) => {}
+    {
+        let broken = std::pin::pin!(broken);
+        tokio::select! {
+            why = server.exited() => log::debug!(why = why; "a browser of one session is gone"),
+            why = broken => log::warn!(why = why; "a spare browser is broken, ending it"),
+            _ = held => {}
+            _ = over.wait_for(|over| *over) => {}
+        }
     }
     // Nobody is left who could want anything of it.
     server.stop(ready(())).await;

@@ -1,11 +1,10 @@
 //! The pools of a generation whose sessions have browsers of their own, and what is measured of it.
 
 use super::pipe::Pipe;
-use super::{Launches, OwnSeats, Pool, Seats};
+use super::{Fresh, Launches, OwnSeats, Pool, Seats};
 use crate::model::Browser;
 use crate::worker::address::ServerAddress;
-use crate::worker::process::Server;
-use crate::worker::supervision::Supervision;
+use crate::worker::supervision::{Supervision, Warm};
 use crate::worker::toolchain::Toolchain;
 use crate::worker::tree;
 use std::sync::Arc;
@@ -37,18 +36,17 @@ pub struct OwnPools {
     servers: Pool<ServerAddress>,
     launches: Launches,
     pipes: Option<Pool<Pipe>>,
-    first: Server,
+    first: Fresh<ServerAddress>,
 }
 
 impl OwnPools {
-    /// Pools whose browsers are made of `toolchain`, with the first one, which took so long to start; and
-    /// what the gateway gets of them.
+    /// Pools whose browsers are made of `toolchain`, with the first one, and what the gateway gets of them.
     pub fn new(
         supervision: &Arc<Supervision>,
         toolchain: &Toolchain,
-        took: Duration,
-        first: Server,
+        first: Warm,
     ) -> (OwnPools, OwnSeats) {
+        let took = first.took;
         let seats = Seats::new(Arc::clone(supervision));
         let (servers, of_servers) = Pool::new(Arc::clone(&seats), toolchain.clone(), took);
         let pipes = (toolchain.browser == Browser::Chromium)
@@ -65,15 +63,14 @@ impl OwnPools {
             servers,
             launches,
             pipes,
-            first,
+            first: Fresh::behind_server(first),
         };
         (pools, own)
     }
 
     /// Runs them until the worker is to end, or browsers do not start.
     pub async fn run(self) -> String {
-        let address = self.first.address().clone();
-        let servers = self.servers.run(Some((self.first, address)));
+        let servers = self.servers.run(Some(self.first));
         let pipes = async {
             if let Some(pipes) = self.pipes {
                 pipes.run(None).await;
