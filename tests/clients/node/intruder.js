@@ -70,6 +70,14 @@ async function main() {
   await attempt("API", "list the browsers' folders", list(await fresh(), FOLDERS));
   await attempt("API", "list its user's home", list(await fresh(), os.userInfo().homedir));
 
+  // By Node, in which the session's HTTP requests are made.
+  const requested = (url) => async () => {
+    const answer = await context.request.get(url, { timeout: PATIENCE });
+    return answer.ok() ? "answered" : "refused: " + answer.status();
+  };
+  await attempt("API", "`request.get` asks the admin port for sessions", requested(ADMIN + "/v1/sessions"));
+  await attempt("API", "`request.get` asks another worker for its path (`/json`)", requested(OTHER + "/json"));
+
   const download = async (path) => {
     const from = await fresh();
     await from.setContent('<a download="x" href="data:application/octet-stream,planted">x</a>');
@@ -121,6 +129,19 @@ async function main() {
     return uploaded(victim, path.basename(CONFIG));
   });
 
+  const navigated = (path) => async () => {
+    const victim = await fresh();
+    const session = await context.newCDPSession(victim);
+    const loaded = new Promise((resolve) => victim.once("load", resolve));
+    const { errorText } = await session.send("Page.navigate", { url: "file://" + path });
+    if (errorText) throw new Error(errorText);
+    await loaded;
+    const expression = "document.body.innerText";
+    const { result } = await session.send("Runtime.evaluate", { expression });
+    return result.value.trim() ? "read" : "refused: nothing in it";
+  };
+  await attempt("CDP", "`Page.navigate` to a secret beside the configuration", navigated(SECRET));
+
   const inside = await fresh();
   const fetched = (url) => async () => {
     const answer = await inside.goto(url, { timeout: PATIENCE });
@@ -128,6 +149,14 @@ async function main() {
   };
   await attempt("page", "ask the admin port for sessions", fetched(ADMIN + "/v1/sessions"));
   await attempt("page", "ask another worker for its path (`/json`)", fetched(OTHER + "/json"));
+  await attempt("page", "read a secret beside the configuration", async () => {
+    await inside.goto("file:///etc/hostname", { timeout: PATIENCE });
+    const read = await inside.evaluate(
+      (url) => fetch(url).then((answer) => answer.text()).catch(() => ""),
+      "file://" + SECRET,
+    );
+    return read ? "read" : "refused: no file of another page";
+  });
   await attempt("page", "connect to another worker's browser", async () => {
     await inside.goto("about:blank");
     const opened = await inside.evaluate(
