@@ -6,6 +6,7 @@ ARGS ?=
 SOAK_SECONDS ?= 3600
 RECYCLES ?= 100
 FAULTS_SECONDS ?= 1800
+BUDGET_SECONDS ?= 600
 FUZZ_SECONDS ?= 60
 STORM_CONNECTS ?= 1000000
 IDLE_SECONDS ?= 600
@@ -19,7 +20,7 @@ MIXED_SECONDS ?= 600
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chart setup lint bench overload capacity recycles own mixed soak storm idle simulate faults fuzz containers clean
+.PHONY: help run test check chart setup lint bench overload capacity recycles own mixed soak storm idle simulate faults gateway budget fuzz containers clean
 
 help: ## list the targets
 	@echo "usage: make TARGET"
@@ -97,6 +98,14 @@ simulate: ## the whole protocol under seeded faults in simulated time (SCHEDULES
 faults: ## real processes, their links cut, slowed and frozen, Redis killed and emptied: benches/results/faults.txt (FAULTS_SECONDS=1800; needs root)
 	@scripts/setup.sh test
 	$(CARGO) bench --locked --bench faults -- --seconds $(FAULTS_SECONDS) --output benches/results/faults.txt
+
+gateway: ## what a worker's gateway and seal cost a session: benches/results/gateway.txt
+	@scripts/setup.sh test
+	$(CARGO) bench --locked --bench worker -- cost --output benches/results/gateway.txt
+
+budget: ## browsers and memory of a worker beside long sessions, and in 720 MiB: benches/results/budget.txt (BUDGET_SECONDS=600; needs root)
+	@scripts/setup.sh test
+	$(CARGO) bench --locked --bench worker -- budget --seconds $(BUDGET_SECONDS) --output benches/results/budget.txt
 
 fuzz: ## frames, configuration and admin paths against any bytes (FUZZ_SECONDS=60; nightly Rust and cargo-fuzz)
 	cd fuzz && for target in frames config routes; do \
