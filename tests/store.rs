@@ -4,6 +4,7 @@
 //! * `model`: random interleavings from several proxies, against a model, on both.
 //! * `loss`: proxies that die, Redis that goes away, comes back empty, is paused or read-only.
 //! * `apart`: grids that share one Redis.
+//! * `changes`: what proxies are told of, and what they read when they were not.
 //! * `disturbed`: keys that somebody deleted, overwrote or put there by mistake.
 //! * `line`: who waits at which proxy, and who is served first.
 //! * `original`: a worker that registers by writing its hash by hand.
@@ -16,6 +17,8 @@ mod support;
 
 #[path = "store/apart.rs"]
 mod apart;
+#[path = "store/changes.rs"]
+mod changes;
 #[path = "store/disturbed.rs"]
 mod disturbed;
 #[path = "store/line.rs"]

@@ -96,7 +96,10 @@ impl Admin {
                     (StatusCode::SERVICE_UNAVAILABLE, "text/plain", why)
                 }
             },
-            Route::Workers => json(&views::workers(&self.grid)),
+            Route::Workers => {
+                self.grid.fleet.freshen().await;
+                json(&views::workers(&self.grid))
+            }
             Route::Sessions => json(&peers::all_sessions(&self.grid).await),
             Route::Capacity => self.capacity(query).await,
             Route::Events => json(&serde_json::json!({ "events": self.grid.events.list() })),

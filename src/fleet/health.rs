@@ -1,15 +1,14 @@
-//! Whether a worker's Playwright server answers at all: the question Pingora's health checks ask.
-//! Whether its upgrades work is another one ([`super::questions`]).
+//! Whether a worker's Playwright server answers at all. Whether its upgrades work is another question
+//! ([`super::trials`]).
+//!
+//! Workers say by themselves how they are, and each session shows whether its worker is reached. So
+//! a proxy asks but some of a large fleet in each round; Pingora's health checks ask all of them.
 
-use super::{DialFailure, Fleet, Obstacle, Shortage, Target, Unreachable};
-use crate::selection::worker_key;
+use super::{DialFailure, Fleet, Known, Obstacle, Shortage, Target, Unreachable};
 use crate::worker::PATH_HEADER;
-use async_trait::async_trait;
-use pingora::prelude::{Error, ErrorType};
-use pingora_load_balancing::Backend;
-use pingora_load_balancing::health_check::HealthCheck;
+use futures_util::{StreamExt, stream};
 use std::net::SocketAddr;
-use std::sync::Weak;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -17,11 +16,6 @@ use tokio::time::{Instant, timeout_at};
 
 /// How long a server may take to say that it is there.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
-/// Failures in a row after which a worker is out of selection. One may be a hiccup.
-const FAILURES_TO_UNHEALTHY: usize = 2;
-/// Successes after which it is back in.
-const SUCCESSES_TO_HEALTHY: usize = 1;
-
 /// Asks the worker's Playwright server for `GET /json`, which it answers itself, without touching
 /// the browser. A worker of Playhouse tells nothing there, except to those who show the path that
 /// they would send a session to: it answers whether that path leads somewhere. Behind TLS only the connection is tried: the certificate is the dial's business.
@@ -80,64 +74,73 @@ async fn probe_at(address: SocketAddr, target: &Target, until: Instant) -> Resul
     }
 }
 
-/// Pingora's health check of a worker.
-pub(super) struct PlaywrightAnswers {
-    pub fleet: Weak<Fleet>,
-}
+/// Workers that are asked at the same time: some may not answer.
+const AT_ONCE: usize = 256;
+/// Workers that are asked in one round: those that failed the last time or stand in the configuration, which have
+/// no other word, and of the others, which say by themselves how they are.
+const MOST_WITHOUT_A_WORD: usize = 1000;
+const MOST_OTHERS: usize = 100;
 
-impl PlaywrightAnswers {
-    fn is_unhealthy(&self, target: &Target) -> bool {
-        let fleet = self.fleet.upgrade();
-        fleet.is_some_and(|fleet| fleet.fails_checks(&target.key))
-    }
-}
-
-#[async_trait]
-impl HealthCheck for PlaywrightAnswers {
-    async fn check(&self, backend: &Backend) -> pingora::Result<()> {
-        let target = self
-            .fleet
-            .upgrade()
-            .and_then(|fleet| fleet.target(worker_key(backend)?));
-        // A worker that left meanwhile is nobody's problem.
-        let Some(target) = target else {
-            return Ok(());
-        };
-        let why = match probe(&target).await {
-            Ok(()) => return Ok(()),
-            Err(DialFailure::Worker(why)) => why,
-            // Nothing was learnt: it stays as it was.
-            Err(DialFailure::Ours(shortage)) if self.is_unhealthy(&target) => {
-                let error = format!("not asked, out of {shortage}");
-                return Err(Error::explain(ErrorType::InternalError, error));
+impl Fleet {
+    /// Asks workers whether they answer. Runs until it is dropped.
+    pub(super) async fn run_health_checks(self: Arc<Self>) {
+        loop {
+            let interval = self.config.load().selection.health_interval;
+            tokio::select! {
+                () = tokio::time::sleep(interval) => {}
+                // It may be shorter than it was.
+                () = self.interval_changed.notified() => continue,
             }
-            Err(DialFailure::Ours(_) | DialFailure::Client(_)) => return Ok(()),
+            let checks = stream::iter(self.due_checks());
+            checks
+                .for_each_concurrent(AT_ONCE, |target| self.check(target))
+                .await;
+        }
+    }
+
+    async fn check(&self, target: Arc<Target>) {
+        let outcome = match probe(&target).await {
+            Ok(()) => Ok(()),
+            Err(DialFailure::Worker(why)) => Err(why),
+            // Nothing was learnt: it stays as it was.
+            Err(DialFailure::Ours(_) | DialFailure::Client(_)) => return,
         };
-        let error = Error::explain(ErrorType::ConnectError, why.to_string());
-        if let Some(fleet) = self.fleet.upgrade() {
-            fleet.note_failed_check(&target, why);
-        }
-        Err(error)
+        self.note_check(&target, outcome);
     }
 
-    async fn health_status_change(&self, backend: &Backend, healthy: bool) {
-        if let Some((fleet, key)) = self.fleet.upgrade().zip(worker_key(backend)) {
-            fleet.set_answering(key, healthy);
+    /// The workers to ask in this round, those first that were not heard of for the longest time.
+    fn due_checks(&self) -> Vec<Arc<Target>> {
+        let mut known = self.known();
+        let (mut wordless, mut others) = (Vec::new(), Vec::new());
+        for worker in known.values_mut() {
+            if worker.fixed() || worker.obstacles.fails_checks() {
+                wordless.push(worker);
+            } else {
+                others.push(worker);
+            }
         }
+        let mut due = longest_unasked(wordless, MOST_WITHOUT_A_WORD);
+        due.extend(longest_unasked(others, MOST_OTHERS));
+        let now = Some(Instant::now());
+        let ask = |worker: &mut Known| {
+            worker.asked_at = now;
+            worker.target.clone()
+        };
+        due.into_iter().map(ask).collect()
     }
 
-    fn backend_summary(&self, backend: &Backend) -> String {
-        match worker_key(backend) {
-            Some(key) => format!("worker {key} at {}", backend.addr),
-            None => format!("{}", backend.addr),
+    /// A worker answered a session.
+    pub(super) fn note_answer(&self, target: &Target) {
+        if let Some(worker) = self.known().get_mut(&target.key) {
+            worker.asked_at = Some(Instant::now());
         }
     }
+}
 
-    fn health_threshold(&self, success: bool) -> usize {
-        if success {
-            SUCCESSES_TO_HEALTHY
-        } else {
-            FAILURES_TO_UNHEALTHY
-        }
+fn longest_unasked(mut workers: Vec<&mut Known>, most: usize) -> Vec<&mut Known> {
+    if workers.len() > most {
+        workers.select_nth_unstable_by_key(most, |worker| worker.asked_at);
+        workers.truncate(most);
     }
+    workers
 }

@@ -1,7 +1,7 @@
 //! What this proxy believes about the workers: who they are, whether they answer, how full they
 //! are.
 //!
-//! The belief is fed by the store's events and, slower, by reading the store whole; by health
+//! The belief is fed by the store's events and, where some may be missing, by reading the store; by health
 //! checks; and by what reservations and dials teach. It is written into the selection's index at
 //! once. The store decides who gets a seat; a belief that is behind costs one more trial, never
 //! a wrong seat.
@@ -74,6 +74,8 @@ pub struct Fleet {
     /// The store was read whole at least once.
     has_view: AtomicBool,
     store_up: AtomicBool,
+    /// When memory and signs of life were read last.
+    freshened: Mutex<Option<watch::Reading>>,
     /// Until when the shares may be spent; `None` for as long as it takes.
     shares_until: Mutex<Option<Instant>>,
 }
@@ -87,6 +89,8 @@ struct Known {
     suspicion: Suspicion,
     /// A task asks it what [`Known::suspicion`] wants to know.
     on_trial: bool,
+    /// When it was last asked whether it answers, or answered a session.
+    asked_at: Option<Instant>,
     /// It stands in this proxy's configuration.
     configured: bool,
     /// What this proxy may give of it while the store is away.
@@ -199,12 +203,8 @@ impl Fleet {
                     fleet.seat_given_back(worker);
                 }
             });
-            let mut backends = Backends::new(discovery);
-            backends.set_health_check(Box::new(health::PlaywrightAnswers {
-                fleet: fleet.clone(),
-            }));
             Fleet {
-                balancer: index.balancer(backends),
+                balancer: index.balancer(Backends::new(discovery)),
                 config,
                 store,
                 metrics,
@@ -218,6 +218,7 @@ impl Fleet {
                 interval_changed: Notify::new(),
                 has_view: AtomicBool::new(false),
                 store_up: AtomicBool::new(true),
+                freshened: Mutex::default(),
                 shares_until: Mutex::default(),
             }
         })

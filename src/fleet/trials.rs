@@ -1,5 +1,5 @@
 //! Dialling for clients, and asking workers of which something is held: the shell around
-//! [`super::standing`]. One task asks one worker, for as long as there is something to ask.
+//! [`super::suspicion`]. One task asks one worker, for as long as there is something to ask.
 
 use super::dial::{DialError, Dialled, Handshake, dial};
 use super::suspicion::{Suspicion, Trust};
@@ -43,6 +43,7 @@ impl Fleet {
         let error = match dialled {
             Ok(dialled) => {
                 self.update_suspicion(target, |suspicion, now| suspicion.session_served(now));
+                self.note_answer(target);
                 return Ok(dialled);
             }
             Err(error) => error,

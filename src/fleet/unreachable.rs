@@ -85,17 +85,30 @@ impl fmt::Display for Unreachable {
 pub(super) struct Obstacles {
     /// Its name was looked up in vain.
     pub name: Option<Unreachable>,
-    /// How the last health check that failed ended. One may be a hiccup.
-    pub last_check: Option<Unreachable>,
-    /// So many failed in a row that it counts.
-    pub unhealthy: bool,
+    /// How the last health check ended, if it failed, and how many did in a row.
+    failed: Option<(Unreachable, u32)>,
 }
+
+/// Failed checks in a row after which a worker is out of selection. One may be a hiccup.
+const FAILURES_TO_UNHEALTHY: u32 = 2;
 
 impl Obstacles {
     /// Why it is not reached, if it is not.
     pub fn first(&self) -> Option<&Unreachable> {
-        let check = self.last_check.as_ref().filter(|_| self.unhealthy);
-        self.name.as_ref().or(check)
+        let unhealthy = |it: &&(Unreachable, u32)| it.1 >= FAILURES_TO_UNHEALTHY;
+        let check = self.failed.as_ref().filter(unhealthy);
+        self.name.as_ref().or(check.map(|(why, _)| why))
+    }
+
+    /// A health check ended.
+    pub fn checked(&mut self, outcome: Result<(), Unreachable>) {
+        let before = self.failed.take().map_or(0, |(_, times)| times);
+        self.failed = outcome.err().map(|why| (why, before.saturating_add(1)));
+    }
+
+    /// Whether the last health check failed.
+    pub fn fails_checks(&self) -> bool {
+        self.failed.is_some()
     }
 }
 
@@ -106,15 +119,15 @@ mod tests {
     #[test]
     fn a_worker_is_reached_when_nothing_is_in_the_way_any_more() {
         let why = |obstacle| Unreachable::new(obstacle, "because");
-        let mut obstacles = Obstacles {
-            last_check: Some(why(Obstacle::Silent)),
-            ..Obstacles::default()
-        };
+        let mut obstacles = Obstacles::default();
+        obstacles.checked(Err(why(Obstacle::Silent)));
         assert_eq!(obstacles.first(), None, "one failed check is no reason");
-        obstacles.unhealthy = true;
-        assert_eq!(obstacles.first(), Some(&why(Obstacle::Silent)));
-        obstacles.unhealthy = false;
+        obstacles.checked(Err(why(Obstacle::Refused)));
+        assert_eq!(obstacles.first(), Some(&why(Obstacle::Refused)));
+        obstacles.checked(Ok(()));
         assert_eq!(obstacles.first(), None);
+        obstacles.checked(Err(why(Obstacle::Silent)));
+        assert_eq!(obstacles.first(), None, "they have to be in a row");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use super::suspicion::Suspicion;
 use super::unreachable::{Obstacles, Unreachable};
 use super::{Fleet, Known, Target};
-use crate::model::{Counts, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
+use crate::model::{Counts, WorkerKey, WorkerRecord, WorkerStatus};
 use crate::store::{Event, WorkerView};
 use crate::tunnel::Close;
 use std::collections::HashSet;
@@ -79,6 +79,7 @@ impl Fleet {
                         obstacles: Obstacles::default(),
                         suspicion: Suspicion::default(),
                         on_trial: false,
+                        asked_at: None,
                         configured,
                         share: None,
                         asked_to_recycle: false,
@@ -145,28 +146,12 @@ impl Fleet {
         self.publish(key);
     }
 
-    /// A health check failed; whether that is more than a hiccup comes with [`Fleet::set_answering`].
-    pub(super) fn note_failed_check(&self, target: &Arc<Target>, why: Unreachable) {
+    /// A health check ended.
+    pub(super) fn note_check(&self, target: &Arc<Target>, outcome: Result<(), Unreachable>) {
         self.change(target, |worker| {
-            worker.obstacles.last_check = Some(why);
+            worker.obstacles.checked(outcome);
             false
         });
-    }
-
-    /// Whether so many checks failed in a row that a worker is taken for unhealthy.
-    pub(super) fn fails_checks(&self, key: &WorkerKey) -> bool {
-        let known = self.known();
-        known.get(key).is_some_and(|it| it.obstacles.unhealthy)
-    }
-
-    /// The health checks changed their mind about a worker.
-    pub(super) fn set_answering(&self, key: &WorkerKey, answering: bool) {
-        if let Some(target) = self.target(key) {
-            self.change(&target, |worker| {
-                worker.obstacles.unhealthy = !answering;
-                false
-            });
-        }
     }
 
     /// Looks a worker's name up again.
@@ -255,9 +240,7 @@ fn log_unreachable(worker: &Known, why: &Unreachable) {
         log::warn!(worker:% = target.key, address = target.authority, error:% = why, likely;
             "worker is not reached from here");
     } else {
-        let silent_ms = unix_millis().saturating_sub(worker.record.last_heartbeat);
-        log::warn!(worker:% = target.key, address = target.authority, error:% = why, likely,
-            last_heartbeat_ms_ago = silent_ms;
+        log::warn!(worker:% = target.key, address = target.authority, error:% = why, likely;
             "worker is not reached from here, although it heartbeats");
     }
 }

@@ -1,5 +1,5 @@
-//! Keeping the belief true: the loop that listens to the store, reads it whole now and then, runs
-//! the health checks and keeps Pingora's balancer up to date.
+//! Keeping the belief true: the loop that listens to the store, reads it whole where it may have missed
+//! something, runs the health checks and keeps Pingora's balancer up to date.
 
 use super::{Fleet, policy};
 use crate::config::StaticWorker;
@@ -7,19 +7,42 @@ use crate::model::{Browser, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
 use crate::store::{Event, StoreError};
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 /// A fixed worker that has not answered for this many health checks falls off the books.
 const FIXED_TTL_CHECKS: u32 = 4;
 
+/// Between two readings of a whole fleet that others share, for what nobody thought of. A large one is read
+/// as often as takes one part in so many of the time.
+const READ_WHOLE: Duration = Duration::from_secs(300);
+const READING_SHARE: u32 = 200;
+
+/// The same for somebody who looks at it.
+const FRESHENING_SHARE: u32 = 20;
+
+/// Telling Pingora who is there may take one part of this process' time in so many and one.
+const DISCOVERY_SHARE: u32 = 9;
+
 /// Pause between two looks at the store's events. Each session makes some of them, and to be woken
 /// for every one would cost more than the session does.
 const EVENT_PAUSE: Duration = Duration::from_millis(2);
+
+/// A time at which the store was read whole.
+pub(super) struct Reading {
+    at: Instant,
+    took: Duration,
+}
+
+impl Reading {
+    fn is_old(&self) -> bool {
+        self.at.elapsed() > READ_WHOLE.max(self.took * READING_SHARE)
+    }
+}
 
 impl Fleet {
     /// Runs until `shutdown` turns true.
@@ -44,14 +67,16 @@ impl Fleet {
         let mut poll = interval(config.store.poll_interval);
         let mut reap = interval(config.store.reap_interval);
         drop(config);
+        // When it was read whole, and how long that took; none after something was missed.
+        let mut read = None;
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         reap.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 // The rare ones first: events may come without end.
                 biased;
-                _ = poll.tick() => self.refresh().await,
-                () = self.reconfigured.notified() => self.refresh().await,
+                _ = poll.tick() => self.refresh(&mut read).await,
+                () = self.reconfigured.notified() => self.refresh(&mut read).await,
                 _ = reap.tick() => {
                     if let Err(error) = self.store.reap().await {
                         log::debug!(error:% = error; "could not reap");
@@ -59,7 +84,9 @@ impl Fleet {
                 }
                 event = events.recv() => {
                     match event {
-                        Ok(Event::Resync) | Err(RecvError::Lagged(_)) => self.read_store().await,
+                        Ok(Event::Resync) | Err(RecvError::Lagged(_)) => {
+                            read = self.read_store().await;
+                        }
                         Ok(event) => self.apply_event(event),
                         Err(RecvError::Closed) => return,
                     }
@@ -72,21 +99,69 @@ impl Fleet {
         }
     }
 
-    async fn refresh(self: &Arc<Self>) {
+    /// What is done from time to time. `read` says when the store was read whole.
+    async fn refresh(self: &Arc<Self>, read: &mut Option<Reading>) {
         self.register_fixed().await;
-        self.read_store().await;
+        if !self.store.is_shared() || read.as_ref().is_none_or(Reading::is_old) {
+            *read = self.read_store().await;
+        }
         self.resolve_names();
         self.order_overdue();
     }
 
-    async fn read_store(self: &Arc<Self>) {
-        match self.store.fleet().await {
-            Ok(views) => {
-                self.note_store(true);
-                self.replace(views);
-            }
-            Err(_) => self.note_store(false),
+    /// Reads the store whole. `None` when it could not be read.
+    async fn read_store(self: &Arc<Self>) -> Option<Reading> {
+        let began = Instant::now();
+        let views = self.store.fleet().await;
+        self.note_store(views.is_ok());
+        self.replace(views.ok()?);
+        Some(Reading {
+            at: Instant::now(),
+            took: began.elapsed(),
+        })
+    }
+
+    /// Reads what nobody is told of, memory and last signs of life, for somebody who wants to see it.
+    /// Who asks again and again is shown what was read a moment ago.
+    pub async fn freshen(&self) {
+        if !self.store.is_shared() || !self.store_up() || !self.may_freshen() {
+            return;
         }
+        let began = Instant::now();
+        let Ok(views) = self.store.fleet().await else {
+            return;
+        };
+        *self.freshened() = Some(Reading {
+            at: Instant::now(),
+            took: began.elapsed(),
+        });
+        let mut known = self.known();
+        for view in views {
+            if let Some(worker) = known.get_mut(&view.record.key) {
+                worker.record.last_heartbeat = view.record.last_heartbeat;
+                worker.record.memory = view.record.memory;
+            }
+        }
+    }
+
+    /// Whether it is time to; nobody else does so then.
+    fn may_freshen(&self) -> bool {
+        let min_pause = self.config.load().store.poll_interval;
+        let mut last = self.freshened();
+        let took = last.as_ref().map_or(Duration::ZERO, |it| it.took);
+        let fresh = |it: &Reading| it.at.elapsed() < min_pause.max(took * FRESHENING_SHARE);
+        if last.as_ref().is_some_and(fresh) {
+            return false;
+        }
+        let at = Instant::now();
+        *last = Some(Reading { at, took });
+        true
+    }
+
+    fn freshened(&self) -> MutexGuard<'_, Option<Reading>> {
+        self.freshened
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// The configuration changed: limits and order take hold at once, workers that stand in it
@@ -101,25 +176,15 @@ impl Fleet {
     async fn run_discovery(self: Arc<Self>) {
         loop {
             self.membership.notified().await;
+            let began = Instant::now();
             if let Err(error) = self.balancer.update().await {
                 log::error!(error:% = error; "the balancer could not be updated");
             }
             self.queue.wake_all();
             // A new worker may have ended somebody's turn.
             self.order_overdue();
-        }
-    }
-
-    async fn run_health_checks(self: Arc<Self>) {
-        loop {
-            let interval = self.config.load().selection.health_interval;
-            tokio::select! {
-                () = tokio::time::sleep(interval) => {
-                    self.balancer.backends().run_health_check(true).await;
-                }
-                // It may be shorter than it was.
-                () = self.interval_changed.notified() => {}
-            }
+            // Those who come and go meanwhile are one change of a fleet that takes its time to be gone through.
+            tokio::time::sleep(began.elapsed() * DISCOVERY_SHARE).await;
         }
     }
 

@@ -3,8 +3,10 @@
 //! connection writes it to the store anew after every reconnect, and that is how a store that comes
 //! back empty becomes right again.
 
-use super::WorkerView;
-use crate::model::{Counts, SessionId, WorkerKey, WorkerRecord, WorkerStatus};
+mod heard;
+
+use crate::model::{SessionId, WorkerKey, WorkerRecord, WorkerStatus};
+use heard::Heard;
 use std::collections::{HashMap, HashSet};
 use tokio::time::Instant;
 
@@ -21,7 +23,7 @@ pub struct Ledger {
     /// Workers whose deregistration the store has not confirmed.
     departed: HashSet<WorkerKey>,
     /// What was last heard of each worker, to tell a store that came back empty.
-    heard: HashMap<WorkerKey, WorkerView>,
+    heard: HashMap<WorkerKey, Heard>,
     revision: u64,
 }
 
@@ -156,9 +158,9 @@ impl Ledger {
         true
     }
 
-    /// Whether the pending release of this session gives its lifetime back.
-    pub fn refund(&self, session: SessionId) -> bool {
-        self.releases.get(&session).copied().unwrap_or(false)
+    /// Whether the store has not confirmed yet that this session ended.
+    pub fn is_releasing(&self, session: SessionId) -> bool {
+        self.releases.contains_key(&session)
     }
 
     /// The store confirmed these releases.
@@ -334,48 +336,6 @@ impl Ledger {
 
     pub fn departed(&self) -> Vec<WorkerKey> {
         self.departed.iter().cloned().collect()
-    }
-
-    /// Counts that were heard, from wherever.
-    pub fn hear(&mut self, worker: &WorkerKey, counts: Counts) {
-        self.revision = self.revision.max(counts.revision);
-        if let Some(registration) = self.workers.get_mut(worker) {
-            registration.lifetime = registration.lifetime.max(counts.lifetime);
-            registration.active = counts.active;
-        }
-        if let Some(known) = self.heard.get_mut(worker)
-            && known.counts.revision <= counts.revision
-        {
-            known.counts = counts;
-        }
-    }
-
-    /// A worker registered, or its record changed.
-    pub fn learn(&mut self, view: &WorkerView) {
-        let worker = &view.record.key;
-        self.hear(worker, view.counts);
-        match self.heard.get_mut(worker) {
-            Some(known) => known.record = view.record.clone(),
-            None => {
-                self.heard.insert(worker.clone(), view.clone());
-            }
-        }
-    }
-
-    /// These workers are all there are.
-    pub fn learn_all(&mut self, fleet: &[WorkerView]) {
-        self.heard.clear();
-        for view in fleet {
-            self.learn(view);
-        }
-    }
-
-    pub fn forget(&mut self, worker: &WorkerKey) {
-        self.heard.remove(worker);
-    }
-
-    pub fn remembered(&self) -> Vec<WorkerView> {
-        self.heard.values().cloned().collect()
     }
 
     /// The highest revision heard of.

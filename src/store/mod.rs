@@ -118,6 +118,17 @@ pub enum Event {
     Reachable(bool),
 }
 
+impl Event {
+    /// The revision of the counts that it tells.
+    fn revision(&self) -> Option<u64> {
+        match self {
+            Event::Worker(view) => Some(view.counts.revision),
+            Event::Counts(_, counts) => Some(counts.revision),
+            _ => None,
+        }
+    }
+}
+
 /// What a worker learns from its own heartbeat.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HeartbeatReply {

@@ -75,12 +75,16 @@ fn backoff() -> impl Iterator<Item = Duration> {
 
 fn arrived(inner: &Inner, live: Live) {
     let epoch = live.epoch;
+    inner.listening.store(epoch, Ordering::Relaxed);
     inner.link.set(State::Live(live));
     if !inner.reachable.swap(true, Ordering::Relaxed) {
         log::info!(store = inner.address.as_str(), name = inner.proxy.as_str(); "the store answers");
         inner.emit(Event::Reachable(true));
     }
-    inner.emit(Event::Resync);
+    match inner.role {
+        StoreRole::Proxy => inner.missed.notify_one(),
+        StoreRole::Worker => inner.emit(Event::Resync),
+    }
     // What came in while the ledger was being written down.
     inner.outbox.notify_one();
     // Whoever is alive reaps, for however short a time it may be.
@@ -217,6 +221,7 @@ async fn hello(inner: &Inner, live: &mut Live, restarted: bool) -> RedisResult<S
 async fn restate(inner: &Inner, live: &mut Live) -> RedisResult<()> {
     if inner.role == StoreRole::Proxy {
         if inner.grid().known.as_ref() != Some(&live.grid) {
+            inner.revisions().forget();
             restore(inner, live).await?;
         }
         let leases = leases(inner, live).await?;
@@ -303,15 +308,25 @@ fn text(value: &Value) -> Option<&str> {
 
 fn message(inner: &Inner, epoch: u64, channel: &str, payload: &str) {
     if channel == inner.keys.events {
-        if inner.grid().stale() {
-            // Of a grid that does not know yet what this process remembers: its counts are too low.
+        let knows_us = inner.listening.load(Ordering::Relaxed) == epoch && !inner.grid().stale();
+        if !knows_us && wire::is_change(payload) {
+            // Of a grid that may not know yet what this process remembers: its counts are too low. What
+            // was told until then is read.
             return;
         }
-        if let Some(proxies) = wire::proxies(payload) {
-            inner.counted_proxies(proxies);
+        if let Some((before, last, changes)) = wire::changes(payload) {
+            changes
+                .filter_map(wire::event)
+                .for_each(|event| inner.hear(event));
+            inner.revisions().hear(before, last);
         } else if let Some(event) = wire::event(payload) {
-            inner.heard(&event);
-            inner.emit(event);
+            // Of a process of 0.1, which tells of each change by itself.
+            if let Some(revision) = event.revision() {
+                inner.revisions().hear(revision.saturating_sub(1), revision);
+            }
+            inner.hear(event);
+        } else if let Some(proxies) = wire::proxies(payload) {
+            inner.counted_proxies(proxies);
         } else if let Some(word) = peers::parse(payload) {
             inner.peer_queries.on_message(word, &inner.proxy);
         } else if let Some((proxy, granted)) = wire::grant(payload)

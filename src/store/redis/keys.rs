@@ -65,6 +65,10 @@ pub const SECRET: &str = "playhouse:secret";
 pub const USED: &str = "playhouse:used:";
 /// Counter that rises with every change of a worker's counts.
 pub const REVISION: &str = "playhouse:revision";
+/// Sorted set worker -> the revision of its last change, for proxies that missed the message.
+pub const CHANGED: &str = "playhouse:changed";
+/// Sorted set of the workers that left last -> the revision at which they did.
+pub const GONE: &str = "playhouse:gone";
 /// A random name that is lost together with everything else: how emptiness is noticed.
 pub const GRID: &str = "playhouse:grid";
 /// There while seats are kept for those who have not spoken since Redis came back empty or old.
@@ -144,6 +148,8 @@ impl Keys {
             ("lane", LANE),
             ("waiting", WAITING),
             ("revision", REVISION),
+            ("changed", CHANGED),
+            ("gone", GONE),
             ("pulse", PULSE),
             ("ghosts", GHOSTS),
             ("grid", GRID),
@@ -171,6 +177,8 @@ impl Keys {
             (PROXIES, "set"),
             (RECYCLES, "hash"),
             (REVISION, "string"),
+            (CHANGED, "zset"),
+            (GONE, "zset"),
             (PULSE, "hash"),
             (GRID, "string"),
             (SCAN, "string"),

@@ -4,13 +4,14 @@
 //! * `keys`: every key and channel. `lua/`: every change, as one atomic script each.
 //! * `connection`: what a connection is. `link`: the present one and calls on it. `keeper`: opens it, and after a loss opens it anew
 //!   and writes down again what this process answers for, which the [`ledger`](super::ledger) knows.
-//! * `presence`: who is there, as far as this process knows.
+//! * `presence`: who is there, as far as this process knows. `revisions`: up to where it was told of every change.
 //! * `upkeep`: signs of life, reaping, and the slow poll that repairs what was missed.
 //! * `clock`: when something was, by Redis' clock. `location`: what a URL says, Sentinel's too. `wire`: hashes, messages and answers, to and from the model.
 //!
 //! One connection serves calls and messages alike (RESP3), so that they arrive in order and one
 //! loss is one loss. `docs/redis.md` has the keys, the guarantees and the bounds.
 
+mod changes;
 mod clock;
 mod connection;
 mod keeper;
@@ -20,6 +21,7 @@ mod location;
 mod peers;
 mod permits;
 mod presence;
+mod revisions;
 mod scripts;
 mod seats;
 mod upkeep;
@@ -29,6 +31,8 @@ mod workers;
 use super::ledger::Ledger;
 use super::{Event, Grantee, StoreError, StoreOptions, StoreRole};
 use crate::model::WorkerKey;
+#[cfg(test)]
+use crate::tests::simulation::watch as rounds;
 use clock::ServerClock;
 use keeper::BATCH;
 use keys::Keys;
@@ -37,10 +41,13 @@ use location::Location;
 use peers::{PeerQueries, PeerQuery};
 use presence::Presence;
 use redis::{RedisResult, Script, ScriptInvocation};
+use revisions::Revisions;
 use scripts::Scripts;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
+#[cfg(not(test))]
+use tokio::sync::watch as rounds;
 use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -82,6 +89,10 @@ struct Inner {
     grid: Mutex<GridIdentity>,
     /// Wakes the task that tells Redis what could not be told at once.
     outbox: Notify,
+    /// Wakes the task that tells Redis of sessions that ended.
+    ended: Notify,
+    /// How the last call that did so ended.
+    release_rounds: rounds::Sender<Result<(), StoreError>>,
     /// Wakes the task that gives back what the dead left behind.
     reaping: Notify,
     /// Orders to recycle that were announced, to be looked up.
@@ -91,11 +102,16 @@ struct Inner {
     /// Hears of seats that others give to sessions of this proxy.
     grantee: OnceLock<Grantee>,
     epoch: AtomicU64,
+    /// The connection on which changes are heard: the last one that became live.
+    listening: AtomicU64,
     reachable: AtomicBool,
     said_away: AtomicBool,
     /// What came of the first attempt to connect: why this Redis can never serve, if it cannot.
     tried: watch::Sender<Option<Result<(), StoreError>>>,
     presence: Mutex<Presence>,
+    revisions: Mutex<Revisions>,
+    /// Wakes the task that reads what this process was not told of.
+    missed: Notify,
     /// By which clients of all proxies are told apart.
     clock: ServerClock,
 }
@@ -180,6 +196,7 @@ async fn serve(
     };
     let keep = keeper::keep(inner.clone());
     let deliver = upkeep::deliver(inner.clone());
+    let release = seats::tell_releases(inner.clone());
     let answer = peers::serve(inner.clone(), questions);
     let obey = upkeep::look_up_orders(inner.clone(), orders);
     let mend = upkeep::mend(inner.clone());
@@ -190,13 +207,14 @@ async fn serve(
                 let beat = upkeep::beat(inner.clone());
                 let reap = upkeep::reap_when_due(inner.clone());
                 let rounds = upkeep::rounds(inner.clone());
-                tokio::join!(beat, reap, rounds).0
+                let read = changes::catch_up_when_due(inner.clone());
+                tokio::join!(beat, reap, rounds, read).0
             }
             StoreRole::Worker => std::future::pending().await,
         }
     };
     tokio::select! {
-        _ = async { tokio::join!(keep, deliver, answer, obey, mend, duties) } => {}
+        _ = async { tokio::join!(keep, deliver, release, answer, obey, mend, duties) } => {}
         _ = stopped => inner.bye().await,
     }
 }
@@ -239,16 +257,21 @@ impl Inner {
             ledger: Mutex::default(),
             grid: Mutex::default(),
             outbox: Notify::new(),
+            ended: Notify::new(),
+            release_rounds: rounds::Sender::new(Ok(())),
             reaping: Notify::new(),
             announced,
             events: broadcast::channel(EVENT_BACKLOG).0,
             peer_queries,
             grantee: OnceLock::new(),
             epoch: AtomicU64::new(0),
+            listening: AtomicU64::new(0),
             reachable: AtomicBool::new(false),
             said_away: AtomicBool::new(false),
             tried: watch::Sender::new(None),
             presence: Mutex::new(Presence::new()),
+            revisions: Mutex::default(),
+            missed: Notify::new(),
             clock: ServerClock::new(Instant::now().into_std()),
         })
     }
@@ -283,13 +306,10 @@ impl Inner {
         self.events.send(event).ok();
     }
 
-    fn heard(&self, event: &Event) {
-        match event {
-            Event::Counts(worker, counts) => self.ledger().hear(worker, *counts),
-            Event::Worker(view) => self.ledger().learn(view),
-            Event::Gone(worker) => self.ledger().forget(worker),
-            _ => {}
-        }
+    fn revisions(&self) -> MutexGuard<'_, Revisions> {
+        self.revisions
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// A call of a script that is fenced and begins with identity, leases, proxy and epoch.

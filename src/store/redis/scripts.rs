@@ -35,10 +35,12 @@ macro_rules! scripts {
 
 scripts!(
     adopt,
+    announce,
     answer,
     ask,
     beat,
     bye,
+    changes,
     count_recycle,
     deregister,
     discover,
@@ -63,9 +65,22 @@ scripts!(
 
 const PRELUDE: &str = include_str!("lua/prelude.lua");
 
+/// The source of a script. What it changes is told at its end, whichever of its ends that is.
+fn source(names: &[(&str, String)], script: &str) -> String {
+    let plain = with_prelude(names, script);
+    if !has_word(&plain, "risen") {
+        return plain;
+    }
+    let telling = format!(
+        "local function script()\n\n{script}\nend\n\n\
+         local answer = script()\npublish_changes()\nreturn answer\n"
+    );
+    with_prelude(names, &telling)
+}
+
 /// A script behind those names of keys and those parts of the prelude that it needs. A part is what
 /// stands between empty lines; it may use those above it.
-fn source(names: &[(&str, String)], script: &str) -> String {
+fn with_prelude(names: &[(&str, String)], script: &str) -> String {
     let mut text = script.to_owned();
     for part in PRELUDE.split("\n\n").collect::<Vec<_>>().into_iter().rev() {
         if defined_by(part).any(|name| has_word(&text, name)) {
@@ -125,10 +140,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_a_script_changes_is_told_at_its_end() {
+        let told = source(
+            &[],
+            "if full then return 0 end\nchange(ARGV[1], 1, 1)\nreturn 1",
+        );
+        assert!(
+            told.ends_with("publish_changes()\nreturn answer\n"),
+            "{told}"
+        );
+        let read = source(&[], "return count(K.active, ARGV[1])");
+        assert!(!read.contains("publish_changes"), "{read}");
+    }
+
+    #[test]
     fn a_script_gets_what_it_uses_and_what_that_uses() {
         let keys = ["silent", "revision", "grid", "lifetime", "proxies"];
         let names = keys.map(|key| (key, format!("the {key}")));
-        let source = source(&names, "strike(ARGV[1])");
+        let source = with_prelude(&names, "strike(ARGV[1])");
         let all: Vec<&str> = defined_by(&source).collect();
         for name in [
             "call",

@@ -1,6 +1,6 @@
 //! Seats and the line for them, in Redis: each question is one script, with the ledger before and after it.
 
-use super::keeper::millis;
+use super::keeper::{BATCH, millis};
 use super::link::Live;
 use super::wire::LineAnswer;
 use super::{Inner, MAX_CANDIDATES, RedisStore, keys, wire};
@@ -8,6 +8,7 @@ use crate::model::{Browser, SessionId, Waiter, WorkerKey};
 use crate::store::{Candidate, Granted, Grantee, Reserved, SeatStore, Served, StoreError};
 use async_trait::async_trait;
 use redis::ScriptInvocation;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -149,14 +150,46 @@ impl RedisStore {
         Ok(reserved)
     }
 
-    /// Tells Redis of a session that ended. The ledger keeps it until Redis has confirmed.
+    /// Tells Redis of a session that ended, together with all others that end meanwhile. The ledger keeps
+    /// it until Redis has confirmed.
     async fn tell_release(&self, session: SessionId) -> Result<(), StoreError> {
         let inner = &*self.inner;
-        let refund = inner.ledger().refund(session);
-        let call = inner.release_call(&[(session, refund)]);
-        let _: u32 = inner.link.invoke(&call).await?;
-        inner.ledger().released([session]);
+        let mut rounds = inner.release_rounds.subscribe();
+        inner.ended.notify_one();
+        while inner.ledger().is_releasing(session) {
+            // The sender is ours: it cannot be gone.
+            rounds.changed().await.ok();
+            if let Err(error) = &*rounds.borrow_and_update() {
+                return Err(error.clone());
+            }
+        }
         Ok(())
+    }
+}
+
+/// Tells Redis of sessions that ended. One call is on its way at a time: what ends meanwhile goes with
+/// the next one.
+pub async fn tell_releases(inner: Arc<Inner>) {
+    loop {
+        inner.ended.notified().await;
+        loop {
+            let batch = inner.ledger().pending_releases(BATCH);
+            if batch.is_empty() {
+                break;
+            }
+            let call = inner.release_call(&batch);
+            let told = inner.link.invoke::<u32>(&call).await.map(|_| ());
+            let failed = told.is_err();
+            if !failed {
+                let sessions = batch.into_iter().map(|(session, _)| session);
+                inner.ledger().released(sessions);
+            }
+            drop(inner.release_rounds.send_replace(told));
+            if failed {
+                // They are told when there is a connection again.
+                break;
+            }
+        }
     }
 }
 

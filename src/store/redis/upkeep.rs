@@ -52,9 +52,10 @@ pub async fn beat(inner: Arc<Inner>) {
             .arg(millis(inner.proxy_ttl))
             .arg(inner.ledger().revision());
         let sent = Instant::now();
-        let told: RedisResult<(usize, u8, i64)> = beat.invoke_async(&mut live.connection).await;
+        let told: RedisResult<(usize, u8, i64, u64)> =
+            beat.invoke_async(&mut live.connection).await;
         match told {
-            Ok((proxies, due, showed)) => {
+            Ok((proxies, due, showed, revision)) => {
                 inner
                     .clock
                     .observe(sent.into_std(), Instant::now().into_std(), showed);
@@ -63,13 +64,17 @@ pub async fn beat(inner: Arc<Inner>) {
                 if due == 1 {
                     inner.reaping.notify_one();
                 }
+                // What was said before this answer has come before it.
+                if inner.revisions().misses(revision) {
+                    inner.missed.notify_one();
+                }
             }
             Err(error) => failed(&inner, &live, "beat", &error),
         }
     }
 }
 
-fn failed(inner: &Inner, live: &Live, what: &str, error: &redis::RedisError) {
+pub fn failed(inner: &Inner, live: &Live, what: &str, error: &redis::RedisError) {
     if error.code() == Some(WRONG_TYPE) {
         inner.link.damaged.notify_one();
     }
@@ -169,11 +174,19 @@ impl Round {
             .query_async(&mut live.connection)
             .await?;
         if taken.is_some() {
+            let began = Instant::now();
             // First: whatever else is wrong must not keep counters from being mended.
             self.sweep(inner, live).await?;
-            let began = Instant::now();
             self.discover(inner, live).await?;
+            inner.announce_differences(live).await?;
             self.took = began.elapsed();
+            let pause = self.took * SCAN_SHARE;
+            if pause > inner.poll_interval {
+                let mut taken = redis::cmd("SET");
+                taken.arg(inner.keys.name(keys::SCAN)).arg(&inner.proxy);
+                let taken = taken.arg("PX").arg(millis(pause));
+                let _: redis::Value = taken.query_async(&mut live.connection).await?;
+            }
         }
         Ok(())
     }
@@ -273,6 +286,14 @@ async fn reseat(inner: &Inner, live: &mut Live) -> RedisResult<()> {
     Ok(())
 }
 
+/// Between two batches of a fleet of so many workers, of which one began then: others want to use Redis, and
+/// this process its processor. A small fleet is looked through at once.
+pub async fn rest(workers: usize, began: Instant) {
+    if workers > BATCH * 5 {
+        tokio::time::sleep(began.elapsed() * SCAN_SHARE).await;
+    }
+}
+
 /// Runs a script that takes records and workers, batch by batch.
 async fn each(
     inner: &Inner,
@@ -282,11 +303,13 @@ async fn each(
 ) -> RedisResult<Vec<Vec<String>>> {
     let mut answers = Vec::new();
     for batch in workers.chunks(BATCH) {
+        let began = Instant::now();
         let mut call = script.prepare_invoke();
         for worker in batch {
             call.key(inner.keys.record(worker)).arg(worker.to_string());
         }
         answers.push(call.invoke_async(&mut live.connection).await?);
+        rest(workers.len(), began).await;
     }
     Ok(answers)
 }

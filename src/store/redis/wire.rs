@@ -114,7 +114,23 @@ struct Announcement {
     fields: HashMap<String, String>,
 }
 
-/// Reads a message of the events channel. The verbs are those of `prelude.lua`.
+/// Whether a message tells of changes.
+pub fn is_change(message: &str) -> bool {
+    ["= ", "c ", "w ", "g "]
+        .iter()
+        .any(|verb| message.starts_with(verb))
+}
+
+/// Reads a message of changes, as `prelude.lua` writes it: behind which revision they begin, their last
+/// revision, and a line for each.
+pub fn changes(message: &str) -> Option<(u64, u64, impl Iterator<Item = &str>)> {
+    let mut lines = message.strip_prefix("= ")?.split('\n');
+    let (before, last) = lines.next()?.split_once(' ')?;
+    let range = (before.parse().ok()?, last.parse().ok()?);
+    Some((range.0, range.1, lines))
+}
+
+/// Reads one change. The verbs are those of `prelude.lua`.
 pub fn event(message: &str) -> Option<Event> {
     let (verb, rest) = message.split_once(' ')?;
     match verb {
@@ -366,6 +382,17 @@ mod tests {
             address("10.0.0.3")
         );
         assert_eq!(advertised(None, foreign), None);
+    }
+
+    #[test]
+    fn a_message_of_changes_has_a_line_for_each() {
+        let told = changes("= 4 7\nc 1 2 5 chromium:a\ng 7 chromium:b");
+        let (before, last, lines) = told.unwrap();
+        let events: Vec<Event> = lines.filter_map(event).collect();
+        assert_eq!((before, last, events.len()), (4, 7, 2));
+        assert_eq!(changes("= 4 7\n").unwrap().2.filter_map(event).count(), 0);
+        assert!(changes("c 1 2 5 chromium:a").is_none());
+        assert!(changes("= 4\n").is_none());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The register of workers in Redis: who is there, each one's signs of life, and what is asked of it.
 
-use super::keeper::{BATCH, millis};
+use super::keeper::millis;
 use super::link::Live;
 use super::{Inner, RedisStore, keys, upkeep, wire};
 use crate::model::{Counts, RecycleReason, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
@@ -13,40 +13,10 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
-/// One worker as `fleet.lua` returns it.
-type Row = (String, u32, u32, HashMap<String, String>);
-
 #[async_trait]
 impl WorkerStore for RedisStore {
     async fn fleet(&self) -> Result<Vec<WorkerView>, StoreError> {
-        let inner = &*self.inner;
-        let grid = inner.keys.name(keys::GRID);
-        let names: Vec<String> = inner
-            .link
-            .script(|live| {
-                let mut call = inner.scripts.index.key(&grid);
-                call.arg(&*live.grid);
-                call
-            })
-            .await?;
-        let workers: Vec<WorkerKey> = names.iter().filter_map(|name| name.parse().ok()).collect();
-        let mut fleet = Vec::with_capacity(workers.len());
-        for batch in workers.chunks(BATCH) {
-            let (revision, rows): (u64, Vec<Row>) = inner
-                .link
-                .script(|live| {
-                    let mut call = inner.scripts.fleet.key(&grid);
-                    call.arg(&*live.grid);
-                    for worker in batch {
-                        call.key(inner.keys.record(worker)).arg(worker.to_string());
-                    }
-                    call
-                })
-                .await?;
-            fleet.extend(rows.into_iter().filter_map(|row| view(revision, row)));
-        }
-        inner.ledger().learn_all(&fleet);
-        Ok(fleet)
+        self.inner.fleet().await
     }
 
     async fn order_recycle(&self, worker: &WorkerKey, ttl: Duration) -> Result<(), StoreError> {
@@ -229,17 +199,4 @@ impl Inner {
         call.arg(worker.to_string());
         call
     }
-}
-
-fn view(revision: u64, (worker, active, lifetime, fields): Row) -> Option<WorkerView> {
-    let Some(record) = wire::record(worker.parse().ok()?, &fields) else {
-        log::debug!(worker = worker.as_str(); "a worker's record makes no sense");
-        return None;
-    };
-    let counts = Counts {
-        active,
-        lifetime,
-        revision,
-    };
-    Some(WorkerView { record, counts })
 }

@@ -381,6 +381,18 @@ impl Database {
                 });
                 Reply::Array(replies.collect())
             }
+            "ZREMRANGEBYRANK" => {
+                let count = self.sorted(key)?.map_or(0, BTreeMap::len) as i64;
+                let rank = |text: &str| whole(text).map(|it| if it < 0 { it + count } else { it });
+                let (from, to) = (rank(args[1])?, rank(args[2])?);
+                let all = ranked(self.sorted(key)?).into_iter().enumerate();
+                let chosen = all.filter(|(at, _)| (from..=to).contains(&(*at as i64)));
+                let chosen: Vec<String> = chosen.map(|(_, (member, _))| member).collect();
+                for member in &chosen {
+                    self.sorted_mut(key)?.remove(member);
+                }
+                Reply::Int(chosen.len() as i64)
+            }
             "ZRANGEBYSCORE" | "ZCOUNT" | "ZREMRANGEBYSCORE" => {
                 let (least, most) = (bound(args[1])?, bound(args[2])?);
                 let limit = match args.get(3) {

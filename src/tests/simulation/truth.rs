@@ -345,6 +345,8 @@ impl Truth {
                 .is_none_or(|back| now - back >= GRACE.min(self.ttl));
             if (silent && judged) || forgotten {
                 running.outlived |= running.leased || state.wiped.is_some();
+                // It is its proxy's again when that has written it down anew, some moments after it is heard.
+                running.leased = false;
             } else if running.leased && *caller != running.proxy {
                 let text = format!(
                     "{caller} took the seat of a session of {}, which was heard {:?} ago",

@@ -2,7 +2,7 @@
 --
 -- KEYS  1: the proxy's identity
 -- ARGV  1: proxy, 2: epoch, 3: TTL of the identity in ms, 4: the highest revision it has seen
--- Returns {proxies alive, 1 if there is something to reap, this clock in us}; FENCED
+-- Returns {proxies alive, 1 if there is something to reap, this clock in us, revision}; FENCED
 -- Atomic because an identity that expired, or that a newer connection owns, must not be extended.
 
 if fenced(ARGV[1], ARGV[2]) then return FENCED end
@@ -17,4 +17,4 @@ end
 local alive, dead = count_proxies()
 local overdue = call('ZCOUNT', K.workers, '-inf', now())
 local due = dead + overdue > 0 or ghosts_due()
-return { alive, due and 1 or 0, micros() }
+return { alive, due and 1 or 0, micros(), revision_now() }

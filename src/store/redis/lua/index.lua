@@ -2,7 +2,7 @@
 --
 -- KEYS  1: the name of the grid
 -- ARGV  1: the name the caller knows
--- Returns the workers; FENCED
+-- Returns {revision, workers}; FENCED
 -- Atomic because an empty list and a Redis that was emptied have to be told apart.
 
 if call('GET', KEYS[1]) ~= ARGV[1] then return FENCED end
@@ -19,4 +19,4 @@ if call('HLEN', K.active) > #workers then
     end
   end
 end
-return workers
+return { revision_now(), workers }

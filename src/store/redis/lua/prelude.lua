@@ -44,8 +44,13 @@ local function add(hash, worker, by)
   return whole(value) or mended(hash, worker, nil)
 end
 
+-- What this call changes, for the others: behind which revision its own begin and which is its last,
+-- what is to be said, at which line the counts of a worker stand, and of each worker that has changed or
+-- is gone the last revision.
+local risen = { lines = {}, counts_at = {}, changed = {}, gone = {} }
+
 local function revision_now()
-  return tonumber(call('GET', K.revision)) or 0
+  return risen.last or tonumber(call('GET', K.revision)) or 0
 end
 
 -- How long seats are kept for those who held them before Redis came back empty or old, in ms.
@@ -60,23 +65,30 @@ local function begin_anew(grid)
 end
 
 -- The next revision. It begins with the time, so that a counter that was lost goes on above any
--- value that was ever seen.
+-- value that was ever seen. Those that follow in this call are written down at its end.
 local function rise()
+  if risen.last then
+    risen.last = risen.last + 1
+    return risen.last
+  end
   local revision = redis.pcall('INCR', K.revision)
   if type(revision) ~= 'number' or revision < 1000000000000 then
     revision = now()
     call('SET', K.revision, revision)
     if call('EXISTS', K.grid) == 0 then begin_anew(table.concat(call('TIME'))) end
   end
+  risen.before, risen.last = revision - 1, revision
   return revision
 end
 
--- Changes both counters of a worker on the books and tells the proxies.
+-- Changes both counters of a worker on the books. However often a call does so, the proxies are told once.
 local function change(worker, active, lifetime)
   local a = add(K.active, worker, active)
   local l = add(K.lifetime, worker, lifetime)
   local revision = rise()
-  call('PUBLISH', K.events, 'c ' .. a .. ' ' .. l .. ' ' .. revision .. ' ' .. worker)
+  local at = risen.counts_at[worker] or #risen.lines + 1
+  risen.counts_at[worker], risen.changed[worker] = at, revision
+  risen.lines[at] = 'c ' .. a .. ' ' .. l .. ' ' .. revision .. ' ' .. worker
   return a, l, revision
 end
 
@@ -103,8 +115,43 @@ local function announce(worker)
   local a, l = count(K.active, worker), count(K.lifetime, worker)
   local revision = rise()
   local body = cjson.encode({ worker = worker, fields = fields })
-  call('PUBLISH', K.events, 'w ' .. a .. ' ' .. l .. ' ' .. revision .. ' ' .. body)
+  risen.lines[#risen.lines + 1] = 'w ' .. a .. ' ' .. l .. ' ' .. revision .. ' ' .. body
+  risen.changed[worker] = revision
   return a, l, revision
+end
+
+-- Tells the proxies that a worker is gone.
+local function announce_gone(worker)
+  local revision = rise()
+  risen.lines[#risen.lines + 1] = 'g ' .. revision .. ' ' .. worker
+  risen.gone[worker], risen.changed[worker] = revision, nil
+end
+
+-- How many of the workers that are gone are remembered, the last ones, for proxies that missed it.
+local GONE_REMEMBERED = 10000
+
+local function note_revisions(key, workers)
+  local scores = {}
+  for worker, revision in pairs(workers) do
+    scores[#scores + 1] = revision
+    scores[#scores + 1] = worker
+  end
+  if #scores > 0 then call('ZADD', key, unpack(scores)) end
+end
+
+-- Ends a call that changed something: one message says all of it, and for those who miss that it is noted
+-- which workers have changed. `scripts.rs` puts this behind each script that needs it.
+local function publish_changes()
+  if not risen.last then return end
+  if risen.last > risen.before + 1 then call('SET', K.revision, risen.last) end
+  note_revisions(K.changed, risen.changed)
+  if next(risen.gone) then
+    for worker in pairs(risen.gone) do call('ZREM', K.changed, worker) end
+    note_revisions(K.gone, risen.gone)
+    call('ZREMRANGEBYRANK', K.gone, 0, -GONE_REMEMBERED - 1)
+  end
+  local range = '= ' .. risen.before .. ' ' .. risen.last
+  call('PUBLISH', K.events, range .. '\n' .. table.concat(risen.lines, '\n'))
 end
 
 -- A new worker takes the place of one that had its turn to recycle and is gone.
@@ -154,9 +201,7 @@ local function strike(worker)
   call('DEL', K.worker .. worker, K.command .. worker)
   call('HDEL', K.active, worker)
   call('HDEL', K.lifetime, worker)
-  if known == 1 then
-    call('PUBLISH', K.events, 'g ' .. rise() .. ' ' .. worker)
-  end
+  if known == 1 then announce_gone(worker) end
 end
 
 -- Gives back the seat that a proxy's session holds; false if it holds none.

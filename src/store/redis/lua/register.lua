@@ -4,14 +4,32 @@
 -- ARGV  1: worker, 2: TTL in ms, 3: the lifetime that the worker remembers, and behind a blank
 --       its active sessions if it remembers them, then field, value, ...
 -- Returns {active, lifetime, revision}
+-- A record that says what it said before is not announced: who keeps it alive by writing it again
+-- wakes nobody.
 -- Atomic because the record must not be seen without its TTL (that is a dead worker) or without
 --       its counters.
 
+local function said()
+  local flat, fields = redis.pcall('HGETALL', KEYS[1]), {}
+  for i = 1, #flat, 2 do
+    -- Those two move all the time, and nobody decides by them.
+    if flat[i] ~= 'lastHeartbeat' and flat[i] ~= 'memory' then fields[flat[i]] = flat[i + 1] end
+  end
+  return fields
+end
+
+local before, booked = said(), on_the_books(ARGV[1])
 call('DEL', KEYS[1])
 call('HSET', KEYS[1], unpack(ARGV, 4))
 call('PEXPIRE', KEYS[1], ARGV[2])
 local lifetime, active = ARGV[3]:match('^(%d+) ?(%d*)$')
-local more, booked = remember_seats(ARGV[1], tonumber(active) or 0), on_the_books(ARGV[1])
+local more = remember_seats(ARGV[1], tonumber(active) or 0)
 enter(ARGV[1], tonumber(ARGV[2]), tonumber(lifetime))
 if booked and more > 0 then change(ARGV[1], more, 0) end
-return { announce(ARGV[1]) }
+local news = not booked
+for name, value in pairs(said()) do
+  news = news or before[name] ~= value
+  before[name] = nil
+end
+if news or next(before) then return { announce(ARGV[1]) } end
+return { count(K.active, ARGV[1]), count(K.lifetime, ARGV[1]), revision_now() }
