@@ -74,6 +74,8 @@ pub struct Fleet {
     /// The store was read whole at least once.
     has_view: AtomicBool,
     store_up: AtomicBool,
+    /// A worker was forgotten that the store has not said to be gone.
+    forgot: AtomicBool,
     /// When memory and signs of life were read last.
     freshened: Mutex<Option<watch::Reading>>,
     /// Until when the shares may be spent; `None` for as long as it takes.
@@ -218,6 +220,7 @@ impl Fleet {
                 interval_changed: Notify::new(),
                 has_view: AtomicBool::new(false),
                 store_up: AtomicBool::new(true),
+                forgot: AtomicBool::new(false),
                 freshened: Mutex::default(),
                 shares_until: Mutex::default(),
             }

@@ -121,6 +121,8 @@ impl Fleet {
         let open = self.known().get(key).is_some_and(Known::open);
         if open {
             self.forget(key);
+            // Nobody may tell of it again: the next look reads who is there.
+            self.forgot.store(true, Ordering::Relaxed);
         }
     }
 

@@ -7,6 +7,7 @@ use crate::model::{Browser, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
 use crate::store::{Event, StoreError};
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
@@ -102,7 +103,9 @@ impl Fleet {
     /// What is done from time to time. `read` says when the store was read whole.
     async fn refresh(self: &Arc<Self>, read: &mut Option<Reading>) {
         self.register_fixed().await;
-        if !self.store.is_shared() || read.as_ref().is_none_or(Reading::is_old) {
+        let forgot = self.forgot.swap(false, Ordering::Relaxed);
+        let due = forgot || read.as_ref().is_none_or(Reading::is_old);
+        if due || !self.store.is_shared() {
             *read = self.read_store().await;
         }
         self.resolve_names();

@@ -47,7 +47,7 @@ impl Inner {
     /// Reads what has changed since this process was told of everything, and tells it as the messages would
     /// have done.
     async fn catch_up(&self, live: &mut Live) -> RedisResult<()> {
-        let Some(since) = self.revisions().told() else {
+        let Some(since) = self.revisions().known_up_to() else {
             self.emit(Event::Resync);
             return Ok(());
         };
@@ -120,7 +120,7 @@ impl Inner {
             fleet.extend(views(rows).1);
         }
         self.ledger().learn_all(&fleet, begun);
-        let first = self.revisions().told().is_none();
+        let first = self.revisions().known_up_to().is_none();
         if first {
             // Whatever came later was told.
             self.caught_up(epoch, begun);
@@ -150,7 +150,7 @@ impl Inner {
     /// Compares the whole fleet with what was told, and has told to everybody what is not the same: what
     /// workers of the original, or people, wrote by themselves. One proxy does so for all.
     pub async fn announce_differences(&self, live: &mut Live) -> RedisResult<()> {
-        if self.revisions().told().is_none() {
+        if self.revisions().known_up_to().is_none() {
             // It was told of nothing yet.
             return Ok(());
         }

@@ -38,13 +38,13 @@ impl Revisions {
         }
     }
 
-    /// Nothing is known any more: it is another grid.
+    /// It is another grid, of which nothing is known.
     pub fn forget(&mut self) {
         *self = Revisions::default();
     }
 
     /// Up to which revision everything is known; `None` when the fleet has to be read.
-    pub fn told(&self) -> Option<u64> {
+    pub fn known_up_to(&self) -> Option<u64> {
         self.told
     }
 
@@ -64,11 +64,11 @@ mod tests {
     fn who_has_not_read_the_fleet_misses_nothing_and_knows_nothing() {
         let mut revisions = Revisions::default();
         revisions.hear(4, 7);
-        assert_eq!(revisions.told(), None);
+        assert_eq!(revisions.known_up_to(), None);
         assert!(!revisions.misses(9));
         // The reading ended before what was told meanwhile.
         revisions.catch_up(5);
-        assert_eq!(revisions.told(), Some(7));
+        assert_eq!(revisions.known_up_to(), Some(7));
         assert!(revisions.misses(8));
         assert!(!revisions.misses(7));
     }
@@ -93,7 +93,7 @@ mod tests {
                     revisions.catch_up(last);
                     heard = (101..=last).collect();
                 }
-                let told = revisions.told().unwrap();
+                let told = revisions.known_up_to().unwrap();
                 prop_assert!((101..=told).all(|it| heard.contains(&it)));
                 let complete = (101..=last).all(|it| heard.contains(&it));
                 prop_assert_eq!(revisions.misses(last), !complete);
