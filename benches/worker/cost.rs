@@ -20,7 +20,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 const WAYS: [&str; 3] = ["server alone", "gateway", "gateway and seal"];
 /// Idle sessions with a page each, and how long their processor time is counted.
 const IDLE: usize = 20;
-const IDLE_TIME: Duration = Duration::from_secs(20);
+const IDLE_TIME: Duration = Duration::from_secs(15);
 /// After sessions have come or gone.
 const SETTLED: Duration = Duration::from_secs(5);
 

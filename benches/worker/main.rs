@@ -35,12 +35,15 @@ async fn main() -> Result<()> {
     };
     let (report, outcome) = match options.what.as_str() {
         "cost" => (cost::measure(options.repeats).await?, Ok(())),
+        "long" => long::run(options.length).await,
+        "small" => small::run(options.length).await,
         "budget" => {
             let (long, went_well) = long::run(options.length).await;
+            println!("{long}");
             let (small, fitted) = small::run(options.length / 3).await;
             (format!("{long}\n{small}"), went_well.and(fitted))
         }
-        other => bail!("{other} is none of cost, budget"),
+        other => bail!("{other} is none of cost, long, small, budget"),
     };
     println!("{report}");
     if let Some(file) = &options.output {

@@ -5,7 +5,7 @@
 //! waits at a pipe that the kernel closes however this process ends. Then it kills what names this
 //! process's folder and removes the folder. After an orderly end it finds nothing to do.
 
-use super::tree;
+use super::{group, tree};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use std::ffi::OsStr;
 use std::io;
@@ -105,6 +105,7 @@ pub fn run(task: &GuardTask) -> io::Result<()> {
         .enable_time()
         .build()?
         .block_on(tree::kill_all(folder, None));
+    group::remove(folder);
     match std::fs::remove_dir_all(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

@@ -3,7 +3,7 @@
 
 use super::lifecycle::Room;
 use super::memory::Memory;
-use super::tree;
+use super::{group, tree};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -228,6 +228,7 @@ impl Drop for ServerFolder {
 }
 
 fn remove(folder: &Path) {
+    group::remove(folder);
     if let Err(error) = std::fs::remove_dir_all(folder) {
         // Gone with the parent folder, at the latest with our successor's first sweep.
         log::debug!("cannot remove a browser's temporary files yet: {error}");
@@ -238,6 +239,7 @@ fn remove(folder: &Path) {
 fn sweep(root: &Path) {
     for path in abandoned_folders(root) {
         let killed = tree::kill_once(&path, None);
+        group::remove(&path);
         match std::fs::remove_dir_all(&path) {
             Ok(()) => log::info!(processes = killed; "cleaned up after a dead worker"),
             Err(error) => log::warn!("cannot remove {}: {error}", path.display()),

@@ -10,6 +10,7 @@
 //! * `grid_permit`: the right to warm up, of which the grid has so many.
 //! * `machine`: what the agents of one process share. `memory`: how much of that there is.
 //! * `own`: browsers of one session each.
+//! * `tree`: the processes of a server. `group`: what holds them together, where the system allows it.
 //! * [`guard`]: the process that cleans up after a killed one.
 //! * `screencast`: pictures of a session's pages, for an operator. `wire`: how we speak to a browser server,
 //!   for that and for the checks of `probe`.
@@ -22,6 +23,7 @@ mod diagnosis;
 mod fill;
 mod gateway;
 mod grid_permit;
+mod group;
 pub mod guard;
 mod leftovers;
 pub mod lifecycle;

@@ -7,7 +7,7 @@ use super::machine::{MachineShared, ServerFolder};
 use super::probe::{self, CheckError, Prober};
 use super::seal::{Seal, SealError};
 use super::toolchain::{Toolchain, browsers_root};
-use super::{gateway, plan, recorder, spawn, tree};
+use super::{gateway, group, plan, recorder, seal, spawn, tree};
 use crate::config;
 use crate::launch::LaunchOptions;
 use std::fs::OpenOptions;
@@ -143,7 +143,8 @@ impl Server {
         }
         let (toolchain, settings) = (launch.toolchain, launch.settings);
         let sealing = launch.seal.prepare(toolchain, settings, folder.path())?;
-        let started = spawn::spawn(command, sealing).await;
+        let group = group::make(folder.path(), seal::ABOVE);
+        let started = spawn::spawn(command, sealing, group).await;
         let mut child = started.map_err(|error| StartError::Node {
             node: node.clone(),
             error,

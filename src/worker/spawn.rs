@@ -3,6 +3,7 @@
 //! Linux sends the parent-death signal when the *thread* that forked ends, so all children are
 //! forked by one thread that lives as long as the process.
 
+use super::group::Door;
 use super::seal::Sealing;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
@@ -20,14 +21,18 @@ struct Order {
 }
 
 /// Starts `command` in a process group of its own (a Ctrl-C on the terminal is for us alone), under
-/// the `sealing` from its first instruction, killed with SIGKILL when this process dies or the
+/// the `sealing` and in the `group` from its first instruction, killed with SIGKILL when this process dies or the
 /// returned [`Child`] is dropped.
 ///
 /// Needs a Tokio runtime.
-pub async fn spawn(command: Command, sealing: Option<Sealing>) -> io::Result<Child> {
+pub async fn spawn(
+    command: Command,
+    sealing: Option<Sealing>,
+    group: Option<Door>,
+) -> io::Result<Child> {
     let (reply, child) = oneshot::channel();
     let order = Order {
-        command: bound_to_this_process(command, sealing),
+        command: bound_to_this_process(command, sealing, group),
         runtime: Handle::current(),
         reply,
     };
@@ -59,7 +64,11 @@ fn spawner() -> io::Result<&'static mpsc::Sender<Order>> {
         .ok_or_else(|| io::Error::other("cannot start the thread that starts processes"))
 }
 
-fn bound_to_this_process(mut command: Command, sealing: Option<Sealing>) -> Command {
+fn bound_to_this_process(
+    mut command: Command,
+    sealing: Option<Sealing>,
+    group: Option<Door>,
+) -> Command {
     let parent = getpid();
     command.kill_on_drop(true).process_group(0);
     // SAFETY: the closure runs between fork and exec and makes a few system calls, all of them
@@ -67,6 +76,10 @@ fn bound_to_this_process(mut command: Command, sealing: Option<Sealing>) -> Comm
     unsafe {
         command.pre_exec(move || {
             die_with(parent)?;
+            // Where it cannot be entered, the server is no worse off than where there is none.
+            if let Some(group) = &group {
+                group.enter().ok();
+            }
             sealing.as_ref().map_or(Ok(()), Sealing::enter)
         });
     }

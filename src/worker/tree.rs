@@ -6,6 +6,7 @@
 //! any state is a variable of their environment, which they inherit: it names the server's folder,
 //! whose name is used once. Nobody else's process has it, whatever its arguments name.
 
+use super::group;
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -86,14 +87,14 @@ pub fn kill_once(folder: &Path, node: Option<i32>) -> usize {
 }
 
 /// Every living process of the server in `folder`, or of all servers below it: this user's that have
-/// the marker, the sessions these lead, and everything descended from them or from `node`.
+/// the marker or are in its group, the sessions these lead, and everything descended from them or from `node`.
 pub fn members(folder: &Path, node: Option<i32>) -> Vec<i32> {
     let Ok(all) = procfs::process::all_processes() else {
         return Vec::new();
     };
     let this = std::process::id() as i32;
     let mut stats = HashMap::new();
-    let mut named = HashSet::new();
+    let mut named: HashSet<i32> = group::members(folder).into_iter().collect();
     for process in all.flatten().filter(|process| process.pid != this) {
         let Ok(stat) = process.stat() else { continue };
         if is_marked(&process, folder) {

@@ -2,9 +2,13 @@
 //! counts come back to zero, and no process is left behind.
 
 use crate::support::{
-    Driver, Grid, Kind, Language, RedisServer, Tree, eventually, eventually_equal, tools, version,
+    Driver, Grid, Kind, Language, Process, RedisServer, Tree, eventually, eventually_equal, tools,
+    version,
 };
 use nix::sys::signal::Signal;
+use playhouse::config::{Config, Role};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 fn ten() -> Vec<String> {
     (1..=10).map(|n| n.to_string()).collect()
@@ -150,4 +154,62 @@ async fn an_idle_grid_ends_at_once_on_sigterm() {
     let statuses = grid.stop(Signal::SIGTERM).await;
     assert!(statuses[0].success(), "{statuses:?}");
     assert_eq!(grid.leftovers(), [] as [std::path::PathBuf; 0]);
+}
+
+fn real_node() -> PathBuf {
+    let settings = Config::defaults(Role::Worker).worker;
+    playhouse::worker::locate(&settings).unwrap().node
+}
+
+/// Node, after something that has left its server's environment, session and process tree.
+fn node_with_a_stray(folder: &Path) -> PathBuf {
+    let node = folder.join("node");
+    let real = real_node();
+    let real = real.display();
+    let text = format!("#!/bin/sh\n(setsid env -i sleep 86399 &)\nexec {real} \"$@\"\n");
+    std::fs::write(&node, text).unwrap();
+    std::fs::set_permissions(&node, std::fs::Permissions::from_mode(0o755)).unwrap();
+    node
+}
+
+/// Where root may make control groups, a server's processes cannot leave theirs.
+#[tokio::test]
+async fn what_has_left_its_server_ends_with_it_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = node_with_a_stray(folder.path());
+    let real = real_node();
+    let config = format!(
+        "worker: {{ node: {}, readable: [ {} ] }}\n",
+        node.display(),
+        real.display()
+    );
+    let grid = Grid::new().workers(1).config(&config).start().await;
+    let strays = || {
+        let mut tree = grid.process("up");
+        let is_stray = |it: &Process| it.command.contains("sleep 86399");
+        tree.processes.retain(is_stray);
+        tree
+    };
+    let has_left = async || {
+        let strays = strays();
+        let left = |it: &Process| it.command.starts_with("sleep");
+        (strays.processes.len() == 1 && strays.processes.iter().all(left)).then_some(strays)
+    };
+    let first = eventually("it has left", has_left).await;
+    let old = grid.workers().await.remove(0).id;
+    let drain = format!("/v1/workers/{old}/drain");
+    assert_eq!(grid.admin("POST", &drain).await.status, 202);
+    eventually("another browser serves alone", async || {
+        let workers = grid.workers().await;
+        (workers.len() == 1 && workers[0].id != old && workers[0].serves()).then_some(())
+    })
+    .await;
+    if !nix::unistd::geteuid().is_root() {
+        return strays().processes.iter().for_each(Process::kill);
+    }
+    first.gone().await;
+    let second = eventually("the next one has left", has_left).await;
+    let playhouse = grid.process("up");
+    playhouse.of_kind(Kind::Playhouse)[0].kill();
+    second.gone().await;
 }

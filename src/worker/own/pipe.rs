@@ -5,7 +5,7 @@
 
 use crate::worker::address::ServerAddress;
 use crate::worker::process::{Launch, Server, StartError, passed_on};
-use crate::worker::{plan, sandbox, spawn, tree};
+use crate::worker::{group, plan, sandbox, spawn, tree};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::unistd::dup2_raw;
 use serde_json::{Value, json};
@@ -102,7 +102,8 @@ async fn begin(launch: &Launch<'_>, ends: [OwnedFd; 2]) -> Result<Server, StartE
     let sealing = launch
         .seal
         .prepare(launch.toolchain, launch.settings, folder.path())?;
-    let child = spawn::spawn(command, sealing).await;
+    let group = group::make(folder.path(), ABOVE);
+    let child = spawn::spawn(command, sealing, group).await;
     let child = child.map_err(|error| StartError::Node {
         node: executable.to_owned(),
         error,

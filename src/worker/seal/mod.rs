@@ -42,8 +42,8 @@ const OPEN_PORTS: &str = "open ports";
 /// Of a process outside, its environment, memory and open files are out of reach all the same.
 const SEE_PROCESSES: &str = "read other processes' names and arguments in /proc";
 
-/// The rules' descriptor is above this: those below are given to a browser that is driven over a pipe.
-const ABOVE: i32 = 10;
+/// The rules' descriptor, and that of a group, are above this: those below are given to a browser that is driven over a pipe.
+pub const ABOVE: i32 = 10;
 
 /// How far browsers are sealed on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -259,7 +259,9 @@ mod tests {
                 &inside.path().join("new"),
             ]);
             command.arg(&name).stdout(std::process::Stdio::piped());
-            let child = crate::worker::spawn::spawn(command, sealing).await.unwrap();
+            let child = crate::worker::spawn::spawn(command, sealing, None)
+                .await
+                .unwrap();
             let output = child.wait_with_output().await.unwrap();
             serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
         };
