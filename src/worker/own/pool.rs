@@ -11,6 +11,7 @@ use std::collections::{HashMap, VecDeque};
 use std::future::ready;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -28,6 +29,10 @@ struct Idle<W> {
     /// Closed when the browser is at its end. It is checked until this is dropped.
     unused: oneshot::Sender<()>,
 }
+
+/// Of the machine's processors, one in so many may start spares that have no time to wait for their turn: a start
+/// takes one for about a second, and sessions need the others.
+const PROCESSORS_PER_START: usize = 2;
 
 /// Browsers on their way.
 type Starts<W> = JoinSet<Result<Fresh<W>, String>>;
@@ -47,6 +52,8 @@ pub struct Pool<W> {
     browsers: JoinSet<u64>,
     nodes: HashMap<u64, i32>,
     next: u64,
+    /// Spares are started side by side up to here where they are short.
+    side_by_side: usize,
     /// Ends all of them.
     over: watch::Sender<bool>,
 }
@@ -56,6 +63,7 @@ impl<W: Kind> Pool<W> {
     /// so long, or is likely to.
     pub fn new(seats: Arc<Seats>, toolchain: Toolchain, first: Duration) -> (Pool<W>, Supply<W>) {
         let (sender, requests) = mpsc::channel(BACKLOG);
+        let processors = available_parallelism().map_or(1, usize::from);
         let state = Arc::new(State::default());
         let supply = Supply {
             requests: sender,
@@ -75,6 +83,7 @@ impl<W: Kind> Pool<W> {
             browsers: JoinSet::new(),
             nodes: HashMap::new(),
             next: 0,
+            side_by_side: processors.div_ceil(PROCESSORS_PER_START),
             over: watch::Sender::new(false),
         };
         (pool, supply)
@@ -141,7 +150,10 @@ impl<W: Kind> Pool<W> {
                     let Some(claim) = self.claim_memory() else {
                         break;
                     };
-                    self.start(Some(claim));
+                    // Else whoever comes starts one at once, and waits for it.
+                    let at_once = self.spares.are_short(Instant::now(), self.stock())
+                        && self.starting.len() < self.side_by_side;
+                    self.start(Some(claim), at_once);
                 }
                 // The one that has been there longest.
                 Advice::End => drop(self.idle.pop_front()),
@@ -159,13 +171,12 @@ impl<W: Kind> Pool<W> {
         (usual <= budget.room().free).then(|| machine.claim(&mut budget, usual))
     }
 
-    /// Starts a browser: a spare in its turn and with memory in mind, one that somebody waits for at
-    /// once.
-    fn start(&mut self, spare: Option<MemoryClaim>) {
+    /// Starts a browser, in its turn unless `at_once`; a spare with memory in mind.
+    fn start(&mut self, spare: Option<MemoryClaim>, at_once: bool) {
         let supervision = Arc::clone(&self.supervision);
         let toolchain = self.toolchain.clone();
         self.starting.spawn(async move {
-            let started = W::start(supervision, toolchain, spare.is_none()).await;
+            let started = W::start(supervision, toolchain, at_once).await;
             drop(spare);
             started
         });
@@ -270,7 +281,7 @@ impl<W: Kind> Pool<W> {
                 // who asks and leaves, again and again, has no more of them started than there are seats.
                 let starting = self.starting.len();
                 if starting < self.waiting.len() || starting < self.seats.size() as usize {
-                    self.start(None);
+                    self.start(None, true);
                 }
             }
         }

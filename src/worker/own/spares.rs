@@ -93,6 +93,12 @@ impl Spares {
             .min(stock.most.saturating_sub(stock.taken))
     }
 
+    /// Whether more are likely to be asked for while one starts than are warm: a spare that waited for its turn
+    /// would come too late for somebody.
+    pub fn are_short(&self, now: Instant, stock: Stock) -> bool {
+        self.fill.expected(now, self.lead) > stock.idle
+    }
+
     /// What to do next, with `least` spares in any case.
     pub fn advice(&mut self, now: Instant, least: u32, stock: Stock) -> Advice {
         let wanted = self.wanted(now, least, stock);
@@ -174,6 +180,21 @@ mod tests {
             spares.advice(much_later, 1, stock(100, 9, 0, 0)),
             Advice::End
         );
+    }
+
+    #[test]
+    fn they_are_short_when_fewer_are_warm_than_come_while_one_starts() {
+        let mut spares = Spares::new(SECOND);
+        let start = Instant::now();
+        assert!(!spares.are_short(start, stock(20, 0, 0, 0)), "nobody comes");
+        for tenth in 0..50 {
+            spares.asked(start + SECOND / 10 * tenth);
+        }
+        let now = start + SECOND * 5;
+        assert!(spares.are_short(now, stock(100, 5, 0, 0)));
+        assert!(!spares.are_short(now, stock(100, 13, 0, 0)));
+        let later = now + SECOND * 60;
+        assert!(!spares.are_short(later, stock(100, 2, 0, 0)));
     }
 
     #[test]
