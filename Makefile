@@ -78,8 +78,7 @@ own: ## sessions on browsers of their own, nothing may be left of them (OWN_SESS
 
 mixed: ## workers and clients of every kind at once, with recycles, reloads and a death: benches/results/mixed.txt (MIXED_SECONDS=600)
 	@scripts/setup.sh test
-	MIXED_SECONDS=$(MIXED_SECONDS) MIXED_OUTPUT=benches/results/mixed.txt $(CARGO) test --locked --test main -- \
-		--nocapture grid::mixed
+	MIXED_SECONDS=$(MIXED_SECONDS) MIXED_OUTPUT=benches/results/mixed.txt $(CARGO) test --locked --test mixed -- --nocapture
 
 soak: ## sessions that come and go, every byte verified (SOAK_SECONDS=3600)
 	$(CARGO) bench --locked --bench datapath -- soak --seconds $(SOAK_SECONDS)

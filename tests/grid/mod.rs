@@ -4,7 +4,6 @@
 //! * [`staircase`]: the lifetime limit: workers are replaced one after another.
 //! * [`capacity`]: one worker is recycled again and again, and its seats are there all the while.
 //! * [`recycles`]: many recycles in a row, and nothing of them is left.
-//! * [`mixed`]: workers and clients of every kind at once, with recycles, reloads and a worker that dies.
 //! * [`rolling`]: every worker and every proxy is restarted, under load.
 //! * [`many_proxies`]: three proxies and one Redis, and all that can befall them.
 //! * [`launch`]: launch options of clients, and what of them is refused.
@@ -61,7 +60,6 @@ mod logs;
 mod many_proxies;
 mod metrics;
 mod missing;
-mod mixed;
 mod names;
 mod operations;
 mod own;

@@ -1,12 +1,11 @@
 //! A grid of everything: shared browsers of two Playwright versions, browsers of one session each, Firefox,
 //! workers of different sizes; clients of every kind at once, while browsers are recycled, the configuration
-//! is written anew, and a worker dies. `MIXED_SECONDS` says how long (`make mixed`: 600). Without it each client
-//! has a session or two, and no browser is recycled.
+//! is written anew, and a worker dies. `MIXED_SECONDS` says how long (`make mixed`: 600). It takes the machine for
+//! itself: where a dozen browsers get no processor for minutes, its clients give up.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use crate::support::{
-    Books, Crowd, Driver, Grid, Kind, Language, Proxy, RedisServer, Scrape, Visit, eventually,
-    eventually_equal, patient, tools, version,
-};
+mod support;
+
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -14,6 +13,10 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use support::{
+    Books, Crowd, Driver, Grid, Kind, Language, Proxy, RedisServer, Scrape, Visit, eventually,
+    eventually_equal, patient, tools, version,
+};
 
 /// The process that dies. Its size tells its workers from the others', and the other worker of its kind has
 /// fewer seats than there are users.
