@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Exit codes, as the contract promises them.
+/// Exit codes, which scripts and service managers rely on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// It did what was asked.
@@ -63,7 +63,7 @@ pub enum Command {
     Check(Check),
     /// Show workers, sessions and queue of a running grid
     Status(Status),
-    /// Take a worker out of service: its sessions finish, it gets no new ones
+    /// Have a worker replace its browser: the sessions on it finish, new ones get the fresh one
     Drain(Drain),
     /// End a session
     Kill(Kill),
@@ -171,7 +171,7 @@ pub struct Worker {
     /// What sessions get: shared, a place on a warm browser; own, a browser process of their own
     #[arg(long, value_name = "KIND")]
     pub seat: Option<String>,
-    /// Port of its Playwright server; 0 picks a free one
+    /// Port of the worker; 0 picks a free one
     #[arg(long, value_name = "PORT")]
     pub port: Option<String>,
     /// Name or address under which proxies reach it

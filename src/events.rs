@@ -40,7 +40,7 @@ pub struct Event {
     pub at: u64,
     pub kind: Kind,
     pub what: String,
-    /// The worker, session or tenant that it is about.
+    /// The worker or session that it is about.
     pub subject: Option<String>,
     /// How often it happened.
     pub count: u32,

@@ -6,12 +6,15 @@
 
 use libfuzzer_sys::fuzz_target;
 
-// The module alone: it needs nothing of the crate, whose dependencies take minutes to build.
+// The modules alone: they need nothing of the crate, whose dependencies take minutes to build.
 #[allow(dead_code)]
 #[path = "../../src/tunnel/frame.rs"]
 mod frame;
+#[allow(dead_code)]
+#[path = "../../src/tunnel/protocol.rs"]
+mod protocol;
 
-use frame::{Frame, NO_CODE, Tracker, put_close, put_ping};
+use frame::{Frame, Tracker, put_close, put_ping};
 
 /// What is to be seen in a stream: where frames end, and the first Close code.
 #[derive(Debug, Default, PartialEq)]
@@ -62,7 +65,7 @@ fn frame_end(bytes: &[u8], closed: &mut Option<u16>) -> Option<usize> {
     if first & 0x0f == 8 {
         closed.get_or_insert(match payload {
             [high, low, ..] => u16::from_be_bytes([high ^ key[0], low ^ key[1]]),
-            _ => NO_CODE,
+            _ => protocol::code::NONE,
         });
     }
     Some(bytes.len() - rest.len() + payload.len())

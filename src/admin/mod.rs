@@ -1,7 +1,7 @@
 //! The admin port: what an operator sees and stops, as JSON, and a dashboard for people.
 //!
-//! Reads and acts through the grid; keeps nothing of its own. Paths and shapes are promised in the
-//! contract: they grow by adding, never by renaming.
+//! Reads and acts through the grid; keeps nothing of its own. Paths and shapes are promised in
+//! docs/admin-api.md: they grow by adding, never by renaming.
 
 mod live;
 mod peers;

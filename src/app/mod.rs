@@ -34,7 +34,8 @@ use crate::config::{
 };
 use crate::metrics::Metrics;
 use crate::proxy::Grid;
-use crate::proxy::refusal::Refusal;
+use crate::proxy::refusal::RefusalCode;
+use crate::settings::forms::yaml_text;
 use crate::store::memory::MemoryStore;
 use crate::store::{self, Store, StoreRole};
 use crate::worker::{Observer, locate};
@@ -54,7 +55,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::timeout;
 use up::Banner;
 
-/// Threads of the control plane: store, fleet, workers, signals. Sessions run on Pingora's.
+/// Threads of the control plane: store, fleet, workers. Sessions run on the data port's ([`ports`]).
 const CONTROL_THREADS: usize = 2;
 /// How long the threads that read `/proc` and disks stay unused: longer than from one heartbeat to the next. Where no
 /// more processes may be started, a worker could not measure its browsers without the ones that it has.
@@ -112,7 +113,9 @@ fn try_run(command: &Command) -> anyhow::Result<()> {
         }
         Command::Drain(drain) => {
             AdminClient::new(&drain.operator, &loaded.config)?.drain(&drain.worker)?;
-            print("The worker finishes its sessions and takes no new ones.\n")
+            print(
+                "The browser of the worker finishes its sessions and takes no new ones; a fresh one follows it.\n",
+            )
         }
         Command::Kill(kill) => {
             AdminClient::new(&kill.operator, &loaded.config)?.kill(&kill.session)?;
@@ -168,7 +171,7 @@ async fn run_proxy(sources: Sources, loaded: Loaded, upgrade: bool) -> anyhow::R
             Some(Sockets::open(&loaded.config, &mut Inherited::default())?),
         ),
     };
-    let metrics = Metrics::new(&Refusal::CODES);
+    let metrics = Metrics::new(&RefusalCode::ALL.map(RefusalCode::as_str));
     let (stop, stopped) = watch::channel(false);
     let memory = loaded.config.store.url.is_none();
     let memory = memory.then(|| Arc::new(MemoryStore::new()));
@@ -204,7 +207,7 @@ async fn run_up(sources: Sources, loaded: Loaded, workers: usize) -> anyhow::Res
     let mut orders = Orders::listen(Terminal::of_process()).context("cannot listen to signals")?;
     let toolchain = locate(&loaded.config.worker)?;
     let sockets = Sockets::open(&loaded.config, &mut Inherited::default())?;
-    let metrics = Metrics::new(&Refusal::CODES);
+    let metrics = Metrics::new(&RefusalCode::ALL.map(RefusalCode::as_str));
     let (stop, stopped) = watch::channel(false);
     let store = open_store(&loaded.config, StoreRole::Proxy, stopped.clone()).await?;
     let token = match loaded.config.admin.token_sha256 {
@@ -362,7 +365,7 @@ fn print_token(token: &cli::Token) -> anyhow::Result<()> {
     print(&format!(
         "Token, for the client (it is not kept anywhere):\n  {secret}\n\n\
          Entry for the configuration:\n  auth: {{ tokens: [ {{ name: {}, sha256: \"{hash}\" }} ] }}\n",
-        token.name
+        yaml_text(&token.name)
     ))
 }
 

@@ -172,11 +172,14 @@ impl Reloader {
     }
 
     async fn reload(&mut self, by_request: bool, asked: &Notify) {
-        let (merged, certificate, mut read, settled) = loop {
+        let (merged, certificate, mut read, settled, id) = loop {
             let settled = self.settled().await;
             let (sources, piped) = (self.sources.clone(), self.in_force.piped.clone());
-            let load = move || sources.load_again(piped.as_ref(), Purpose::Reload);
-            let Ok((loaded, read)) = spawn_blocking(load).await else {
+            let load = move || {
+                let loaded = sources.load_again(piped.as_ref(), Purpose::Reload);
+                (loaded, file_id(&sources))
+            };
+            let Ok(((loaded, read), id)) = spawn_blocking(load).await else {
                 return;
             };
             let as_settled = |(file, print)| settled.get(file).is_none_or(|seen| seen == print);
@@ -191,9 +194,10 @@ impl Reloader {
             let lets_everybody_in = merged
                 .as_ref()
                 .is_ok_and(|merged| self.opens(&merged.loaded));
-            let at_once = by_request || !lets_everybody_in || self.file_is_another();
+            // Another file in the place of the one that was read last is written to its end.
+            let at_once = by_request || !lets_everybody_in || id != self.file_id;
             if at_once || self.stays(&settled, asked).await {
-                break (merged, certificate, read, settled);
+                break (merged, certificate, read, settled, id);
             }
         };
         // The file may name another certificate. The one that is served stays watched.
@@ -204,7 +208,7 @@ impl Reloader {
             }
         }
         self.read = read;
-        self.file_id = file_id(&self.sources);
+        self.file_id = id;
         let outcome = match merged {
             Ok(merged) => self.apply(merged, certificate.as_ref()),
             Err(errors) => self.refuse(&errors),
@@ -215,11 +219,6 @@ impl Reloader {
     /// Whether a configuration gives sessions to everybody, unlike the one in force.
     fn opens(&self, loaded: &Loaded) -> bool {
         !self.in_force.config.auth.tokens.is_empty() && loaded.config.auth.tokens.is_empty()
-    }
-
-    /// Whether another file stands in the place of the one that was read last.
-    fn file_is_another(&self) -> bool {
-        file_id(&self.sources) != self.file_id
     }
 
     fn apply(&mut self, merged: Merged, certificate: Option<&ConfigErrors>) -> Outcome {

@@ -3,7 +3,7 @@
 //!
 //! The belief is fed by the store's events and, where some may be missing, by reading the store; by health
 //! checks; and by what reservations and dials teach. It is written into the selection's index at
-//! once. The store decides who gets a seat; a belief that is behind costs one more trial, never
+//! once. The store decides who gets a seat; a belief that is behind costs one more question, never
 //! a wrong seat.
 
 pub mod demand;

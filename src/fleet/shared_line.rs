@@ -105,7 +105,8 @@ impl Fleet {
             counts,
         } = granted;
         let Some((place, mut seat)) = self.queue.take_claim(session) else {
-            // It left, and its seat's drop has told the store.
+            // It left; were that told before it was asked for a seat, the seat would stay taken.
+            drop(self.releaser.seat(session));
             return;
         };
         seat.taken(worker.clone());

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-/// A fixed worker that has not answered for this many health checks falls off the books.
+/// A fixed worker falls off the books so many intervals after the last proxy that names it has gone.
 const FIXED_TTL_CHECKS: u32 = 4;
 
 /// Between two readings of a whole fleet that others share, for what nobody thought of. A large one is read
@@ -207,8 +207,7 @@ impl Fleet {
         self.config.load().workers.iter().map(fixed_key).collect()
     }
 
-    /// Fixed workers have no agent: the proxy registers and heartbeats them, as long as they
-    /// answer.
+    /// Fixed workers have no agent: every proxy that names them registers and heartbeats them.
     async fn register_fixed(self: &Arc<Self>) {
         let config = self.config.load_full();
         let ttl = config

@@ -13,7 +13,7 @@ words! {
         Disk = "disk",
         /// It is old.
         Age = "age",
-        /// It failed its checks, or sessions, several times in a row.
+        /// It failed its checks several times in a row.
         Failures = "failures",
         /// Somebody asked for it.
         Operator = "operator",

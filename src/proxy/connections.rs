@@ -18,11 +18,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 const ADMIN_CONNECTIONS: u64 = 64;
 /// Connections of one port at once that are told why they are refused. Others are closed without a
 /// word: they come faster than anybody reads.
-const MAX_REJECTIONS: usize = 16;
+const MAX_REFUSALS: usize = 16;
 /// Descriptors for everything else: logs, the store, health checks, files.
 const OTHER_DESCRIPTORS: u64 = 104;
 /// Descriptors that are not for connections to the data port.
-const RESERVED: u64 = ADMIN_CONNECTIONS + 2 * MAX_REJECTIONS as u64 + OTHER_DESCRIPTORS;
+const RESERVED: u64 = ADMIN_CONNECTIONS + 2 * MAX_REFUSALS as u64 + OTHER_DESCRIPTORS;
 /// Of an IPv6 address, how much is a network's: what one customer is given at least.
 const V6_NETWORK: u8 = 64;
 
@@ -31,7 +31,7 @@ pub struct Connections {
     open: Mutex<Open>,
     /// How many the port's descriptors allow.
     budget: u64,
-    farewells: Arc<Semaphore>,
+    refusals: Arc<Semaphore>,
     gauge: Option<IntGauge>,
 }
 
@@ -96,7 +96,7 @@ impl Connections {
         Arc::new(Connections {
             open: Mutex::default(),
             budget,
-            farewells: Arc::new(Semaphore::new(MAX_REJECTIONS)),
+            refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
             gauge,
         })
     }
@@ -139,8 +139,8 @@ impl Connections {
     }
 
     /// A place among those who are told why they are refused, while there is one.
-    pub fn rejection_permit(&self) -> Option<OwnedSemaphorePermit> {
-        self.farewells.clone().try_acquire_owned().ok()
+    pub fn refusal_permit(&self) -> Option<OwnedSemaphorePermit> {
+        self.refusals.clone().try_acquire_owned().ok()
     }
 
     fn show(&self, open: &Open) {

@@ -147,25 +147,25 @@ impl<A: Application> FrontDoor<A> {
                     async move { door.serve(socket, connection, trusted, shutdown).await },
                 );
             }
-            Err(why) => self.reject(socket, peer, why),
+            Err(why) => self.turn_away(socket, peer, why),
         }
     }
 
     /// Tells some why, from a small budget, and closes the others at once: they must not pile up
     /// where they wait to be accepted.
-    fn reject(&self, socket: TcpStream, peer: IpAddr, why: TooMany) {
+    fn turn_away(&self, socket: TcpStream, peer: IpAddr, why: TooMany) {
         let refusal = Refusal::TooManyConnections(why);
         self.grid.count_refusal(&refusal);
         if let Some(count) = self.rejections_to_log() {
-            log::warn!(client:% = peer, count, reason = refusal.code(); "connections turned away");
+            log::warn!(client:% = peer, count, reason = refusal.code().as_str(); "connections turned away");
         }
         // Under TLS there is no way to tell without a handshake.
         if self.tls.is_none()
-            && let Some(place) = self.connections.rejection_permit()
+            && let Some(permit) = self.connections.refusal_permit()
         {
             tokio::spawn(async move {
                 send_last(socket, &refusal.to_http(false, &[])).await;
-                drop(place);
+                drop(permit);
             });
         }
     }

@@ -28,7 +28,7 @@ use crate::config::LiveConfig;
 use crate::events::{Events, Kind};
 use crate::fleet::{Fleet, Queue};
 use crate::metrics::Metrics;
-use crate::model::unix_millis;
+use crate::model::{Browser, unix_millis};
 use crate::session::registry::{ClientGuard, Registry};
 use crate::session::seat::Releaser;
 use crate::store::Store;
@@ -47,7 +47,7 @@ use pingora::server::configuration::ServerConf;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType};
 use pingora_proxy::{HttpProxy, ProxyHttp, Session, http_proxy};
-use refusal::Refusal;
+use refusal::{Refusal, RefusalCode};
 use seat_choice::FleetOffer;
 use session_request::SessionRequest;
 use std::any::Any;
@@ -103,15 +103,24 @@ impl Grid {
     }
 
     fn count_refusal(&self, refusal: &Refusal) {
-        let code = refusal.code();
+        let code = refusal.code().as_str();
         self.events.note(Kind::Refusal, code, None);
         self.metrics.rejections.with_label_values(&[code]).inc();
+    }
+
+    /// Counts and logs a client that hung up before it had its 101.
+    fn note_client_gone(&self, browser: Browser, token: &str, client: &Connection, came: Instant) {
+        let reason = RefusalCode::ClientGone.as_str();
+        self.metrics.rejections.with_label_values(&[reason]).inc();
+        log::info!(browser:%, token, client:% = client.client(), reason,
+            waited_ms = came.elapsed().as_millis() as u64;
+            "client left before it had a session");
     }
 
     /// Counts and logs the refusal of a request.
     fn refused(&self, refusal: &Refusal, client: IpAddr) {
         self.count_refusal(refusal);
-        log::warn!(client:% = client, reason = refusal.code(); "refused");
+        log::warn!(client:% = client, reason = refusal.code().as_str(); "refused");
     }
 
     /// Reads the wish and checks everything that needs no waiting.
@@ -288,11 +297,11 @@ impl Application for DataApplication {
         shutdown: &ShutdownWatch,
     ) -> Option<Kept> {
         let kept = Arc::default();
-        let visit = RequestContext {
+        let context = RequestContext {
             downstream,
             kept: Arc::clone(&kept),
         };
-        request.set_connection_user_context(Some(Box::new(visit)));
+        request.set_connection_user_context(Some(Box::new(context)));
         self.0.process_new_http(request, shutdown).await;
         let mut kept = kept.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         kept.take()
@@ -320,15 +329,15 @@ impl ProxyHttp for DataPort {
     /// None: what is answered here is too short to be compressed.
     fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
-    /// Called for the first request too: the front door hands the visit in as if it came from an
-    /// earlier one.
+    /// Called for the first request too: the front door hands the context in as if it came from
+    /// an earlier one.
     fn on_connection_reuse(
         &self,
         _: &mut Session,
         ctx: &mut Self::CTX,
-        visit: Box<dyn Any + Send + Sync>,
+        context: Box<dyn Any + Send + Sync>,
     ) {
-        *ctx = visit.downcast().ok().map(|visit| *visit);
+        *ctx = context.downcast().ok().map(|context| *context);
     }
 
     /// Answers every request; an upgrade where sessions are opened leaves Pingora here. An answer

@@ -5,7 +5,7 @@
 
 use super::answer::switching_protocols;
 use super::connections::Connection;
-use super::refusal::{CLIENT_GONE, Refusal};
+use super::refusal::Refusal;
 use super::session_request::SessionRequest;
 use super::{Arrival, Grid};
 use crate::admission::line::{LineTimeouts, Refused, SeatRequest};
@@ -18,6 +18,7 @@ use crate::selection::Wanted;
 use crate::session::quota;
 use crate::session::registry::{ClientGuard, OpenSession, SessionInfo};
 use crate::session::seat::Seat;
+use crate::tunnel::protocol::code;
 use crate::tunnel::{self, EndReason, Ended, Ends, Link, SessionLimits, Side, Traffic};
 use pingora::protocols::Stream;
 use std::future::poll_fn;
@@ -95,7 +96,6 @@ type Opened = (Running, Ends, tokio::sync::oneshot::Receiver<tunnel::Close>);
 /// Queue, reservation, dial, 101. `None` when the client was refused or has gone.
 async fn open(grid: Arc<Grid>, arrival: Arrival, stream: Stream, early: Vec<u8>) -> Option<Opened> {
     let mut client = Client { stream, early };
-    let arrived = Instant::now();
     let Arrival {
         wanted_session,
         who,
@@ -111,17 +111,18 @@ async fn open(grid: Arc<Grid>, arrival: Arrival, stream: Stream, early: Vec<u8>)
     let seated = match seated {
         Ok(seated) => seated,
         Err(NoSession::ClientGone) => {
-            let rejections = &grid.metrics.rejections;
-            rejections.with_label_values(&[CLIENT_GONE]).inc();
-            log::info!(browser:% = wanted_session.wanted.browser, token = &*who.tenant,
-                client:% = connection.client(), reason = CLIENT_GONE, waited_ms = arrived.elapsed().as_millis() as u64;
-                "client left before it had a session");
+            grid.note_client_gone(
+                wanted_session.wanted.browser,
+                &who.tenant,
+                &connection,
+                came,
+            );
             return None;
         }
         Err(NoSession::Refused(refusal)) => {
             grid.count_refusal(&refusal);
             log::warn!(browser:% = wanted_session.wanted.browser, token = &*who.tenant,
-                client:% = connection.client(), reason = refusal.code(); "session refused");
+                client:% = connection.client(), reason = refusal.code().as_str(); "session refused");
             let note = (
                 "x-playwright-debug-log",
                 format!("playhouse: {}", refusal.code()),
@@ -167,6 +168,7 @@ async fn open(grid: Arc<Grid>, arrival: Arrival, stream: Stream, early: Vec<u8>)
     // The worker saw a client: its lifetime count stands, whether that one hears of it or not.
     seat.reached();
     if told.await.is_err() {
+        grid.note_client_gone(target.key.browser, &entry.token, &connection, came);
         return None;
     }
     grid.metrics.phases.upgrade.observe_time(begun.elapsed());
@@ -358,7 +360,7 @@ fn finish(grid: &Grid, running: &Running, ended: &Ended) {
     let (bytes_in, bytes_out) = (traffic.bytes_in(), traffic.bytes_out());
     log::info!(session:% = info.id, worker:% = info.worker.id, browser:% = info.browser,
         duration_ms = lasted.as_millis() as u64, bytes_in = bytes_in, bytes_out = bytes_out,
-        ended_by:% = ended.by, why:% = ended.why, code = ended.code.unwrap_or(1006); "session ended");
+        ended_by:% = ended.by, why:% = ended.why, code = ended.code.unwrap_or(code::ABNORMAL); "session ended");
     if !matches!(ended.why, EndReason::Closed | EndReason::ClientGone) {
         let (why, worker) = (ended.why.as_str(), info.worker.id.as_str());
         grid.events.note(Kind::Session, why, Some(worker));

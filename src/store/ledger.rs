@@ -125,6 +125,16 @@ impl Ledger {
         true
     }
 
+    /// The question for a seat never left this process: there is nothing to give back. Were it kept,
+    /// each try during an outage would leave a release to be told.
+    pub fn never_asked(&mut self, session: SessionId) {
+        if let Some(Seat::Held { .. }) = self.seats.get(&session) {
+            return;
+        }
+        self.seats.remove(&session);
+        self.releases.remove(&session);
+    }
+
     pub fn adopt(&mut self, session: SessionId, worker: &WorkerKey) {
         if let Some(Seat::Held { .. }) = self.seats.get(&session) {
             return;

@@ -1,6 +1,6 @@
 //! How sessions end: who ended it, why, and what the Close frame says when the end is ours.
 
-use super::frame;
+use super::protocol::{MAX_REASON, code};
 use crate::model::{SessionId, words};
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -79,14 +79,16 @@ impl EndReason {
         }
     }
 
-    /// The code of our Close frame (RFC 6455, section 7.4.1, and IANA's registry for 1012 on).
+    /// The code of our Close frame.
     fn code(self) -> u16 {
         match self {
-            EndReason::Closed | EndReason::ClientGone => 1000,
-            EndReason::Draining | EndReason::ShuttingDown => 1001,
-            EndReason::Killed | EndReason::Idle | EndReason::TooLong => 1008,
-            EndReason::WorkerLost | EndReason::WorkerSilent | EndReason::WorkerSlow => 1011,
-            EndReason::ClientSlow => 1013,
+            EndReason::Closed | EndReason::ClientGone => code::NORMAL,
+            EndReason::Draining | EndReason::ShuttingDown => code::GOING_AWAY,
+            EndReason::Killed | EndReason::Idle | EndReason::TooLong => code::POLICY,
+            EndReason::WorkerLost | EndReason::WorkerSilent | EndReason::WorkerSlow => {
+                code::INTERNAL_ERROR
+            }
+            EndReason::ClientSlow => code::TRY_AGAIN_LATER,
         }
     }
 }
@@ -157,7 +159,7 @@ impl Close {
     fn saying(id: Option<SessionId>, why: EndReason, sentence: &str) -> Close {
         let mut reason = format!("{PREFIX}{sentence}");
         let suffix = id.map_or(String::new(), |id| format!(" (session {id})"));
-        reason.truncate(reason.floor_char_boundary(frame::MAX_REASON - suffix.len()));
+        reason.truncate(reason.floor_char_boundary(MAX_REASON - suffix.len()));
         reason.push_str(&suffix);
         Close {
             why,
@@ -174,7 +176,7 @@ impl Close {
         self.why.code()
     }
 
-    /// At most [`frame::MAX_REASON`] bytes, with the session id, where it is known, at the end.
+    /// At most [`MAX_REASON`] bytes, with the session id, where it is known, at the end.
     pub fn reason(&self) -> &str {
         &self.reason
     }
@@ -201,7 +203,7 @@ mod tests {
             for limit in [None, Some(Duration::from_secs(1800)), Some(longest)] {
                 let id = SessionId::random();
                 let close = Close::new(Some(id), why, limit);
-                assert!(close.reason().len() <= frame::MAX_REASON);
+                assert!(close.reason().len() <= MAX_REASON);
                 assert!(close.reason().starts_with("playhouse: "));
                 assert!(close.reason().ends_with(&format!("(session {id})")));
             }

@@ -3,23 +3,16 @@
 //! except at the two bytes of a Close frame that hold its code, and it judges nothing: what is not
 //! valid is measured by the same rules and passes.
 
-/// Close code that stands for "the Close frame had none" (RFC 6455, section 7.1.5).
-pub const NO_CODE: u16 = 1005;
+use super::protocol::{CLOSE, CONTROL, FIN, MASKED, MAX_REASON, OPCODE, PING, code};
 
 /// Whether a server that ends a connection with this code does so because it, or what it serves, comes to
-/// an end (RFC 6455, section 7.4.1, and IANA's registry): Playwright's says 1001 when its browser is gone.
+/// an end: Playwright's says [`code::GOING_AWAY`] when its browser is gone.
 pub fn says_lost(code: u16) -> bool {
-    matches!(code, 1001 | 1011 | 1012)
+    matches!(
+        code,
+        code::GOING_AWAY | code::INTERNAL_ERROR | code::SERVICE_RESTART
+    )
 }
-
-/// The longest reason a Close frame can hold, bytes: a control frame has 125, the code takes two.
-pub const MAX_REASON: usize = 123;
-
-const FIN: u8 = 0x80;
-const MASKED: u8 = 0x80;
-const CONTROL: u8 = 0x08;
-const OP_CLOSE: u8 = 0x8;
-const OP_PING: u8 = 0x9;
 
 /// Two bytes, then at most eight of length and four of masking key.
 const MAX_HEADER: usize = 14;
@@ -72,7 +65,7 @@ impl Tracker {
         self.have == 0
     }
 
-    /// The code of the Close frame that has passed, if one has; [`NO_CODE`] when it had none.
+    /// The code of the Close frame that has passed, if one has; [`code::NONE`] when it had none.
     pub fn closed(&self) -> Option<u16> {
         self.closed
     }
@@ -83,7 +76,7 @@ impl Tracker {
             0 => next.first(),
             _ => self.header.first(),
         };
-        first.is_some_and(|first| first & 0x0f == OP_CLOSE)
+        first.is_some_and(|first| first & OPCODE == CLOSE)
     }
 
     /// Whether the bytes that pass belong to a message, not to a control frame.
@@ -109,7 +102,7 @@ impl Tracker {
         }
         let rest = &bytes[at..];
         let take = usize::try_from(self.left).map_or(rest.len(), |left| left.min(rest.len()));
-        if self.header[0] & 0x0f == OP_CLOSE {
+        if self.header[0] & OPCODE == CLOSE {
             self.read_code(&rest[..take]);
         }
         self.left -= take as u64;
@@ -186,13 +179,13 @@ impl Tracker {
             return None;
         }
         let frame = Frame {
-            opcode: self.header[0] & 0x0f,
+            opcode: self.header[0] & OPCODE,
             fin: self.header[0] & FIN != 0,
         };
-        if frame.opcode == OP_CLOSE {
+        if frame.opcode == CLOSE {
             let code = match self.code_have {
                 2 => u16::from_be_bytes(self.code),
-                _ => NO_CODE,
+                _ => code::NONE,
             };
             self.closed.get_or_insert(code);
             self.code_have = 0;
@@ -205,7 +198,7 @@ impl Tracker {
 
 /// Appends an empty Ping. What goes to a server has to be masked, what goes to a client must not.
 pub fn put_ping(out: &mut Vec<u8>, masked: bool) {
-    put_control(out, OP_PING, &[], masked);
+    put_control(out, PING, &[], masked);
 }
 
 /// Appends a Close frame. A reason beyond [`MAX_REASON`] bytes is cut at a character.
@@ -214,7 +207,7 @@ pub fn put_close(out: &mut Vec<u8>, code: u16, reason: &str, masked: bool) {
     let mut payload = Vec::with_capacity(2 + reason.len());
     payload.extend_from_slice(&code.to_be_bytes());
     payload.extend_from_slice(reason.as_bytes());
-    put_control(out, OP_CLOSE, &payload, masked);
+    put_control(out, CLOSE, &payload, masked);
 }
 
 /// The reason in a Close frame as servers send it: not masked, and as short as control frames are.

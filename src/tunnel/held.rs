@@ -2,6 +2,7 @@
 //! are is the [`flow`](super::flow)'s to say.
 
 use super::frame;
+use super::protocol::code;
 
 /// No valid Close frame is longer: a control frame has 125 bytes, a header at most 14.
 const LONGEST: usize = 139;
@@ -31,7 +32,7 @@ impl HeldClose {
     pub(super) fn whole(&self, closed: Option<u16>) -> Option<(u16, String)> {
         let held = self.0.as_ref()?;
         let too_long = held.bytes.len() > LONGEST;
-        let code = closed.or(too_long.then_some(frame::NO_CODE))?;
+        let code = closed.or(too_long.then_some(code::NONE))?;
         Some((code, frame::close_reason(&held.bytes)))
     }
 

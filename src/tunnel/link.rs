@@ -5,6 +5,7 @@
 //! out again as what it is.
 
 use super::frame;
+use super::protocol::code;
 use super::tune::keep_alive;
 use async_trait::async_trait;
 use pingora::protocols::raw_connect::ProxyDigest;
@@ -22,9 +23,6 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
-
-/// The code of an end in order (RFC 6455, section 7.4.1).
-const NORMAL: u16 = 1000;
 
 /// A connection to a client or a worker.
 #[derive(Debug)]
@@ -97,7 +95,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// answer, the end.
 pub async fn close_websocket(mut link: Link) {
     let mut closing = Vec::new();
-    frame::put_close(&mut closing, NORMAL, "", true);
+    frame::put_close(&mut closing, code::NORMAL, "", true);
     let parting = async {
         link.write_all(&closing).await?;
         link.flush().await?;

@@ -11,6 +11,7 @@
 //! proxy.
 //!
 //! * [`frame`]: where frames begin (pure).
+//! * [`protocol`]: the numbers of WebSocket (pure).
 //! * [`Link`]: a connection, plain or not.
 //! * `flow`: one direction, its frames and its end; `outlet`: its receiver, and the back pressure.
 //! * `held`: the worker's Close frame, until it is decided whether the client gets it.
@@ -25,6 +26,7 @@ pub mod frame;
 mod held;
 mod link;
 mod outlet;
+pub mod protocol;
 mod relay;
 mod splice;
 mod traffic;

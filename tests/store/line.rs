@@ -8,7 +8,8 @@ use playhouse::model::{Browser, SeatKind, SessionId, Waiter};
 use playhouse::selection::Wanted;
 use playhouse::store::redis::RedisStore;
 use playhouse::store::{
-    Candidate, Granted, LineServed, Peers, SeatStore, Served, StoreOptions, StoreRole, WorkerStore,
+    Candidate, Granted, LineServed, Peers, SeatStore, Served, StoreError, StoreOptions, StoreRole,
+    WorkerStore,
 };
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -364,4 +365,23 @@ async fn nothing_is_left_of_a_line() {
         (left.is_empty() && active == Some(0)).then_some(())
     })
     .await;
+}
+
+/// Else each try of each client during an outage is one more release that the store is to be told of.
+#[tokio::test]
+async fn nothing_is_owed_for_a_question_that_never_left() {
+    let (mut redis, one, _two, seat) = grid().await;
+    redis.kill();
+    eventually_equal("the store is away", false, async || one.store.reachable()).await;
+    let coming = [waiter("", "1.65"), waiter("", "")];
+    let asked = one.store.serve_line(Browser::Chromium, true, &coming, &[]);
+    let away = asked.await;
+    assert!(matches!(away, Err(StoreError::Away(_))), "{away:?}");
+    let alone = SessionId::random();
+    let away = one.store.reserve(alone, std::slice::from_ref(&seat)).await;
+    assert!(matches!(away, Err(StoreError::Away(_))), "{away:?}");
+    for session in [coming[0].session, coming[1].session, alone] {
+        let released = one.store.release(session, true).await;
+        assert!(released.is_ok(), "{released:?}");
+    }
 }

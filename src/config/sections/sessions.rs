@@ -77,11 +77,10 @@ section! {
     default_seat: Option<SeatKind> = None, optional("auto", seat());
 
     /// Time to dial one worker and shake hands, before the next one is tried.
-    // A worker on a local network answers in milliseconds; two can be tried within the queue's
-    // timeout.
+    // A worker on a local network answers in milliseconds.
     dial_timeout: Duration = seconds(2), time();
 
-    /// How often each worker's Playwright server is asked whether it answers.
+    /// How often each worker is asked whether it answers.
     // As often as the heartbeat.
     health_interval: Duration = seconds(5), time();
 }

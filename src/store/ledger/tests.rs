@@ -13,6 +13,8 @@ enum Fate {
     AnswerLost,
     /// The store never heard of it.
     Lost,
+    /// There was no connection to send it on.
+    Unsent,
 }
 
 #[derive(Clone, Debug)]
@@ -36,6 +38,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => Just(Fate::Done),
         1 => Just(Fate::AnswerLost),
         1 => Just(Fate::Lost),
+        1 => Just(Fate::Unsent),
     ];
     let step = prop_oneof![
         4 => (session.clone(), 0..3u8, fate.clone()).prop_map(|(s, w, f)| Step::Reserve(s, w, f)),
@@ -100,6 +103,10 @@ impl Pair {
             // What ended has to be told first, and could not be.
             return;
         }
+        if let Fate::Unsent = fate {
+            self.ledger.never_asked(session);
+            return;
+        }
         if let Fate::Lost = fate {
             self.ledger.doubt(session);
             return;
@@ -115,7 +122,7 @@ impl Pair {
     /// Tells the store all that it has not been told.
     fn flush(&mut self, fate: Fate) {
         let releases = self.ledger.pending_releases(2);
-        if !matches!(fate, Fate::Lost) {
+        if !matches!(fate, Fate::Lost | Fate::Unsent) {
             for (session, _) in &releases {
                 self.leases.remove(session);
             }

@@ -117,7 +117,7 @@ impl Keys {
     fn channel(&self, name: &str) -> String {
         let name = self.name(name);
         match self.database {
-            // As every version before had it.
+            // Without a number: the name that all versions know.
             None => name,
             Some(database) => format!("{name}@{database}"),
         }

@@ -9,6 +9,7 @@ use crate::store::{Candidate, Granted, Grantee, Reserved, SeatStore, Served, Sto
 use async_trait::async_trait;
 use redis::ScriptInvocation;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -22,10 +23,16 @@ const WAITS_SHARE: u32 = 4;
 struct Asking<'a> {
     inner: &'a Inner,
     session: SessionId,
+    /// Whether the question was handed to a connection.
+    sent: AtomicBool,
 }
 
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
+        if !self.sent.load(Ordering::Relaxed) {
+            self.inner.ledger().never_asked(self.session);
+            return;
+        }
         // Does nothing for a reservation that came to an end.
         if self.inner.ledger().doubt(self.session) {
             self.inner.outbox.notify_one();
@@ -59,10 +66,21 @@ impl SeatStore for RedisStore {
             inner.ledger().wait(waiter.session);
         }
         let asked = Instant::now().into_std();
-        let answer: LineAnswer = inner
+        let sent = AtomicBool::new(false);
+        let answer: Result<LineAnswer, _> = inner
             .link
-            .script(|live| inner.line_call(live, browser, anew, coming, candidates))
-            .await?;
+            .script(|live| {
+                sent.store(true, Ordering::Relaxed);
+                inner.line_call(live, browser, anew, coming, candidates)
+            })
+            .await;
+        if answer.is_err() && !sent.into_inner() {
+            let mut ledger = inner.ledger();
+            for waiter in coming {
+                ledger.never_asked(waiter.session);
+            }
+        }
+        let answer = answer?;
         let heard = Instant::now().into_std();
         inner.clock.observe(asked, heard, answer.6);
         let mut served = wire::served(&answer)
@@ -124,10 +142,15 @@ impl RedisStore {
             self.tell_release(session).await?;
             inner.ledger().begin(session);
         }
-        let _asking = Asking { inner, session };
+        let asking = Asking {
+            inner,
+            session,
+            sent: AtomicBool::new(false),
+        };
         let answer: Vec<String> = inner
             .link
             .script(|live| {
+                asking.sent.store(true, Ordering::Relaxed);
                 let mut call = inner.fenced(&inner.scripts.reserve, live.epoch);
                 call.arg(session.to_string());
                 inner.name_candidates(&mut call, candidates);

@@ -1,7 +1,8 @@
 //! The frame tracker against the frames that a WebSocket crate writes, in whatever pieces they
 //! come, and against bytes that are no frames at all.
 
-use crate::tunnel::frame::{self, Frame, MAX_REASON, NO_CODE, Tracker};
+use crate::tunnel::frame::{self, Frame, Tracker};
+use crate::tunnel::protocol::{MAX_REASON, code};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, OpCode};
@@ -25,7 +26,7 @@ fn sample(header: FrameHeader, payload: Vec<u8>) -> Sample {
     };
     let code = (opcode == 8).then(|| match payload[..] {
         [high, low, ..] => u16::from_be_bytes([high, low]),
-        _ => NO_CODE,
+        _ => code::NONE,
     });
     let mut wire = Vec::new();
     Reference::from_payload(header, payload.into())

@@ -5,8 +5,11 @@
 //! goes out in frames as it comes, each message in one or several.
 
 use super::downloads::Downloads;
-use super::own::{BROKEN, NORMAL, part};
+use super::own::part;
 use crate::tunnel::Close;
+use crate::tunnel::protocol::{
+    CLOSE, CONTINUATION, FIN, MASKED, MAX_CONTROL, OPCODE, OPCODES, PING, PONG, TEXT, code,
+};
 use crate::worker::own::OwnBrowser;
 use crate::worker::own::pipe::{END, Pipe};
 use bytes::Bytes;
@@ -28,21 +31,6 @@ const MAX_MESSAGE: u64 = 100 << 20;
 const STALL: Duration = Duration::from_secs(60);
 /// Control frames that wait to be sent.
 const CONTROLS: usize = 8;
-/// Payload of a control frame at most.
-const MAX_CONTROL: usize = 125;
-
-const FIN: u8 = 0x80;
-const MASKED: u8 = 0x80;
-const CONTINUATION: u8 = 0x0;
-const TEXT: u8 = 0x1;
-const BINARY: u8 = 0x2;
-const CLOSE: u8 = 0x8;
-const PING: u8 = 0x9;
-const PONG: u8 = 0xa;
-/// Others are reserved (RFC 6455, section 5.2).
-const OPCODES: [u8; 6] = [CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG];
-const PROTOCOL_ERROR: u16 = 1002;
-const TOO_LARGE: u16 = 1009;
 
 /// How a session came to its end.
 enum End {
@@ -67,7 +55,7 @@ pub(super) async fn session(
         Ok(browser) => browser,
         Err(why) => {
             let reason = format!("playhouse: the browser did not start: {why}");
-            return part(&mut client, BROKEN, &reason).await;
+            return part(&mut client, code::INTERNAL_ERROR, &reason).await;
         }
     };
     let (commands, _) = split(way.commands);
@@ -80,7 +68,7 @@ pub(super) async fn session(
         tokio::select! {
             end = up => end,
             end = down => end,
-            Ok(close) = stop => End::Told(BROKEN, close.reason().to_owned()),
+            Ok(close) = stop => End::Told(code::INTERNAL_ERROR, close.reason().to_owned()),
         }
     };
     // First of all: whatever the client still reads, its browser has had its time.
@@ -124,7 +112,7 @@ async fn pass_up(
                         Ok(passed) => passed,
                         Err(_) => {
                             let reason = "playhouse: the browser does not listen".to_owned();
-                            return End::Told(BROKEN, reason);
+                            return End::Told(code::INTERNAL_ERROR, reason);
                         }
                     }
                 }
@@ -133,7 +121,9 @@ async fn pass_up(
                     controls.try_send(control(PONG, &payload)).ok();
                     Ok(())
                 }
-                Event::Close(code) => return End::Told(code.unwrap_or(NORMAL), String::new()),
+                Event::Close(code) => {
+                    return End::Told(code.unwrap_or(code::NORMAL), String::new());
+                }
                 Event::Wrong(code, why) => return End::Told(code, format!("playhouse: {why}")),
             };
             if done.is_err() {
@@ -183,7 +173,7 @@ async fn pass_down(
             read = browser.read(&mut bytes) => match read {
                 Ok(0) | Err(_) => {
                     let reason = "playhouse: the browser has ended".to_owned();
-                    return End::Told(BROKEN, reason);
+                    return End::Told(code::INTERNAL_ERROR, reason);
                 }
                 Ok(read) => put_messages(&bytes[..read], &mut within, &mut frames),
             },
@@ -333,14 +323,14 @@ impl Reader {
                 continue;
             }
             if header[1] & MASKED == 0 {
-                return Err((PROTOCOL_ERROR, "a client masks its frames"));
+                return Err((code::PROTOCOL_ERROR, "a client masks its frames"));
             }
             if header[0] & 0x70 != 0 {
-                return Err((PROTOCOL_ERROR, "no extension was agreed on"));
+                return Err((code::PROTOCOL_ERROR, "no extension was agreed on"));
             }
-            let (opcode, fin) = (header[0] & 0x0f, header[0] & FIN != 0);
+            let (opcode, fin) = (header[0] & OPCODE, header[0] & FIN != 0);
             if !OPCODES.contains(&opcode) {
-                return Err((PROTOCOL_ERROR, "there is no such kind of frame"));
+                return Err((code::PROTOCOL_ERROR, "there is no such kind of frame"));
             }
             let left = match &header[2..2 + length] {
                 [] => u64::from(header[1] & 0x7f),
@@ -369,17 +359,17 @@ impl Reader {
         if opcode & 0x8 != 0 {
             return match left <= MAX_CONTROL as u64 && fin {
                 true => Ok(()),
-                false => Err((PROTOCOL_ERROR, "a control frame is short and whole")),
+                false => Err((code::PROTOCOL_ERROR, "a control frame is short and whole")),
             };
         }
         if (opcode == CONTINUATION) != self.within {
             return Err((
-                PROTOCOL_ERROR,
+                code::PROTOCOL_ERROR,
                 "a message begins once, and goes on to its end",
             ));
         }
         if self.message.saturating_add(left) > MAX_MESSAGE {
-            return Err((TOO_LARGE, "a message has at most 100 MiB"));
+            return Err((code::TOO_LARGE, "a message has at most 100 MiB"));
         }
         self.within = !fin;
         Ok(())
@@ -389,6 +379,7 @@ impl Reader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tunnel::protocol::BINARY;
     use proptest::prelude::*;
 
     fn masked(opcode: u8, fin: bool, payload: &[u8]) -> Vec<u8> {
@@ -490,23 +481,29 @@ mod tests {
         };
         let mut unmasked = Vec::new();
         put_frame(&mut unmasked, TEXT, true, b"hello");
-        assert_eq!(wrong(unmasked), PROTOCOL_ERROR);
+        assert_eq!(wrong(unmasked), code::PROTOCOL_ERROR);
         let mut deflated = masked(TEXT, true, b"hello");
         deflated[0] |= 0x40;
-        assert_eq!(wrong(deflated), PROTOCOL_ERROR);
+        assert_eq!(wrong(deflated), code::PROTOCOL_ERROR);
         let large = [
             &[TEXT | FIN, 127 | MASKED][..],
             &(MAX_MESSAGE + 1).to_be_bytes(),
             &[0; 4],
         ];
-        assert_eq!(wrong(large.concat()), TOO_LARGE);
-        assert_eq!(wrong(masked(PING, true, &[0; 126])), PROTOCOL_ERROR);
+        assert_eq!(wrong(large.concat()), code::TOO_LARGE);
+        assert_eq!(wrong(masked(PING, true, &[0; 126])), code::PROTOCOL_ERROR);
         for reserved in [0x3, 0x7, 0xb, 0xf] {
-            assert_eq!(wrong(masked(reserved, true, b"hello")), PROTOCOL_ERROR);
+            assert_eq!(
+                wrong(masked(reserved, true, b"hello")),
+                code::PROTOCOL_ERROR
+            );
         }
-        assert_eq!(wrong(masked(CONTINUATION, true, b"hello")), PROTOCOL_ERROR);
+        assert_eq!(
+            wrong(masked(CONTINUATION, true, b"hello")),
+            code::PROTOCOL_ERROR
+        );
         let twice = [masked(TEXT, false, b"a"), masked(TEXT, true, b"b")];
-        assert_eq!(wrong(twice.concat()), PROTOCOL_ERROR);
+        assert_eq!(wrong(twice.concat()), code::PROTOCOL_ERROR);
         assert_eq!(read([masked(BINARY, true, b"hello")]).1, []);
         let closed = read([masked(CLOSE, true, &[0x03, 0xe9, b'x'])]).1;
         assert_eq!(closed, [Event::Close(Some(1001))]);
@@ -533,7 +530,7 @@ mod tests {
         let End::Told(code, reason) = end else {
             panic!("it has no reason");
         };
-        assert_eq!(code, BROKEN);
+        assert_eq!(code, code::INTERNAL_ERROR);
         assert!(reason.contains("does not listen"), "{reason}");
     }
 }

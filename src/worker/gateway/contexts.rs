@@ -6,6 +6,7 @@
 //! the one whose context it is, and neither clients nor pages have a say in how a message begins. A
 //! compressed message tells nothing: where contexts are to be known, no compression is agreed on.
 
+use crate::tunnel::protocol::{CONTINUATION, CONTROL, FIN, OPCODE, TEXT};
 use std::collections::HashSet;
 use tokio::sync::watch;
 
@@ -19,12 +20,6 @@ const DISPOSED: &[u8] = b"\",\"method\":\"__dispose__\"";
 const MAX_NUMBER: usize = 64;
 /// Contexts of one session that are kept in mind.
 const MAX_CONTEXTS: usize = 1000;
-
-const TEXT: u8 = 0x1;
-const CONTINUATION: u8 = 0x0;
-const OPCODE: u8 = 0x0f;
-const CONTROL: u8 = 0x08;
-const FIN: u8 = 0x80;
 
 /// Names of contexts.
 pub type ContextSet = HashSet<String>;

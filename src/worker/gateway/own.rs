@@ -11,6 +11,7 @@ use super::live::{ScreenGuard, Way};
 use super::request::{header, without_header};
 use super::routes::Connections;
 use super::{Shared, cdp};
+use crate::tunnel::protocol::code;
 use crate::tunnel::{Close, Ends, Link, Side, Traffic, frame, pass_on};
 use crate::worker::address::ServerAddress;
 use crate::worker::own::{OwnBrowser, OwnSeats};
@@ -44,11 +45,6 @@ const FOUND_OUT: Duration = Duration::from_millis(500);
 const HANDSHAKE: Duration = Duration::from_secs(60);
 /// How long somebody may take to read a last word.
 pub(super) const PARTING: Duration = Duration::from_secs(2);
-/// Code of an end that is the worker's fault (RFC 6455, section 7.4.1).
-pub(super) const BROKEN: u16 = 1011;
-pub(super) const NORMAL: u16 = 1000;
-/// Code of an end that comes of what the client wants.
-const REFUSED: u16 = 1008;
 
 type Asked = oneshot::Receiver<Result<OwnBrowser<ServerAddress>, String>>;
 
@@ -207,7 +203,7 @@ async fn open(
 /// The answer to launch options that cannot be had here.
 async fn request(own: &OwnSeats, head: &[u8]) -> Result<Waiting, Answer> {
     let is_sound = own.servers.is_sound();
-    let ours = (StatusCode::SERVICE_UNAVAILABLE, BROKEN);
+    let ours = (StatusCode::SERVICE_UNAVAILABLE, code::INTERNAL_ERROR);
     // Where browsers do not start, a proxy had better know before its client has an answer.
     let patience = |usual| if is_sound { usual } else { HANDSHAKE };
     let Some(options) = header(head, LAUNCH_HEADER) else {
@@ -226,7 +222,7 @@ async fn request(own: &OwnSeats, head: &[u8]) -> Result<Waiting, Answer> {
         asked: asked.map_err(|missing| refused(missing.to_string()))?,
         patience: patience(FOUND_OUT),
         failure: match is_sound {
-            true => (StatusCode::BAD_REQUEST, REFUSED),
+            true => (StatusCode::BAD_REQUEST, code::POLICY),
             false => ours,
         },
     })
@@ -269,10 +265,10 @@ async fn wait(client: &mut TcpStream, head: &[u8], asked: Asked, failure: u16) -
     let opened = async {
         let browser = match asked.await {
             Ok(browser) => browser.map_err(|why| (failure, why))?,
-            Err(_) => return Err((BROKEN, "the worker is ending".to_owned())),
+            Err(_) => return Err((code::INTERNAL_ERROR, "the worker is ending".to_owned())),
         };
         let shaken = shake(browser, &head).await;
-        let (opened, _) = shaken.map_err(|answer| (BROKEN, answer.words()))?;
+        let (opened, _) = shaken.map_err(|answer| (code::INTERNAL_ERROR, answer.words()))?;
         Ok(opened)
     };
     let opened = tokio::select! {
@@ -302,7 +298,7 @@ async fn say_yes(client: &mut TcpStream, head: &[u8]) -> io::Result<()> {
 
 async fn say_yes_and_part(mut client: TcpStream, head: &[u8]) {
     if say_yes(&mut client, head).await.is_ok() {
-        part(&mut client, NORMAL, "").await;
+        part(&mut client, code::NORMAL, "").await;
     }
 }
 

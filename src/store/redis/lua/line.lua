@@ -24,7 +24,7 @@
 -- proxy that falls silent lets expire: 'until when, name of the set, newline, workers offered'.
 -- A seat for a client of another proxy is leased to that proxy, which is told. When the message
 -- is lost with its connection, the proxy tells anew who waits and is told of the lease.
--- The turns are those of admission/turns.rs.
+-- The turns are those of admission/turns.rs, but for the turn that a tenant gets back.
 
 local STRIDE = 1000000
 -- Seats that are given in one call: a millisecond or two of everybody's time.
