@@ -105,7 +105,8 @@ impl Fleet {
             counts,
         } = granted;
         let Some((place, mut seat)) = self.queue.take_claim(session) else {
-            // It left, and its seat's drop has told the store.
+            // It left. If that was before the store was told that it waits, its claim's drop told nobody.
+            drop(self.releaser.seat(session));
             return;
         };
         seat.taken(worker.clone());
