@@ -396,7 +396,7 @@ impl Refusal {
     }
 
     /// Every [code](Told::code), and how a client is counted that left without an answer.
-    pub const CODES: [&'static str; 31] = [
+    pub const CODES: [&'static str; 33] = [
         "bad_request",
         "websocket_version",
         "unknown_browser",
@@ -422,6 +422,8 @@ impl Refusal {
         "workers_out_of_reach",
         "no_worker",
         "all_workers_draining",
+        "workers_left_just_now",
+        "seats_being_counted",
         "draining",
         "store_away",
         "out_of_resources",
@@ -555,6 +557,16 @@ fn no_seat(browser: Browser, why: NoSeat, waited: Duration) -> RefusalResponse {
             format!("no {browser} worker is registered"),
             "Start one: playhouse worker, or BROWSER_TYPE for another browser.",
         ),
+        NoSeat::LeftJustNow => (
+            "workers_left_just_now",
+            format!("the last {browser} worker left a moment ago and may be back"),
+            "Try again in a moment; the grid's log says which worker left and why.",
+        ),
+        NoSeat::BeingCounted => (
+            "seats_being_counted",
+            format!("{browser} seats are being counted anew after an outage"),
+            "Try again in a few seconds: the shared store came back empty.",
+        ),
         NoSeat::AllDraining => (
             "all_workers_draining",
             format!("all {browser} workers are draining or out of reach"),
@@ -628,6 +640,8 @@ mod tests {
             no_seat(NoSeat::OutOfReach),
             no_seat(NoSeat::NoWorker),
             no_seat(NoSeat::AllDraining),
+            no_seat(NoSeat::LeftJustNow),
+            no_seat(NoSeat::BeingCounted),
             Refusal::Draining,
             Refusal::StoreAway,
             Refusal::TooManyConnections(TooMany::InAll),
