@@ -15,12 +15,13 @@ SCHEDULES ?= 1000000
 OWN_SESSIONS ?= 200
 CDP_SESSIONS ?= 100
 MIXED_SECONDS ?= 600
+CHAOS_CLIENTS ?= 20000
 
 # What scripts/setup.sh could not leave to Debian.
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chart setup lint bench overload capacity recycles own mixed soak storm idle simulate faults gateway budget fuzz containers clean
+.PHONY: help run test check chart setup lint bench overload chaos capacity recycles own mixed soak storm idle simulate faults gateway budget fuzz containers clean
 
 help: ## list the targets
 	@echo "usage: make TARGET"
@@ -60,8 +61,12 @@ bench: ## what a session costs, beside HAProxy and nginx (ARGS="--only connects 
 
 overload: ## more clients than seats, and what comes after; a million steps of the line: benches/results/overload.txt
 	@scripts/setup.sh test
-	LINE_STEPS=500000 $(CARGO) test --locked --release --lib -- admission::line
+	LINE_STEPS=1000000 $(CARGO) test --locked --release --lib -- admission::line
 	$(CARGO) bench --locked --bench overload -- --output benches/results/overload.txt
+
+chaos: ## clients that hang up at any point, with memory and with Redis; every count is zero after them (CHAOS_CLIENTS=20000)
+	@scripts/setup.sh test
+	CHAOS_CLIENTS=$(CHAOS_CLIENTS) $(CARGO) test --locked --test main -- grid::chaos --nocapture
 
 capacity: ## seats of a worker that recycles, by policy, with real browsers: docs/capacity.svg
 	@scripts/setup.sh test

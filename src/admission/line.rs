@@ -50,6 +50,8 @@ pub enum Refused {
     NotDialled,
     #[error("the store that knows the seats is away")]
     StoreAway,
+    #[error("there is nobody who could serve it")]
+    NeverServed,
 }
 
 /// What a seat has to be for a client to use it.

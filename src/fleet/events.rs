@@ -3,7 +3,7 @@
 use crate::events::{Events, Kind};
 use crate::model::{WorkerKey, WorkerStatus};
 use crate::store::{Event, Store};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -11,10 +11,10 @@ use tokio::sync::broadcast::error::RecvError;
 pub async fn follow(store: Arc<dyn Store>, events: Arc<Events>) {
     let mut heard = store.events();
     drop(store);
-    let mut known = HashMap::new();
+    let (mut known, mut asked) = (HashMap::new(), HashSet::new());
     loop {
         match heard.recv().await {
-            Ok(event) => note(&event, &mut known, &events),
+            Ok(event) => note(&event, &mut known, &mut asked, &events),
             // Those that were missed are not told: this is no log.
             Err(RecvError::Lagged(_)) => {}
             Err(RecvError::Closed) => return,
@@ -22,7 +22,13 @@ pub async fn follow(store: Arc<dyn Store>, events: Arc<Events>) {
     }
 }
 
-fn note(event: &Event, known: &mut HashMap<WorkerKey, WorkerStatus>, events: &Events) {
+/// Statuses in `known`, and who was `asked` to recycle: every proxy asks until it is done.
+fn note(
+    event: &Event,
+    known: &mut HashMap<WorkerKey, WorkerStatus>,
+    asked: &mut HashSet<WorkerKey>,
+    events: &Events,
+) {
     let worker = |key: &WorkerKey, what: &str| {
         events.note(Kind::Worker, what, Some(key.id.as_str()));
     };
@@ -37,8 +43,10 @@ fn note(event: &Event, known: &mut HashMap<WorkerKey, WorkerStatus>, events: &Ev
         }
         Event::Gone(key) => {
             known.remove(key);
+            asked.remove(key);
             worker(key, "left");
         }
+        Event::Recycle(key) if known.contains_key(key) && !asked.insert(key.clone()) => {}
         Event::Recycle(key) => worker(key, "asked to recycle"),
         Event::Reachable(true) => events.note(Kind::Store, "the store is back", None),
         Event::Reachable(false) => events.note(Kind::Store, "the store is away", None),

@@ -7,6 +7,7 @@
 //! a wrong seat.
 
 pub mod demand;
+mod departed;
 mod dial;
 pub mod events;
 mod failure;
@@ -16,6 +17,7 @@ mod live;
 mod outage;
 mod seating;
 mod shared_line;
+mod shown_version;
 mod suspicion;
 mod target;
 mod trials;
@@ -43,9 +45,11 @@ use crate::session::registry::Registry;
 use crate::session::seat::Releaser;
 use crate::store::Store;
 use async_trait::async_trait;
+use departed::Departed;
 use outage::Share;
 use pingora_load_balancing::discovery::ServiceDiscovery;
 use pingora_load_balancing::{Backend, Backends, LoadBalancer};
+use shown_version::ShownVersion;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -63,6 +67,7 @@ pub struct Fleet {
     registry: Arc<Registry>,
     releaser: Releaser,
     known: Mutex<HashMap<WorkerKey, Known>>,
+    departed: Mutex<Departed>,
     index: SharedIndex,
     balancer: LoadBalancer<IndexSelection>,
     /// The set of workers changed: Pingora's balancer has to discover it.
@@ -89,6 +94,8 @@ struct Known {
     target: Arc<Target>,
     obstacles: Obstacles,
     suspicion: Suspicion,
+    /// Its version of Playwright, where it does not tell.
+    shown_version: Option<ShownVersion>,
     /// A task asks it what [`Known::suspicion`] wants to know.
     on_trial: bool,
     /// When it was last asked whether it answers, or answered a session.
@@ -128,7 +135,7 @@ impl Known {
         Some(Facts {
             key: self.record.key.clone(),
             address,
-            version: self.record.version,
+            version: self.version(),
             seat: self.record.seat,
             size: self.record.size,
             active: self.counts.active,
@@ -214,6 +221,7 @@ impl Fleet {
                 registry,
                 releaser,
                 known: Mutex::default(),
+                departed: Mutex::default(),
                 index,
                 membership: Notify::new(),
                 reconfigured: Notify::new(),
@@ -244,7 +252,10 @@ impl Fleet {
             .known()
             .values()
             .map(|known| WorkerState {
-                record: known.record.clone(),
+                record: WorkerRecord {
+                    version: known.version(),
+                    ..known.record.clone()
+                },
                 counts: known.counts,
                 unreachable: known.unreachable().map(|why| {
                     let likely = why.likely_cause(known.fixed());
@@ -261,20 +272,23 @@ impl Fleet {
     }
 
     /// What a client could have had in the place of what it wants. `None` when it can be served, at once or
-    /// by a pool that is expected, or when there is nothing of the browser.
+    /// by workers that are expected, or when there is nothing of the browser.
     pub fn instead_of(&self, wanted: &Wanted) -> Option<Instead> {
         let config = self.config.load();
         let expected = config.pools.iter();
         let expected: Vec<&Pool> = expected.filter(|it| it.browser == wanted.browser).collect();
-        let index = self.index.lock();
         let serves = |pool: &&Pool| wanted.accepts(pool.seat, pool.version);
-        if index.knows(wanted) || expected.iter().any(serves) {
+        let now = Instant::now();
+        let departed = self.departed();
+        let index = self.index.lock();
+        if index.knows(wanted) || expected.iter().any(serves) || departed.serves(wanted, now) {
             return None;
         }
         let versions = |seat: SeatKind| {
             let mut versions = index.versions(wanted.browser, seat);
             let expected = expected.iter().filter(|pool| pool.seat == seat);
             versions.extend(expected.map(|pool| pool.version));
+            versions.extend(departed.versions(wanted.browser, seat, now));
             versions
         };
         let of_seat: Vec<Version> = versions(wanted.seat).into_iter().flatten().collect();
@@ -286,12 +300,14 @@ impl Fleet {
         (!seats.is_empty()).then_some(Instead::Seats(seats))
     }
 
-    /// Whether there are workers, or a pool is expected, from which this client may get what it wants.
+    /// Whether there are workers, or some are expected, from which this client may get what it wants.
     pub fn serves(&self, wanted: &Wanted) -> bool {
         let expected =
             |pool: &Pool| pool.browser == wanted.browser && wanted.accepts(pool.seat, pool.version);
         let config = self.config.load();
-        self.index.lock().knows(wanted) || config.pools.iter().any(expected)
+        self.index.lock().knows(wanted)
+            || config.pools.iter().any(expected)
+            || self.departed().serves(wanted, Instant::now())
     }
 
     /// Whether every browser that this client may get has these launch options of itself.
@@ -320,11 +336,14 @@ impl Fleet {
     /// The kind of seat for somebody who does not say: a shared one, unless there are only others.
     pub fn usual_seat(&self, browser: Browser) -> SeatKind {
         let config = self.config.load();
+        let now = Instant::now();
+        let departed = self.departed();
         let index = self.index.lock();
         let expected = |pool: &Pool, seat| pool.browser == browser && pool.seat == seat;
         let has = |seat| {
             index.registered(browser, seat) > 0
                 || config.pools.iter().any(|pool| expected(pool, seat))
+                || departed.versions(browser, seat, now).next().is_some()
         };
         let mut seats = SeatKind::ALL.into_iter();
         seats.find(|seat| has(*seat)).unwrap_or_default()
@@ -342,6 +361,12 @@ impl Fleet {
 
     fn known(&self) -> MutexGuard<'_, HashMap<WorkerKey, Known>> {
         self.known
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn departed(&self) -> MutexGuard<'_, Departed> {
+        self.departed
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }

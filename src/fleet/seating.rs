@@ -8,7 +8,7 @@ use crate::admission::line::{Need, Refused};
 use crate::admission::queue::{self, Seeker};
 use crate::admission::turns::Place;
 use crate::metrics::ObserveTime;
-use crate::model::{Browser, Counts, SessionId, Size, WorkerKey, WorkerRecord, WorkerStatus};
+use crate::model::{Browser, Counts, SessionId, Size, WorkerKey, WorkerStatus};
 use crate::selection::{Policy, Wanted, candidates, worker_key};
 use crate::session::seat::Seat;
 use crate::store::{Candidate, Reserved};
@@ -40,7 +40,12 @@ pub enum NoSeat {
     /// There are seats, but their workers are not reached from here, or were too slow.
     OutOfReach,
     NoWorker,
+    /// None is on the books, and one that left a moment ago may come back.
+    LeftJustNow,
     AllDraining,
+    /// All are, as far as is known: the store came back empty or old, and not everybody has told it yet
+    /// whom they seated.
+    BeingCounted,
 }
 
 /// Why there is no seat at this moment.
@@ -320,19 +325,25 @@ impl Fleet {
     pub fn why_no_seat(&self, wanted: &Wanted, dialled: bool) -> NoSeat {
         let policy = policy(&self.config);
         let known = self.known();
-        let fits = |record: &WorkerRecord| {
-            record.key.browser == wanted.browser && wanted.accepts(record.seat, record.version)
+        let fits = |it: &&Known| {
+            let record = &it.record;
+            record.key.browser == wanted.browser && wanted.accepts(record.seat, it.version())
         };
-        let fitting: Vec<_> = known.values().filter(|it| fits(&it.record)).collect();
+        let fitting: Vec<_> = known.values().filter(fits).collect();
         let available = |it: &&&Known| it.record.status == WorkerStatus::Available;
         let available: Vec<_> = fitting.iter().filter(available).collect();
         let of_no_use = |it: &&&Known| it.left(&policy) > 0 && (dialled || !it.open());
         if fitting.is_empty() {
-            NoSeat::NoWorker
+            match self.departed().serves(wanted, tokio::time::Instant::now()) {
+                true => NoSeat::LeftJustNow,
+                false => NoSeat::NoWorker,
+            }
         } else if available.is_empty() {
             NoSeat::AllDraining
         } else if available.into_iter().any(|it| of_no_use(&it)) {
             NoSeat::OutOfReach
+        } else if self.store.is_being_restored() {
+            NoSeat::BeingCounted
         } else {
             NoSeat::AllTaken
         }

@@ -105,7 +105,7 @@ impl Fleet {
             counts,
         } = granted;
         let Some((place, mut seat)) = self.queue.take_claim(session) else {
-            // It left; were that told before it was asked for a seat, the seat would stay taken.
+            // It left. If that was before the store was told that it waits, its claim's drop told nobody.
             drop(self.releaser.seat(session));
             return;
         };

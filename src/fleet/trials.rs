@@ -52,6 +52,12 @@ impl Fleet {
         let timed_out = matches!(error, DialError::Timeout { .. });
         let mut failure = error.classify();
         if let DialFailure::Client(answer) = &failure {
+            if let Some(version) = answer
+                .server_version()
+                .filter(|_| answer.is_version_mismatch())
+            {
+                self.version_shown(target, version);
+            }
             let left = VERIFY_TIMEOUT.min(patience.saturating_sub(begun.elapsed()));
             if !self.is_working(target, answer, begun, left).await {
                 let status = answer.status;

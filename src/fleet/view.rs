@@ -10,6 +10,7 @@ use crate::tunnel::Close;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use tokio::time::Instant;
 
 impl Fleet {
     /// Takes in what the store says.
@@ -78,6 +79,7 @@ impl Fleet {
                         target: target.clone(),
                         obstacles: Obstacles::default(),
                         suspicion: Suspicion::default(),
+                        shown_version: None,
                         on_trial: false,
                         asked_at: None,
                         configured,
@@ -107,9 +109,12 @@ impl Fleet {
 
     /// A worker is gone.
     pub(super) fn forget(&self, key: &WorkerKey) {
-        if self.known().remove(key).is_none() {
+        let Some(worker) = self.known().remove(key) else {
             return;
-        }
+        };
+        let version = worker.version();
+        self.departed()
+            .left(&worker.record, version, Instant::now());
         log::info!(worker:% = key; "worker left");
         self.index.lock().remove(key);
         self.membership.notify_one();
@@ -179,6 +184,10 @@ impl Fleet {
             let was_reached = worker.unreachable().is_none();
             let matters = change(worker);
             let is_reached = worker.unreachable().is_none();
+            if !is_reached && worker.counts.active == 0 {
+                // Another server may stand there when somebody answers again.
+                worker.shown_version = None;
+            }
             match worker.unreachable() {
                 Some(why) if was_reached => log_unreachable(worker, why),
                 None if !was_reached => {

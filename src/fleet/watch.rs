@@ -109,6 +109,7 @@ impl Fleet {
             *read = self.read_store().await;
         }
         self.resolve_names();
+        self.forget_shown_versions();
         self.order_overdue();
     }
 

@@ -20,6 +20,7 @@ mod seat_choice;
 mod session;
 pub mod session_request;
 mod ticket;
+mod unserved;
 
 pub use pages::MetricsPage;
 

@@ -3,8 +3,8 @@
 use super::Grid;
 use super::front_door::Downstream;
 use super::refusal::Refusal;
-use super::session::never_served;
 use super::session_request::{self, CDP_SEAT};
+use super::unserved::never_served;
 use crate::metrics::TEXT_FORMAT;
 use crate::metrics::cache::Cache;
 use bytes::Bytes;

@@ -7,14 +7,14 @@ use super::answer::switching_protocols;
 use super::connections::Connection;
 use super::refusal::Refusal;
 use super::session_request::SessionRequest;
+use super::unserved::{never_served, refusal, try_elsewhere};
 use super::{Arrival, Grid};
 use crate::admission::line::{LineTimeouts, Refused, SeatRequest};
 use crate::admission::tokens::{Identity, QuotaPermit};
 use crate::events::Kind;
-use crate::fleet::{DialFailure, Dialled, Grant, Instead, NoSeat, Target, Ticket};
+use crate::fleet::{DialFailure, Dialled, Grant, Target, Ticket};
 use crate::metrics::ObserveTime;
 use crate::model::unix_millis;
-use crate::selection::Wanted;
 use crate::session::quota;
 use crate::session::registry::{ClientGuard, OpenSession, SessionInfo};
 use crate::session::seat::Seat;
@@ -227,12 +227,11 @@ async fn find_seat(
             .map_err(|why| refused(tried, why))?;
         let waited = came.elapsed();
         let dialling = Instant::now();
-        let fleet = &grid.fleet;
         // Its worker has to know it by name, so that an operator may look at it.
         let can_be_shown = config.admin.live_view;
         let named = can_be_shown.then(|| wanted_session.handshake.of_session(seat.session()));
         let handshake = named.as_ref().unwrap_or(&wanted_session.handshake);
-        match fleet.dial(&target, handshake, ticket.dial()).await {
+        match grid.fleet.dial(&target, handshake, ticket.dial()).await {
             Ok(dialled) => {
                 let dial_time = dialling.elapsed();
                 grid.metrics.phases.dial.observe_time(dial_time);
@@ -246,7 +245,9 @@ async fn find_seat(
             }
             Err(DialFailure::Worker(_)) => {}
             Err(DialFailure::Client(answer)) => {
-                return Err(Refusal::of_worker(answer, &wanted_session.wanted).into());
+                drop(seat);
+                try_elsewhere(grid, &wanted_session.wanted, answer, &mut ticket)?;
+                continue;
             }
             Err(DialFailure::Ours(shortage)) => return Err(Refusal::OutOf(shortage).into()),
         }
@@ -306,51 +307,6 @@ impl Drop for ObserveWait<'_> {
         grid.metrics.phases.queue.observe_time(begun.elapsed());
         grid.metrics.queue_wait.observe_time(begun.elapsed());
     }
-}
-
-/// What a client is told that the line has refused.
-fn refusal(grid: &Grid, wanted: &Wanted, tried: usize, why: Refused, came: Instant) -> Refusal {
-    match why {
-        Refused::Full => Refusal::QueueFull {
-            max_waiting: grid.config.load().queue.max_waiting,
-        },
-        Refused::StoreAway => Refusal::StoreAway,
-        Refused::NotDialled => Refusal::NotDialled { tried },
-        Refused::TimedOut => {
-            if let Some(refusal) = never_served(grid, wanted) {
-                return refusal;
-            }
-            if grid.fleet.waits_for_store() {
-                return Refusal::StoreAway;
-            }
-            let why = grid.fleet.why_no_seat(wanted, tried > 0);
-            if tried > 0 && why != NoSeat::AllTaken {
-                return Refusal::NotDialled { tried };
-            }
-            Refusal::NoSeat {
-                browser: wanted.browser,
-                why,
-                waited: came.elapsed(),
-            }
-        }
-    }
-}
-
-/// There are workers, and none that the client could use.
-pub(super) fn never_served(grid: &Grid, wanted: &Wanted) -> Option<Refusal> {
-    let Wanted { browser, seat, .. } = *wanted;
-    Some(match grid.fleet.instead_of(wanted)? {
-        Instead::Versions(available) => Refusal::NoSuchVersion {
-            browser,
-            client: wanted.version?,
-            available,
-        },
-        Instead::Seats(available) => Refusal::NoSuchSeat {
-            browser,
-            seat,
-            available,
-        },
-    })
 }
 
 fn finish(grid: &Grid, running: &Running, ended: &Ended) {

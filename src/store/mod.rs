@@ -305,6 +305,12 @@ pub trait Peers: Send + Sync + 'static {
         true
     }
 
+    /// Whether the store came back empty or old a moment ago, so that it takes seats for taken of which
+    /// nobody has told it yet.
+    fn is_being_restored(&self) -> bool {
+        false
+    }
+
     /// Whether other processes share this store, so that the counters known here may be behind.
     fn is_shared(&self) -> bool {
         false

@@ -129,6 +129,12 @@ impl Flow {
         self.close_state == CloseState::Written
     }
 
+    /// A Close frame, ours or the sender's, is on its way to the receiver, or its connection took it.
+    pub(super) fn owes_close(&self) -> bool {
+        let begun = self.is_sending_close() || self.has_sent_close() || self.closed().is_some();
+        begun && !self.sink_ended()
+    }
+
     pub(super) fn ping_due(&self) -> bool {
         self.ping_due
     }

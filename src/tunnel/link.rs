@@ -6,7 +6,7 @@
 
 use super::frame;
 use super::protocol::code;
-use super::tune::keep_alive;
+use super::tune::{keep_alive, unacknowledged};
 use async_trait::async_trait;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{
@@ -76,6 +76,17 @@ impl Link {
             Link::Plain(stream) => Some(stream.as_fd()),
             Link::Unix(stream) => Some(stream.as_fd()),
             Link::Tls(_) | Link::Boxed(_) | Link::Overheard(_) => None,
+        }
+    }
+
+    /// Bytes that were written and that the other end's kernel has not acknowledged; 0 where nobody knows.
+    pub(super) fn unacknowledged(&self) -> u32 {
+        match self {
+            Link::Plain(stream) => unacknowledged(stream),
+            Link::Unix(stream) => unacknowledged(stream),
+            Link::Tls(stream) => unacknowledged(stream.get_ref().0),
+            Link::Overheard(overheard) => overheard.link.unacknowledged(),
+            Link::Boxed(_) => 0,
         }
     }
 

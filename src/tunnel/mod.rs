@@ -15,8 +15,10 @@
 //! * [`Link`]: a connection, plain or not.
 //! * `flow`: one direction, its frames and its end; `outlet`: its receiver, and the back pressure.
 //! * `held`: the worker's Close frame, until it is decided whether the client gets it.
+//! * `parting`: how long an end waits for a client that is behind (pure).
 //! * `relay`: both directions, and what ends a session.
 //! * `splice`: large frames without copying, on Linux.
+//! * `stalls`: since when a side takes nothing.
 //! * `watch`: pings and time limits (pure).
 //! * [`Close`], [`Ended`]: what is said and what is reported at the end.
 
@@ -26,9 +28,11 @@ pub mod frame;
 mod held;
 mod link;
 mod outlet;
+mod parting;
 pub mod protocol;
 mod relay;
 mod splice;
+mod stalls;
 mod traffic;
 mod tune;
 mod watch;

@@ -4,6 +4,8 @@
 use super::close::{Close, EndReason, Ended, Party};
 use super::flow::Flow;
 use super::link::Link;
+use super::parting::{ANSWER_TIMEOUT, CLOSE_TIMEOUT, LOOK_INTERVAL, Parting};
+use super::stalls::Stalls;
 use super::traffic::{Moved, Traffic};
 use super::watch::{Direction, Liveness, Watch};
 use super::{Ends, SessionLimits, frame};
@@ -20,13 +22,8 @@ use tokio::time::{Instant, Sleep};
 /// How long sides may take to follow when one of them has said or shown that it is over.
 const LINGER: Duration = Duration::from_secs(10);
 
-/// How long an end of ours may take: the rest of the frames in flight, the Close frames, and the
-/// sides' answers to them. It begins anew with each [`PROGRESS`] of a large message on its way to
-/// the client, behind which the reason is to be said.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// Bytes that a client has to take in that time while an end of ours waits for the end of a frame.
-const PROGRESS: u64 = 64 * 1024;
+/// Looks at a side that lets nobody write, in the time that it may do so.
+const LOOKS: u32 = 4;
 
 /// What the timer is set to when nothing is due.
 const FAR: Duration = Duration::from_secs(24 * 3600);
@@ -39,13 +36,6 @@ thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
 }
 
-/// What is said at an end of ours. Apart, because most of a session's life there is none.
-struct Closing {
-    close: Close,
-    /// Bytes that the client took since the parting began or began anew.
-    progress: u64,
-}
-
 pub(super) struct Relay {
     id: SessionId,
     /// Somebody in front says how the session ends, and knows which one it is.
@@ -56,15 +46,15 @@ pub(super) struct Relay {
     up: Flow,
     /// From the worker to the client.
     down: Flow,
-    up_stalled: Option<Instant>,
-    down_stalled: Option<Instant>,
+    stalls: Stalls,
     client_liveness: Liveness,
     worker_liveness: Liveness,
     limits: SessionLimits,
     traffic: Arc<Traffic>,
     stop: Option<oneshot::Receiver<Close>>,
-    /// An end of ours, while it is under way.
-    closing: Option<Box<Closing>>,
+    /// An end that is not the client's, while it is under way. Apart, because most of a session's life
+    /// there is none.
+    parting: Option<Box<Parting>>,
     /// What ended the session, once something has.
     ended: Option<Ended>,
     /// When the parting has taken long enough.
@@ -91,14 +81,13 @@ impl Relay {
             worker: ends.worker.stream,
             up: Flow::new(true, false),
             down: Flow::new(false, holds_close),
-            up_stalled: None,
-            down_stalled: None,
+            stalls: Stalls::default(),
             client_liveness: Liveness::new(now),
             worker_liveness: Liveness::new(now),
             limits,
             traffic,
             stop: Some(stop),
-            closing: None,
+            parting: None,
             ended: None,
             until: None,
             alarm: now,
@@ -144,7 +133,7 @@ impl Relay {
                 return Poll::Pending;
             }
             let now = Instant::now();
-            if self.until.is_some_and(|until| until <= now) {
+            if self.until.is_some_and(|until| until <= now) && !self.parts_on(now) {
                 return Poll::Ready(self.verdict());
             }
             self.check_deadlines(now);
@@ -159,7 +148,7 @@ impl Relay {
     /// Moves bytes both ways.
     fn pump(&mut self, cx: &mut Context<'_>) {
         let (up, down) = BUFFER.with_borrow_mut(|scratch| {
-            let close = self.closing.as_deref().map(|it| &it.close);
+            let close = self.parting.as_deref().and_then(|it| it.close.as_ref());
             let (client, worker) = (&mut self.client, &mut self.worker);
             let up = self.up.pump(client, worker, close, scratch, cx);
             let down = self.down.pump(worker, client, close, scratch, cx);
@@ -170,7 +159,7 @@ impl Relay {
 
     /// Takes down what moved, and when.
     fn note(&mut self, up: Moved, down: Moved) {
-        let stalled = self.up_stalled.is_some() || self.down_stalled.is_some();
+        let stalled = self.stalls.any();
         let blocked = self.up.is_blocked() || self.down.is_blocked();
         if !(up.any() || down.any() || stalled || blocked) {
             return;
@@ -182,10 +171,10 @@ impl Relay {
             self.traffic.message_at(now, !down.in_message);
         }
         // A side that was not read, because the other was slow, has not been silent.
-        if up.bytes > 0 || self.up_stalled.is_some() {
+        if up.bytes > 0 || self.stalls.up().is_some() {
             self.client_liveness.heard(now);
         }
-        if down.bytes > 0 || self.down_stalled.is_some() {
+        if down.bytes > 0 || self.stalls.down().is_some() {
             self.worker_liveness.heard(now);
         }
         if up.pinged {
@@ -197,35 +186,19 @@ impl Relay {
         if up.pinged || down.pinged {
             self.wake_by(now + self.limits.time_to_answer());
         }
-        for (stalled, flow, moved) in [
-            (&mut self.up_stalled, &self.up, up),
-            (&mut self.down_stalled, &self.down, down),
-        ] {
-            if !flow.is_blocked() {
-                *stalled = None;
-            } else if moved.taken > 0 || stalled.is_none() {
-                *stalled = Some(now);
-            }
+        self.stalls.note(now, [(&self.up, up), (&self.down, down)]);
+        if self.stalls.any() {
+            self.wake_by(now + self.limits.write_timeout / LOOKS);
         }
-        if self.up_stalled.is_some() || self.down_stalled.is_some() {
-            self.wake_by(now + self.limits.write_timeout);
-        }
-        if let Some(closing) = &mut self.closing
-            && self.down.is_sending_close()
-        {
-            closing.progress += down.taken;
-            if closing.progress >= PROGRESS {
-                closing.progress = 0;
-                self.until = Some(now + CLOSE_TIMEOUT);
-                self.wake_by(now + CLOSE_TIMEOUT);
-            }
+        if let Some(parting) = &mut self.parting {
+            parting.took(down.taken);
         }
     }
 
     /// What the sides have said and shown so far, and what follows from it. Whether that gives the
     /// two directions something new to do.
     fn observe(&mut self) -> bool {
-        let was_closing = self.closing.is_some();
+        let was_ours = self.is_ours();
         let judged = self.judge_close();
         let closed = |by, code| Ended {
             by,
@@ -258,16 +231,19 @@ impl Relay {
         }
         let (shut_up, shut_down) = if self.is_closed() {
             (false, false)
-        } else if self.closing.is_some() {
+        } else if self.is_ours() {
             // A side that is told the end early might not send the rest of the frame it is in.
             let told = !self.up.is_finishing() && !self.down.is_finishing();
             (told, told)
         } else {
             (self.up.source_ended(), self.down.source_ended())
         };
+        if self.needs_client_alone() {
+            self.allow(ANSWER_TIMEOUT);
+        }
         let up = shut_up && self.up.shut();
         let down = shut_down && self.down.shut();
-        up || down || judged || self.closing.is_some() != was_closing
+        up || down || judged || self.is_ours() != was_ours
     }
 
     /// Decides whether the client gets the worker's Close frame, if that waits. A server that ends
@@ -285,15 +261,52 @@ impl Relay {
         true
     }
 
+    /// Whether the client was told the end and has not answered, and nobody else is waited for.
+    fn needs_client_alone(&self) -> bool {
+        let passed_on = self.down.has_relayed_close() && self.up.closed().is_none();
+        passed_on || self.down.has_sent_close() && self.down.source_ended()
+    }
+
     /// A side has ended the session: the other gets its time to follow.
     fn follow(&mut self, ended: Ended) {
         self.ended = Some(ended);
+        if ended.by != Party::Client {
+            self.part(None);
+        }
         self.allow(LINGER);
+    }
+
+    fn part(&mut self, close: Option<Close>) {
+        let now = Instant::now();
+        let since = self.stalls.down().unwrap_or(now);
+        let parting = Parting::new(close, now, since, self.client.unacknowledged());
+        self.parting = Some(Box::new(parting));
+    }
+
+    /// Whether the end is one of ours.
+    fn is_ours(&self) -> bool {
+        let parting = self.parting.as_deref();
+        parting.is_some_and(|parting| parting.close.is_some())
+    }
+
+    /// Whether the parting, whose time is over, goes on because the client takes what comes before the
+    /// last word.
+    fn parts_on(&mut self, now: Instant) -> bool {
+        let unacknowledged = self.client.unacknowledged();
+        let behind = self.down.is_blocked() || unacknowledged > 0;
+        let coming = self.down.is_finishing();
+        let owes = self.down.owes_close();
+        let parting = self.parting.as_deref_mut().filter(|_| owes);
+        let goes_on = parting.is_some_and(|it| it.goes_on(now, behind, coming, unacknowledged));
+        if goes_on {
+            self.until = Some(now + LOOK_INTERVAL);
+        }
+        goes_on
     }
 
     /// Ends the session: a Close frame to both sides, then the end of both connections.
     fn end(&mut self, close: Close) {
-        if self.closing.is_some() {
+        if self.is_ours() {
             return;
         }
         self.ended.get_or_insert(Ended {
@@ -303,7 +316,7 @@ impl Relay {
         });
         self.up.finish(&close);
         self.down.finish(&close);
-        self.closing = Some(Box::new(Closing { close, progress: 0 }));
+        self.part(Some(close));
         self.allow(CLOSE_TIMEOUT);
     }
 
@@ -322,6 +335,10 @@ impl Relay {
         self.alarm = self.until.unwrap_or(now + FAR);
         if self.ended.is_some() {
             return;
+        }
+        if self.stalls.any() {
+            self.stalls.look(now, [&self.worker, &self.client]);
+            self.wake_by(now + self.limits.write_timeout / LOOKS);
         }
         if self.up.ping_due() {
             // The client has stopped within a frame, so that the worker cannot be asked.
@@ -353,8 +370,8 @@ impl Relay {
             last_message: self.traffic.last_message(),
             client: self.client_liveness,
             worker: self.worker_liveness,
-            up: way(&self.up, self.up_stalled),
-            down: way(&self.down, self.down_stalled),
+            up: way(&self.up, self.stalls.up()),
+            down: way(&self.down, self.stalls.down()),
         }
     }
 

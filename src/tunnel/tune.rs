@@ -7,7 +7,7 @@
 use nix::sys::socket::{setsockopt, sockopt};
 use pingora::protocols::TcpKeepalive;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 /// Silence before the kernel probes the other end, seconds. The tunnel's pings come sooner; this
@@ -42,7 +42,21 @@ pub(super) fn keep_alive(socket: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// The same for a connection that Pingora makes or accepts. It sends at once by itself.
+/// Bytes in a connection's send buffer that the other end's kernel has not acknowledged (on Linux SIOCOUTQ,
+/// see tcp(7) and unix(7)); 0 if the kernel does not say.
+pub(super) fn unacknowledged(socket: impl AsFd) -> u32 {
+    let mut bytes: libc::c_int = 0;
+    let descriptor = socket.as_fd().as_raw_fd();
+    // SAFETY: the descriptor is open for as long as it is borrowed, and this request writes one int.
+    let asked = unsafe { libc::ioctl(descriptor, libc::TIOCOUTQ, &mut bytes) };
+    if asked == 0 {
+        bytes.try_into().unwrap_or(0)
+    } else {
+        0
+    }
+}
+
+/// What [`tune`] does, for a connection that Pingora makes or accepts. It sends at once by itself.
 pub fn keepalive() -> TcpKeepalive {
     TcpKeepalive {
         idle: Duration::from_secs(KEEPALIVE_IDLE.into()),

@@ -222,6 +222,26 @@ async fn who_comes_to_the_wrong_door_is_told_the_right_one() {
         assert_eq!(cdp.status, 400);
         assert!(cdp.body.contains("/cdp"), "{}", cdp.body);
     }
+    for (wish, told) in [
+        ("browser=firefox", "Chromium only"),
+        ("browser=netscape", "Unknown browser"),
+        ("seat=shared", "of its own"),
+        ("seat=any", "Unknown kind of seat"),
+        ("seat=own&browser=webkit", "Chromium only"),
+    ] {
+        let connected = refused(grid.dial().target(&format!("/cdp?{wish}"))).await;
+        let discovered = page(&grid, &format!("/json/version?{wish}")).await;
+        for (status, body) in [
+            (connected.status, connected.body),
+            (discovered.status, discovered.body),
+        ] {
+            assert_eq!(status, 400, "{wish}");
+            assert!(body.contains(told), "{wish}: {body}");
+        }
+    }
+    let all_is_true = "/cdp?browser=chromium&seat=own";
+    let session = grid.dial().target(all_is_true).connect().await;
+    session.ok().unwrap().close().await;
     let asked = page(&grid, "/cdp").await;
     assert_eq!(asked.status, 426);
 }

@@ -164,6 +164,81 @@ async fn plain_text_where_tls_is_spoken_is_told_so() {
     grid.connect().await.close().await;
 }
 
+/// Requests that are none, and some that readers of HTTP differ about.
+fn strange_requests() -> Vec<(u16, Vec<u8>)> {
+    let of_lines = |lines: &str| format!("{lines}\r\n\r\n").replace('|', "\r\n").into_bytes();
+    let mut all: Vec<(u16, Vec<u8>)> = [
+        "nonsense",
+        "GET / HTTP/3.7|Host: localhost",
+        "GET /\u{1} HTTP/1.1|Host: localhost",
+        "GET /healthz HTTP/1.1|Host: localhost|Host: localhost",
+        "GET /healthz HTTP/1.1|Host: localhost|Content-Length: 1, 2",
+        "GET /healthz HTTP/1.1|Host: localhost|Content-Length: -1",
+        "GET /healthz HTTP/1.1|Host: localhost|Transfer-Encoding: gzip",
+        "GET /healthz HTTP/1.0|Host: localhost|Transfer-Encoding: chunked",
+        "GET /healthz HTTP/1.1|Host: localhost|No colon",
+        "CONNECT localhost:1 HTTP/1.1|Host: localhost:1",
+        "GET http://localhost/ HTTP/1.1|Host: localhost",
+    ]
+    .map(|lines| (400, of_lines(lines)))
+    .into();
+    // No name of the grid's, whatever else it may be.
+    for host in ["local host", "user@localhost", "localhost:port"] {
+        all.push((
+            403,
+            of_lines(&format!("GET /healthz HTTP/1.1|Host: {host}")),
+        ));
+    }
+    let many = format!("GET / HTTP/1.1|Host: localhost{}", "|a: b".repeat(300));
+    all.push((431, of_lines(&many)));
+    let large = format!(
+        "GET / HTTP/1.1|Host: localhost|a: {}",
+        "b".repeat(70 * 1024)
+    );
+    all.push((431, of_lines(&large)));
+    all
+}
+
+#[tokio::test]
+async fn whatever_is_wrong_with_a_request_is_told_in_the_shape_of_every_refusal() {
+    let fake = FakePlaywright::start().await;
+    let grid = Grid::new().fakes(&[&fake]).start().await;
+    for port in [grid.address(), grid.admin_address()] {
+        for (status, request) in strange_requests() {
+            let start = String::from_utf8_lossy(&request[..request.len().min(200)]).into_owned();
+            let answer = raw(port, &request).await;
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
+            assert!(
+                head.starts_with(&format!("HTTP/1.1 {status} ")),
+                "{start:?}: {answer}"
+            );
+            assert!(
+                head.contains(&format!("Content-Length: {}", body.len())),
+                "{start:?}: {head}"
+            );
+            let told: serde_json::Value = serde_json::from_str(body).expect(&start);
+            assert_eq!(told["error"]["message"], told["message"], "{start:?}");
+            assert!(told["error"]["code"].is_string(), "{start:?}: {body}");
+        }
+    }
+    // Its user is shown the body as it is.
+    let agent = b"\r\nUser-Agent: Playwright/1.65.1 (x64) node/20\r\n";
+    for (status, request) in strange_requests() {
+        let Some(end) = request.windows(2).position(|it| it == b"\r\n") else {
+            continue;
+        };
+        let request = [&request[..end], agent, &request[end + 2..]].concat();
+        let answer = raw(grid.address(), &request).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{answer}"
+        );
+        assert!(answer.contains("Content-Type: text/plain"), "{answer}");
+    }
+    grid.connect().await.close().await;
+    grid.idle().await;
+}
+
 /// The status line of an upgrade or a plain request under this name.
 async fn status(port: SocketAddr, request: &str, headers: &str) -> String {
     let bytes = match request.strip_prefix("upgrade ") {

@@ -4,7 +4,7 @@
 use super::operations::keys::register;
 use super::operations::reloads::in_force;
 use crate::support::{
-    Driver, FakePlaywright, Grid, Kind, Language, Middlebox, RedisServer, eventually,
+    Driver, FakePlaywright, Grid, Kind, Language, Middlebox, RedisServer, WorkerView, eventually,
     eventually_equal, patient,
 };
 use nix::sys::signal::Signal;
@@ -49,6 +49,16 @@ async fn set(grid: &Grid, key: &str, value: &str) {
     eventually_equal(&key, value.to_owned(), async || in_force(grid, &key).await).await;
 }
 
+/// Waits for the worker in the place of one that died.
+async fn serves_again(grid: &Grid, before: &str) {
+    eventually("another worker serves", async || {
+        let workers = grid.workers().await;
+        let new = |it: &&WorkerView| it.id != before && it.serves();
+        (workers.iter().filter(new).count() == 1).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn whoever_loses_a_session_reads_why() {
     let mut grid = Grid::new().workers(1).start().await;
@@ -86,12 +96,35 @@ async fn whoever_loses_a_session_reads_why() {
     for user in &mut users {
         user.open("orphan").await.unwrap();
     }
+    let before = grid.workers().await.remove(0).id;
     grid.tree().of_kind(Kind::Node)[0].kill();
     for user in &mut users {
         let error = reads(user, "orphan").await;
         assert!(error.contains("playhouse: worker lost"), "{error:?}");
     }
 
+    serves_again(&grid, &before).await;
+    let before = grid.workers().await.remove(0).id;
+    for user in &mut users {
+        user.open("crashed").await.unwrap();
+    }
+    grid.tree().of_kind(Kind::Browser)[0].kill();
+    for user in &mut users {
+        let error = reads(user, "crashed").await;
+        assert!(error.contains("playhouse: worker lost"), "{error:?}");
+        assert!(error.contains("(session "), "{error:?}");
+    }
+    eventually("all four are counted as what they are", async || {
+        let metrics = grid.admin("GET", "/metrics").await.body;
+        let lost = r#"playhouse_sessions_total{browser="chromium",outcome="worker_lost"} 4"#;
+        metrics.lines().any(|line| line == lost).then_some(())
+    })
+    .await;
+    let ends = grid.log();
+    let lost = ends.lines().filter(|line| line.contains("why=worker_lost"));
+    assert_eq!(lost.count(), 4, "{ends}");
+
+    serves_again(&grid, &before).await;
     for user in &mut users {
         user.open("interrupted").await.unwrap();
     }

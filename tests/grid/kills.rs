@@ -29,8 +29,7 @@ async fn five_are_lost_and_five_work(client: &mut Driver) {
     for name in ten() {
         if client.lost(&name) {
             let error = client.works(&name).await.unwrap_err();
-            // Of a browser that dies Playwright itself tells before we can.
-            let clear = error.contains("worker") || error.contains("Browser closed");
+            let clear = error.contains("playhouse: worker lost");
             assert!(clear, "not a clear error: {error}");
         } else {
             client.works(&name).await.unwrap();

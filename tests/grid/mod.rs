@@ -20,8 +20,10 @@
 //! * [`silence`]: sessions that say nothing, through what cuts silent connections.
 //! * [`answers`]: what the data port says to each kind of request.
 //! * [`blame`]: whose fault it is: the client's, ours or the worker's, and who pays.
+//! * [`away`]: workers that come back in a moment.
 //! * [`unreachable`]: workers that a proxy does not reach, and how it says so.
 //! * [`missing`]: machines and settings that lack something.
+//! * [`chaos`]: clients that hang up at any point, and the counts after them.
 //! * [`hostile`]: clients that die, stall, or never were clients.
 //! * [`front_door`]: what both ports bear from strangers.
 //! * [`in_front`]: balancers and proxies in front of the data port.
@@ -39,10 +41,12 @@
 
 mod agents;
 mod answers;
+mod away;
 mod blame;
 mod broken;
 mod capacity;
 mod cdp;
+mod chaos;
 mod confined;
 mod dashboard;
 mod demand;

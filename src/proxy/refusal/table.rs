@@ -341,6 +341,16 @@ fn no_seat(browser: Browser, why: NoSeat, waited: Duration) -> RefusalResponse {
             format!("no {browser} worker is registered"),
             "Start one: playhouse worker, or BROWSER_TYPE for another browser.",
         ),
+        NoSeat::LeftJustNow => (
+            RefusalCode::WorkersLeftJustNow,
+            format!("the last {browser} worker left a moment ago and may be back"),
+            "Try again in a moment; the grid's log says which worker left and why.",
+        ),
+        NoSeat::BeingCounted => (
+            RefusalCode::SeatsBeingCounted,
+            format!("{browser} seats are being counted anew after an outage"),
+            "Try again in a few seconds: the shared store came back empty.",
+        ),
         NoSeat::AllDraining => (
             RefusalCode::AllWorkersDraining,
             format!("all {browser} workers are draining or out of reach"),

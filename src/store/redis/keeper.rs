@@ -220,9 +220,11 @@ async fn hello(inner: &Inner, live: &mut Live, restarted: bool) -> RedisResult<S
 /// not live yet, and older ones are fenced off.
 async fn restate(inner: &Inner, live: &mut Live) -> RedisResult<()> {
     if inner.role == StoreRole::Proxy {
-        if inner.grid().known.as_ref() != Some(&live.grid) {
+        let known = inner.grid().known.clone();
+        if known.as_ref() != Some(&live.grid) {
             inner.revisions().forget();
             restore(inner, live).await?;
+            inner.grid().renewed = known.map(|_| Instant::now());
         }
         let leases = leases(inner, live).await?;
         let mut ledger = inner.ledger();

@@ -123,12 +123,23 @@ struct GridIdentity {
     known: Option<Arc<str>>,
     /// The one that was last announced on the present connection.
     announced: Option<Arc<str>>,
+    /// When this process wrote its ledger down because another one was there.
+    renewed: Option<Instant>,
 }
+
+/// How long [`GridIdentity::is_being_restored`]: GHOSTS_TTL of `lua/prelude.lua`, and the time to the next sign of life, which gives them back.
+const RESTORATION: Duration = Duration::from_secs(7);
 
 impl GridIdentity {
     /// Whether Redis was emptied since we wrote our ledger to it.
     fn stale(&self) -> bool {
         self.known.is_some() && self.announced.is_some() && self.known != self.announced
+    }
+
+    /// Whether seats may be taken in the name of those who have not spoken since Redis came back empty or
+    /// old.
+    fn is_being_restored(&self, now: Instant) -> bool {
+        self.renewed.is_some_and(|at| now < at + RESTORATION)
     }
 }
 
@@ -388,5 +399,23 @@ impl Inner {
             tokio::time::timeout(BYE_TIMEOUT, said).await.ok();
         }
         self.link.lose(live.epoch);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seats_are_counted_anew_for_a_while_after_redis_was_emptied() {
+        let at = Instant::now();
+        let first = GridIdentity::default();
+        assert!(!first.is_being_restored(at));
+        let emptied = GridIdentity {
+            renewed: Some(at),
+            ..first
+        };
+        assert!(emptied.is_being_restored(at));
+        assert!(!emptied.is_being_restored(at + RESTORATION));
     }
 }

@@ -181,6 +181,10 @@ impl Peers for RedisStore {
         self.inner.reachable.load(Ordering::Relaxed)
     }
 
+    fn is_being_restored(&self) -> bool {
+        self.inner.grid().is_being_restored(Instant::now())
+    }
+
     fn is_shared(&self) -> bool {
         true
     }

@@ -103,9 +103,9 @@ async fn the_reason_waits_behind_a_large_message_as_long_as_that_moves() {
     let begun = Instant::now();
     let stop = rig.stop.take().unwrap();
     stop.send(Close::killed(id)).unwrap();
-    let mut part = vec![0; 70_000];
+    let mut part = vec![0; 40_000];
     loop {
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
         let mut took = 0;
         while took < part.len() {
             match rig.client.read(&mut part[took..]).await.unwrap() {
@@ -150,13 +150,29 @@ async fn a_large_message_that_hardly_moves_is_not_waited_for() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert!(
-        begun.elapsed() < Duration::from_secs(10),
+        begun.elapsed() < Duration::from_secs(25),
         "{:?}",
         begun.elapsed()
     );
     let ended = rig.task.await.unwrap();
     assert_eq!((ended.why, ended.code), (EndReason::Killed, None));
     assert!(!writing.await.unwrap());
+}
+
+/// Nobody needs its answer: the seat is for somebody else.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_answer_a_goodbye_is_not_waited_for() {
+    let goodbye = frame(8, true, false, b"\x03\xe8enough");
+    let lost = frame(8, true, false, b"\x03\xe9Browser closed");
+    for said in [goodbye, lost, Vec::new()] {
+        let mut rig = Rig::memory(NO_LIMITS, 4096);
+        let begun = Instant::now();
+        rig.worker.write_all(&said).await.unwrap();
+        rig.worker.shutdown().await.unwrap();
+        assert_eq!(read_frame(&mut rig.client).await.unwrap().opcode, 8);
+        rig.task.await.unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(2), "{said:?}");
+    }
 }
 
 #[tokio::test]

@@ -7,4 +7,4 @@ mod endings;
 mod frames;
 mod limits;
 mod relaying;
-mod rig;
+pub(super) mod rig;
