@@ -16,12 +16,13 @@ OWN_SESSIONS ?= 200
 CDP_SESSIONS ?= 100
 MIXED_SECONDS ?= 600
 CHAOS_CLIENTS ?= 20000
+SCALE_ROUNDS ?= 1000
 
 # What scripts/setup.sh could not leave to Debian.
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chart setup lint bench overload chaos capacity recycles own mixed soak storm idle simulate faults gateway budget fuzz containers clean
+.PHONY: help run test check chart setup lint bench overload chaos capacity recycles own mixed soak storm idle simulate faults gateway budget scaling fuzz containers clean
 
 help: ## list the targets
 	@echo "usage: make TARGET"
@@ -110,6 +111,10 @@ gateway: ## what a worker's gateway and seal cost a session: benches/results/gat
 budget: ## browsers and memory of a worker beside long sessions, and in 720 MiB: benches/results/budget.txt (BUDGET_SECONDS=600; needs root)
 	@scripts/setup.sh test
 	$(CARGO) bench --locked --bench worker -- budget --seconds $(BUDGET_SECONDS) --output benches/results/budget.txt
+
+scaling: ## scale-in with and without deletion costs, and bursts from no pod at all, simulated: benches/results/scaling.txt
+	SCALE_ROUNDS=$(SCALE_ROUNDS) $(CARGO) test --locked --test main -- grid::scale_in --nocapture
+	$(CARGO) bench --locked --bench scaling -- --output benches/results/scaling.txt
 
 fuzz: ## frames, configuration and admin paths against any bytes (FUZZ_SECONDS=60; nightly Rust and cargo-fuzz)
 	cd fuzz && for target in frames config routes; do \

@@ -269,13 +269,13 @@ END
     rm -rf "$layer"
 }
 
-# Of Debian's package prometheus the one file: the package itself would start a server.
-fetch_promtool() {
+# Of Debian's package prometheus the two programs: the package itself would start a server.
+fetch_prometheus() {
     folder=$(mktemp -d)
     # apt fetches as a user of its own.
     chmod 755 "$folder"
     (cd "$folder" && quietly apt-get download prometheus && quietly dpkg-deb -x prometheus_*.deb .) &&
-        install -m 755 "$folder/usr/bin/promtool" "$tools/bin/promtool"
+        install -m 755 "$folder/usr/bin/promtool" "$folder/usr/bin/prometheus" "$tools/bin/"
     status=$?
     rm -rf "$folder"
     return "$status"
@@ -286,8 +286,8 @@ if [ "$scope" = test ]; then
         say "fetching Helm (it checks the chart; 38 MB) ..."
         fetch_helm
     fi
-    if ! have promtool && [ ! -x "$tools/bin/promtool" ]; then
-        say "fetching promtool (it checks the alert rules; 19 MB) ..."
-        fetch_promtool
+    if { ! have promtool || ! have prometheus; } && [ ! -x "$tools/bin/prometheus" ]; then
+        say "fetching Prometheus (it checks the alert rules, and asks for the demand; 19 MB) ..."
+        fetch_prometheus
     fi
 fi

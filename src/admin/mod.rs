@@ -13,6 +13,7 @@ pub use peers::serve_peers;
 use crate::admission::tokens;
 use crate::events::Kind;
 use crate::metrics::TEXT_FORMAT;
+use crate::model::unix_millis;
 use crate::proxy::Grid;
 use crate::proxy::front_door::{Application, Downstream, Kept};
 use crate::proxy::into_stream;
@@ -103,6 +104,10 @@ impl Admin {
             Route::Sessions => json(&peers::all_sessions(&self.grid).await),
             Route::Capacity => self.capacity(query).await,
             Route::Events => json(&serde_json::json!({ "events": self.grid.events.list() })),
+            Route::History => json(&serde_json::json!({
+                "now": unix_millis(),
+                "samples": self.grid.history.list(),
+            })),
             Route::Config => json(&(self.config_view)()),
             Route::DrainWorker(id) => self.drain(&id).await,
             Route::KillSession(id) => self.kill(&id).await,

@@ -15,6 +15,7 @@ pub enum Route {
     Sessions,
     Capacity,
     Events,
+    History,
     Config,
     DrainWorker(String),
     KillSession(String),
@@ -60,7 +61,7 @@ impl Miss {
         match self {
             Miss::NotFound => {
                 "There is nothing at this path. Try /v1/workers, /v1/sessions, /v1/capacity, \
-                 /v1/events, /v1/config, /metrics, /healthz or /readyz."
+                 /v1/events, /v1/history, /v1/config, /metrics, /healthz or /readyz."
             }
             Miss::MethodNotAllowed => "This path does not answer this method.",
         }
@@ -99,6 +100,7 @@ pub fn route(method: &Method, path: &str) -> Result<Route, Miss> {
         ["v1", "sessions"] => read(Route::Sessions),
         ["v1", "capacity"] => read(Route::Capacity),
         ["v1", "events"] => read(Route::Events),
+        ["v1", "history"] => read(Route::History),
         ["v1", "config"] => read(Route::Config),
         ["v1", "workers", id, "drain"] if *method == Method::POST => {
             Ok(Route::DrainWorker(decoded(id)))

@@ -18,6 +18,7 @@ use crate::fleet::{self, Fleet, Queue};
 use crate::kubernetes;
 use crate::metrics::Metrics;
 use crate::proxy::demand::PeerDemand;
+use crate::proxy::history::{self, History};
 use crate::proxy::{Grid, MetricsPage};
 use crate::session::quota;
 use crate::session::registry::Registry;
@@ -80,12 +81,14 @@ impl ControlPlane {
             registry,
             elsewhere: PeerDemand::default(),
             events,
+            history: History::default(),
             metrics_page: MetricsPage::default(),
             secret: OnceLock::new(),
             admin_token,
             draining: watch::Sender::new(false),
             serving: AtomicBool::new(false),
         });
+        tokio::spawn(history::keep(Arc::downgrade(&grid)));
         ControlPlane {
             grid,
             metrics,

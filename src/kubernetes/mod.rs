@@ -8,10 +8,10 @@ mod api;
 mod load;
 
 pub use api::{Api, NoApi};
+pub use load::{Annotated, Load, Loads, SETTLED};
 
 use crate::fleet::Fleet;
 use crate::model::Pod;
-use load::Loads;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Weak};

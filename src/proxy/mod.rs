@@ -13,6 +13,7 @@ pub mod front_door;
 mod handshake;
 mod head;
 mod head_reader;
+pub mod history;
 pub mod listener;
 mod pages;
 pub mod refusal;
@@ -37,6 +38,7 @@ use async_trait::async_trait;
 use connections::Connection;
 use demand::PeerDemand;
 use front_door::{Application, Downstream, Kept};
+use history::History;
 use http::{HeaderMap, Method};
 use pages::Page;
 use pingora::apps::HttpServerApp;
@@ -77,6 +79,8 @@ pub struct Grid {
     pub admin_token: Option<[u8; 32]>,
     /// What happened lately.
     pub events: Arc<Events>,
+    /// How full it was in the last minutes.
+    pub history: History,
     /// True from the moment on that no new session is taken.
     pub draining: watch::Sender<bool>,
     /// True from the moment on that both ports are open: the admin port may be the first.

@@ -131,6 +131,10 @@ def walls_are_up():
     worker = containers("worker")[0]
     processes = run(["docker", "top", worker["Id"], "-eo", "pid,args"], quiet=True)
     check("Chromium runs with its sandbox", "--no-sandbox" not in processes and "--type=zygote" in processes)
+    profiles = [it for it in worker["HostConfig"]["SecurityOpt"] if it.startswith("seccomp")]
+    check("the worker has the seccomp profile of this repository", "unshare" in str(profiles))
+    seals = {it["seal"] for it in serving()}
+    check(f"browsers are sealed: {seals}", seals == {"full"})
     for service in ["redis", "proxy", "worker"]:
         limits = containers(service)[0]["HostConfig"]
         check(f"the root of {service} is read-only", limits["ReadonlyRootfs"])

@@ -36,6 +36,8 @@
 //! * [`operations`]: reloads, upgrades, tenants, TLS, and all that is wrong on purpose.
 //! * [`words`]: the language of error texts, which our checks do not touch.
 //! * [`kubernetes`]: what a cluster is told of the pods that workers run in.
+//! * [`scale_in`]: which pods a cluster takes away, and what becomes of their sessions.
+//! * [`scaling`]: the demand of a pool, asked as KEDA asks.
 //! * [`metrics`]: what curl and Prometheus are told.
 //! * [`health`]: what `playhouse healthcheck` says.
 
@@ -70,6 +72,8 @@ mod own;
 mod queue;
 mod recycles;
 mod rolling;
+mod scale_in;
+mod scaling;
 mod seal;
 mod silence;
 mod stages;

@@ -1,9 +1,16 @@
 //! A new release comes out: every worker and every proxy is restarted in turn, under load, and
-//! clients that try nothing twice notice nothing.
+//! clients that try nothing twice notice nothing. On one machine by handing over, in a cluster in the
+//! order and with the settings of the chart.
 
-use crate::support::{Crowd, Driver, Grid, Language, RedisServer, eventually, eventually_equal};
+use crate::support::{
+    Balancer, Chart, Crowd, Driver, Grid, Language, RedisServer, eventually, eventually_equal,
+};
+use nix::sys::signal::Signal;
+use serde_json::Value;
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
+use tokio::time::sleep;
 
 const WORKERS: usize = 3;
 const PROXIES: usize = 2;
@@ -67,6 +74,124 @@ async fn a_rolling_restart_of_three_workers_and_two_proxies_fails_no_session() {
         visit.outcome.unwrap();
     }
     for n in 0..PROXIES {
+        grid.proxy(n).idle().await;
+    }
+}
+
+/// What a rollout of the chart does to the pods of a Deployment, as far as their processes notice.
+struct Rollout {
+    /// Between two looks whether a pod is ready.
+    period: Duration,
+    /// How long a pod goes on before it is told to end; a tenth of what the chart says.
+    pre_stop: Duration,
+}
+
+impl Rollout {
+    fn of(chart: &Chart, name: &str) -> Rollout {
+        let spec = &chart.manifest("Deployment", name)["spec"];
+        let strategy = &spec["strategy"]["rollingUpdate"];
+        assert_eq!(
+            (&strategy["maxSurge"], &strategy["maxUnavailable"]),
+            (&1.into(), &0.into())
+        );
+        let pod = &spec["template"]["spec"];
+        let container = &pod["containers"][0];
+        let probe = &container["readinessProbe"];
+        let (http, exec) = (&probe["httpGet"]["path"], &probe["exec"]["command"]);
+        let asks = http == "/readyz" || *exec == serde_json::json!(["playhouse", "healthcheck"]);
+        assert!(asks, "{probe}");
+        let seconds = |value: &Value| Duration::from_secs(value.as_u64().unwrap_or(0));
+        let pre_stop = seconds(&container["lifecycle"]["preStop"]["sleep"]["seconds"]);
+        Rollout {
+            period: seconds(&probe["periodSeconds"]) / 10,
+            pre_stop: pre_stop / 10,
+        }
+    }
+
+    async fn until_ready(&self, mut is_ready: impl AsyncFnMut() -> bool) {
+        eventually("the new pod is ready", async || {
+            sleep(self.period).await;
+            is_ready().await.then_some(())
+        })
+        .await;
+    }
+}
+
+/// A pod that ends is still reached for a while: its endpoint goes at the same moment at which it is told,
+/// and whoever leads clients to it hears of that later.
+async fn endpoint_goes(balancer: &Balancer, address: SocketAddr) {
+    let before = balancer.led_to(address);
+    eventually("one more client is led to a pod that ends", async || {
+        (balancer.led_to(address) > before).then_some(())
+    })
+    .await;
+    balancer.remove(address);
+}
+
+#[tokio::test]
+async fn a_rollout_of_the_chart_fails_no_session() {
+    let redis = RedisServer::start().await;
+    let chart = Chart::render("config: { queue: { timeout: 1h } }");
+    let of_proxies = Rollout::of(&chart, "grid-playhouse-proxy");
+    let of_workers = Rollout::of(&chart, "grid-playhouse-worker-chromium");
+    let replicas = |name: &str| chart.manifest("Deployment", name)["spec"]["replicas"].as_u64();
+    assert_eq!(replicas("grid-playhouse-proxy"), Some(PROXIES as u64));
+    assert_eq!(replicas("grid-playhouse-worker-chromium"), Some(2));
+    assert!(of_proxies.pre_stop > Duration::ZERO);
+
+    let mut grid = Grid::new()
+        .redis(&redis)
+        .proxies(PROXIES)
+        .worker_process(&[])
+        .worker_process(&[])
+        .config(chart.configuration())
+        .start()
+        .await;
+    let service = Balancer::start().await;
+    for proxy in grid.proxies() {
+        service.add(proxy.address());
+    }
+    let url = service.url();
+    let crowd = Crowd::start(&[url.clone(), url.clone()], usize::MAX);
+
+    for n in 0..PROXIES {
+        // More than one worker, and more than one proxy, seats.
+        let mut staying = Staying::over(std::slice::from_ref(&url), SEATS + 1).await;
+        let new = grid.start_proxy();
+        of_proxies
+            .until_ready(async || {
+                let answer = grid.proxy(new).admin_if_it_listens("/readyz").await;
+                answer.is_some_and(|it| it.status == 200)
+            })
+            .await;
+        service.add(grid.proxy(new).address());
+        let old = grid.proxy(n).address();
+        tokio::join!(sleep(of_proxies.pre_stop), endpoint_goes(&service, old));
+        let name = format!("proxy {n}");
+        grid.signal_to(&name, Signal::SIGTERM);
+        go_on(&crowd).await;
+        staying.leave().await;
+        grid.ended(&name).await;
+    }
+
+    for worker in ["worker 0", "worker 1"] {
+        let mut staying = Staying::over(std::slice::from_ref(&url), SEATS + 1).await;
+        let new = grid.start_worker(&[]);
+        of_workers
+            .until_ready(async || grid.is_healthy(&new).await)
+            .await;
+        grid.signal_to(worker, Signal::SIGTERM);
+        go_on(&crowd).await;
+        staying.all_work().await;
+        staying.leave().await;
+        grid.ended(worker).await;
+    }
+
+    for visit in crowd.leave().await {
+        visit.outcome.unwrap();
+    }
+    assert_eq!(service.lost(), 0);
+    for n in PROXIES..2 * PROXIES {
         grid.proxy(n).idle().await;
     }
 }

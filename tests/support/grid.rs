@@ -27,6 +27,7 @@ pub struct GridBuilder {
     static_workers: Vec<String>,
     described_workers: usize,
     foreign_workers: usize,
+    workers_later: bool,
     redis: Option<String>,
     proxies: usize,
     worker_processes: Vec<Vec<(String, String)>>,
@@ -40,7 +41,7 @@ pub struct GridBuilder {
 
 /// A running grid. What a [`Proxy`] can be asked is asked of the first one.
 pub struct Grid {
-    proxies: Vec<Proxy>,
+    pub(super) proxies: Vec<Proxy>,
     pub(super) processes: Vec<Spawned>,
     /// Processes that handed their listeners over, and are left to finish.
     pub(super) predecessors: Vec<Spawned>,
@@ -137,6 +138,12 @@ impl GridBuilder {
         self
     }
 
+    /// With Redis: workers that the test starts itself, once the proxies serve.
+    pub fn workers_later(mut self) -> Self {
+        self.workers_later = true;
+        self
+    }
+
     /// Sessions at once on a worker.
     pub fn capacity(self, sessions: u32) -> Self {
         self.env("MAX_CONCURRENT_SESSIONS", &sessions.to_string())
@@ -212,7 +219,8 @@ impl GridBuilder {
     }
 
     async fn spawn(&self) -> Grid {
-        let browsers = self.role() == "up" || !self.worker_processes.is_empty();
+        let browsers =
+            self.role() == "up" || self.workers_later || !self.worker_processes.is_empty();
         let share = if browsers { Share::Whole } else { Share::Part };
         let room = room(share).await;
         let folder = tempfile::tempdir().expect("a temporary folder");

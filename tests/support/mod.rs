@@ -8,9 +8,11 @@
 //! * [`websocket`] and [`http`]: clients of our own, where Playwright would be too polite.
 //! * [`fake_playwright`]: a Playwright server that misbehaves on request.
 //! * [`authority`]: certificates and who signs them.
+//! * [`balancer`]: a service of Kubernetes in front of several proxies.
 //! * [`middlebox`]: what stands between a client and a grid and cuts who is silent.
 //! * [`scrape`]: what Prometheus understands of our metrics.
-//! * [`kubernetes_api`]: the part of Kubernetes that keeps pods.
+//! * [`kubernetes_api`]: the part of Kubernetes that keeps pods; [`replica_set`]: which of them go first.
+//! * [`chart`]: what the Helm chart makes of values; [`prometheus`]: a real one.
 //! * [`redis_server`]: a real Redis that can be killed and paused; [`books`]: what it has on record.
 //! * [`sentinels`]: two of those, and three sentinels that watch them.
 //! * [`original_worker`]: a worker that speaks the original's schema and nothing of ours.
@@ -27,7 +29,9 @@
 )]
 
 mod authority;
+mod balancer;
 mod books;
+mod chart;
 mod control_group;
 mod crowd;
 mod eventually;
@@ -41,8 +45,10 @@ mod operations;
 mod original_worker;
 mod playwright;
 mod process;
+mod prometheus;
 mod proxy;
 mod redis_server;
+pub mod replica_set;
 mod scrape;
 mod sentinels;
 mod stock;
@@ -51,19 +57,22 @@ mod visitors;
 mod websocket;
 
 pub use authority::{Authority, Certificate};
+pub use balancer::Balancer;
 pub use books::{Account, Books};
+pub use chart::Chart;
 pub use control_group::ControlGroup;
 pub use crowd::{Crowd, Sample, Visit};
 pub use eventually::{eventually, eventually_equal};
 pub use fake_playwright::{Behaviour, FakePlaywright};
 pub use grid::{Grid, GridBuilder, patient};
 pub use http::{Answer, get, raw, read_to_close};
-pub use kubernetes_api::KubernetesApi;
+pub use kubernetes_api::{Eviction, KubernetesApi, Pods};
 pub use machine::{Share, compiled, examples, free_port, repository, room, script, tools, version};
 pub use middlebox::Middlebox;
 pub use original_worker::OriginalWorker;
 pub use playwright::{Driver, Language, run_client, run_example};
 pub use process::{Kind, Process, Tree};
+pub use prometheus::Prometheus;
 pub use proxy::{Capacity, Pool, Proxy, SessionView, WorkerView};
 pub use redis_server::RedisServer;
 pub use scrape::Scrape;

@@ -3,6 +3,8 @@
 
 use super::eventually::eventually;
 use super::grid::{Grid, Spawned};
+use super::machine::free_port;
+use super::proxy::Proxy;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::HashSet;
@@ -162,6 +164,61 @@ impl Grid {
         let command = copy(&old.command);
         let successor = self.spawn(command, self.name_of_successor(position));
         self.succeed(position, successor);
+    }
+
+    /// One more proxy, with the settings of the first and ports of its own. Returns its number.
+    pub fn start_proxy(&mut self) -> usize {
+        let n = self.proxies.len();
+        let proxy = Proxy {
+            data: ([127, 0, 0, 1], free_port()).into(),
+            admin: ([127, 0, 0, 1], free_port()).into(),
+            ..self.proxies[0].clone()
+        };
+        let mut command = copy(&self.processes[self.position("proxy 0")].command);
+        command
+            .env("LISTEN_ADDR", proxy.data.to_string())
+            .env("ADMIN_ADDR", proxy.admin.to_string())
+            .env("PLAYHOUSE_SERVER_UPGRADE_SOCKET", self.upgrade_socket(n));
+        let spawned = self.spawn(command, format!("proxy {n}"));
+        self.processes.push(spawned);
+        self.proxies.push(proxy);
+        n
+    }
+
+    /// One more worker, with what the first proxy was told of the store. Returns its name.
+    pub fn start_worker(&mut self, environment: &[(&str, &str)]) -> String {
+        let is_worker = |it: &&Spawned| it.name.starts_with("worker");
+        let name = format!("worker {}", self.processes.iter().filter(is_worker).count());
+        let mut command = self.program("worker");
+        for (variable, value) in self.processes[self.position("proxy 0")].command.get_envs() {
+            command.env(variable, value.expect("none is taken away"));
+        }
+        for variable in [
+            "LISTEN_ADDR",
+            "ADMIN_ADDR",
+            "PLAYHOUSE_SERVER_UPGRADE_SOCKET",
+        ] {
+            command.env_remove(variable);
+        }
+        command.env("PORT", "0").envs(environment.iter().copied());
+        let spawned = self.spawn(command, name.clone());
+        self.processes.push(spawned);
+        name
+    }
+
+    /// Sends a signal to one of several processes, such as `proxy 1`.
+    pub fn signal_to(&self, name: &str, wanted: Signal) {
+        signal(&self.processes[self.position(name)], wanted);
+    }
+
+    /// What `playhouse healthcheck` says of one process.
+    pub async fn is_healthy(&self, name: &str) -> bool {
+        let process = &self.processes[self.position(name)];
+        let mut command = self.program("healthcheck");
+        command.args(["--pid", &process.child.id().to_string()]);
+        let ran = tokio::task::spawn_blocking(move || command.output());
+        let output = ran.await.expect("it does not panic");
+        output.expect("the binary was built").status.success()
     }
 
     /// SIGKILL for one of several processes, such as `proxy 1`. Returns when it is gone.

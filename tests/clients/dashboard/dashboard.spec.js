@@ -64,6 +64,14 @@ test("the token is in no address, and is asked for", async ({ page }) => {
   await page.reload();
   await expect(page.locator("#state")).toHaveText("live");
 
+  // The proxy remembers what was before the page was opened.
+  const remembered = () =>
+    page.locator("#history").evaluate((history) => {
+      const ages = [...history.querySelectorAll("rect")].map((it) => ((590 - it.x.baseVal.value) / 560) * 600);
+      return Math.max(...ages) > performance.now() / 1000;
+    });
+  await expect.poll(remembered).toBe(true);
+
   await page.evaluate(() => sessionStorage.clear());
   await page.goto(ADMIN + "/");
   const asked = page.getByLabel("This grid asks for its admin token");

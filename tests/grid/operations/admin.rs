@@ -54,6 +54,7 @@ async fn answers_have_the_fields_that_the_page_promises() {
         ("Sessions", "/v1/sessions"),
         ("Capacity", "/v1/capacity"),
         ("Events", "/v1/events"),
+        ("History", "/v1/history"),
         ("Configuration", "/v1/config"),
         ("Errors", "/v1/nothing"),
     ] {
