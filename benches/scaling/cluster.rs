@@ -273,7 +273,7 @@ impl Cluster {
         while let Some((came, lasts)) = self.waiting.front().copied() {
             let waited = self.now - came;
             let mut ranked = self.index.ranked(&WANTED);
-            let best = ranked.next().and_then(|it| worker_key(&it).cloned());
+            let best = ranked.next().and_then(|it| worker_key(it).cloned());
             drop(ranked);
             if let Some(best) = best {
                 let name = best.id.as_str().to_owned();

@@ -20,7 +20,7 @@ const FIXED_TTL_CHECKS: u32 = 4;
 
 /// Between two readings of a whole fleet that others share, for what nobody thought of. A large one is read
 /// as often as takes one part in so many of the time.
-const READ_WHOLE: Duration = Duration::from_secs(300);
+const READ_WHOLE: Duration = Duration::from_secs(30);
 const READING_SHARE: u32 = 200;
 
 /// The same for somebody who looks at it.

@@ -156,7 +156,7 @@ async fn a_rollout_of_the_chart_fails_no_session() {
 
     for n in 0..PROXIES {
         // More than one worker, and more than one proxy, seats.
-        let mut staying = Staying::over(std::slice::from_ref(&url), SEATS + 1).await;
+        let staying = Staying::over(std::slice::from_ref(&url), SEATS + 1).await;
         let new = grid.start_proxy();
         of_proxies
             .until_ready(async || {
