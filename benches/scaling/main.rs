@@ -142,7 +142,7 @@ fn working_day(rules: Rules, seed: u64) -> Outcome {
 }
 
 fn pass(cluster: &mut Cluster, autoscaler: &mut Autoscaler) {
-    if cluster.now % LOOKS_EVERY == 0 {
+    if cluster.now.is_multiple_of(LOOKS_EVERY) {
         let wish = autoscaler.look(cluster.now, cluster.demand(), cluster.replicas());
         cluster.scale(wish);
     }
