@@ -3,7 +3,7 @@
 //! * `seats`, `workers`, `permits`, `peers`: one of the [`Store`](super::Store)'s traits each, and what proxies ask each other.
 //! * `keys`: every key and channel. `lua/`: every change, as one atomic script each.
 //! * `connection`: what a connection is. `link`: the present one and calls on it. `keeper`: opens it, and after a loss opens it anew
-//!   and writes down again what this process answers for, which the [`ledger`](super::ledger) knows.
+//!   and writes down again (`flush`) what this process answers for, which the [`ledger`](super::ledger) knows.
 //! * `presence`: who is there, as far as this process knows. `revisions`: up to where it was told of every change.
 //! * `upkeep`: signs of life, reaping, and the slow poll that repairs what was missed.
 //! * `clock`: when something was, by Redis' clock. `location`: what a URL says, Sentinel's too. `wire`: hashes, messages and answers, to and from the model.
@@ -14,6 +14,7 @@
 mod changes;
 mod clock;
 mod connection;
+mod flush;
 mod keeper;
 mod keys;
 mod link;
@@ -34,13 +35,12 @@ use crate::model::WorkerKey;
 #[cfg(test)]
 use crate::tests::simulation::watch as rounds;
 use clock::ServerClock;
-use keeper::BATCH;
 use keys::Keys;
-use link::{Link, Live};
+use link::Link;
 use location::Location;
 use peers::{PeerQueries, PeerQuery};
 use presence::Presence;
-use redis::{RedisResult, Script, ScriptInvocation};
+use redis::{Script, ScriptInvocation};
 use revisions::Revisions;
 use scripts::Scripts;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -328,64 +328,6 @@ impl Inner {
         let mut call = script.key(&self.identity_key);
         call.key(&self.leases_key).arg(&self.proxy).arg(epoch);
         call
-    }
-
-    /// Tells Redis all it has not been told. What is held comes first: the seat of a session that ended
-    /// while Redis was away may have another one of ours, and is for nobody else. A session that gave up
-    /// one seat and took another waits for its release.
-    async fn flush(&self, live: &mut Live) -> RedisResult<()> {
-        self.flush_adoptions(live).await?;
-        self.flush_releases(live).await?;
-        self.flush_adoptions(live).await
-    }
-
-    async fn flush_releases(&self, live: &mut Live) -> RedisResult<()> {
-        loop {
-            let batch = self.ledger().pending_releases(BATCH);
-            if batch.is_empty() {
-                break;
-            }
-            let call = self.release_call(&batch);
-            let _: u32 = call.invoke_async(&mut live.connection).await?;
-            let sessions = batch.into_iter().map(|(session, _)| session);
-            self.ledger().released(sessions);
-        }
-        let departed = self.ledger().departed();
-        for worker in departed {
-            let call = self.deregister_call(&worker);
-            let _: u32 = call.invoke_async(&mut live.connection).await?;
-            self.ledger().deregistered(&worker);
-        }
-        Ok(())
-    }
-
-    async fn flush_adoptions(&self, live: &mut Live) -> RedisResult<()> {
-        loop {
-            let batch = self.ledger().take_unsynced(BATCH);
-            let unseen = self.ledger().unseen(BATCH);
-            if batch.is_empty() && unseen.is_empty() {
-                return Ok(());
-            }
-            let mut adopt = self.fenced(&self.scripts.adopt, live.epoch);
-            for seat in &batch {
-                adopt
-                    .arg(seat.session.to_string())
-                    .arg(seat.worker.to_string())
-                    .arg(u8::from(!seat.counted));
-            }
-            for (worker, sessions) in &unseen {
-                adopt.arg("+").arg(worker.to_string()).arg(sessions);
-            }
-            match adopt.invoke_async::<u32>(&mut live.connection).await {
-                Ok(_) => self.ledger().mark_synced(&batch),
-                Err(error) => {
-                    let mut ledger = self.ledger();
-                    ledger.mark_unsynced();
-                    ledger.still_unseen(unseen);
-                    return Err(error);
-                }
-            }
-        }
     }
 
     async fn bye(&self) {

@@ -1,0 +1,67 @@
+//! What Redis has not been told yet, told from the ledger: seats that ended, seats that are held, and
+//! sessions that came and went while it was away.
+
+use super::Inner;
+use super::keeper::BATCH;
+use super::link::Live;
+use redis::RedisResult;
+
+impl Inner {
+    /// Tells Redis all it has not been told. What is held comes first: the seat of a session that ended
+    /// while Redis was away may have another one of ours, and is for nobody else. A session that gave up
+    /// one seat and took another waits for its release.
+    pub async fn flush(&self, live: &mut Live) -> RedisResult<()> {
+        self.flush_adoptions(live).await?;
+        self.flush_releases(live).await?;
+        self.flush_adoptions(live).await
+    }
+
+    async fn flush_releases(&self, live: &mut Live) -> RedisResult<()> {
+        loop {
+            let batch = self.ledger().pending_releases(BATCH);
+            if batch.is_empty() {
+                break;
+            }
+            let call = self.release_call(&batch);
+            let _: u32 = call.invoke_async(&mut live.connection).await?;
+            let sessions = batch.into_iter().map(|(session, _)| session);
+            self.ledger().released(sessions);
+        }
+        let departed = self.ledger().departed();
+        for worker in departed {
+            let call = self.deregister_call(&worker);
+            let _: u32 = call.invoke_async(&mut live.connection).await?;
+            self.ledger().deregistered(&worker);
+        }
+        Ok(())
+    }
+
+    async fn flush_adoptions(&self, live: &mut Live) -> RedisResult<()> {
+        loop {
+            let batch = self.ledger().take_unsynced(BATCH);
+            let unseen = self.ledger().unseen(BATCH);
+            if batch.is_empty() && unseen.is_empty() {
+                return Ok(());
+            }
+            let mut adopt = self.fenced(&self.scripts.adopt, live.epoch);
+            for seat in &batch {
+                adopt
+                    .arg(seat.session.to_string())
+                    .arg(seat.worker.to_string())
+                    .arg(u8::from(!seat.counted));
+            }
+            for (worker, sessions) in &unseen {
+                adopt.arg("+").arg(worker.to_string()).arg(sessions);
+            }
+            match adopt.invoke_async::<u32>(&mut live.connection).await {
+                Ok(_) => self.ledger().mark_synced(&batch),
+                Err(error) => {
+                    let mut ledger = self.ledger();
+                    ledger.mark_unsynced();
+                    ledger.still_unseen(unseen);
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
