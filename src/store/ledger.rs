@@ -22,6 +22,8 @@ pub struct Ledger {
     workers: HashMap<WorkerKey, Registration>,
     /// Workers whose deregistration the store has not confirmed.
     departed: HashSet<WorkerKey>,
+    /// Seats that the store is being told of at this moment.
+    under_way: HashSet<SessionId>,
     /// What was last heard of each worker, to tell a store that came back empty.
     heard: HashMap<WorkerKey, Heard>,
     revision: u64,
@@ -180,9 +182,12 @@ impl Ledger {
         }
     }
 
+    /// Releases to tell the store of. A seat that it is just being told of has to wait for that: were the
+    /// release to overtake it, nothing would be given back, and the lifetime never.
     pub fn pending_releases(&self, most: usize) -> Vec<(SessionId, bool)> {
         self.releases
             .iter()
+            .filter(|(session, _)| !self.under_way.contains(session))
             .take(most)
             .map(|(session, refund)| (*session, *refund))
             .collect()
@@ -206,6 +211,7 @@ impl Ledger {
             } = seat
             {
                 *sync = SyncState::UnderWay;
+                self.under_way.insert(*session);
                 batch.push(UnsyncedSeat {
                     session: *session,
                     worker: worker.clone(),
@@ -218,6 +224,7 @@ impl Ledger {
 
     pub fn mark_synced(&mut self, batch: &[UnsyncedSeat]) {
         for seat in batch {
+            self.under_way.remove(&seat.session);
             match self.seats.get_mut(&seat.session) {
                 Some(Seat::Held { sync, counted, .. }) => {
                     *sync = SyncState::Done;
@@ -233,6 +240,7 @@ impl Ledger {
 
     /// The telling failed: the seats are to be told again.
     pub fn mark_unsynced(&mut self) {
+        self.under_way.clear();
         for seat in self.seats.values_mut() {
             if let Seat::Held {
                 sync: sync @ SyncState::UnderWay,

@@ -13,7 +13,10 @@ impl Inner {
     pub async fn flush(&self, live: &mut Live) -> RedisResult<()> {
         self.flush_adoptions(live).await?;
         self.flush_releases(live).await?;
-        self.flush_adoptions(live).await
+        self.flush_adoptions(live).await?;
+        // Somebody may wait for a release that this told.
+        self.ended.notify_one();
+        Ok(())
     }
 
     async fn flush_releases(&self, live: &mut Live) -> RedisResult<()> {
@@ -54,7 +57,11 @@ impl Inner {
                 adopt.arg("+").arg(worker.to_string()).arg(sessions);
             }
             match adopt.invoke_async::<u32>(&mut live.connection).await {
-                Ok(_) => self.ledger().mark_synced(&batch),
+                Ok(_) => {
+                    self.ledger().mark_synced(&batch);
+                    // Releases may have waited for that.
+                    self.ended.notify_one();
+                }
                 Err(error) => {
                     let mut ledger = self.ledger();
                     ledger.mark_unsynced();
