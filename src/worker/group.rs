@@ -7,28 +7,30 @@
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use procfs::process::Process;
 use std::ffi::OsString;
-use std::fs::{self, OpenOptions};
-use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Start of the names of our groups.
 const PREFIX: &str = "playhouse-";
 /// The file that lists who is in a group, and takes who is to be.
 const MEMBERS: &str = "cgroup.procs";
-/// A group is busy for a moment after its last process has ended.
-const TRIES: usize = 20;
-const TRY_AGAIN: Duration = Duration::from_millis(5);
+/// Says whether anybody is in a group, and wakes who polls it when that changes (cgroup-v2.rst, "populated").
+const EVENTS: &str = "cgroup.events";
+/// How long the kernel may take to end what was killed. A group that is left is empty, and costs nothing.
+const EMPTIES_WITHIN: Duration = Duration::from_millis(100);
 
 /// The way into a group.
 #[derive(Debug)]
-pub struct Door(OwnedFd);
+pub struct Entrance(OwnedFd);
 
-impl Door {
+impl Entrance {
     /// Puts this process into the group, with all that it starts from then on. To be called between fork and
     /// exec: one system call, and nothing is allocated.
     pub fn enter(&self) -> nix::Result<()> {
@@ -37,21 +39,21 @@ impl Door {
 }
 
 /// Makes a group for the server in `folder`, where that is possible. The descriptor is above `above`.
-pub fn make(folder: &Path, above: i32) -> Option<Door> {
+pub fn make(folder: &Path, above: i32) -> Option<Entrance> {
     let group = of(folder)?;
     fs::create_dir(&group).ok()?;
-    let door = open(&group, above);
-    if door.is_err() {
+    let entrance = open(&group, above);
+    if entrance.is_err() {
         fs::remove_dir(group).ok();
     }
-    door.ok()
+    entrance.ok()
 }
 
-fn open(group: &Path, above: i32) -> io::Result<Door> {
+fn open(group: &Path, above: i32) -> io::Result<Entrance> {
     let file = OpenOptions::new().write(true).open(group.join(MEMBERS))?;
     let moved = fcntl(&file, FcntlArg::F_DUPFD_CLOEXEC(above))?;
     // SAFETY: the kernel has just made this descriptor for us, and nobody else knows of it.
-    Ok(Door(unsafe { OwnedFd::from_raw_fd(moved) }))
+    Ok(Entrance(unsafe { OwnedFd::from_raw_fd(moved) }))
 }
 
 /// Who is in the group of the server in `folder`, or in those of all servers below it.
@@ -64,24 +66,38 @@ pub fn members(folder: &Path) -> Vec<i32> {
     members
 }
 
-/// Removes the groups of these servers, whose processes have ended.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "milliseconds, where files are removed as well"
-)]
+/// Removes the groups of these servers, whose processes have ended or are about to. To be called where a
+/// thread may wait for the disk.
 pub fn remove(folder: &Path) {
     for group in all_of(folder) {
-        for _ in 0..TRIES {
-            match fs::remove_dir(&group) {
-                Err(error) if is_busy(&error) => std::thread::sleep(TRY_AGAIN),
-                _ => break,
-            }
+        let removed = until_empty(&group).and_then(|()| fs::remove_dir(&group));
+        if let Err(error) = removed {
+            log::debug!("cannot remove a browser's control group: {error}");
         }
     }
 }
 
-fn is_busy(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(Errno::EBUSY as i32)
+fn until_empty(group: &Path) -> io::Result<()> {
+    let until = Instant::now() + EMPTIES_WITHIN;
+    let mut events = File::open(group.join(EVENTS))?;
+    loop {
+        // Polled for what has changed since it was read.
+        let mut text = String::new();
+        events.rewind()?;
+        events.read_to_string(&mut text)?;
+        if text.lines().any(|line| line == "populated 0") {
+            return Ok(());
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Errno::EBUSY.into());
+        }
+        let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+        match poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLPRI)], left) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// The groups that there are for the server in `folder`, or for all servers below it.

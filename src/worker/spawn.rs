@@ -3,7 +3,7 @@
 //! Linux sends the parent-death signal when the *thread* that forked ends, so all children are
 //! forked by one thread that lives as long as the process.
 
-use super::group::Door;
+use super::group::Entrance;
 use super::seal::Sealing;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
@@ -28,7 +28,7 @@ struct Order {
 pub async fn spawn(
     command: Command,
     sealing: Option<Sealing>,
-    group: Option<Door>,
+    group: Option<Entrance>,
 ) -> io::Result<Child> {
     let (reply, child) = oneshot::channel();
     let order = Order {
@@ -67,7 +67,7 @@ fn spawner() -> io::Result<&'static mpsc::Sender<Order>> {
 fn bound_to_this_process(
     mut command: Command,
     sealing: Option<Sealing>,
-    group: Option<Door>,
+    group: Option<Entrance>,
 ) -> Command {
     let parent = getpid();
     command.kill_on_drop(true).process_group(0);

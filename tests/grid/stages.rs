@@ -162,8 +162,12 @@ async fn held_at_registration(grid: &Grid, redis: &RedisServer, agent: &Process)
             listening.send(()).unwrap();
             loop {
                 let event: String = events.get_message().unwrap().get_payload().unwrap();
-                let registered = event.starts_with("w ") && event.contains("\"available\"");
-                if registered && !event.contains(&other) {
+                // One message tells of all that a call has changed, a line each.
+                let registered = event.lines().any(|line| {
+                    let announced = line.starts_with("w ") && line.contains("\"available\"");
+                    announced && !line.contains(&other)
+                });
+                if registered {
                     return agent_there.signal(Signal::SIGSTOP);
                 }
             }

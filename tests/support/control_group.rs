@@ -44,7 +44,7 @@ impl ControlGroup {
     }
 
     /// Where a process writes its id to be in it.
-    pub fn door(&self) -> PathBuf {
+    pub fn members(&self) -> PathBuf {
         self.folder.join("cgroup.procs")
     }
 
@@ -52,7 +52,7 @@ impl ControlGroup {
     pub fn take_in(&self, tree: &Tree) {
         for process in &tree.processes {
             // It may have ended since it was looked at.
-            fs::write(self.door(), process.pid.to_string()).ok();
+            fs::write(self.members(), process.pid.to_string()).ok();
         }
     }
 
@@ -116,7 +116,7 @@ impl Drop for ControlGroup {
     fn drop(&mut self) {
         let began = Instant::now();
         while fs::remove_dir(&self.folder).is_err() && began.elapsed() < EMPTY_AFTER {
-            let left = fs::read_to_string(self.door()).unwrap_or_default();
+            let left = fs::read_to_string(self.members()).unwrap_or_default();
             for pid in left.lines() {
                 fs::write(self.parent.join("cgroup.procs"), pid).ok();
             }

@@ -128,7 +128,7 @@ impl GridBuilder {
 
     /// With Redis: its workers start within this group.
     pub fn workers_in(mut self, group: &ControlGroup) -> Self {
-        self.workers_group = Some(group.door());
+        self.workers_group = Some(group.members());
         self
     }
 

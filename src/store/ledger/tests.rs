@@ -173,3 +173,21 @@ proptest! {
         prop_assert_eq!(ledger.take_unsynced(usize::MAX).len() as u64, sessions);
     }
 }
+
+/// Else the store finds nothing to give back, is then told of the seat, and its lifetime stays counted.
+#[test]
+fn a_release_does_not_overtake_the_telling_of_its_seat() {
+    let mut ledger = Ledger::default();
+    ledger.adopt(id(1), &worker(0));
+    let under_way = ledger.take_unsynced(1);
+    assert!(ledger.release(id(1), true), "the store has to hear of it");
+    assert_eq!(ledger.pending_releases(1), []);
+    ledger.mark_synced(&under_way);
+    assert_eq!(ledger.pending_releases(1), [(id(1), true)]);
+
+    ledger.adopt(id(2), &worker(0));
+    ledger.take_unsynced(1);
+    ledger.release(id(2), true);
+    ledger.mark_unsynced();
+    assert!(ledger.pending_releases(2).contains(&(id(2), true)));
+}

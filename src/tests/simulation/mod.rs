@@ -12,6 +12,7 @@ mod chance;
 mod database;
 mod lua;
 mod network;
+mod plan;
 mod processes;
 mod schedule;
 mod truth;
@@ -20,7 +21,8 @@ pub mod watch;
 pub use network::{Connection, open};
 
 use lua::{Bug, Vm};
-use schedule::{Plan, run};
+use plan::Plan;
+use schedule::run;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
