@@ -9,7 +9,7 @@ const KARPENTER: &str = "karpenter.sh/do-not-disrupt";
 const AUTOSCALER: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict";
 
 /// Proxies in the cluster of this API, before workers that registered by hand.
-fn grid(redis: &RedisServer, api: &KubernetesApi, workers: usize) -> GridBuilder {
+pub fn grid(redis: &RedisServer, api: &KubernetesApi, workers: usize) -> GridBuilder {
     Grid::new()
         .redis(redis)
         .foreign_workers(workers)

@@ -2,7 +2,7 @@
 //! and no session is cut.
 
 use crate::support::{
-    Connected, Eviction, Grid, KubernetesApi, OriginalWorker, Pods, RedisServer, eventually,
+    Connected, Eviction, KubernetesApi, OriginalWorker, Pods, RedisServer, eventually,
     eventually_equal, replica_set,
 };
 use rand::rngs::StdRng;
@@ -105,19 +105,9 @@ async fn a_scale_in_takes_idle_pods_and_an_eviction_lets_sessions_end() {
         api.add(name, &format!("node-{}", n / 2));
         kubelets.insert(name.clone(), WorkerPod::start(&redis, name).await);
     }
-    let grid = Grid::new()
-        .redis(&redis)
+    let grid = super::kubernetes::grid(&redis, &api, 6)
         .proxies(2)
-        .foreign_workers(6)
         .capacity(1)
-        .lifetime(0)
-        .env("KUBERNETES_SERVICE_HOST", "127.0.0.1")
-        .env("KUBERNETES_SERVICE_PORT", &api.port().to_string())
-        .env(
-            "PLAYHOUSE_SERVER_SERVICE_ACCOUNT",
-            api.account().to_str().unwrap(),
-        )
-        .config("store: { poll_interval: 500ms }")
         .start()
         .await;
     let pods = api.controllers();
