@@ -66,6 +66,7 @@ pub struct Fleet {
     queue: Arc<Queue>,
     registry: Arc<Registry>,
     releaser: Releaser,
+    /// Who needs more than one of these three locks takes them in this order.
     known: Mutex<HashMap<WorkerKey, Known>>,
     departed: Mutex<Departed>,
     index: SharedIndex,
@@ -305,7 +306,9 @@ impl Fleet {
         let expected =
             |pool: &Pool| pool.browser == wanted.browser && wanted.accepts(pool.seat, pool.version);
         let config = self.config.load();
-        self.index.lock().knows(wanted)
+        // Let go of before the next lock: a guard in the first operand would live to the end.
+        let knows = self.index.lock().knows(wanted);
+        knows
             || config.pools.iter().any(expected)
             || self.departed().serves(wanted, Instant::now())
     }
