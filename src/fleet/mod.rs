@@ -73,6 +73,8 @@ pub struct Fleet {
     balancer: LoadBalancer<IndexSelection>,
     /// The set of workers changed: Pingora's balancer has to discover it.
     membership: Notify,
+    /// A worker was learned of, or has an address.
+    learned: Notify,
     /// The configuration changed.
     reconfigured: Notify,
     /// The same, for the health checks.
@@ -225,6 +227,7 @@ impl Fleet {
                 departed: Mutex::default(),
                 index,
                 membership: Notify::new(),
+                learned: Notify::new(),
                 reconfigured: Notify::new(),
                 interval_changed: Notify::new(),
                 has_view: AtomicBool::new(false),
@@ -308,9 +311,7 @@ impl Fleet {
         let config = self.config.load();
         // Let go of before the next lock: a guard in the first operand would live to the end.
         let knows = self.index.lock().knows(wanted);
-        knows
-            || config.pools.iter().any(expected)
-            || self.departed().serves(wanted, Instant::now())
+        knows || config.pools.iter().any(expected) || self.departed().serves(wanted, Instant::now())
     }
 
     /// Whether every browser that this client may get has these launch options of itself.

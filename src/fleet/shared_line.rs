@@ -2,14 +2,18 @@
 //! seats to the first of the whole grid, several at once.
 
 use super::seating::Grant;
-use super::{Fleet, policy};
+use super::{Fleet, Target, policy};
+use crate::admission::turns::Place;
 use crate::metrics::ObserveTime;
 use crate::model::{Browser, SessionId, WorkerKey};
 use crate::selection::Wanted;
+use crate::session::seat::Seat;
 use crate::store::{Candidate, Granted, LineServed, Served, StoreError};
 use rand::seq::index::sample;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
+use tokio::time::timeout;
 
 /// Clients that the store is told of in one search.
 const COMING: usize = 100;
@@ -112,15 +116,44 @@ impl Fleet {
         seat.taken(worker.clone());
         self.count(&worker, counts);
         self.order_recycle_at_limit(&worker, counts, &policy(&self.config));
-        match self.target(&worker) {
+        match self.dialable(&worker) {
             Some(target) => self.queue.grant(place, worker, Grant { seat, target }),
-            // Another proxy knows it already, or this one has forgotten it.
             None => {
+                tokio::spawn(self.clone().grant_once_known(place, worker, seat));
+            }
+        }
+    }
+
+    /// A proxy that has heard of a worker first may give a client of ours a seat there: the worker's record
+    /// is on its way to here, or its name is being looked up. That takes no longer than a dial may; the
+    /// client holds the seat meanwhile.
+    async fn grant_once_known(self: Arc<Self>, place: Place, worker: WorkerKey, seat: Seat) {
+        let patience = self.config.load().selection.dial_timeout;
+        match timeout(patience, self.until_dialable(&worker)).await {
+            Ok(target) => self.queue.grant(place, worker, Grant { seat, target }),
+            Err(_) => {
                 drop(seat);
                 self.queue.decline(place, worker.clone());
                 self.queue.wake(worker.browser);
             }
         }
+    }
+
+    async fn until_dialable(&self, worker: &WorkerKey) -> Arc<Target> {
+        loop {
+            let mut learned = pin!(self.learned.notified());
+            // Before the look: what is learned behind it is heard.
+            learned.as_mut().enable();
+            if let Some(target) = self.dialable(worker) {
+                return target;
+            }
+            learned.await;
+        }
+    }
+
+    fn dialable(&self, worker: &WorkerKey) -> Option<Arc<Target>> {
+        let target = self.target(worker)?;
+        (!target.addresses().is_empty()).then_some(target)
     }
 
     /// The best workers with a seat for those who wait here, of whichever version; `crowded` says

@@ -235,6 +235,7 @@ impl Fleet {
             (before != Some(address), has_seat)
         };
         drop(known);
+        self.learned.notify_waiters();
         if is_new {
             // Pingora learns of it first: before that it does not count as healthy.
             self.membership.notify_one();
