@@ -62,14 +62,30 @@ pub fn complete(draft: &mut Draft<'_, Config>, environment: &Environment) {
         draft.config.store.url = Some(url);
         draft.origins[index] = Origin::Environment("REDIS_HOST".into());
     }
-    let parsed = draft.config.store.url.as_deref().map(Url::parse);
-    let (Some(Ok(mut url)), Some(password)) = (parsed, password(environment, draft)) else {
+    let url = draft.config.store.url.clone();
+    let (Some(url), Some(password)) = (url, password(environment, draft)) else {
         return;
     };
-    // A URL of a socket has its password in the query; it is then complete or wants none.
-    if url.password().is_none() && url.set_password(Some(&password)).is_ok() {
-        draft.config.store.url = Some(url.to_string());
+    if let Some(url) = with_password(&url, &password) {
+        draft.config.store.url = Some(url);
     }
+}
+
+/// The URL with this password, if it has none. That of a socket has its password in the query; it is then
+/// complete or wants none.
+fn with_password(text: &str, password: &str) -> Option<String> {
+    let (scheme, rest) = text.split_once("://")?;
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    // Sentinels are several where other URLs have one host: the others come back behind the first.
+    let (first, others) = authority.split_at(authority.find(',').unwrap_or(authority.len()));
+    let mut url = Url::parse(&format!("{scheme}://{first}")).ok()?;
+    if url.password().is_some() || url.set_password(Some(password)).is_err() {
+        return None;
+    }
+    Some(format!(
+        "{}{others}{path}",
+        url.as_str().trim_end_matches('/')
+    ))
 }
 
 fn from_parts(host: &str, environment: &Environment, problems: &mut Problems) -> Option<String> {
@@ -151,6 +167,27 @@ mod tests {
             "redis+unix:///run/redis.sock?db=abc",
         ] {
             assert!(!is_understood(url), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_put_into_a_url_that_has_none() {
+        for (url, whole) in [
+            ("redis://redis:6379/2", Some("redis://:p%2Fw@redis:6379/2")),
+            ("rediss://worker@redis", Some("rediss://worker:p%2Fw@redis")),
+            (
+                "redis+sentinel://proxy@a:1,b:2/grid/3?sentinel_username=s",
+                Some("redis+sentinel://proxy:p%2Fw@a:1,b:2/grid/3?sentinel_username=s"),
+            ),
+            (
+                "redis+sentinel://a,[::1]:2/grid",
+                Some("redis+sentinel://:p%2Fw@a,[::1]:2/grid"),
+            ),
+            ("redis://:other@redis", None),
+            ("redis+sentinel://:other@a,b/grid", None),
+            ("redis+unix:///run/redis.sock", None),
+        ] {
+            assert_eq!(with_password(url, "p/w").as_deref(), whole, "{url}");
         }
     }
 

@@ -2,16 +2,15 @@
 //! late.
 
 use crate::stores::*;
-use crate::support::{RedisServer, Sentinels, eventually_equal, free_port};
-use playhouse::model::SessionId;
+use crate::support::{RedisServer, RedisUser, Sentinels, eventually, eventually_equal, free_port};
+use playhouse::model::{RecycleReason, SessionId, WorkerStatus};
 use playhouse::store::redis::RedisStore;
-use playhouse::store::{Event, Peers, SeatStore, StoreError, StoreRole, WorkerStore};
+use playhouse::store::{
+    Event, Peers, Permit, PermitHolder, PermitPool, PermitStore, SeatStore, StoreError,
+    StoreOptions, StoreRole, WorkerStore,
+};
 use std::path::Path;
 use std::process::Command;
-
-/// What `docs/redis.md` says a user of Redis needs.
-const PERMISSIONS: &str = "~worker:* ~cluster:* ~playhouse:* &worker:cmd:* &playhouse:* \
-    +@read +@write +@pubsub +@scripting +@connection +time -@dangerous";
 
 async fn works(url: String) -> RedisStore {
     let store = connect(&store_config(url), StoreRole::Proxy);
@@ -56,25 +55,146 @@ async fn by_database_number() {
     assert_eq!(redis.cli(&["-n", "3", "EXISTS", "playhouse:grid"]), "1");
 }
 
+/// All that proxies and workers ask of Redis, each with its own user: also to put right what somebody
+/// disturbed, and what Redis forgot.
 #[tokio::test]
-async fn as_a_user_with_little_more_than_it_needs() {
-    let redis = RedisServer::start().await;
-    let mut user = vec!["ACL", "SETUSER", "grid", "on", ">s3cret%/"];
-    user.extend(PERMISSIONS.split_whitespace());
-    assert_eq!(redis.cli(&user), "OK");
-    let address = format!("127.0.0.1:{}", redis.port());
-    // The slow round too: scanning, mending, reaping.
-    let store = works(format!("redis://grid:s3cret%25%2F@{address}")).await;
-    eventually_equal("it scans", "1".to_owned(), async || {
-        redis.cli(&["EXISTS", "playhouse:scan"])
+async fn as_users_with_the_documented_rights() {
+    for (namespace, database) in [(None, 0), (Some("ci"), 2)] {
+        let redis = RedisServer::start().await;
+        let user = |name| {
+            let user = RedisUser::documented(name);
+            let user = namespace.map_or(user.clone(), |it| user.in_namespace(it));
+            StoreOptions {
+                namespace: namespace.map(str::to_owned),
+                ..store_config(format!("{}/{database}", user.enter(&redis)))
+            }
+        };
+        let (of_proxies, of_workers) = (user("proxy"), user("worker"));
+        let proxies = [0, 1].map(|_| connect(&of_proxies, StoreRole::Proxy));
+        let agent = connect(&of_workers, StoreRole::Worker);
+        for store in proxies.iter().chain([&agent]) {
+            eventually_equal("the store is reachable", true, async || store.reachable()).await;
+        }
+        let database = database.to_string();
+        let cli = |command: &[&str]| redis.cli(&[&["-n", &database], command].concat());
+        let name = |key: &str| namespace.map_or(key.to_owned(), |it| format!("{it}:{key}"));
+
+        workers_do_their_part(&agent).await;
+        proxies_do_their_part(&proxies).await;
+
+        let a = key("a");
+        let order = [candidate(&a, 5, None)];
+        done("register", async || agent.register(&record(&a), TTL).await).await;
+        let mut events = agent.events();
+        eventually("the worker hears of an order", async || {
+            proxies[0].order_recycle(&a, TTL).await.ok();
+            let heard = std::iter::from_fn(|| events.try_recv().ok());
+            heard
+                .into_iter()
+                .any(|event| matches!(event, Event::Recycle(_)))
+                .then_some(())
+        })
+        .await;
+        let (session, ..) = seat(&proxies[0], &order).await;
+        let heard = async || {
+            let available = WorkerStatus::Available;
+            let reply = agent.heartbeat(&a, available, Some(1), TTL).await;
+            let reply = reply.unwrap_or_default();
+            if reply.unknown {
+                agent.register(&record(&a), TTL).await.ok();
+            }
+            reply.counts.active
+        };
+        eventually_equal("seats that the worker knows of", 1, heard).await;
+        for key in ["playhouse:recycles", "cluster:active_connections"] {
+            assert_eq!(cli(&["SET", &name(key), "on monday"]), "OK");
+            eventually_equal("seats, of a key that was overwritten", 1, heard).await;
+            done("recycles", async || {
+                agent.count_recycle(&a, RecycleReason::Age).await
+            })
+            .await;
+        }
+        assert_eq!(cli(&["FLUSHDB"]), "OK");
+        eventually_equal("seats, of a Redis that was emptied", 1, heard).await;
+        proxies[0].release(session, false).await.ok();
+        eventually_equal("seats that are left", 0, heard).await;
+        done("deregister", async || agent.deregister(&a).await).await;
+        let denied = redis.cli(&["ACL", "LOG"]);
+        assert_eq!(denied, "", "something was not permitted");
+    }
+}
+
+/// Asks until there is an answer: on a slow machine Redis looks as if it were away.
+async fn done<T>(what: &str, mut call: impl AsyncFnMut() -> Result<T, StoreError>) -> T {
+    eventually(what, async || match call().await {
+        Err(StoreError::Away(_)) => None,
+        answer => Some(answer.unwrap()),
+    })
+    .await
+}
+
+fn permit<'a>(pool: PermitPool<'a>, holder: PermitHolder<'a>) -> Permit<'a> {
+    Permit {
+        pool,
+        holder,
+        version: 1,
+        weight: 1,
+        bound: Some(1),
+        ttl: TTL,
+    }
+}
+
+async fn workers_do_their_part(agent: &RedisStore) {
+    let b = &key("b");
+    done("register", async || agent.register(&record(b), TTL).await).await;
+    let warm_up = permit(PermitPool::WarmUps, PermitHolder::Worker(b));
+    assert!(done("warm up", async || agent.hold(warm_up).await).await);
+    done("recycles", async || {
+        agent.count_recycle(b, RecycleReason::Age).await
     })
     .await;
-    eventually_equal("it may reap", Ok(()), async || {
-        store.reap().await.map_err(|error| error.to_string())
+    done("OOM kills", async || agent.count_oom_kills(1).await).await;
+    eventually("its address", async || agent.own_address().await).await;
+    done("deregister", async || agent.deregister(b).await).await;
+}
+
+async fn proxies_do_their_part(proxies: &[RedisStore; 2]) {
+    let [one, another] = proxies;
+    another.serve_peers(Box::new(|question| format!("{question}!")));
+    eventually_equal("the other one answers", true, async || {
+        let asked = one.query_peers("well?", TTL, |answer| answer == "well?!");
+        asked.await.is_ok_and(|answers| !answers.given.is_empty())
     })
     .await;
-    let denied = redis.cli(&["ACL", "LOG"]);
-    assert_eq!(denied, "", "something was not permitted");
+    let secret = done("a secret", async || one.shared_secret().await).await;
+    let shared = done("the secret", async || another.shared_secret().await).await;
+    assert_eq!(secret, shared);
+    done("a ticket", async || one.use_once("ticket", TTL).await).await;
+    let quota = permit(
+        PermitPool::Sessions { tenant: "ci" },
+        PermitHolder::ThisProxy,
+    );
+    assert!(done("a quota", async || one.hold(quota).await).await);
+    let c = &key("c");
+    done("register", async || one.register(&record(c), TTL).await).await;
+    let turn = async || one.order_recycle_in_turn(c, TTL, 1, TTL).await;
+    assert!(done("a turn", turn).await);
+    done("a word to a worker", async || one.suspect(c).await).await;
+    done("recycles", async || one.recycles().await).await;
+    done("OOM kills", async || one.oom_kills().await).await;
+    done("sessions", async || one.active_sessions().await).await;
+    done("reaping", async || one.reap().await).await;
+    done("deregister", async || one.deregister(c).await).await;
+}
+
+#[tokio::test]
+async fn by_sentinels_as_a_user_that_may_ask_who_is_the_primary() {
+    let sentinels = Sentinels::start().await;
+    let user = RedisUser::documented("proxy").and("+role");
+    for server in &sentinels.servers {
+        user.enter(server);
+    }
+    works(user.url(&sentinels.url())).await;
 }
 
 #[tokio::test]
@@ -110,14 +230,8 @@ async fn a_password_is_never_told() {
 #[tokio::test]
 async fn a_refusal_says_what_is_wrong() {
     let redis = RedisServer::start().await;
-    let user = |permissions: &str| {
-        let mut command = vec!["ACL", "SETUSER", "grid", "reset", "on", ">pass"];
-        command.extend(permissions.split_whitespace());
-        assert_eq!(redis.cli(&command), "OK");
-    };
-    user(PERMISSIONS);
-    let url = redis.url().replace("redis://", "redis://grid:pass@");
-    let store = connect(&store_config(url), StoreRole::Proxy);
+    let user = RedisUser::documented("proxy");
+    let store = connect(&store_config(user.enter(&redis)), StoreRole::Proxy);
     let a = key("a");
     let order = [candidate(&a, 100, None)];
     store.register(&record(&a), TTL).await.unwrap();
@@ -125,7 +239,7 @@ async fn a_refusal_says_what_is_wrong() {
         eventually_equal("what it says", words.to_owned(), async || {
             let refused = store.reserve(SessionId::random(), &order).await;
             let text = format!("{refused:?}");
-            assert!(!text.contains("pass@"), "{text}");
+            assert!(!text.contains("s3cret"), "{text}");
             if text.contains(words) {
                 words.to_owned()
             } else {
@@ -143,16 +257,12 @@ async fn a_refusal_says_what_is_wrong() {
     };
     goes_on("the start").await;
 
-    for missing in ["~cluster:*", "+@write", "+@scripting", "&playhouse:*"] {
-        let fewer: Vec<&str> = PERMISSIONS
-            .split_whitespace()
-            .filter(|it| *it != missing)
-            .collect();
-        user(&fewer.join(" "));
+    for missing in ["~cluster:*", "+@write", "+evalsha", "&playhouse:*"] {
+        user.clone().without(missing).enter(&redis);
         // What it subscribed to before, it keeps: for this one it has to come anew.
-        redis.cli(&["CLIENT", "KILL", "USER", "grid"]);
+        redis.cli(&["CLIENT", "KILL", "USER", "proxy"]);
         says("may not do what Playhouse needs").await;
-        user(PERMISSIONS);
+        user.enter(&redis);
         goes_on(missing).await;
     }
     for (broken, repaired, words) in [
@@ -172,8 +282,8 @@ async fn a_refusal_says_what_is_wrong() {
     says("this is a replica").await;
     redis.cli(&["REPLICAOF", "NO", "ONE"]);
     goes_on("being a replica").await;
-    redis.cli(&["ACL", "SETUSER", "grid", "resetpass", ">other"]);
-    redis.cli(&["CLIENT", "KILL", "USER", "grid"]);
+    redis.cli(&["ACL", "SETUSER", "proxy", "resetpass", ">other"]);
+    redis.cli(&["CLIENT", "KILL", "USER", "proxy"]);
     says("user or password").await;
 }
 

@@ -13,7 +13,8 @@
 //! * [`scrape`]: what Prometheus understands of our metrics.
 //! * [`kubernetes_api`]: the part of Kubernetes that keeps pods; [`replica_set`]: which of them go first.
 //! * [`chart`]: what the Helm chart makes of values; [`prometheus`]: a real one.
-//! * [`redis_server`]: a real Redis that can be killed and paused; [`books`]: what it has on record.
+//! * [`redis_server`]: a real Redis that can be killed and paused; [`books`]: what it has on record;
+//!   [`redis_user`]: who may do what there.
 //! * [`sentinels`]: two of those, and three sentinels that watch them.
 //! * [`original_worker`]: a worker that speaks the original's schema and nothing of ours.
 //! * [`visitors`]: many short sessions at once, of clients without a browser.
@@ -48,6 +49,7 @@ mod process;
 mod prometheus;
 mod proxy;
 mod redis_server;
+mod redis_user;
 pub mod replica_set;
 mod scrape;
 mod sentinels;
@@ -75,6 +77,7 @@ pub use process::{Kind, Process, Tree};
 pub use prometheus::Prometheus;
 pub use proxy::{Capacity, Pool, Proxy, SessionView, WorkerView};
 pub use redis_server::RedisServer;
+pub use redis_user::RedisUser;
 pub use scrape::Scrape;
 pub use sentinels::Sentinels;
 pub use stock::Stock;

@@ -4,7 +4,7 @@
 use super::keys;
 use super::link::{Live, State, WRONG_TYPE, describe};
 use super::location::Finder;
-use super::{Inner, StoreRole, peers, scripts, upkeep, wire};
+use super::{Inner, StoreRole, mistyped, peers, scripts, wire};
 use crate::store::{Event, StoreError};
 use backon::{BackoffBuilder, ExponentialBuilder};
 use redis::{ErrorKind, PushInfo, PushKind, RedisError, RedisResult, Value};
@@ -135,7 +135,7 @@ async fn open(inner: &Arc<Inner>, finder: &mut Finder<'_>) -> RedisResult<Live> 
         .is_err_and(|error| error.code() == Some(WRONG_TYPE))
     {
         // Nobody who is connected may be left to put that right.
-        upkeep::delete_mistyped(inner, &mut live).await?;
+        mistyped::delete_mistyped(inner, &mut live).await?;
         met = meet(inner, &mut live).await;
     }
     inner.presence().heard(met?);

@@ -168,37 +168,42 @@ impl Keys {
         named.collect()
     }
 
-    /// Keys that a grid has once, with their types.
-    pub fn of_the_grid(&self) -> Vec<(String, &'static str)> {
+    /// Keys that a grid has once and that workers use too, with their types.
+    pub fn shared_with_workers(&self) -> Vec<(String, &'static str)> {
         let types = [
             (ACTIVE, "hash"),
             (LIFETIME, "hash"),
             (WORKERS, "zset"),
-            (PROXIES, "set"),
             (RECYCLES, "hash"),
             (REVISION, "string"),
             (CHANGED, "zset"),
             (GONE, "zset"),
-            (PULSE, "hash"),
             (GRID, "string"),
-            (SCAN, "string"),
             (GHOSTS, "string"),
-            (SECRET, "string"),
             (OOM_KILLS, "string"),
         ];
         let once = types.map(|(name, kind)| (self.name(name), kind));
         let warm_ups = (self.permits(PermitPool::WarmUps), "hash");
+        let turns = Browser::ALL.map(|browser| (self.turns(browser), "hash"));
+        once.into_iter().chain([warm_ups]).chain(turns).collect()
+    }
+
+    /// Keys that a grid has once and that are for proxies alone, with their types.
+    pub fn of_proxies(&self) -> Vec<(String, &'static str)> {
+        let types = [
+            (PROXIES, "set"),
+            (PULSE, "hash"),
+            (SCAN, "string"),
+            (SECRET, "string"),
+        ];
+        let once = types.map(|(name, kind)| (self.name(name), kind));
         let of_browsers = Browser::ALL.into_iter().flat_map(|browser| {
             [
-                (self.turns(browser), "hash"),
                 (self.name(&format!("{LINE}{browser}")), "hash"),
                 (self.lanes(browser), "set"),
             ]
         });
-        once.into_iter()
-            .chain([warm_ups])
-            .chain(of_browsers)
-            .collect()
+        once.into_iter().chain(of_browsers).collect()
     }
 
     /// Keys that a proxy has, with their types.

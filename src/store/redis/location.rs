@@ -148,6 +148,8 @@ fn unusable(text: &'static str) -> RedisError {
 fn prepared(info: ConnectionInfo) -> ConnectionInfo {
     let settings = info.redis_settings().clone();
     let tcp = info.tcp_settings().clone().set_nodelay(true);
+    // The client's name is of no use here, and its user of Redis need not have the right to tell it.
+    let settings = settings.set_skip_set_lib_name();
     info.set_tcp_settings(tcp)
         .set_redis_settings(settings.set_protocol(ProtocolVersion::RESP3))
 }
@@ -182,7 +184,7 @@ fn sentinels(scheme: &str, rest: &str) -> RedisResult<Location> {
             false => format!("{scheme}://{host}:{SENTINEL_PORT}"),
         };
         let info = address.into_connection_info()?;
-        let mut settings = info.redis_settings().clone();
+        let mut settings = info.redis_settings().clone().set_skip_set_lib_name();
         if let Some(user) = of_sentinels("sentinel_username") {
             settings = settings.set_username(user);
         }

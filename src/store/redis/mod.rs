@@ -5,7 +5,7 @@
 //! * `connection`: what a connection is. `link`: the present one and calls on it. `keeper`: opens it, and after a loss opens it anew
 //!   and writes down again (`flush`) what this process answers for, which the [`ledger`](super::ledger) knows.
 //! * `presence`: who is there, as far as this process knows. `revisions`: up to where it was told of every change.
-//! * `upkeep`: signs of life, reaping, and the slow poll that repairs what was missed.
+//! * `upkeep`: signs of life, reaping, and the slow poll that repairs what was missed. `mistyped`: keys that somebody overwrote.
 //! * `clock`: when something was, by Redis' clock. `location`: what a URL says, Sentinel's too. `wire`: hashes, messages and answers, to and from the model.
 //!
 //! One connection serves calls and messages alike (RESP3), so that they arrive in order and one
@@ -19,6 +19,7 @@ mod keeper;
 mod keys;
 mod link;
 mod location;
+mod mistyped;
 mod peers;
 mod permits;
 mod presence;
@@ -210,7 +211,7 @@ async fn serve(
     let release = seats::tell_releases(inner.clone());
     let answer = peers::serve(inner.clone(), questions);
     let obey = upkeep::look_up_orders(inner.clone(), orders);
-    let mend = upkeep::mend(inner.clone());
+    let mend = mistyped::mend(inner.clone());
     let duties = async {
         match inner.role {
             // Each on its own: the sign of life waits for nothing.

@@ -1,12 +1,12 @@
 //! What is done in the background while Redis answers: a proxy's sign of life, the outbox, reaping,
-//! comparing leases, looking for workers that registered by hand, and mending what was disturbed. Errors end here: one that
+//! comparing leases, looking for workers that registered by hand, and mending counters that were disturbed. Errors end here: one that
 //! matters has ended the connection, and the keeper says so.
 
 use super::Inner;
 use super::keeper::{BATCH, leases, millis};
 use super::keys;
 use super::link::{Live, WRONG_TYPE};
-use crate::model::{Browser, WorkerKey};
+use crate::model::WorkerKey;
 use crate::store::Event;
 use redis::{RedisResult, Script};
 use std::collections::HashSet;
@@ -312,75 +312,4 @@ async fn each(
         rest(workers.len(), began).await;
     }
     Ok(answers)
-}
-
-/// Deletes what stands in the place of our keys and is of another type, whenever a call ran into
-/// it. What it held is written down again from the leases and by heartbeats.
-pub async fn mend(inner: Arc<Inner>) {
-    loop {
-        inner.link.damaged.notified().await;
-        if let Some(mut live) = inner.link.live() {
-            match delete_mistyped(&inner, &mut live).await {
-                Ok(()) => {}
-                Err(error) => failed(&inner, &live, "mending", &error),
-            }
-        }
-        inner.link.note_mended();
-    }
-}
-
-pub async fn delete_mistyped(inner: &Inner, live: &mut Live) -> RedisResult<()> {
-    // Those first by which the others are found.
-    let mut deleted = mistyped(inner, live, inner.keys.of_the_grid()).await?;
-    let proxies = redis::cmd("SMEMBERS")
-        .arg(inner.keys.name(keys::PROXIES))
-        .query_async::<Vec<String>>(&mut live.connection)
-        .await?;
-    let workers = redis::cmd("HKEYS")
-        .arg(inner.keys.name(keys::ACTIVE))
-        .query_async::<Vec<String>>(&mut live.connection)
-        .await?;
-    let workers = workers.iter().filter_map(|worker| worker.parse().ok());
-    let heard = inner.ledger().remembered();
-    let workers = workers.chain(heard.into_iter().map(|view| view.record.key));
-    let proxies = proxies.iter().chain([&inner.proxy]);
-    let mut found: Vec<_> = proxies
-        .flat_map(|proxy| inner.keys.of_proxy(proxy))
-        .chain(workers.flat_map(|worker: WorkerKey| inner.keys.of_worker(&worker)))
-        .collect();
-    for browser in Browser::ALL {
-        let lanes = redis::cmd("SMEMBERS")
-            .arg(inner.keys.lanes(browser))
-            .query_async::<Vec<String>>(&mut live.connection)
-            .await?;
-        found.extend(
-            lanes
-                .iter()
-                .map(|lane| (inner.keys.lane(browser, lane), "zset")),
-        );
-    }
-    deleted.extend(mistyped(inner, live, found).await?);
-    for key in deleted {
-        log::warn!(key; "deleted a key of another type that stood in the place of one of ours");
-    }
-    Ok(())
-}
-
-async fn mistyped(
-    inner: &Inner,
-    live: &mut Live,
-    keys: Vec<(String, &'static str)>,
-) -> RedisResult<Vec<String>> {
-    let mut deleted = Vec::new();
-    for batch in keys.chunks(BATCH) {
-        let mut mend = inner.scripts.mend.prepare_invoke();
-        for (key, kind) in batch {
-            mend.key(key).arg(*kind);
-        }
-        deleted.extend(
-            mend.invoke_async::<Vec<String>>(&mut live.connection)
-                .await?,
-        );
-    }
-    Ok(deleted)
 }

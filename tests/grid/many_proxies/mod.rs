@@ -6,6 +6,7 @@
 //! * [`outage`]: Redis dies, freezes, forgets, refuses; the grid goes on.
 //! * [`operator`]: what one of them is asked is asked of all.
 //! * [`quota`]: a tenant has no more sessions than it may have, wherever they go.
+//! * [`rights`]: what the users of Redis that the documents name can do, and what not.
 //! * [`sentinel`]: the primary dies and a replica takes its place.
 //! * [`original`]: a worker that somebody registers by hand.
 //!
@@ -18,6 +19,7 @@ mod operator;
 mod original;
 mod outage;
 mod quota;
+mod rights;
 mod sentinel;
 
 use crate::support::{Books, Connected, Grid, GridBuilder, OriginalWorker, RedisServer};
