@@ -68,9 +68,9 @@ const HEADER: &str = "\
 #
 # Durations carry a unit here (500ms, 5s, 5m, 1h, 1day); in the environment a bare number is in
 # seconds. Sizes: B, KiB, MiB, GiB. Secrets can be read from files: store.url_file and
-# admin.token_sha256_file here, …_FILE in the environment. Redis can also be given as REDIS_HOST,
-# REDIS_PORT, REDIS_PASSWORD (or REDIS_PASSWORD_FILE) and REDIS_TLS. Relative paths start at the
-# working directory.
+# admin.token_sha256_file here, …_FILE in the environment, PLAYHOUSE_AUTH_TOKENS_FILE too. Redis can
+# also be given as REDIS_HOST, REDIS_PORT, REDIS_PASSWORD (or REDIS_PASSWORD_FILE) and REDIS_TLS.
+# Relative paths start at the working directory.
 ";
 
 /// Writes all keys, each under its section's name.

@@ -40,7 +40,7 @@ impl Environment {
         let mut known: Vec<String> = others.iter().map(|n| format!("{prefix}_{n}")).collect();
         for key in table.iter() {
             for name in key.variables() {
-                if key.has_file_variant() {
+                if key.has_file_variable() {
                     known.push(format!("{name}_FILE"));
                 }
                 known.push(name.to_owned());
@@ -71,7 +71,7 @@ impl<C> Layer<C> for Environment {
                     break;
                 }
                 let file = format!("{name}_FILE");
-                if key.has_file_variant()
+                if key.has_file_variable()
                     && let Some(path) = self.value(&file)
                 {
                     let origin = Origin::Environment(file.into());

@@ -116,9 +116,14 @@ impl<C: 'static> Key<C> {
         }
     }
 
-    /// Whether a `…_file` variant exists: for secrets that are one text.
+    /// Whether a `…_file` variant exists in the file: for secrets that are one text.
     pub fn has_file_variant(&self) -> bool {
         self.secret && !self.list
+    }
+
+    /// Whether a `…_FILE` variant of its environment variables exists.
+    pub fn has_file_variable(&self) -> bool {
+        self.secret
     }
 
     /// All its environment variables, the strongest first.

@@ -206,6 +206,38 @@ async fn the_environment_stays_above_the_file() {
     assert_eq!(running.config().queue.timeout, Duration::from_secs(1));
 }
 
+/// As a Secret of Kubernetes is mounted.
+#[tokio::test(start_paused = true)]
+async fn the_file_of_all_tokens_is_followed_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokens = |version: &str, text: &str| {
+        let path = folder.path().join(version);
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("tokens"), text).unwrap();
+        let new = folder.path().join("new");
+        symlink(version, &new).unwrap();
+        fs::rename(new, folder.path().join("data")).unwrap();
+    };
+    let token = |name: &str| format!("{{ name: {name}, sha256: {} }}", "ab".repeat(31) + name);
+    tokens("1", &format!("[ {}, {} ]", token("c1"), token("c2")));
+    let path = folder.path().join("data/tokens");
+    let named = [(
+        "PLAYHOUSE_AUTH_TOKENS_FILE",
+        path.to_str().unwrap().to_owned(),
+    )];
+    let environment = named.into_iter().collect();
+    let mut running = Running::with("{}", environment, |folder, text| {
+        let file = folder.join("playhouse.yaml");
+        fs::write(&file, text).unwrap();
+        file
+    });
+    assert_eq!(running.tokens(), 2);
+    tokens("2", &format!("[ {} ]", token("c2")));
+    running.when(|s| s.generation == 1).await;
+    assert_eq!(running.tokens(), 1);
+    assert_eq!(running.config().auth.tokens[0].name, "c2");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_secrets_own_file_is_followed_too() {
     let folder = tempfile::tempdir().unwrap();
