@@ -51,21 +51,24 @@ FLIPS = {
     "redis.url": "rediss://redis.example.com:6380",
     "redis.workers.url": "redis://worker@redis.example.com:6379",
     "scaling.source": "prometheus",
+    "service.externalTrafficPolicy": "Local",
     "service.type": "LoadBalancer",
     "workerDefaults.browser": "firefox",
     "workerDefaults.image.digest": "sha256:" + "0" * 64,
     "workerDefaults.seccompProfile.type": "Unconfined",
+    "workerDefaults.seat": "own",
     "workerDefaults.shmSize": "1Gi",
     "workerDefaults.version": "1.64.0",
     "workers.chromium.browser": "webkit",
     "workers.chromium.version": "1.64.0",
 }
-# The only kind there is.
-UNFLIPPABLE = {"workerDefaults.seat"}
 # A value that is off without another one.
 WITH = {
     "redis.trial.enabled": {"redis": {"url": "redis://redis.example.com:6379"}},
     "gateway.enabled": {"gateway": {"parentRefs": [{"name": "public"}]}},
+    "service.externalTrafficPolicy": {"service": {"type": "LoadBalancer"}},
+    "service.loadBalancerSourceRanges": {"service": {"type": "LoadBalancer"}},
+    "workerDefaults.spares": {"workerDefaults": {"seat": "own"}},
     "ingress.enabled": {"ingress": {"hosts": ["grid.example.com"]}},
     "ingress.className": {"ingress": {"enabled": True, "hosts": ["grid.example.com"]}},
 }
@@ -85,12 +88,14 @@ LISTS = {
     "adminFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}],
     "workerEgressExcept": ["169.254.0.0/16", "10.0.0.0/8"],
     "workerEgressExceptV6": ["fc00::/7"],
+    "loadBalancerSourceRanges": ["192.0.2.0/24"],
     "workerEgressExtra": [{"ports": [{"protocol": "TCP", "port": 6379}]}],
     "extraObjects": [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "more"}}],
 }
 MAPS = {
     "affinity": {"podAntiAffinity": {}},
     "config": {"limits": {"max_lifetime_sessions": 7}},
+    "extraPodSpec": {"hostAliases": [{"ip": "10.0.0.1", "hostnames": ["site.example.com"]}]},
 }
 
 SCHEMA = jsonschema.Draft7Validator(json.loads((CHART / "values.schema.json").read_text()))
@@ -197,11 +202,15 @@ def invariants(manifests, what):
 
 def check_configuration(manifests, what):
     for manifest in manifests:
-        for text in [manifest.get("data", {}).get("playhouse.yaml")] if manifest["kind"] == "ConfigMap" else []:
-            if not text:
+        if manifest["kind"] != "ConfigMap":
+            continue
+        for name, text in manifest.get("data", {}).items():
+            if not name.endswith(".yaml"):
                 continue
+            # Its files are in the cluster.
+            configuration = {key: value for key, value in yaml.safe_load(text).items() if key != "tls"}
             with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-                file.write(text)
+                yaml.safe_dump(configuration, file)
                 file.flush()
                 ran = subprocess.run([PLAYHOUSE, "check", "--config", file.name], capture_output=True, text=True)
             if ran.returncode:
@@ -257,9 +266,6 @@ def flip(leaf):
     name = ".".join(path)
     values = {}
     put(values, path, flipped(path, value))
-    # The limit is one for all.
-    if name == "workerDefaults.seats":
-        values["config"] = {"limits": {"max_concurrent_sessions": value + 1}}
     values = merged(WITH.get(name, {}), values)
     # What only shows when something is on.
     for on in ("autoscaling", "gateway", "ingress"):
@@ -329,7 +335,7 @@ def main():
             failures.append(f"invalid/{file.name} is taken")
         elif expected not in error:
             failures.append(f"invalid/{file.name}: {expected!r} is not in {error}")
-    every = [leaf for leaf in leaves(default) if ".".join(leaf[0]) not in UNFLIPPABLE]
+    every = list(leaves(default))
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         for name, text, error in pool.map(flip, every):
             if error:

@@ -57,6 +57,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- toYaml $pools -}}
 {{- end -}}
 
+{{- /* What demand is counted by: browser/version/seat. */ -}}
+{{- define "playhouse.poolKey" -}}
+{{- printf "%s/%s/%s" .browser (include "playhouse.minor" .version) .seat -}}
+{{- end -}}
+
 {{- /* 1.65 of 1.65.1. */ -}}
 {{- define "playhouse.minor" -}}
 {{- regexFind "^[0-9]+\\.[0-9]+" . -}}
@@ -112,7 +117,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- define "playhouse.checkEnv" -}}
 {{- $where := index . 0 -}}
 {{- range index . 1 -}}
-{{- if has .name (list "DRAIN_TIMEOUT" "PLAYHOUSE_WORKER_DRAIN_TIMEOUT" "PLAYHOUSE_SESSION_DRAIN_TIMEOUT" "MAX_CONCURRENT_SESSIONS" "PLAYHOUSE_LIMITS_MAX_CONCURRENT_SESSIONS" "LISTEN_ADDR" "ADMIN_ADDR" "PORT") -}}
+{{- if has .name (list "DRAIN_TIMEOUT" "PLAYHOUSE_WORKER_DRAIN_TIMEOUT" "PLAYHOUSE_SESSION_DRAIN_TIMEOUT" "MAX_CONCURRENT_SESSIONS" "PLAYHOUSE_LIMITS_MAX_CONCURRENT_SESSIONS" "PLAYHOUSE_TLS_CERT" "PLAYHOUSE_SERVER_BASE_PATH" "LISTEN_ADDR" "ADMIN_ADDR" "PORT") -}}
 {{- fail (printf "%s.extraEnv: %s has to be set in `config`, where the chart sees it" $where .name) -}}
 {{- end -}}
 {{- end -}}
@@ -145,11 +150,6 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $limits = merge (dict "max_concurrent_sessions" .Values.workerDefaults.seats) $limits -}}
 {{- end -}}
 {{- $_ := set $config "limits" $limits -}}
-{{- range $name, $pool := $pools -}}
-{{- if ne (int $pool.seats) (int $limits.max_concurrent_sessions) -}}
-{{- fail (printf "workers.%s.seats is %d, and config.limits.max_concurrent_sessions %d: the proxies have one limit for all workers" $name (int $pool.seats) (int $limits.max_concurrent_sessions)) -}}
-{{- end -}}
-{{- end -}}
 {{- $server := merge (default dict (get $config "server")) (dict "threads" .Values.proxy.threads) -}}
 {{- $_ := set $config "server" $server -}}
 {{- toYaml $config -}}
@@ -173,8 +173,21 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end -}}
 
-{{- /* What people set for pods. */ -}}
+{{- /* http, or https where the configuration has a certificate: both ports speak TLS then. */ -}}
+{{- define "playhouse.scheme" -}}
+{{- if eq (include "playhouse.setting" (list .Values.config "tls" "cert" "none")) "none" -}}http{{- else -}}https{{- end -}}
+{{- end -}}
+
+{{- /* Below which path the data port is reached from outside. */ -}}
+{{- define "playhouse.path" -}}
+{{- $path := include "playhouse.setting" (list .Values.config "server" "base_path" "none") -}}
+{{- if eq $path "none" -}}/{{- else -}}{{- $path -}}{{- end -}}
+{{- end -}}
+
+{{- /* What people set for pods: dict (pod, selector). */ -}}
 {{- define "playhouse.scheduling" -}}
+{{- $selector := .selector | fromYaml -}}
+{{- with .pod -}}
 {{- with .nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -185,9 +198,16 @@ tolerations: {{- toYaml . | nindent 2 }}
 affinity: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .topologySpreadConstraints }}
-topologySpreadConstraints: {{- toYaml . | nindent 2 }}
+topologySpreadConstraints:
+  {{- range . }}
+  {{- list (merge (dict) . (dict "labelSelector" (dict "matchLabels" $selector))) | toYaml | nindent 2 }}
+  {{- end }}
 {{- end }}
 {{- with .priorityClassName }}
 priorityClassName: {{ . }}
 {{- end }}
+{{- with .extraPodSpec }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
 {{- end -}}
