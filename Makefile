@@ -17,12 +17,13 @@ CDP_SESSIONS ?= 100
 MIXED_SECONDS ?= 600
 CHAOS_CLIENTS ?= 20000
 SCALE_ROUNDS ?= 1000
+PICTURES ?= target/pictures
 
 # What scripts/setup.sh could not leave to Debian.
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chart setup lint bench overload chaos capacity recycles own mixed soak storm idle simulate faults gateway budget scaling fuzz containers clean
+.PHONY: help run test check chart setup lint bench overload chaos capacity recycles own mixed soak storm idle simulate faults gateway budget scaling pictures fuzz containers clean
 
 help: ## list the targets
 	@echo "usage: make TARGET"
@@ -115,6 +116,10 @@ budget: ## browsers and memory of a worker beside long sessions, and in 720 MiB:
 scaling: ## scale-in with and without deletion costs, and bursts from no pod at all, simulated: benches/results/scaling.txt
 	SCALE_ROUNDS=$(SCALE_ROUNDS) $(CARGO) test --locked --test main -- grid::scale_in --nocapture
 	$(CARGO) bench --locked --bench scaling -- --output benches/results/scaling.txt
+
+pictures: ## the dashboard and a live view as PNG files, for people to look at (PICTURES=target/pictures)
+	@scripts/setup.sh test
+	PLAYHOUSE_PICTURES=$(CURDIR)/$(PICTURES) $(CARGO) test --locked --test main -- grid::dashboard grid::live::operators
 
 fuzz: ## frames, configuration and admin paths against any bytes (FUZZ_SECONDS=60; nightly Rust and cargo-fuzz)
 	cd fuzz && for target in frames config routes; do \
