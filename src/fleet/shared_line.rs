@@ -125,7 +125,7 @@ impl Fleet {
     }
 
     /// A proxy that has heard of a worker first may give a client of ours a seat there: the worker's record
-    /// is on its way to here, or its name is being looked up. That takes no longer than a dial may; the
+    /// is on its way to here, or its name is being looked up. It takes as long as a dial may at most; the
     /// client holds the seat meanwhile.
     async fn grant_once_known(self: Arc<Self>, place: Place, worker: WorkerKey, seat: Seat) {
         let patience = self.config.load().selection.dial_timeout;
