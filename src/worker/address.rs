@@ -8,7 +8,7 @@
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -66,19 +66,28 @@ impl ServerAddress {
     }
 
     /// Connects to another socket that the server says it has opened, named from its working directory.
-    /// The server is in its session's hands and may say anything: nothing outside of the folder is
-    /// reached, by whichever name or link.
     ///
     /// # Errors
     ///
     /// There is no such socket in the folder, or nobody listens.
     pub async fn connect_beside(&self, socket: &str) -> io::Result<UnixStream> {
+        let socket = self.find_beside(socket)?;
+        UnixStream::connect(format!("/proc/self/fd/{}", socket.as_raw_fd())).await
+    }
+
+    /// Whether there is such a file in the folder.
+    pub fn has_beside(&self, file: &str) -> bool {
+        self.find_beside(file).is_ok()
+    }
+
+    /// The server is in its session's hands and may say anything: nothing outside of the folder is reached, by
+    /// whichever name or link.
+    fn find_beside(&self, name: &str) -> io::Result<OwnedFd> {
         let within = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
         let how = OpenHow::new()
             .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
             .resolve(within);
-        let socket = openat2(&self.folder, socket, how)?;
-        UnixStream::connect(format!("/proc/self/fd/{}", socket.as_raw_fd())).await
+        Ok(openat2(&self.folder, name, how)?)
     }
 }
 

@@ -241,18 +241,42 @@ impl SecondServer {
         }
         let stream = match stream {
             Some(stream) => stream,
-            None => {
-                let (is_ours, socket) = start(server, name).await?;
-                self.socket = is_ours.then(|| socket.clone());
-                let connected = browser.server.connect_beside(&socket).await;
-                connected.map_err(|error| format!("the browser shows nothing: {error}"))?
-            }
+            None => self.start(browser, server, name).await?,
         };
         let mut pipe = Wire::new(Plain::new(stream));
         let mut pages = Pages::default();
         let note = |message: &Value| pages.note(message);
         request(&mut pipe, "", "initialize", browser.initialize(), note).await?;
         Ok((pipe, pages))
+    }
+
+    /// Starts it, and connects to it; or to the one that a session has started, of which a browser has one at
+    /// a time.
+    async fn start(
+        &mut self,
+        browser: &ShownBrowser,
+        server: &mut Wire<WebSocketStream<UnixStream>>,
+        name: &str,
+    ) -> Result<UnixStream, String> {
+        let mut socket = start(server, name).await?;
+        if socket.is_none() {
+            self.socket = None;
+            if let Ok(stream) = browser.server.connect_beside(&socket_of(name)).await {
+                return Ok(stream);
+            }
+            if browser.server.has_beside(&listing_of(name)) {
+                let why = "a session has its browser listen on a port (browser.bind), and Playwright has \
+                           one such server for a browser";
+                return Err(why.to_owned());
+            }
+            // Somebody's try that failed: Playwright takes it for a server until it is told to stop that.
+            request(server, name, "stopServer", json!({}), |_| {}).await?;
+            socket = start(server, name).await?;
+        }
+        let socket = socket.ok_or("a session is starting a server of its own (browser.bind)")?;
+        self.socket = Some(socket.clone());
+        let connected = browser.server.connect_beside(&socket).await;
+        connected.map_err(|error| format!("the browser shows nothing: {error}"))
     }
 }
 
@@ -274,18 +298,18 @@ async fn introduce(
     Ok((server, name))
 }
 
-/// Starts a second server; whether it is new, and its socket as seen from the first one's folder.
+/// Starts a second server; its socket as seen from the first one's folder, or `None` if one is said to run.
 async fn start(
     server: &mut Wire<WebSocketStream<UnixStream>>,
     browser: &str,
-) -> Result<(bool, String), String> {
+) -> Result<Option<String>, String> {
     let title = json!({"title": "playhouse"});
     match request(server, browser, "startServer", title, |_| {}).await {
         Ok(result) => match result["endpoint"].as_str() {
-            Some(endpoint) => Ok((true, endpoint.to_owned())),
+            Some(endpoint) => Ok(Some(endpoint.to_owned())),
             None => Err("the browser server names no socket".to_owned()),
         },
-        Err(why) if why.contains("already started") => Ok((false, socket_of(browser))),
+        Err(why) if why.contains("already started") => Ok(None),
         Err(why) => Err(why),
     }
 }
@@ -295,6 +319,11 @@ fn socket_of(browser: &str) -> String {
     let name: String = browser.chars().take(14).collect();
     let name = name.replace(|c: char| !c.is_ascii_alphanumeric() && c != '-', "-");
     format!("browser/{name}.sock")
+}
+
+/// The file that is there while a server of the browser listens, whoever started it (`serverRegistry.ts`).
+fn listing_of(browser: &str) -> String {
+    format!(".cache/ms-playwright/b/{browser}")
 }
 
 /// Returns when there is news of contexts.

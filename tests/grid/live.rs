@@ -1,9 +1,10 @@
 //! The live view of a session: who may look, at what, and that a look costs the session nothing.
 
 use crate::support::{
-    Answer, Driver, FakePlaywright, Grid, GridBuilder, Kind, Language, Proxy, RedisServer,
-    SuiteRun, eventually,
+    Answer, Connected, Driver, FakePlaywright, Grid, GridBuilder, Kind, Language, Proxy,
+    RedisServer, SuiteRun, eventually,
 };
+use serde_json::{Value, json};
 use std::path::PathBuf;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -298,5 +299,113 @@ async fn any_proxy_shows_a_session_of_another_one() {
     })
     .await;
     driver.quit().await;
+    grid.idle().await;
+}
+
+/// A client of Playwright's wire format.
+struct Wire {
+    session: Connected,
+    last_id: u64,
+    browser: String,
+}
+
+impl Wire {
+    async fn open(grid: &Grid) -> Wire {
+        let mut wire = Wire {
+            session: grid.connect().await,
+            last_id: 0,
+            browser: String::new(),
+        };
+        let language = json!({"sdkLanguage": "javascript"});
+        wire.call("", "initialize", language).await.unwrap();
+        wire
+    }
+
+    /// Opens a page that shows something.
+    async fn show(&mut self) {
+        let browser = self.browser.clone();
+        let made = self.call(&browser, "newContext", json!({})).await.unwrap();
+        let context = made["context"]["guid"].as_str().unwrap();
+        self.call(context, "newPage", json!({})).await.unwrap();
+    }
+
+    /// Has the browser's server listen on a port; what becomes of that.
+    async fn bind(&mut self) -> Result<Value, String> {
+        let browser = self.browser.clone();
+        let there = json!({"title": "mine", "host": "127.0.0.1", "port": 0});
+        self.call(&browser, "startServer", there).await
+    }
+
+    async fn call(&mut self, object: &str, method: &str, params: Value) -> Result<Value, String> {
+        self.last_id += 1;
+        let id = self.last_id;
+        let metadata = json!({"wallTime": 0});
+        let call = json!({
+            "id": id, "guid": object, "method": method, "params": params, "metadata": metadata,
+        });
+        self.session.send(&call.to_string()).await;
+        loop {
+            let mut said: Value = serde_json::from_str(&self.session.text().await).unwrap();
+            let made = &said["params"];
+            if said["method"] == "__create__" && made["type"] == "Browser" {
+                self.browser = made["guid"].as_str().unwrap().to_owned();
+            }
+            if said["id"] == id {
+                return match said.get("error") {
+                    None => Ok(said["result"].take()),
+                    Some(error) => Err(error["error"]["message"].to_string()),
+                };
+            }
+        }
+    }
+}
+
+/// A browser has one server beside its own, and Playwright counts a try that failed for one.
+#[tokio::test]
+async fn who_tried_to_open_a_port_blocks_no_view() {
+    for seat in ["own", "shared"] {
+        let grid = shown(seat, 2).start().await;
+        let mut wire = Wire::open(&grid).await;
+        wire.show().await;
+        let refused = wire.bind().await.unwrap_err();
+        assert!(refused.contains("EACCES"), "{refused}");
+        let again = wire.bind().await.unwrap_err();
+        assert!(again.contains("already started"), "{again}");
+        let session = only_session(&grid).await;
+        let mut look = Look::at(&grid, &session).await;
+        look.until(JPEG).await;
+        assert_eq!(sockets(&grid), 1);
+        drop(look);
+        eventually("nothing of a look is left", async || {
+            (sockets(&grid) == 0).then_some(())
+        })
+        .await;
+        // Of its try nothing is left either.
+        let refused = wire.bind().await.unwrap_err();
+        assert!(refused.contains("EACCES"), "{refused}");
+        wire.session.close().await;
+        grid.idle().await;
+    }
+}
+
+/// Where ports can be opened, a session keeps the one that it has.
+#[tokio::test]
+async fn who_has_opened_a_port_keeps_it_and_operators_read_why_they_see_nothing() {
+    let grid = shown("own", 2)
+        .env("PLAYHOUSE_WORKER_SEAL", "off")
+        .start()
+        .await;
+    let mut wire = Wire::open(&grid).await;
+    wire.show().await;
+    let bound = wire.bind().await.unwrap();
+    let session = only_session(&grid).await;
+    let mut look = Look::at(&grid, &session).await;
+    look.until(b"listen on a port").await;
+    look.ends().await;
+    let address = bound["endpoint"].as_str().unwrap();
+    let address = address.strip_prefix("ws://").unwrap();
+    let (address, _) = address.split_once('/').unwrap();
+    TcpStream::connect(address).await.expect("it listens still");
+    wire.session.close().await;
     grid.idle().await;
 }
