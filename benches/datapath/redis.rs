@@ -129,6 +129,7 @@ fn record(n: usize, endpoint: &str) -> anyhow::Result<WorkerRecord> {
         status: WorkerStatus::Available,
         version: "1.65".parse().ok(),
         browser_version: None,
+        devtools: None,
         replaces_itself: true,
         seat: SeatKind::Shared,
         size: Size::default(),

@@ -38,7 +38,8 @@ use crate::config::LiveConfig;
 use crate::launch::LaunchOptions;
 use crate::metrics::Metrics;
 use crate::model::{
-    Browser, Counts, Pool, SeatKind, Version, WorkerKey, WorkerRecord, WorkerStatus,
+    Browser, Counts, DevToolsVersion, Pool, SeatKind, Version, WorkerKey, WorkerRecord,
+    WorkerStatus,
 };
 use crate::selection::{Facts, IndexSelection, Policy, SharedIndex, Wanted};
 use crate::session::registry::Registry;
@@ -327,13 +328,13 @@ impl Fleet {
             && records.all(|it| it.launch_options.as_deref() == Some(digest.as_str()))
     }
 
-    /// The version of a browser that this client may get, if a worker tells.
-    pub fn browser_version(&self, wanted: &Wanted) -> Option<String> {
+    /// What a browser that this client may get tells clients of the DevTools protocol, if a worker knows.
+    pub fn devtools_version(&self, wanted: &Wanted) -> Option<DevToolsVersion> {
         let known = self.known();
         let mut records = known.values().map(|worker| &worker.record);
         records.find_map(|it| {
             let fits = it.key.browser == wanted.browser && wanted.accepts(it.seat, it.version);
-            it.browser_version.clone().filter(|_| fits)
+            it.devtools.clone().filter(|_| fits)
         })
     }
 

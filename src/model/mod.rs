@@ -4,6 +4,7 @@
 //! Plain values only. Nothing here does I/O, holds a lock or knows of Pingora, Redis or a process.
 
 mod browser;
+mod devtools;
 mod endpoint;
 mod pod;
 mod pool;
@@ -15,6 +16,7 @@ mod word_set;
 mod worker;
 
 pub use browser::Browser;
+pub use devtools::{DevToolsVersion, GetVersion};
 pub use endpoint::{Endpoint, EndpointError};
 pub use pod::{NoPod, Pod};
 pub use pool::{Pool, PoolFilter, PoolState, SeatKind};

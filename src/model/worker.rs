@@ -1,6 +1,6 @@
 //! A worker as the store records it: one browser server with an id of its own.
 
-use super::{Browser, Endpoint, Pod, SeatKind, Version, words};
+use super::{Browser, DevToolsVersion, Endpoint, Pod, SeatKind, Version, words};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -94,6 +94,9 @@ pub struct WorkerRecord {
     pub version: Option<Version>,
     /// The browser's own version, such as `156.0.8078.79`, when the worker knows it.
     pub browser_version: Option<String>,
+    /// What its browsers tell clients of the DevTools protocol, where it takes such.
+    #[serde(default)]
+    pub devtools: Option<DevToolsVersion>,
     /// Whether it replaces its browser before it drains the old one (make before break). Such a
     /// worker may go past its lifetime limit while the replacement warms up.
     pub replaces_itself: bool,
@@ -135,6 +138,7 @@ impl WorkerRecord {
             status: WorkerStatus::Available,
             version: None,
             browser_version: None,
+            devtools: None,
             replaces_itself: false,
             seat: SeatKind::Shared,
             size: Size::default(),

@@ -7,6 +7,7 @@ use super::session_request::{self, CDP_SEAT};
 use super::unserved::never_served;
 use crate::metrics::TEXT_FORMAT;
 use crate::metrics::cache::Cache;
+use crate::model::DevToolsVersion;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::header::{ACCEPT, ALLOW, HOST};
@@ -14,6 +15,7 @@ use http::{HeaderMap, Method, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 use prometheus::IntGaugeVec;
+use serde::Serialize;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -29,6 +31,16 @@ pub struct MetricsPage {
     prometheus: Cache,
 }
 
+/// What `/json/version` answers.
+#[derive(Serialize)]
+struct Discovery {
+    /// Nothing of it where no worker tells.
+    #[serde(flatten)]
+    browser: Option<DevToolsVersion>,
+    #[serde(rename = "webSocketDebuggerUrl")]
+    url: String,
+}
+
 /// A page of the data port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Page {
@@ -38,6 +50,8 @@ pub(super) enum Page {
     Cdp,
     /// Where a client of the DevTools protocol asks for the address to connect to.
     Version,
+    /// What a browser's own port would tell of its pages, or have done with them.
+    Targets,
     Json,
     Metrics,
     Healthz,
@@ -58,6 +72,7 @@ impl Page {
             path if path.starts_with("/devtools/browser/") => Some(Page::Cdp),
             "/json/version" | "/json/version/" => Some(Page::Version),
             "/json" | "/json/" => Some(Page::Json),
+            path if path.starts_with("/json/") => Some(Page::Targets),
             "/metrics" => Some(Page::Metrics),
             "/healthz" => Some(Page::Healthz),
             "/readyz" => Some(Page::Readyz),
@@ -79,6 +94,8 @@ pub(super) async fn answer(
         return refuse(grid, request, &Refusal::NotFound, downstream).await;
     };
     match (page, &head.method) {
+        // Chromium has some of them asked for with PUT.
+        (Page::Targets, _) => refuse(grid, request, &Refusal::NoTargets, downstream).await,
         // How some balancers ask whether a server is well.
         (_, &Method::OPTIONS) => answer_check(grid, request, StatusCode::NO_CONTENT).await,
         (Page::Root | Page::Cdp, &Method::HEAD) => {
@@ -132,7 +149,7 @@ async fn show(grid: &Arc<Grid>, request: &mut Session, page: Page) -> pingora::R
         },
         Page::Favicon => send(request, StatusCode::NO_CONTENT, "", Bytes::new()).await,
         Page::Json => send(request, ok, "application/json", ENDPOINT.into()).await,
-        Page::Healthz | Page::Root | Page::Cdp | Page::Version => {
+        Page::Healthz | Page::Root | Page::Cdp | Page::Version | Page::Targets => {
             send(request, ok, "text/plain", "ok\n".into()).await
         }
     }
@@ -155,12 +172,6 @@ async fn version(
     head: &RequestHeader,
     downstream: &Downstream,
 ) -> Result<Bytes, Refusal> {
-    let query = downstream.query.as_deref();
-    let who = grid.identify(query, &head.headers)?;
-    session_request::check_cdp(query)?;
-    if let Some(refusal) = never_served(grid, &CDP_SEAT) {
-        return Err(refusal);
-    }
     let host = head.headers.get(HOST).and_then(|host| host.to_str().ok());
     let host = host.filter(|host| !host.is_empty());
     let host = host.ok_or(Refusal::BadRequest("The request has no Host header."))?;
@@ -176,15 +187,36 @@ async fn version(
     // Below the base path for whoever asked below it.
     let path = head.uri.path().trim_end_matches('/');
     let base = path.strip_suffix("/json/version").unwrap_or_default();
-    let ticket = grid.issue_ticket(&who).await?;
-    let target = session_request::ticket_target(&ticket);
-    let browser = grid.fleet.browser_version(&CDP_SEAT).unwrap_or_default();
-    let body = serde_json::json!({
-        "Browser": format!("Chrome/{browser}"),
-        "Protocol-Version": "1.3",
-        "webSocketDebuggerUrl": format!("{scheme}://{host}{base}{target}"),
-    });
-    Ok(body.to_string().into())
+    let target = match ticket(grid, head, downstream).await {
+        Ok(ticket) => session_request::ticket_target(&ticket),
+        // Its `connectOverCDP` tells its user the status of this answer alone, and all of what it reads
+        // there (playwright-core, `server/chromium/chromium.ts`).
+        Err(_) if session_request::is_playwright(&head.headers) => {
+            session_request::cdp_target(downstream.query.as_deref())
+        }
+        Err(refusal) => return Err(refusal),
+    };
+    let discovery = Discovery {
+        browser: grid.fleet.devtools_version(&CDP_SEAT),
+        url: format!("{scheme}://{host}{base}{target}"),
+    };
+    let body = serde_json::to_vec(&discovery);
+    Ok(body.expect("texts with names are JSON").into())
+}
+
+/// A ticket for whoever asks, if there can be a session for him.
+async fn ticket(
+    grid: &Arc<Grid>,
+    head: &RequestHeader,
+    downstream: &Downstream,
+) -> Result<String, Refusal> {
+    let query = downstream.query.as_deref();
+    let who = grid.identify(query, &head.headers)?;
+    session_request::check_cdp(query)?;
+    if let Some(refusal) = never_served(grid, &CDP_SEAT) {
+        return Err(refusal);
+    }
+    grid.issue_ticket(&who).await
 }
 
 /// Answers a balancer that asks for a status and nothing else: whether sessions are taken.

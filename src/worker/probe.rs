@@ -10,6 +10,7 @@
 
 use super::address::ServerAddress;
 use super::wire::{Wire, WireError};
+use crate::model::{DevToolsVersion, GetVersion};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io;
@@ -125,6 +126,24 @@ impl Prober {
         self.call(&context, "newPage", json!({}), patience).await?;
         self.call(&context, "close", json!({}), patience).await?;
         Ok(())
+    }
+
+    /// What a Chromium tells clients of the DevTools protocol. `patience` is for each answer.
+    pub async fn devtools_version(
+        &mut self,
+        patience: Duration,
+    ) -> Result<DevToolsVersion, CheckError> {
+        let browser = self.browser.clone();
+        let answer = self
+            .call(&browser, "newBrowserCDPSession", json!({}), patience)
+            .await?;
+        let session = answer["session"]["guid"].as_str().unwrap_or_default();
+        let command = json!({"method": "Browser.getVersion"});
+        let mut told = self.call(session, "send", command, patience).await?;
+        self.call(session, "detach", json!({}), patience).await?;
+        serde_json::from_value(told["result"].take())
+            .map(|told: GetVersion| told.into())
+            .map_err(|error| CheckError::NotUnderstood(error.to_string()))
     }
 
     async fn call(

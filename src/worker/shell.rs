@@ -300,6 +300,7 @@ impl Shell {
         let record = WorkerRecord {
             version: Some(up.toolchain.version),
             browser_version: up.browser_version.clone(),
+            devtools: up.devtools.clone(),
             replaces_itself: self.registrar.replaces_itself(),
             seat: self.registrar.config.load().worker.seat,
             size: self.registrar.size(),

@@ -12,7 +12,7 @@ use super::progress::Progress;
 use super::toolchain::Toolchain;
 use super::tree;
 use crate::launch::LaunchOptions;
-use crate::model::{Endpoint, SeatKind, WorkerKey};
+use crate::model::{Browser, DevToolsVersion, Endpoint, SeatKind, WorkerKey};
 use crate::store::Store;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -60,6 +60,8 @@ pub struct Up {
     pub connections: Connections,
     pub toolchain: Toolchain,
     pub browser_version: Option<String>,
+    /// What clients of the DevTools protocol are told, where there can be any.
+    pub devtools: Option<DevToolsVersion>,
     pub took: Duration,
 }
 
@@ -126,10 +128,11 @@ impl Supervision {
     async fn start(self: &Arc<Self>) -> Result<(Started, Route), String> {
         let shared = &self.shared;
         let toolchain = shared.toolchain.as_of_now();
-        let warm = self.warm(toolchain.clone(), self.at_once).await?;
+        let mut warm = self.warm(toolchain.clone(), self.at_once).await?;
         let took = warm.took;
         let browser_version = warm.prober.as_ref().and_then(Prober::browser_version);
         let browser_version = browser_version.map(str::to_owned);
+        let devtools = self.devtools_version(&toolchain, &mut warm).await;
         let (path, upstream, processes, folder, started) = match shared.config.load().worker.seat {
             SeatKind::Shared => {
                 let Warm { server, prober, .. } = warm;
@@ -163,11 +166,29 @@ impl Supervision {
             connections: route.connections().clone(),
             toolchain,
             browser_version,
+            devtools,
             took,
         };
         // The agent being gone ends this task as well.
         self.ups.send(up).await.ok();
         Ok((started, route))
+    }
+
+    /// Asks a browser that is warm what it would tell clients of the DevTools protocol. Without an answer
+    /// they are told less.
+    async fn devtools_version(
+        &self,
+        toolchain: &Toolchain,
+        warm: &mut Warm,
+    ) -> Option<DevToolsVersion> {
+        let settings = &self.shared.config.load_full().worker;
+        let takes_them = settings.seat == SeatKind::Own && toolchain.browser == Browser::Chromium;
+        let prober = warm.prober.as_mut().filter(|_| takes_them)?;
+        let told = prober.devtools_version(settings.start_timeout).await;
+        told.inspect_err(|error| {
+            log::warn!(worker:% = self.key.id, error:% = error; "the browser does not tell what it is");
+        })
+        .ok()
     }
 
     /// Starts a server and opens its first page; in its turn, unless `at_once`. The checks come with

@@ -83,6 +83,8 @@ pub enum Refusal {
     /// Plain text at a port that speaks TLS.
     TlsExpected,
     NotFound,
+    /// A list of pages, the protocol's description and the like, which a browser's own port would have.
+    NoTargets,
     MethodNotAllowed,
     /// A plain GET where only a WebSocket makes sense.
     UpgradeRequired,
@@ -267,6 +269,7 @@ mod tests {
             Refusal::ForeignHost,
             Refusal::TlsExpected,
             Refusal::NotFound,
+            Refusal::NoTargets,
             Refusal::MethodNotAllowed,
             Refusal::UpgradeRequired,
             Refusal::UpgradeSwallowed,

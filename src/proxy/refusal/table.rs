@@ -118,6 +118,15 @@ impl Refusal {
                     "Sessions are opened at /: ws://HOST:PORT/",
                 ],
             ),
+            Refusal::NoTargets => RefusalResponse::new(
+                Status::NOT_FOUND,
+                RefusalCode::NotFound,
+                [
+                    "A grid has no pages to list, and no description of the protocol: a browser comes with its session.",
+                    "Connect to http://HOST:PORT (it asks /json/version) or to ws://HOST:PORT/cdp,",
+                    "and list or open pages there (Target.getTargets, Target.createTarget).",
+                ],
+            ),
             Refusal::MethodNotAllowed => RefusalResponse::new(
                 Status::METHOD_NOT_ALLOWED,
                 RefusalCode::MethodNotAllowed,

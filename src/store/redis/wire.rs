@@ -37,6 +37,9 @@ pub fn fields(record: &WorkerRecord) -> Vec<(&'static str, String)> {
     if let Some(version) = &record.browser_version {
         fields.push(("browserVersion", version.clone()));
     }
+    if let Some(devtools) = record.devtools.as_ref().map(serde_json::to_string) {
+        fields.push(("devtools", devtools.expect("texts with names are JSON")));
+    }
     if let Some(memory) = record.memory {
         fields.push(("memory", memory.to_string()));
     }
@@ -80,6 +83,7 @@ pub fn record(key: WorkerKey, fields: &HashMap<String, String>) -> Option<Worker
         status: text("status")?.parse().ok()?,
         version: text("playwrightVersion").and_then(|version| version.parse().ok()),
         browser_version: text("browserVersion").map(str::to_owned),
+        devtools: text("devtools").and_then(|told| serde_json::from_str(told).ok()),
         replaces_itself: text("replacesItself") == Some("true"),
         seat: text("seat").map_or(Some(SeatKind::Shared), |seat| seat.parse().ok())?,
         size: Size {
@@ -289,8 +293,7 @@ pub fn advertised(own: Option<IpAddr>, seen: Option<IpAddr>) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Browser;
-    use crate::model::WorkerStatus;
+    use crate::model::{Browser, DevToolsVersion, WorkerStatus};
 
     fn hash(fields: &[(&str, &str)]) -> HashMap<String, String> {
         fields
@@ -307,6 +310,13 @@ mod tests {
             status: WorkerStatus::Draining,
             version: "1.65".parse().ok(),
             browser_version: None,
+            devtools: Some(DevToolsVersion {
+                product: "Chrome/150.0".to_owned(),
+                protocol: "1.3".to_owned(),
+                user_agent: "Mozilla/5.0 \"x\"".to_owned(),
+                v8: "15.0".to_owned(),
+                webkit: "537.36 (@0a)".to_owned(),
+            }),
             replaces_itself: true,
             seat: SeatKind::Own,
             size: Size {
