@@ -9,6 +9,7 @@ mod answer;
 mod client_address;
 pub mod connections;
 pub mod demand;
+mod first_message;
 pub mod front_door;
 mod handshake;
 mod head;

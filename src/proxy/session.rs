@@ -5,6 +5,7 @@
 
 use super::answer::switching_protocols;
 use super::connections::Connection;
+use super::first_message::{FirstMessage, Speaks};
 use super::refusal::Refusal;
 use super::session_request::SessionRequest;
 use super::unserved::{never_served, refusal, try_elsewhere};
@@ -14,14 +15,17 @@ use crate::admission::tokens::{Identity, QuotaPermit};
 use crate::events::Kind;
 use crate::fleet::{DialFailure, Dialled, Grant, Target, Ticket};
 use crate::metrics::ObserveTime;
-use crate::model::unix_millis;
+use crate::model::{SessionId, unix_millis};
 use crate::session::quota;
 use crate::session::registry::{ClientGuard, OpenSession, SessionInfo};
 use crate::session::seat::Seat;
 use crate::tunnel::protocol::code;
-use crate::tunnel::{self, EndReason, Ended, Ends, Link, SessionLimits, Side, Traffic};
+use crate::tunnel::{
+    self, EndReason, Ended, Ends, LastHeard, Link, Over, SessionLimits, Side, Traffic,
+};
 use pingora::protocols::Stream;
 use std::future::poll_fn;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -65,8 +69,20 @@ struct Running {
     entry: OpenSession,
     seat: Seat,
     _quota: QuotaPermit,
+    client: ConnectedClient,
+}
+
+/// What stays for as long as the client is connected.
+struct ConnectedClient {
     _connection: Arc<Connection>,
     _client: ClientGuard,
+}
+
+impl Running {
+    /// Gives back what is a session's.
+    fn give_back(self) -> ConnectedClient {
+        self.client
+    }
 }
 
 /// Serves one client: a session, or a refusal.
@@ -86,8 +102,14 @@ pub(super) fn serve(
         let limits = SessionLimits::from(&grid.config.load().session);
         let id = running.entry.id;
         let traffic = running.entry.traffic.clone();
-        let ended = tunnel::run(id, ends, limits, traffic, stop).await;
+        let Over { ended, farewell } = tunnel::run(id, ends, limits, traffic, stop).await;
         finish(&grid, &running, &ended);
+        let client = running.give_back();
+        if let Some(farewell) = farewell {
+            // Boxed: an open session is to be small.
+            Box::pin(farewell.wait()).await;
+        }
+        drop(client);
     }
 }
 
@@ -177,24 +199,53 @@ async fn open(grid: Arc<Grid>, arrival: Arrival, stream: Stream, early: Vec<u8>)
         browser:% = target.key.browser, version:% = version, token = &*entry.token,
         client:% = connection.client(), waited_ms = waited.as_millis() as u64, dial_ms = dial_time.as_millis() as u64;
         "session started");
+    let id = entry.id;
     let running = Running {
         entry,
         seat,
         _quota: quota_permit,
-        _connection: connection,
-        _client: client_guard,
-    };
-    let ends = Ends {
-        client: Side {
-            stream: Link::from(client.stream),
-            early: client.early.into(),
+        client: ConnectedClient {
+            _connection: connection,
+            _client: client_guard,
         },
+    };
+    let mut client = Side {
+        stream: Link::from(client.stream),
+        early: client.early.into(),
+    };
+    if wanted_session.speaks_anything {
+        client = heard(&grid, id, client);
+    }
+    let ends = Ends {
+        client,
         worker: Side {
             stream: dialled.stream,
             early: dialled.early,
         },
     };
     Some((running, ends, stop))
+}
+
+/// A client that may speak another protocol than is spoken here: it is told so if it does, and its worker
+/// hears nothing of it.
+fn heard(grid: &Arc<Grid>, session: SessionId, mut client: Side) -> Side {
+    let mut first = FirstMessage::default();
+    let registry = Arc::clone(&grid.registry);
+    let mut hear = move |bytes: &[u8]| {
+        first.hear(bytes).map_break(|speaks| match speaks {
+            Speaks::SomethingElse => LastHeard::Pass,
+            Speaks::DevTools(command) => {
+                registry.end(session, tunnel::Close::wrong_protocol(session, command));
+                LastHeard::Withheld
+            }
+        })
+    };
+    match hear(&client.early) {
+        ControlFlow::Continue(()) => client.stream = client.stream.overheard(hear),
+        ControlFlow::Break(LastHeard::Pass) => {}
+        ControlFlow::Break(LastHeard::Withheld) => client.early.clear(),
+    }
+    client
 }
 
 /// A seat on a worker that was dialled: the client's way through the line, as often as a worker

@@ -29,6 +29,11 @@ pub fn ticket_target(ticket: &str) -> String {
     format!("/devtools/browser/own?{TICKET}={ticket}")
 }
 
+/// The address of a DevTools connection that shows its token itself, as this query does if at all.
+pub fn cdp_target(query: Option<&str>) -> String {
+    query.map_or("/cdp".to_owned(), |query| format!("/cdp?{query}"))
+}
+
 /// The ticket of a request, if it has one.
 pub fn ticket(query: Option<&str>) -> Option<Cow<'_, str>> {
     parameter(query, TICKET)
@@ -45,6 +50,8 @@ pub struct SessionRequest {
     pub wanted: Wanted,
     /// Whether the client is Playwright, and so shows text bodies to its user.
     pub playwright: bool,
+    /// Whether its headers leave open which protocol it speaks.
+    pub speaks_anything: bool,
     /// What the worker gets to see of the request.
     pub handshake: Handshake,
     /// What the client wants and does not get, for its log.
@@ -119,6 +126,7 @@ pub fn read(
     Ok(SessionRequest {
         wanted: choice.wanted,
         playwright: is_playwright(headers),
+        speaks_anything: !is_playwright(headers) && !is_connect(headers),
         handshake: Handshake::new(wire, key.as_bytes()),
         notes,
     })
@@ -176,6 +184,7 @@ pub fn read_cdp(
     Ok(SessionRequest {
         wanted: CDP_SEAT,
         playwright: is_playwright(headers),
+        speaks_anything: false,
         handshake: Handshake::new(wire.into_bytes(), key.as_bytes()),
         notes: note.into_iter().collect(),
     })
@@ -186,14 +195,17 @@ pub fn read_cdp(
 /// headers of its own; whoever else calls itself Playwright is taken at its word.
 fn wants_cdp(query: Option<&str>, headers: &HeaderMap) -> bool {
     let agent = user_agent(headers).unwrap_or_default();
-    let is_connect = [BROWSER_HEADER, PROXY_HEADER]
-        .iter()
-        .any(|name| headers.contains_key(*name));
     let over_cdp = agent.starts_with("Playwright/")
         && headers.contains_key(SEC_WEBSOCKET_EXTENSIONS)
-        && !is_connect
+        && !is_connect(headers)
         && parameter(query, "browser").is_none();
     agent.starts_with("Puppeteer") || over_cdp
+}
+
+/// Whether the headers are those of Playwright's `connect`.
+fn is_connect(headers: &HeaderMap) -> bool {
+    let own = [BROWSER_HEADER, PROXY_HEADER];
+    own.iter().any(|name| headers.contains_key(*name))
 }
 
 fn browser_of(name: &[u8]) -> Result<Browser, Refusal> {
@@ -384,6 +396,20 @@ mod tests {
         assert!(!cdp("/?browser=chromium", &[PLAYWRIGHT, DEFLATE]));
         for own in [("x-playwright-browser", "chromium"), (PROXY_HEADER, "")] {
             assert!(!cdp("/", &[PLAYWRIGHT, DEFLATE, own]));
+        }
+    }
+
+    #[test]
+    fn only_headers_of_playwright_tell_which_protocol_is_spoken() {
+        let open = |headers: &[_]| ask("/?browser=chromium", headers).unwrap().speaks_anything;
+        assert!(open(&[]));
+        assert!(open(&[("user-agent", "Python/3.13 websockets/15.0")]));
+        for known in [
+            ("user-agent", "Playwright/1.65.1 (x64) node/20"),
+            ("x-playwright-browser", "chromium"),
+            (PROXY_HEADER, ""),
+        ] {
+            assert!(!open(&[known]));
         }
     }
 

@@ -2,8 +2,12 @@
 
 use super::protocol::{MAX_REASON, code};
 use crate::model::{SessionId, words};
+use serde_json::json;
 use std::fmt::Write as _;
 use std::time::Duration;
+
+/// The code of an error of JSON-RPC, as which the DevTools protocol has its errors.
+const METHOD_NOT_FOUND: i32 = -32601;
 
 /// What every reason of ours begins with.
 const PREFIX: &str = "playhouse: ";
@@ -36,6 +40,8 @@ words! {
         Idle = "idle",
         /// Older than sessions may get.
         TooLong = "too_long",
+        /// The client speaks the DevTools protocol where Playwright's own is spoken.
+        WrongProtocol = "wrong_protocol",
         /// An operator killed it.
         Killed = "killed",
         /// The proxy or the worker drains and the drain timeout is over.
@@ -50,7 +56,9 @@ impl EndReason {
     pub fn party(self) -> Option<Party> {
         match self {
             EndReason::Closed => None,
-            EndReason::ClientGone | EndReason::ClientSlow => Some(Party::Client),
+            EndReason::ClientGone | EndReason::ClientSlow | EndReason::WrongProtocol => {
+                Some(Party::Client)
+            }
             EndReason::WorkerLost | EndReason::WorkerSilent | EndReason::WorkerSlow => {
                 Some(Party::Worker)
             }
@@ -73,6 +81,9 @@ impl EndReason {
             EndReason::WorkerSlow => "worker lost, took no data for",
             EndReason::Idle => "session idle for",
             EndReason::TooLong => "session exceeded",
+            EndReason::WrongProtocol => {
+                "this path speaks Playwright's protocol: for CDP connect to ws://HOST:PORT/cdp"
+            }
             EndReason::Killed => "session killed by an operator",
             EndReason::Draining => "the grid is draining and the drain timeout is over",
             EndReason::ShuttingDown => "the grid is shutting down",
@@ -84,7 +95,9 @@ impl EndReason {
         match self {
             EndReason::Closed | EndReason::ClientGone => code::NORMAL,
             EndReason::Draining | EndReason::ShuttingDown => code::GOING_AWAY,
-            EndReason::Killed | EndReason::Idle | EndReason::TooLong => code::POLICY,
+            EndReason::Killed | EndReason::Idle | EndReason::TooLong | EndReason::WrongProtocol => {
+                code::POLICY
+            }
             EndReason::WorkerLost | EndReason::WorkerSilent | EndReason::WorkerSlow => {
                 code::INTERNAL_ERROR
             }
@@ -99,6 +112,8 @@ impl EndReason {
 pub struct Close {
     why: EndReason,
     reason: Box<str>,
+    /// A message that the client gets before it.
+    message: Option<Box<str>>,
 }
 
 impl Close {
@@ -134,6 +149,18 @@ impl Close {
         Close::saying(Some(id), EndReason::WorkerLost, &sentence)
     }
 
+    /// The client is to come by another path: it has sent this command of the DevTools protocol, whose answer
+    /// is what clients show to their users.
+    pub fn wrong_protocol(id: SessionId, command: u64) -> Close {
+        let close = Close::new(Some(id), EndReason::WrongProtocol, None);
+        let error = json!({"code": METHOD_NOT_FOUND, "message": close.reason()});
+        let answer = json!({"id": command, "error": error}).to_string();
+        Close {
+            message: Some(answer.into_boxed_str()),
+            ..close
+        }
+    }
+
     /// An operator killed the session.
     pub fn killed(id: SessionId) -> Close {
         Close::new(Some(id), EndReason::Killed, None)
@@ -164,6 +191,7 @@ impl Close {
         Close {
             why,
             reason: reason.into_boxed_str(),
+            message: None,
         }
     }
 
@@ -174,6 +202,11 @@ impl Close {
     /// The code of the Close frame.
     pub fn code(&self) -> u16 {
         self.why.code()
+    }
+
+    /// What the client gets to read before it.
+    pub(super) fn message(&self) -> Option<&str> {
+        self.message.as_deref()
     }
 
     /// At most [`MAX_REASON`] bytes, with the session id, where it is known, at the end.

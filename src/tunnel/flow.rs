@@ -6,6 +6,7 @@ use super::frame::{self, Tracker};
 use super::held::HeldClose;
 use super::link::Link;
 use super::outlet::Outlet;
+use super::protocol::TEXT;
 use super::splice::{Pipe, Spliced};
 use super::traffic::Moved;
 use std::pin::Pin;
@@ -352,6 +353,9 @@ impl Flow {
         let may_speak = self.tracker.closed().is_none() && !self.sink_ended();
         if self.mode == Mode::Finish {
             if let Some(close) = close.filter(|_| may_speak) {
+                if let Some(message) = close.message().filter(|_| !self.masked) {
+                    frame::put_frame(&mut self.outlet.pending, TEXT, true, message.as_bytes());
+                }
                 frame::put_close(
                     &mut self.outlet.pending,
                     close.code(),

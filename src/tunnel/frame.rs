@@ -210,6 +210,23 @@ pub fn put_close(out: &mut Vec<u8>, code: u16, reason: &str, masked: bool) {
     put_control(out, CLOSE, &payload, masked);
 }
 
+/// Appends a frame as servers send it.
+pub fn put_frame(frames: &mut Vec<u8>, opcode: u8, fin: bool, payload: &[u8]) {
+    frames.push(opcode | if fin { FIN } else { 0 });
+    match payload.len() {
+        length @ 0..=125 => frames.push(length as u8),
+        length @ 126..=0xffff => {
+            frames.push(126);
+            frames.extend_from_slice(&(length as u16).to_be_bytes());
+        }
+        length => {
+            frames.push(127);
+            frames.extend_from_slice(&(length as u64).to_be_bytes());
+        }
+    }
+    frames.extend_from_slice(payload);
+}
+
 /// The reason in a Close frame as servers send it: not masked, and as short as control frames are.
 pub fn close_reason(frame: &[u8]) -> String {
     String::from_utf8_lossy(frame.get(4..).unwrap_or_default()).into_owned()

@@ -14,6 +14,7 @@ use pingora::protocols::{
     TimingDigest, UniqueID, UniqueIDType,
 };
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -36,13 +37,22 @@ pub enum Link {
     Boxed(Stream),
 }
 
-/// A link whose bytes somebody else sees as they come in. They are copied, never spliced.
+/// A link whose bytes somebody else sees as they come in. They are copied, never spliced, as long as that one
+/// listens.
 pub struct Overheard {
     link: Link,
     listener: Listener,
 }
 
-type Listener = Box<dyn FnMut(&[u8]) + Send + Sync>;
+/// What becomes of the bytes that made a listener break off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LastHeard {
+    Pass,
+    /// Whoever reads never sees them, and waits: the listener has seen to the end of the session.
+    Withheld,
+}
+
+type Listener = Box<dyn FnMut(&[u8]) -> ControlFlow<LastHeard> + Send + Sync>;
 
 impl std::fmt::Debug for Overheard {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -51,12 +61,23 @@ impl std::fmt::Debug for Overheard {
 }
 
 impl Link {
-    /// The same link, with everything that comes in shown to `listener`.
-    pub fn overheard(self, listener: impl FnMut(&[u8]) + Send + Sync + 'static) -> Link {
+    /// The same link, with everything that comes in shown to `listener` until that breaks off.
+    pub fn overheard(
+        self,
+        listener: impl FnMut(&[u8]) -> ControlFlow<LastHeard> + Send + Sync + 'static,
+    ) -> Link {
         Link::Overheard(Box::new(Overheard {
             link: self,
             listener: Box::new(listener),
         }))
+    }
+
+    /// Becomes the link that was listened to.
+    fn hear_no_more(&mut self) {
+        if let Link::Overheard(overheard) = self {
+            let nothing: Stream = Box::new(io::Cursor::new(Vec::new()));
+            *self = std::mem::replace(&mut overheard.link, Link::Boxed(nothing));
+        }
     }
 
     /// Ends it as far as that goes at once; dropping it has to follow. A plain socket says all there
@@ -171,7 +192,8 @@ impl AsyncRead for Link {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
+        let this = self.get_mut();
+        match this {
             Link::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
             Link::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
             Link::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
@@ -179,8 +201,17 @@ impl AsyncRead for Link {
             Link::Overheard(overheard) => {
                 let before = buffer.filled().len();
                 let read = Pin::new(&mut overheard.link).poll_read(cx, buffer);
-                (overheard.listener)(&buffer.filled()[before..]);
-                read
+                match (overheard.listener)(&buffer.filled()[before..]) {
+                    ControlFlow::Continue(()) => read,
+                    ControlFlow::Break(LastHeard::Pass) => {
+                        this.hear_no_more();
+                        read
+                    }
+                    ControlFlow::Break(LastHeard::Withheld) => {
+                        buffer.set_filled(before);
+                        Poll::Pending
+                    }
+                }
             }
         }
     }

@@ -14,6 +14,7 @@
 //! * [`protocol`]: the numbers of WebSocket (pure).
 //! * [`Link`]: a connection, plain or not.
 //! * `flow`: one direction, its frames and its end; `outlet`: its receiver, and the back pressure.
+//! * [`Farewell`]: the client's connection after the end.
 //! * `held`: the worker's Close frame, until it is decided whether the client gets it.
 //! * `parting`: how long an end waits for a client that is behind (pure).
 //! * `relay`: both directions, and what ends a session.
@@ -23,6 +24,7 @@
 //! * [`Close`], [`Ended`]: what is said and what is reported at the end.
 
 mod close;
+mod farewell;
 mod flow;
 pub mod frame;
 mod held;
@@ -38,7 +40,8 @@ mod tune;
 mod watch;
 
 pub use close::{Close, EndReason, Ended, Party};
-pub use link::{Link, close_websocket, send_last};
+pub use farewell::Farewell;
+pub use link::{LastHeard, Link, close_websocket, send_last};
 pub use traffic::Traffic;
 pub use tune::{keepalive, tune};
 
@@ -107,7 +110,15 @@ impl From<&Session> for SessionLimits {
     }
 }
 
-/// Relays until the session is over, and says how it ended. Both connections are closed then.
+/// A session that is over.
+pub struct Over {
+    pub ended: Ended,
+    /// The client's connection, where it was told the end and has not hung up. The worker's is closed, and
+    /// the seat can be given to somebody else.
+    pub farewell: Option<Farewell>,
+}
+
+/// Relays until the session is over, and says how it ended.
 ///
 /// `stop` ends the session from outside; that its sender is dropped means nothing. From the moment
 /// an end is seen or decided on it takes a few seconds at most.
@@ -117,7 +128,7 @@ pub fn run(
     limits: SessionLimits,
     traffic: Arc<Traffic>,
     stop: oneshot::Receiver<Close>,
-) -> impl Future<Output = Ended> + Send + 'static {
+) -> impl Future<Output = Over> + Send + 'static {
     drive(Relay::new(Some(id), ends, limits, traffic, stop))
 }
 
@@ -127,7 +138,7 @@ pub fn pass_on(
     ends: Ends,
     traffic: Arc<Traffic>,
     stop: oneshot::Receiver<Close>,
-) -> impl Future<Output = Ended> + Send + 'static {
+) -> impl Future<Output = Over> + Send + 'static {
     let limits = SessionLimits {
         idle_timeout: None,
         max_duration: None,
@@ -142,10 +153,12 @@ pub fn pass_on(
     clippy::manual_async_fn,
     reason = "what a block captures has one place in the future, an argument has two"
 )]
-fn drive(mut relay: Relay) -> impl Future<Output = Ended> + Send + 'static {
+fn drive(mut relay: Relay) -> impl Future<Output = Over> + Send + 'static {
     async move {
         let mut timer = pin!(sleep_until(relay.alarm()));
-        poll_fn(|cx| relay.poll(timer.as_mut(), cx)).await
+        let ended = poll_fn(|cx| relay.poll(timer.as_mut(), cx)).await;
+        let farewell = relay.into_farewell();
+        Over { ended, farewell }
     }
 }
 

@@ -10,8 +10,7 @@ use tokio::time::Instant;
 /// frames, and the sides' answers to them.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long a client that was told the end may take to answer, when the worker needs nobody's answer any
-/// more. Its seat is free afterwards.
+/// How long a client that was told the end may take to hang up, when nobody else is waited for.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Between two looks at what a client that is behind has taken.

@@ -2,9 +2,10 @@
 //! may take. Owns both streams and the one timer; what is due when is decided in [`super::watch`].
 
 use super::close::{Close, EndReason, Ended, Party};
+use super::farewell::Farewell;
 use super::flow::Flow;
 use super::link::Link;
-use super::parting::{ANSWER_TIMEOUT, CLOSE_TIMEOUT, LOOK_INTERVAL, Parting};
+use super::parting::{CLOSE_TIMEOUT, LOOK_INTERVAL, Parting};
 use super::stalls::Stalls;
 use super::traffic::{Moved, Traffic};
 use super::watch::{Direction, Liveness, Watch};
@@ -119,6 +120,10 @@ impl Relay {
                 self.pump(cx);
             }
             if is_over(&self.up) && is_over(&self.down) {
+                return Poll::Ready(self.verdict());
+            }
+            if self.needs_client_alone() {
+                self.worker.hang_up(cx);
                 return Poll::Ready(self.verdict());
             }
             if self.is_closed() {
@@ -238,9 +243,6 @@ impl Relay {
         } else {
             (self.up.source_ended(), self.down.source_ended())
         };
-        if self.needs_client_alone() {
-            self.allow(ANSWER_TIMEOUT);
-        }
         let up = shut_up && self.up.shut();
         let down = shut_down && self.down.shut();
         up || down || judged || self.is_ours() != was_ours
@@ -261,10 +263,12 @@ impl Relay {
         true
     }
 
-    /// Whether the client was told the end and has not answered, and nobody else is waited for.
+    /// Whether all that is left is the client's answer to the end that it was told. The worker has had its
+    /// say, so that the seat is for somebody else.
     fn needs_client_alone(&self) -> bool {
         let passed_on = self.down.has_relayed_close() && self.up.closed().is_none();
-        passed_on || self.down.has_sent_close() && self.down.source_ended()
+        let told = self.down.has_sent_close() && self.down.source_ended();
+        passed_on || told
     }
 
     /// A side has ended the session: the other gets its time to follow.
@@ -381,6 +385,15 @@ impl Relay {
     fn is_closed(&self) -> bool {
         let one_ended = self.up.source_ended() || self.down.source_ended();
         one_ended && self.up.has_relayed_close() && self.down.has_relayed_close()
+    }
+
+    /// What is left of the client's connection once the session is over, if it has to be waited for.
+    pub(super) fn into_farewell(mut self) -> Option<Farewell> {
+        if !self.needs_client_alone() {
+            return None;
+        }
+        let parting = self.parting.take()?;
+        Some(Farewell::new(self.client, parting))
     }
 
     fn verdict(&self) -> Ended {

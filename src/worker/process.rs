@@ -299,6 +299,8 @@ fn command(launch: &Launch<'_>, plan: &Path, folder: &Path) -> Command {
     command
         // What the gateway lets in is not for Node to refuse.
         .arg(format!("--max-http-header-size={}", 2 * gateway::MAX_HEAD))
+        // Else a message of one client that its code does not expect ends the server, and everybody's session.
+        .arg("--unhandled-rejections=warn")
         .arg(toolchain.playwright.join("cli.js"))
         .args(["launch-server", "--browser", toolchain.browser.as_str()])
         .arg("--config")

@@ -2,9 +2,10 @@
 //! nothing of it left.
 
 use crate::support::{
-    Answer, Dial, Grid, Kind, Language, RedisServer, Stock, eventually, eventually_equal, get,
-    run_client, script, version,
+    Answer, Authority, Dial, FakePlaywright, Grid, Kind, Language, RedisServer, Stock, eventually,
+    eventually_equal, get, run_client, script, version,
 };
+use playhouse::config::{Config, Role};
 use serde_json::{Value, json};
 use std::process::Stdio;
 use std::time::Instant;
@@ -172,7 +173,7 @@ async fn a_ticket_is_for_one_connection_and_carries_the_token() {
         assert_eq!(stranger.status, 401, "{}", stranger.body);
         let told = discover(&grid, &format!("{path}?token=secret")).await;
         assert!(
-            told["Browser"].as_str().unwrap().starts_with("Chrome/"),
+            told["Browser"].as_str().unwrap().contains("Chrome/"),
             "{told}"
         );
         let target = target(&told);
@@ -279,4 +280,179 @@ async fn a_browser_ends_with_its_client_and_a_client_hears_of_its_browsers_end()
     assert_eq!(u16::from(close.code), 1008, "{close:?}");
     grid.idle().await;
     eventually_equal("one spare is left", 1, async || piped(&grid)).await;
+}
+
+/// What a client of Playwright's meets at the grid, and at a browser that has a port of its own.
+#[tokio::test]
+async fn connect_over_cdp_does_what_it_does_at_a_browsers_own_port() {
+    let worker = Config::defaults(Role::Worker).worker;
+    let browser = playhouse::worker::locate(&worker).unwrap().executable;
+    let run = async |arguments: [&str; 2]| -> Value {
+        let said = run_client(Language::Node, "over_cdp", &arguments).await;
+        serde_json::from_str(&said).unwrap()
+    };
+    let plain = run(["plain", browser.unwrap().to_str().unwrap()]).await;
+    let grid = grid("").await;
+    let mut here = run(["grid", &http(&grid)]).await;
+    grid.idle().await;
+    // Its file is on the machine of the browser.
+    let saved = std::mem::replace(&mut here["pages"]["saved"], "it went well".into());
+    assert!(saved.as_str().unwrap().contains("ENOENT"), "{saved}");
+    assert_eq!(plain["contexts"]["proxied"], "By the proxy", "{plain:#}");
+    for scenario in ["addresses", "contexts", "pages", "recordings", "ends"] {
+        assert_eq!(here[scenario], plain[scenario], "{scenario}");
+    }
+}
+
+#[tokio::test]
+async fn users_of_python_read_why_there_is_no_browser_and_why_it_has_ended() {
+    let hash = sha256("secret");
+    let grid = grid(&format!(
+        "auth: {{ tokens: [ {{ name: ci, sha256: \"{hash}\" }} ] }}"
+    ))
+    .await;
+    let mut client = Language::Python
+        .command(version("PLAYWRIGHT_VERSION"))
+        .arg(script("python/over_cdp.py"))
+        .args([&http(&grid), "secret"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(client.stdout.take().unwrap()).lines();
+    assert_eq!(said.next_line().await.unwrap().unwrap(), "waits");
+    let session = eventually("the one session", async || {
+        let sessions = grid.sessions().await;
+        (sessions.len() == 1).then(|| sessions[0].id.clone())
+    })
+    .await;
+    assert!(grid.command(&["kill", &session]).await.status.success());
+    let seen = said.next_line().await.unwrap().expect("it goes on");
+    let seen: Value = serde_json::from_str(&seen).unwrap();
+    assert!(client.wait().await.unwrap().success());
+    let text = |name: &str| seen[name].as_str().unwrap().to_owned();
+    assert_eq!(seen["contexts"], json!([1, 1, 1, 1]));
+    for (name, words) in [
+        ("again", "was used before"),
+        ("stranger", "none was given"),
+        ("stranger_by_ws", "none was given"),
+        ("unknown", "does not know the given token"),
+        ("ended", "playhouse: session killed by an operator"),
+    ] {
+        assert!(text(name).contains(words), "{name}: {}", text(name));
+    }
+    assert_eq!(seen["of_the_second"], json!([""]));
+    assert_eq!(seen["first_goes_on"], "of the first");
+    assert_eq!(seen["connected"], false);
+    grid.idle().await;
+}
+
+#[tokio::test]
+async fn who_asks_for_what_only_a_browsers_own_port_has_reads_what_to_do() {
+    let fake = FakePlaywright::start().await;
+    let grid = Grid::new().fakes(&[&fake]).start().await;
+    for path in [
+        "/json/list",
+        "/json/list/",
+        "/json/protocol",
+        "/json/new?about:blank",
+        "/json/activate/1",
+        "/json/close/1",
+    ] {
+        let answer = page(&grid, path).await;
+        assert_eq!(answer.status, 404, "{path}");
+        let told = answer.json::<Value>()["message"].to_string();
+        assert!(
+            told.contains("/json/version") && told.contains("/cdp"),
+            "{told}"
+        );
+    }
+}
+
+/// Whatever stands in front of the grid.
+#[tokio::test]
+async fn an_address_is_for_the_way_on_which_it_was_asked_for() {
+    let told = async |grid: &Grid, path: &str, headers: &[(&str, &str)]| {
+        let answer = grid.request("GET", path, headers).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        let url = answer.json::<Value>()["webSocketDebuggerUrl"].to_string();
+        let (way, ticket) = url.trim_matches('"').split_once("?ticket=").unwrap();
+        (way.to_owned(), format!("?ticket={ticket}"))
+    };
+    let proxied = grid("server: { base_path: /grid, trusted_proxies: [127.0.0.1] }").await;
+    let host = proxied.address().to_string();
+    for (path, scheme, expected) in [
+        ("/json/version", "http", format!("ws://{host}/devtools")),
+        ("/json/version/", "https", format!("wss://{host}/devtools")),
+        (
+            "/grid/json/version/",
+            "https",
+            format!("wss://{host}/grid/devtools"),
+        ),
+    ] {
+        let headers = [("x-forwarded-proto", scheme)];
+        let (way, ticket) = told(&proxied, path, &headers).await;
+        assert_eq!(way, format!("{expected}/browser/own"), "{path}");
+        let (_, target) = way.split_once(&host).unwrap();
+        let dial = proxied.dial().target(&format!("{target}{ticket}"));
+        dial.connect().await.ok().unwrap().close().await;
+    }
+    proxied.idle().await;
+    drop(proxied);
+
+    let authority = Authority::new();
+    let certificate = authority.issue("served", 30);
+    let encrypted = Grid::new()
+        .workers(1)
+        .env("PLAYHOUSE_WORKER_SEAT", "own")
+        .tls(&authority, &certificate)
+        .start()
+        .await;
+    // Nobody is trusted to say another scheme.
+    let headers = [("x-forwarded-proto", "http")];
+    let (way, ticket) = told(&encrypted, "/json/version", &headers).await;
+    assert!(way.starts_with("wss://"), "{way}");
+    let target = format!("/devtools/browser/own{ticket}");
+    let session = encrypted.dial().target(&target).connect().await;
+    session.ok().unwrap().close().await;
+    encrypted.idle().await;
+}
+
+/// Who names no protocol is not known before it speaks.
+#[tokio::test]
+async fn who_speaks_cdp_where_playwrights_own_protocol_is_spoken_is_told_so() {
+    let fake = FakePlaywright::start().await;
+    let grid = Grid::new().fakes(&[&fake]).capacity(1).start().await;
+    let command = json!({"id": 1, "method": "Target.setDiscoverTargets"}).to_string();
+    let agent = ("User-Agent", "Python/3.13 websockets/15.0");
+    for dial in [grid.dial(), grid.dial().header(agent.0, agent.1)] {
+        let mut lost = dial.connect().await.ok().unwrap();
+        lost.send(&command).await;
+        let answer: Value = serde_json::from_str(&lost.text().await).unwrap();
+        let words = answer["error"]["message"].as_str().unwrap();
+        assert!(words.contains("ws://HOST:PORT/cdp"), "{answer}");
+        assert_eq!(answer["id"], 1, "{answer}");
+        let close = lost.closed().await.expect("a reason is given");
+        assert_eq!(u16::from(close.code), 1008, "{close:?}");
+        assert!(
+            close.reason.contains("ws://HOST:PORT/cdp"),
+            "{}",
+            close.reason
+        );
+        grid.idle().await;
+    }
+    // Whoever says something else first, or who he is, may say what he likes.
+    let mut other = grid.connect().await;
+    other.echo("hello").await;
+    other.echo(&command).await;
+    other.close().await;
+    grid.idle().await;
+    let dial = grid.dial().playwright("1.65.1").connect().await;
+    let mut known = dial.ok().unwrap();
+    known.echo(&command).await;
+    known.close().await;
+    grid.idle().await;
+    let metrics = grid.admin("GET", "/metrics").await.body;
+    let counted = r#"playhouse_sessions_total{browser="chromium",outcome="wrong_protocol"} 2"#;
+    assert!(metrics.lines().any(|line| line == counted), "{metrics}");
 }

@@ -4,9 +4,11 @@
 use crate::support::{
     Driver, FakePlaywright, Grid, Kind, Language, eventually_equal, raw, read_to_close,
 };
+use futures_util::SinkExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Duration, interval, timeout};
+use tokio_tungstenite::tungstenite::Message;
 
 /// Two seats in all, and little patience.
 async fn small_grid(fake: &FakePlaywright) -> Grid {
@@ -174,4 +176,67 @@ async fn a_thousand_connections_that_never_speak_are_closed_and_keep_nobody_out(
         );
     }
     serves_all_its_seats(&grid).await;
+}
+
+/// What is no message of Playwright's: no JSON, no object, or one that its server does not expect.
+const NO_MESSAGES: [&str; 11] = [
+    "garbage",
+    "",
+    "null",
+    "1",
+    "\"text\"",
+    "[]",
+    "{}",
+    "{\"id\":1}",
+    "{\"id\":1,\"guid\":\"\",\"method\":\"nothing\"}",
+    "{\"method\":\"__abort__\"}",
+    "{\"guid\":\"\",\"method\":\"__waitInfo__\"}",
+];
+
+#[tokio::test]
+async fn what_is_no_message_ends_nobody_elses_session() {
+    let grid = Grid::new().workers(1).capacity(2).start().await;
+    let before = grid.workers().await.remove(0).id;
+    let mut bystander = Driver::start(Language::Python, &grid.url());
+    bystander.open("a").await.unwrap();
+    for text in NO_MESSAGES {
+        for message in [Message::text(text), Message::binary(text)] {
+            let mut session = grid.connect().await;
+            session.socket.send(message).await.unwrap();
+            // Its server has heard it by then.
+            session.answers_a_ping().await;
+            session.close().await;
+            eventually_equal("sessions", 1, async || grid.sessions().await.len()).await;
+            bystander.works("a").await.unwrap();
+        }
+    }
+    bystander.close("a").await.unwrap();
+    bystander.quit().await;
+    grid.idle().await;
+    let workers = grid.workers().await;
+    assert_eq!(workers.len(), 1, "{workers:?}");
+    assert_eq!(workers[0].id, before);
+}
+
+/// Nobody waits for an answer to the goodbye that its server says to it.
+#[tokio::test]
+async fn the_seat_of_a_client_that_sends_what_is_no_message_is_free() {
+    let grid = Grid::new()
+        .workers(1)
+        .capacity(1)
+        .env("PLAYHOUSE_WORKER_SEAT", "own")
+        .start()
+        .await;
+    let mut deaf = Vec::new();
+    for _ in 0..3 {
+        let mut session = grid.connect().await;
+        session.send("garbage").await;
+        // It reads nothing, and stays.
+        deaf.push(session);
+    }
+    grid.idle().await;
+    for mut session in deaf {
+        let close = session.closed().await.expect("its server said goodbye");
+        assert_eq!(u16::from(close.code), 1007, "{close:?}");
+    }
 }

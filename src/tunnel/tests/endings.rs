@@ -169,10 +169,37 @@ async fn a_client_that_does_not_answer_a_goodbye_is_not_waited_for() {
         let begun = Instant::now();
         rig.worker.write_all(&said).await.unwrap();
         rig.worker.shutdown().await.unwrap();
-        assert_eq!(read_frame(&mut rig.client).await.unwrap().opcode, 8);
         rig.task.await.unwrap();
+        assert_eq!(begun.elapsed(), Duration::ZERO, "{said:?}");
+        // It reads the end all the same, and is not waited for without end.
+        assert_eq!(read_frame(&mut rig.client).await.unwrap().opcode, 8);
+        assert_eq!(read_frame(&mut rig.client).await, None);
+        let left = async {
+            while rig
+                .client
+                .write_all(&message(true, b"still there"))
+                .await
+                .is_ok()
+            {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        left.await;
         assert!(begun.elapsed() < Duration::from_secs(2), "{said:?}");
     }
+}
+
+/// A worker that has said goodbye may wait for an answer as long as it likes.
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_said_goodbye_waits_for_no_client() {
+    let mut rig = Rig::memory(NO_LIMITS, 4096);
+    let begun = Instant::now();
+    let goodbye = frame(8, true, false, b"\x03\xefMalformed message");
+    rig.worker.write_all(&goodbye).await.unwrap();
+    assert_eq!(read_to_end(&mut rig.worker).await, b"");
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    assert_eq!(rig.task.await.unwrap().code, Some(1007));
+    assert_eq!(read_to_end(&mut rig.client).await, goodbye);
 }
 
 #[tokio::test]

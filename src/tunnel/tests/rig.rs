@@ -3,7 +3,7 @@
 use super::buffering::Buffering;
 use crate::model::SessionId;
 use crate::tunnel::frame::Tracker;
-use crate::tunnel::{Close, Ended, Ends, Link, SessionLimits, Side, Traffic, run};
+use crate::tunnel::{Close, Ended, Ends, Link, Over, SessionLimits, Side, Traffic, run};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use pingora::protocols::Stream;
@@ -107,7 +107,11 @@ impl<S> Rig<S> {
         let (stop, stopped) = oneshot::channel();
         let tunnel = run(id, ends, limits, traffic.clone(), stopped);
         let size = size_of_val(&tunnel);
-        let task = tokio::spawn(tunnel);
+        let task = tokio::spawn(async move {
+            let Over { ended, farewell } = tunnel.await;
+            farewell.map(|farewell| tokio::spawn(farewell.wait()));
+            ended
+        });
         Rig {
             id,
             client,

@@ -5,8 +5,8 @@
 //! goes out in frames as it comes, each message in one or several.
 
 use super::downloads::Downloads;
-use super::own::part;
 use crate::tunnel::Close;
+use crate::tunnel::frame::{put_close, put_frame};
 use crate::tunnel::protocol::{
     CLOSE, CONTINUATION, FIN, MASKED, MAX_CONTROL, OPCODE, OPCODES, PING, PONG, TEXT, code,
 };
@@ -17,7 +17,7 @@ use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::unix::{OwnedReadHalf as FromBrowser, OwnedWriteHalf as ToBrowser};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::error::Elapsed;
@@ -40,47 +40,53 @@ enum End {
     Told(u16, String),
 }
 
-/// Serves a client that has its 101, to its end. Its browser ends with it.
+/// A client whose session is over, and the Close frame that it has yet to be sent.
+pub(super) struct Closing {
+    pub(super) client: TcpStream,
+    pub(super) close: Vec<u8>,
+}
+
+/// Serves a client that has its 101. Its browser has had its time when this returns, whatever the client
+/// still has to be told.
 pub(super) async fn session(
     mut client: TcpStream,
     early: Bytes,
     asked: oneshot::Receiver<Result<OwnBrowser<Pipe>, String>>,
     stop: oneshot::Receiver<Close>,
-) {
+) -> Option<Closing> {
+    let closing = |client, code, reason: &str| {
+        let mut close = Vec::new();
+        put_close(&mut close, code, reason, false);
+        Some(Closing { client, close })
+    };
     let started = tokio::select! {
         started = asked => started.unwrap_or_else(|_| Err("the worker is ending".to_owned())),
-        () = super::connection::client_gone(&client) => return,
+        () = super::connection::client_gone(&client) => return None,
     };
     let OwnBrowser { way, held } = match started {
         Ok(browser) => browser,
         Err(why) => {
             let reason = format!("playhouse: the browser did not start: {why}");
-            return part(&mut client, code::INTERNAL_ERROR, &reason).await;
+            return closing(client, code::INTERNAL_ERROR, &reason);
         }
     };
     let (commands, _) = split(way.commands);
     let (_, answers) = split(way.answers);
-    let (from_client, mut to_client) = client.into_split();
+    let (from_client, to_client) = client.split();
     let (controls, waiting) = mpsc::channel(CONTROLS);
     let end = {
         let up = pass_up(from_client, early, commands, controls);
-        let down = pass_down(answers, &mut to_client, waiting);
+        let down = pass_down(answers, to_client, waiting);
         tokio::select! {
             end = up => end,
             end = down => end,
             Ok(close) = stop => End::Told(code::INTERNAL_ERROR, close.reason().to_owned()),
         }
     };
-    // First of all: whatever the client still reads, its browser has had its time.
     drop(held);
-    if let End::Told(code, reason) = end {
-        let mut frame = Vec::new();
-        crate::tunnel::frame::put_close(&mut frame, code, &reason, false);
-        let told = async {
-            to_client.write_all(&frame).await?;
-            to_client.shutdown().await
-        };
-        timeout(super::own::PARTING, told).await.ok();
+    match end {
+        End::Gone => None,
+        End::Told(code, reason) => closing(client, code, &reason),
     }
 }
 
@@ -91,7 +97,7 @@ fn split(stream: tokio::net::UnixStream) -> (ToBrowser, FromBrowser) {
 
 /// From the client to the browser.
 async fn pass_up(
-    mut client: OwnedReadHalf,
+    mut client: ReadHalf<'_>,
     early: Bytes,
     mut browser: ToBrowser,
     controls: mpsc::Sender<Vec<u8>>,
@@ -160,7 +166,7 @@ async fn pass_piece(
 /// From the browser to the client.
 async fn pass_down(
     mut browser: FromBrowser,
-    client: &mut OwnedWriteHalf,
+    mut client: WriteHalf<'_>,
     mut controls: mpsc::Receiver<Vec<u8>>,
 ) -> End {
     let mut bytes = vec![0; PIECE];
@@ -195,22 +201,6 @@ fn put_messages(mut bytes: &[u8], within: &mut bool, frames: &mut Vec<u8>) {
         *within = end.is_none();
         bytes = end.map_or(&[], |end| &bytes[end + 1..]);
     }
-}
-
-fn put_frame(frames: &mut Vec<u8>, opcode: u8, fin: bool, payload: &[u8]) {
-    frames.push(opcode | if fin { FIN } else { 0 });
-    match payload.len() {
-        length @ 0..=125 => frames.push(length as u8),
-        length @ 126..=0xffff => {
-            frames.push(126);
-            frames.extend_from_slice(&(length as u16).to_be_bytes());
-        }
-        length => {
-            frames.push(127);
-            frames.extend_from_slice(&(length as u64).to_be_bytes());
-        }
-    }
-    frames.extend_from_slice(payload);
 }
 
 fn control(opcode: u8, payload: &[u8]) -> Vec<u8> {
@@ -515,7 +505,8 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (mut client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
-        let (from_client, _to_client) = accepted.unwrap().0.into_split();
+        let mut accepted = accepted.unwrap().0;
+        let (from_client, _to_client) = accepted.split();
         let talking = tokio::spawn(async move {
             let message = masked(TEXT, true, &vec![b'x'; 8 << 20]);
             client.as_mut().unwrap().write_all(&message).await.ok();

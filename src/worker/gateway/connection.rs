@@ -10,6 +10,7 @@ use crate::worker::address::ServerAddress;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -210,8 +211,12 @@ async fn session(
             };
             // Not kept while the session lasts.
             drop((head, answer));
-            pass_on(ends, Arc::new(Traffic::new()), stop).await;
-            return drop((screen, guard));
+            let over = pass_on(ends, Arc::new(Traffic::new()), stop).await;
+            drop(screen);
+            if let Some(farewell) = over.farewell {
+                Box::pin(farewell.wait()).await;
+            }
+            return drop(guard);
         }
         Ok(Ok(HandshakeAnswer::Refused(status))) => Answer::plain(status),
         Ok(Err(error)) => failed(format!("the browser server does not answer: {error}")),
@@ -253,7 +258,10 @@ fn overhear(
         screen.has_browser(Arc::clone(browser));
     }
     contexts.hear(said);
-    server.overheard(move |bytes| contexts.hear(bytes))
+    server.overheard(move |bytes| {
+        contexts.hear(bytes);
+        ControlFlow::Continue(())
+    })
 }
 
 /// What a browser server says to a handshake.

@@ -4,15 +4,16 @@
 //! one starts: that takes longer than a proxy waits for an answer, and the seat is the client's in
 //! any case.
 
+use super::Shared;
+use super::cdp::{self, Closing};
 use super::connection::{
     Answer, EXTENSIONS, HandshakeAnswer, client_gone, send_answer, shake_hands,
 };
 use super::live::{ScreenGuard, Way};
 use super::request::{header, without_header};
 use super::routes::Connections;
-use super::{Shared, cdp};
 use crate::tunnel::protocol::code;
-use crate::tunnel::{Close, Ends, Link, Side, Traffic, frame, pass_on};
+use crate::tunnel::{Close, Ends, Farewell, Link, Side, Traffic, frame, pass_on, send_last};
 use crate::worker::address::ServerAddress;
 use crate::worker::own::{OwnBrowser, OwnSeats};
 use crate::worker::screencast::ShownBrowser;
@@ -44,7 +45,7 @@ const FOUND_OUT: Duration = Duration::from_millis(500);
 /// How long a browser's server may take to shake hands.
 const HANDSHAKE: Duration = Duration::from_secs(60);
 /// How long somebody may take to read a last word.
-pub(super) const PARTING: Duration = Duration::from_secs(2);
+const PARTING: Duration = Duration::from_secs(2);
 
 type Asked = oneshot::Receiver<Result<OwnBrowser<ServerAddress>, String>>;
 
@@ -103,19 +104,27 @@ pub(super) async fn session(
             let asked = pipes.request().await;
             answered(StatusCode::SWITCHING_PROTOCOLS);
             if say_yes(&mut client, &head).await.is_ok() {
-                cdp::session(client, early, asked, stop).await;
+                let closing = cdp::session(client, early, asked, stop).await;
+                drop(seat);
+                if let Some(Closing { client, close }) = closing {
+                    send_last(client, &close).await;
+                }
             }
         }
         (Way::Playwright, _) => match open(own, &mut client, &head, &answered).await {
             Ok(Some(opened)) => {
                 drop(head);
-                relay(client, early, opened, stop, screen).await;
+                let farewell = relay(client, early, opened, stop, screen).await;
+                drop(seat);
+                if let Some(farewell) = farewell {
+                    Box::pin(farewell.wait()).await;
+                }
             }
             Ok(None) => {}
             Err(answer) => refuse(client, answer).await,
         },
     }
-    drop((seat, guard));
+    drop(guard);
 }
 
 /// How a session drives its browser, and what an operator may look at: before the proxy can know of its
@@ -128,14 +137,15 @@ fn screen_of(shared: &Shared, head: &[u8]) -> (Way, Option<ScreenGuard>) {
     (way, shared.live_views.add(head, way))
 }
 
-/// Passes on what both sides say, to the end of one.
+/// Passes on what both sides say, to the end of one. Nothing of the session is left then but a client that
+/// may have to be waited for.
 async fn relay(
     client: TcpStream,
     early: Bytes,
     opened: Opened,
     stop: oneshot::Receiver<Close>,
     screen: Option<ScreenGuard>,
-) {
+) -> Option<Farewell> {
     let Opened {
         stream,
         early: said,
@@ -149,10 +159,11 @@ async fn relay(
         client: side(Link::from(client), early),
         worker: side(stream, said),
     };
-    pass_on(ends, Arc::new(Traffic::new()), stop).await;
+    let over = pass_on(ends, Arc::new(Traffic::new()), stop).await;
     // Whoever looks hears that the session has ended, and not that its browser has.
     drop(screen);
     drop(browser);
+    over.farewell
 }
 
 /// Gets a browser, and has the client's handshake answered. `None` when the client has gone.
@@ -303,7 +314,7 @@ async fn say_yes_and_part(mut client: TcpStream, head: &[u8]) {
 }
 
 /// Closes in order.
-pub(super) async fn part(client: &mut TcpStream, code: u16, reason: &str) {
+async fn part(client: &mut TcpStream, code: u16, reason: &str) {
     let mut close = Vec::new();
     frame::put_close(&mut close, code, reason, false);
     let parting = async {

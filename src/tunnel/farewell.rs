@@ -1,0 +1,51 @@
+//! The client's connection after the end of its session: all was written that there is to be read, and the
+//! client has yet to hang up. Closing it with unread bytes of the client's would reset it, and take the
+//! reason of the end along. The worker, and the seat, are no part of it.
+
+use super::link::Link;
+use super::parting::{ANSWER_TIMEOUT, LOOK_INTERVAL, Parting};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, sleep_until, timeout};
+
+/// A client that was told the end.
+#[must_use = "dropping it may keep the client from reading why its session ended"]
+pub struct Farewell {
+    client: Link,
+    /// How long it is waited for if it is behind.
+    parting: Box<Parting>,
+}
+
+impl Farewell {
+    pub(super) fn new(client: Link, parting: Box<Parting>) -> Farewell {
+        Farewell { client, parting }
+    }
+
+    /// Waits until the client has hung up: for a second, and for longer while it takes what was written.
+    pub async fn wait(self) {
+        let Farewell {
+            mut client,
+            mut parting,
+        } = self;
+        // Of a connection that is broken the end is known.
+        timeout(ANSWER_TIMEOUT, client.shutdown()).await.ok();
+        let mut until = Instant::now() + ANSWER_TIMEOUT;
+        let mut rest = [0; 1024];
+        loop {
+            tokio::select! {
+                biased;
+                () = sleep_until(until) => {
+                    let (now, left) = (Instant::now(), client.unacknowledged());
+                    if !parting.goes_on(now, left > 0, false, left) {
+                        return;
+                    }
+                    until = now + LOOK_INTERVAL;
+                }
+                read = client.read(&mut rest) => {
+                    if !read.is_ok_and(|count| count > 0) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
