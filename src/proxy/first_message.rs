@@ -1,11 +1,16 @@
 //! What a client says first, where its handshake does not tell which protocol it speaks: a client of the
-//! DevTools protocol that comes to Playwright's path would be answered with errors that have no words. Pure.
+//! DevTools protocol that comes to Playwright's path would be answered with errors that have no words.
+//! Reading it is pure; [`heard`] does it while the message passes.
 
+use crate::model::SessionId;
+use crate::session::registry::Registry;
 use crate::tunnel::protocol::{CONTROL, FIN, MASKED, TEXT};
+use crate::tunnel::{Close, LastHeard, Side};
 use flate2::{Decompress, FlushDecompress};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 /// Longest message that is looked at, in bytes: the first ones of both protocols are short.
 const LONGEST: usize = 4096;
@@ -16,15 +21,37 @@ const COMPRESSED: u8 = 0x40;
 /// What a sender of compressed messages leaves out at their end (RFC 7692, section 7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 
+/// A client that may speak another protocol than is spoken here: it is told so if it does, and its worker
+/// hears nothing of it.
+pub fn heard(registry: &Arc<Registry>, session: SessionId, mut client: Side) -> Side {
+    let mut first = FirstMessage::default();
+    let registry = Arc::clone(registry);
+    let mut hear = move |bytes: &[u8]| {
+        first.hear(bytes).map_break(|speaks| match speaks {
+            Speaks::SomethingElse => LastHeard::Pass,
+            Speaks::DevTools(command) => {
+                registry.end(session, Close::wrong_protocol(session, command));
+                LastHeard::Withheld
+            }
+        })
+    };
+    match hear(&client.early) {
+        ControlFlow::Continue(()) => client.stream = client.stream.overheard(hear),
+        ControlFlow::Break(LastHeard::Pass) => {}
+        ControlFlow::Break(LastHeard::Withheld) => client.early.clear(),
+    }
+    client
+}
+
 /// Reads on until it is known what the first message is.
 #[derive(Debug, Default)]
-pub struct FirstMessage {
+struct FirstMessage {
     bytes: Vec<u8>,
 }
 
 /// What was found out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Speaks {
+enum Speaks {
     /// With the number of the command.
     DevTools(u64),
     SomethingElse,
@@ -32,7 +59,7 @@ pub enum Speaks {
 
 impl FirstMessage {
     /// Takes in what comes next; breaks off when it is known.
-    pub fn hear(&mut self, bytes: &[u8]) -> ControlFlow<Speaks> {
+    fn hear(&mut self, bytes: &[u8]) -> ControlFlow<Speaks> {
         let room = (HEADER + LONGEST).saturating_sub(self.bytes.len());
         self.bytes
             .extend_from_slice(&bytes[..room.min(bytes.len())]);

@@ -5,7 +5,7 @@
 
 use super::answer::switching_protocols;
 use super::connections::Connection;
-use super::first_message::{FirstMessage, Speaks};
+use super::first_message::heard;
 use super::refusal::Refusal;
 use super::session_request::SessionRequest;
 use super::unserved::{never_served, refusal, try_elsewhere};
@@ -15,17 +15,14 @@ use crate::admission::tokens::{Identity, QuotaPermit};
 use crate::events::Kind;
 use crate::fleet::{DialFailure, Dialled, Grant, Target, Ticket};
 use crate::metrics::ObserveTime;
-use crate::model::{SessionId, unix_millis};
+use crate::model::unix_millis;
 use crate::session::quota;
 use crate::session::registry::{ClientGuard, OpenSession, SessionInfo};
 use crate::session::seat::Seat;
 use crate::tunnel::protocol::code;
-use crate::tunnel::{
-    self, EndReason, Ended, Ends, LastHeard, Link, Over, SessionLimits, Side, Traffic,
-};
+use crate::tunnel::{self, EndReason, Ended, Ends, Link, SessionLimits, Side, Traffic};
 use pingora::protocols::Stream;
 use std::future::poll_fn;
-use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -102,13 +99,10 @@ pub(super) fn serve(
         let limits = SessionLimits::from(&grid.config.load().session);
         let id = running.entry.id;
         let traffic = running.entry.traffic.clone();
-        let Over { ended, farewell } = tunnel::run(id, ends, limits, traffic, stop).await;
-        finish(&grid, &running, &ended);
+        let over = tunnel::run(id, ends, limits, traffic, stop).await;
+        finish(&grid, &running, &over.ended);
         let client = running.give_back();
-        if let Some(farewell) = farewell {
-            // Boxed: an open session is to be small.
-            Box::pin(farewell.wait()).await;
-        }
+        over.part().await;
         drop(client);
     }
 }
@@ -214,7 +208,7 @@ async fn open(grid: Arc<Grid>, arrival: Arrival, stream: Stream, early: Vec<u8>)
         early: client.early.into(),
     };
     if wanted_session.speaks_anything {
-        client = heard(&grid, id, client);
+        client = heard(&grid.registry, id, client);
     }
     let ends = Ends {
         client,
@@ -224,28 +218,6 @@ async fn open(grid: Arc<Grid>, arrival: Arrival, stream: Stream, early: Vec<u8>)
         },
     };
     Some((running, ends, stop))
-}
-
-/// A client that may speak another protocol than is spoken here: it is told so if it does, and its worker
-/// hears nothing of it.
-fn heard(grid: &Arc<Grid>, session: SessionId, mut client: Side) -> Side {
-    let mut first = FirstMessage::default();
-    let registry = Arc::clone(&grid.registry);
-    let mut hear = move |bytes: &[u8]| {
-        first.hear(bytes).map_break(|speaks| match speaks {
-            Speaks::SomethingElse => LastHeard::Pass,
-            Speaks::DevTools(command) => {
-                registry.end(session, tunnel::Close::wrong_protocol(session, command));
-                LastHeard::Withheld
-            }
-        })
-    };
-    match hear(&client.early) {
-        ControlFlow::Continue(()) => client.stream = client.stream.overheard(hear),
-        ControlFlow::Break(LastHeard::Pass) => {}
-        ControlFlow::Break(LastHeard::Withheld) => client.early.clear(),
-    }
-    client
 }
 
 /// A seat on a worker that was dialled: the client's way through the line, as often as a worker

@@ -118,6 +118,16 @@ pub struct Over {
     pub farewell: Option<Farewell>,
 }
 
+impl Over {
+    /// Waits until nobody is left who was told the end.
+    pub async fn part(self) {
+        if let Some(farewell) = self.farewell {
+            // Boxed: an open session is to be small.
+            Box::pin(farewell.wait()).await;
+        }
+    }
+}
+
 /// Relays until the session is over, and says how it ended.
 ///
 /// `stop` ends the session from outside; that its sender is dropped means nothing. From the moment

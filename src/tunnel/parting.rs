@@ -10,6 +10,9 @@ use tokio::time::Instant;
 /// frames, and the sides' answers to them.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// How long sides may take to follow when one of them has said or shown that it is over.
+pub(super) const LINGER: Duration = Duration::from_secs(10);
+
 /// How long a client that was told the end may take to hang up, when nobody else is waited for.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 

@@ -5,10 +5,10 @@ use super::close::{Close, EndReason, Ended, Party};
 use super::farewell::Farewell;
 use super::flow::Flow;
 use super::link::Link;
-use super::parting::{CLOSE_TIMEOUT, LOOK_INTERVAL, Parting};
-use super::stalls::Stalls;
+use super::parting::{CLOSE_TIMEOUT, LINGER, LOOK_INTERVAL, Parting};
+use super::stalls::{LOOKS, Stalls};
 use super::traffic::{Moved, Traffic};
-use super::watch::{Direction, Liveness, Watch};
+use super::watch::{Direction, FAR, Liveness, Watch};
 use super::{Ends, SessionLimits, frame};
 use crate::model::SessionId;
 use std::cell::RefCell;
@@ -19,15 +19,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep};
-
-/// How long sides may take to follow when one of them has said or shown that it is over.
-const LINGER: Duration = Duration::from_secs(10);
-
-/// Looks at a side that lets nobody write, in the time that it may do so.
-const LOOKS: u32 = 4;
-
-/// What the timer is set to when nothing is due.
-const FAR: Duration = Duration::from_secs(24 * 3600);
 
 /// What one read takes at most: 64 KiB, which many programs send at a time, and a header. One buffer
 /// a thread: a session has it only while it is polled.
@@ -122,13 +113,12 @@ impl Relay {
             if is_over(&self.up) && is_over(&self.down) {
                 return Poll::Ready(self.verdict());
             }
-            if self.needs_client_alone() {
+            let needs_client = self.needs_client_alone();
+            if needs_client || self.is_closed() {
                 self.worker.hang_up(cx);
-                return Poll::Ready(self.verdict());
-            }
-            if self.is_closed() {
-                self.client.hang_up(cx);
-                self.worker.hang_up(cx);
+                if !needs_client {
+                    self.client.hang_up(cx);
+                }
                 return Poll::Ready(self.verdict());
             }
             if timer.deadline() != self.alarm {
@@ -389,11 +379,8 @@ impl Relay {
 
     /// What is left of the client's connection once the session is over, if it has to be waited for.
     pub(super) fn into_farewell(mut self) -> Option<Farewell> {
-        if !self.needs_client_alone() {
-            return None;
-        }
-        let parting = self.parting.take()?;
-        Some(Farewell::new(self.client, parting))
+        let parting = self.parting.take().filter(|_| self.needs_client_alone());
+        parting.map(|parting| Farewell::new(self.client, parting))
     }
 
     fn verdict(&self) -> Ended {

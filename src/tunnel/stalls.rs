@@ -6,6 +6,9 @@ use super::link::Link;
 use super::traffic::Moved;
 use tokio::time::Instant;
 
+/// Looks at a side that lets nobody write, in the time that it may do so.
+pub(super) const LOOKS: u32 = 4;
+
 /// Both directions of a session, the one to the worker first.
 #[derive(Default)]
 pub(super) struct Stalls {

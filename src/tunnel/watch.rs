@@ -6,6 +6,9 @@ use super::close::EndReason;
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// What the timer is set to when nothing is due.
+pub(super) const FAR: Duration = Duration::from_secs(24 * 3600);
+
 /// What is known of one side's life.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Liveness {

@@ -234,15 +234,7 @@ impl SecondServer {
         server: &mut Wire<WebSocketStream<UnixStream>>,
         name: &str,
     ) -> Result<(Wire<Plain>, Pages), String> {
-        let mut stream = None;
-        if let Some(socket) = &self.socket {
-            // It may have been stopped by a session.
-            stream = browser.server.connect_beside(socket).await.ok();
-        }
-        let stream = match stream {
-            Some(stream) => stream,
-            None => self.start(browser, server, name).await?,
-        };
+        let stream = self.find_or_start(browser, server, name).await?;
         let mut pipe = Wire::new(Plain::new(stream));
         let mut pages = Pages::default();
         let note = |message: &Value| pages.note(message);
@@ -250,32 +242,37 @@ impl SecondServer {
         Ok((pipe, pages))
     }
 
-    /// Starts it, and connects to it; or to the one that a session has started, of which a browser has one at
-    /// a time.
-    async fn start(
+    /// Connects to it, or to the one that a session has started: a browser has one at a time.
+    async fn find_or_start(
         &mut self,
         browser: &ShownBrowser,
         server: &mut Wire<WebSocketStream<UnixStream>>,
         name: &str,
     ) -> Result<UnixStream, String> {
-        let mut socket = start(server, name).await?;
-        if socket.is_none() {
-            self.socket = None;
+        if let Some(socket) = &self.socket
+            && let Ok(stream) = browser.server.connect_beside(socket).await
+        {
+            return Ok(stream);
+        }
+        // It is not there yet, or a session has stopped it.
+        self.socket = start(server, name).await?;
+        if self.socket.is_none() {
             if let Ok(stream) = browser.server.connect_beside(&socket_of(name)).await {
                 return Ok(stream);
             }
-            if browser.server.has_beside(&listing_of(name)) {
-                let why = "a session has its browser listen on a port (browser.bind), and Playwright has \
-                           one such server for a browser";
-                return Err(why.to_owned());
+            // The file of a server that listens, whoever started it (`serverRegistry.ts`).
+            if browser
+                .server
+                .has_beside(&format!(".cache/ms-playwright/b/{name}"))
+            {
+                return Err("a session has this browser listen on a port (browser.bind)".to_owned());
             }
             // Somebody's try that failed: Playwright takes it for a server until it is told to stop that.
             request(server, name, "stopServer", json!({}), |_| {}).await?;
-            socket = start(server, name).await?;
+            self.socket = start(server, name).await?;
         }
-        let socket = socket.ok_or("a session is starting a server of its own (browser.bind)")?;
-        self.socket = Some(socket.clone());
-        let connected = browser.server.connect_beside(&socket).await;
+        let socket = self.socket.as_deref().ok_or("a session has started one")?;
+        let connected = browser.server.connect_beside(socket).await;
         connected.map_err(|error| format!("the browser shows nothing: {error}"))
     }
 }
@@ -319,11 +316,6 @@ fn socket_of(browser: &str) -> String {
     let name: String = browser.chars().take(14).collect();
     let name = name.replace(|c: char| !c.is_ascii_alphanumeric() && c != '-', "-");
     format!("browser/{name}.sock")
-}
-
-/// The file that is there while a server of the browser listens, whoever started it (`serverRegistry.ts`).
-fn listing_of(browser: &str) -> String {
-    format!(".cache/ms-playwright/b/{browser}")
 }
 
 /// Returns when there is news of contexts.

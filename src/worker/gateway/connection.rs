@@ -213,9 +213,7 @@ async fn session(
             drop((head, answer));
             let over = pass_on(ends, Arc::new(Traffic::new()), stop).await;
             drop(screen);
-            if let Some(farewell) = over.farewell {
-                Box::pin(farewell.wait()).await;
-            }
+            over.part().await;
             return drop(guard);
         }
         Ok(Ok(HandshakeAnswer::Refused(status))) => Answer::plain(status),

@@ -13,7 +13,7 @@ use super::live::{ScreenGuard, Way};
 use super::request::{header, without_header};
 use super::routes::Connections;
 use crate::tunnel::protocol::code;
-use crate::tunnel::{Close, Ends, Farewell, Link, Side, Traffic, frame, pass_on, send_last};
+use crate::tunnel::{Close, Ends, Link, Over, Side, Traffic, frame, pass_on, send_last};
 use crate::worker::address::ServerAddress;
 use crate::worker::own::{OwnBrowser, OwnSeats};
 use crate::worker::screencast::ShownBrowser;
@@ -114,11 +114,9 @@ pub(super) async fn session(
         (Way::Playwright, _) => match open(own, &mut client, &head, &answered).await {
             Ok(Some(opened)) => {
                 drop(head);
-                let farewell = relay(client, early, opened, stop, screen).await;
+                let over = relay(client, early, opened, stop, screen).await;
                 drop(seat);
-                if let Some(farewell) = farewell {
-                    Box::pin(farewell.wait()).await;
-                }
+                over.part().await;
             }
             Ok(None) => {}
             Err(answer) => refuse(client, answer).await,
@@ -145,7 +143,7 @@ async fn relay(
     opened: Opened,
     stop: oneshot::Receiver<Close>,
     screen: Option<ScreenGuard>,
-) -> Option<Farewell> {
+) -> Over {
     let Opened {
         stream,
         early: said,
@@ -163,7 +161,7 @@ async fn relay(
     // Whoever looks hears that the session has ended, and not that its browser has.
     drop(screen);
     drop(browser);
-    over.farewell
+    over
 }
 
 /// Gets a browser, and has the client's handshake answered. `None` when the client has gone.
