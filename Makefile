@@ -23,7 +23,7 @@ PICTURES ?= target/pictures
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check chart setup lint bench overload chaos capacity recycles own mixed soak storm idle simulate faults gateway budget scaling pictures fuzz containers clean
+.PHONY: help run test check chart setup lint bench overload chaos capacity recycles own mixed soak storm idle simulate scale faults gateway budget scaling pictures fuzz containers clean
 
 help: ## list the targets
 	@echo "usage: make TARGET"
@@ -97,6 +97,10 @@ idle: ## idle sessions behind what cuts silent connections (IDLE_SECONDS=600 SIL
 	@scripts/setup.sh test
 	PLAYHOUSE_IDLE_SECONDS=$(IDLE_SECONDS) PLAYHOUSE_SILENCE_SECONDS=$(SILENCE_SECONDS) \
 		$(CARGO) test --locked --test main -- grid::silence
+
+scale: ## what a grid of up to 50,000 workers and 20 proxies costs Redis, and a model of 100,000 x 100: benches/results/scale.txt
+	@scripts/setup.sh test
+	$(CARGO) bench --locked --bench scale -- --output benches/results/scale.txt $(ARGS)
 
 simulate: ## the whole protocol under seeded faults in simulated time (SCHEDULES=1000000)
 	SIMULATE_SCHEDULES=$(SCHEDULES) $(CARGO) test --locked --release --lib -- simulation --nocapture --test-threads 1

@@ -3,7 +3,8 @@
 
 use crate::measure::Row;
 use crate::process::Process;
-use crate::proxies::{Kind, free_port};
+use crate::process::free_port;
+use crate::proxies::Kind;
 use crate::report::Report;
 use anyhow::{Context, bail};
 use nix::sys::signal::Signal;

@@ -6,7 +6,8 @@
 
 use crate::browser::{CHROMIUM, Tools, start_server};
 use crate::process::Process;
-use crate::proxies::{PLAYHOUSE, free_port};
+use crate::process::free_port;
+use crate::proxies::PLAYHOUSE;
 use crate::report::{Report, digits, median};
 use anyhow::{Context, bail};
 use nix::sys::signal::Signal;

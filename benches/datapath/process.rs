@@ -1,13 +1,15 @@
 //! Processes that the bench starts and ends itself, and what they use: processor time and memory,
 //! their children included.
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use procfs::process::Process as Proc;
+use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a process has to end before it is killed.
@@ -133,4 +135,20 @@ impl Drop for Process {
             self.child.wait().ok();
         }
     }
+}
+
+/// A port nobody listens on, below the range of outgoing connections.
+pub fn free_port() -> anyhow::Result<u16> {
+    const FIRST: u16 = 15_000;
+    const COUNT: u16 = 17_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = (std::process::id().wrapping_mul(311) % u32::from(COUNT)) as u16;
+    for _ in 0..COUNT {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed) % COUNT;
+        let port = FIRST + (start + step) % COUNT;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no free port")
 }

@@ -2,15 +2,14 @@
 //! WebSockets in production: two threads, long timeouts, no access log.
 
 use crate::client::{Door, Session};
-use crate::process::Process;
+use crate::process::{Process, free_port};
 use crate::redis::Redis;
 use anyhow::{Context, bail};
 use nix::sys::signal::Signal;
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -323,20 +322,4 @@ server: {{ threads: {THREADS} }}
 log: {{ level: warn }}
 "
     )
-}
-
-/// A port nobody listens on, below the range of outgoing connections.
-pub fn free_port() -> anyhow::Result<u16> {
-    const FIRST: u16 = 15_000;
-    const COUNT: u16 = 17_000;
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = (std::process::id().wrapping_mul(311) % u32::from(COUNT)) as u16;
-    for _ in 0..COUNT {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed) % COUNT;
-        let port = FIRST + (start + step) % COUNT;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return Ok(port);
-        }
-    }
-    bail!("no free port")
 }

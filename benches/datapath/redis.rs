@@ -1,7 +1,6 @@
 //! A Redis of the bench's own, and workers that are registered in it.
 
-use crate::process::{Cpu, Process};
-use crate::proxies::free_port;
+use crate::process::{Cpu, Process, free_port};
 use anyhow::{Context, bail};
 use nix::sys::signal::Signal;
 use playhouse::model::{
@@ -122,7 +121,8 @@ impl Redis {
     }
 }
 
-fn record(n: usize, endpoint: &str) -> anyhow::Result<WorkerRecord> {
+/// The record of the worker of this number.
+pub fn record(n: usize, endpoint: &str) -> anyhow::Result<WorkerRecord> {
     Ok(WorkerRecord {
         key: WorkerKey::new(Browser::Chromium, format!("{n:08}-worker")),
         endpoint: endpoint.parse().context("the backend's address")?,

@@ -4,7 +4,8 @@
 use crate::client::{Door, Lost, Session};
 use crate::echo::Echo;
 use crate::process::Process;
-use crate::proxies::{Kind, free_port};
+use crate::process::free_port;
+use crate::proxies::Kind;
 use crate::report::median;
 use crate::wire::{self, BINARY, FIN, TEXT};
 use anyhow::{Context, bail};

@@ -6,8 +6,8 @@
 use crate::Compare;
 use crate::client::{Door, Session};
 use crate::measure::in_lanes;
-use crate::process::{Cpu, Process};
-use crate::proxies::{PLAYHOUSE, free_port, playhouse};
+use crate::process::{Cpu, Process, free_port};
+use crate::proxies::{PLAYHOUSE, playhouse};
 use crate::redis::{Redis, Work};
 use crate::report::{Report, digits, median};
 use anyhow::{Context, bail};
