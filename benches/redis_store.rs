@@ -8,8 +8,10 @@
 use playhouse::model::{
     Browser, SeatKind, SessionId, Waiter, WorkerKey, WorkerRecord, unix_millis,
 };
-use playhouse::store::redis::{MAX_CANDIDATES, RedisStore};
-use playhouse::store::{Candidate, SeatStore, Served, StoreOptions, StoreRole, WorkerStore};
+use playhouse::store::redis::RedisStore;
+use playhouse::store::{
+    Candidate, MAX_CANDIDATES, SeatStore, Served, StoreOptions, StoreRole, WorkerStore,
+};
 use procfs::process::Process;
 use redis::aio::MultiplexedConnection;
 use std::process::{Child, Command, Stdio};

@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use playhouse::model::SessionId;
-use playhouse::tunnel::{self, Ends, Link, SessionLimits, Side, Traffic};
+use playhouse::tunnel::{self, Ends, SessionLimits, Side, Traffic, Transport};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -146,7 +146,7 @@ async fn join(relay: Relay, client: TcpStream, worker: TcpStream) {
     match relay {
         Relay::Tunnel => {
             let side = |stream| Side {
-                stream: Link::from(stream),
+                stream: Transport::from(stream),
                 early: Bytes::new(),
             };
             let ends = Ends {

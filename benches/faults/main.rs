@@ -17,7 +17,8 @@ mod machine;
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
+use clap::Parser;
 use fault::{ALL, Fault};
 use lab::{Lab, Loss};
 use load::{Account, Load};
@@ -33,12 +34,23 @@ const CLIENTS: usize = 4;
 const CALM: Duration = Duration::from_secs(5);
 const AFTERWARDS: Duration = Duration::from_secs(8);
 
+/// A campaign of faults, one after the other in any order.
+#[derive(Parser)]
 struct Options {
-    length: Duration,
+    #[arg(long, default_value_t = 1800)]
+    seconds: u64,
+    /// File that gets the table.
+    #[arg(long)]
     output: Option<PathBuf>,
+    /// The order of the faults; another one each time, if not given.
+    #[arg(long, default_value_t = rand::rng().random())]
     seed: u64,
     /// Part of a fault's name; the others are left out.
+    #[arg(long)]
     only: Option<String>,
+    /// Cargo says so when a bench is to be run as one, and not when it is built as a test.
+    #[arg(long, hide = true)]
+    bench: bool,
 }
 
 /// What one fault cost, all its rounds together.
@@ -55,36 +67,13 @@ struct Row {
 }
 
 fn main() -> Result<()> {
-    let Some(options) = options()? else {
+    let options = Options::parse();
+    if !options.bench {
         return Ok(());
-    };
+    }
     machine::leave_network()?;
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(campaign(&options))
-}
-
-/// `None` where this is not meant to run.
-fn options() -> Result<Option<Options>> {
-    let mut options = Options {
-        length: Duration::from_secs(1800),
-        output: None,
-        seed: rand::rng().random(),
-        only: None,
-    };
-    let mut meant = false;
-    let mut args = std::env::args().skip(1);
-    while let Some(arg) = args.next() {
-        let mut value = || args.next().with_context(|| format!("{arg} takes a value"));
-        match arg.as_str() {
-            "--bench" => meant = true,
-            "--seconds" => options.length = Duration::from_secs(value()?.parse()?),
-            "--output" => options.output = Some(value()?.into()),
-            "--seed" => options.seed = value()?.parse()?,
-            "--only" => options.only = Some(value()?),
-            _ => bail!("{arg} is none of --seconds, --output, --seed, --only"),
-        }
-    }
-    Ok(meant.then_some(options))
 }
 
 async fn campaign(options: &Options) -> Result<()> {
@@ -103,7 +92,7 @@ async fn campaign(options: &Options) -> Result<()> {
     let mut violations = Vec::new();
     let begun = Instant::now();
     let mut order: Vec<usize> = Vec::new();
-    while begun.elapsed() < options.length {
+    while begun.elapsed().as_secs() < options.seconds {
         if order.is_empty() {
             order = (0..rows.len()).collect();
             order.shuffle(&mut random);

@@ -9,6 +9,7 @@ mod grid;
 mod load;
 mod plot;
 
+use clap::Parser;
 use comfy_table::{CellAlignment, Table, presets};
 use grid::{Grid, Order, Outcome, Recycling, Setup};
 use load::{Arrival, Load};
@@ -47,17 +48,19 @@ const RIVALS: [(&str, Order, Recycling); 7] = {
     ]
 };
 
+/// Simulates all fleets, or, as tests run it, the small ones.
+#[derive(Parser)]
+struct Options {
+    /// File that gets the picture.
+    #[arg(long, default_value = "target/simulation.svg")]
+    svg: PathBuf,
+    /// Cargo says so when a bench is to be run as one, and not when it is built as a test.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
-    let mut svg = PathBuf::from("target/simulation.svg");
-    let mut whole = false;
-    let mut args = std::env::args().skip(1);
-    while let Some(arg) = args.next() {
-        match arg.as_str() {
-            "--svg" => svg = args.next().ok_or("--svg wants a file")?.into(),
-            "--bench" => whole = true,
-            _ => {}
-        }
-    }
+    let Options { svg, bench: whole } = Options::parse();
 
     println!(
         "{SEATS} seats a worker, limit {LIMIT}, 10 s to come back, 1 s to warm up a replacement, \

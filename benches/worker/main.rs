@@ -17,62 +17,62 @@ mod small;
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
+use clap::{Parser, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// What to measure, and for how long.
+#[derive(Parser)]
 struct Options {
-    what: String,
-    length: Duration,
+    #[arg(value_enum, default_value = "cost")]
+    what: What,
+    /// How long `long` takes; `small` takes a third of it.
+    #[arg(long, default_value_t = 600)]
+    seconds: u64,
+    /// How often `cost` repeats each measurement, interleaved.
+    #[arg(long, default_value_t = 9)]
     repeats: usize,
+    /// File that gets the figures.
+    #[arg(long)]
     output: Option<PathBuf>,
+    /// Cargo says so when a bench is to be run as one, and not when it is built as a test.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum What {
+    Cost,
+    Long,
+    Small,
+    /// `long` and `small`.
+    Budget,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let Some(options) = options()? else {
+    let options = Options::parse();
+    if !options.bench {
         return Ok(());
-    };
-    let (report, outcome) = match options.what.as_str() {
-        "cost" => (cost::measure(options.repeats).await?, Ok(())),
-        "long" => long::run(options.length).await,
-        "small" => small::run(options.length).await,
-        "budget" => {
-            let (long, went_well) = long::run(options.length).await;
+    }
+    let length = Duration::from_secs(options.seconds);
+    let (report, outcome) = match options.what {
+        What::Cost => (cost::measure(options.repeats).await?, Ok(())),
+        What::Long => long::run(length).await,
+        What::Small => small::run(length / 3).await,
+        What::Budget => {
+            let (long, went_well) = long::run(length).await;
             println!("{long}");
-            let (small, fitted) = small::run(options.length / 3).await;
+            let (small, fitted) = small::run(length / 3).await;
             (format!("{long}\n{small}"), went_well.and(fitted))
         }
-        other => bail!("{other} is none of cost, long, small, budget"),
     };
     println!("{report}");
     if let Some(file) = &options.output {
         std::fs::write(file, format!("{}{report}", heading()))?;
     }
     outcome
-}
-
-/// `None` where this is not meant to run.
-fn options() -> Result<Option<Options>> {
-    let mut options = Options {
-        what: "cost".to_owned(),
-        length: Duration::from_secs(600),
-        repeats: 9,
-        output: None,
-    };
-    let mut meant = false;
-    let mut args = std::env::args().skip(1);
-    while let Some(arg) = args.next() {
-        let mut value = || args.next().with_context(|| format!("{arg} takes a value"));
-        match arg.as_str() {
-            "--bench" => meant = true,
-            "--seconds" => options.length = Duration::from_secs(value()?.parse()?),
-            "--repeats" => options.repeats = value()?.parse()?,
-            "--output" => options.output = Some(value()?.into()),
-            what => options.what = what.to_owned(),
-        }
-    }
-    Ok(meant.then_some(options))
 }
 
 /// What the figures were measured with.

@@ -2,7 +2,7 @@
 //! they are for. The rules are the pure [`line`](super::line)'s; this adds a clock, a lock and ways
 //! to wake.
 //!
-//! A client's [`Ticket`] is its place from its question to its end: dropping it leaves the line,
+//! A client's [`PlaceGuard`] is its place from its question to its end: dropping it leaves the line,
 //! whatever was under way for it. Nobody looks for a seat by himself: the line is served by the
 //! fleet (`fleet/seating.rs`), when a seat may have come free or somebody comes. The queue does not
 //! know whether there *is* a seat: that is the store's to say.
@@ -10,9 +10,9 @@
 //! `C` is a client's claim: what it holds at a store that keeps the line for several proxies, by the
 //! name of a session. `G` is a grant. Both give back what they stand for when they are dropped.
 
-mod ticket;
+mod place_guard;
 
-pub use ticket::Ticket;
+pub use place_guard::PlaceGuard;
 
 use super::line::{Line, LineTimeouts, Need, Refused, SeatRequest};
 use super::turns::{Place, Tenant};
@@ -82,16 +82,16 @@ impl<C, G> Queue<C, G> {
         })
     }
 
-    /// A client has come, at `came`. It stands in line from [`Ticket::enter`] on.
+    /// A client has come, at `came`. It stands in line from [`PlaceGuard::enter`] on.
     pub fn arrive(
         self: &Arc<Self>,
         request: SeatRequest,
         timeouts: LineTimeouts,
         came: Instant,
-    ) -> Ticket<C, G> {
+    ) -> PlaceGuard<C, G> {
         let browser = request.wanted.browser;
         let place = self.state().line.arrive(request, timeouts, came);
-        Ticket {
+        PlaceGuard {
             queue: self.clone(),
             browser,
             place,
@@ -368,7 +368,7 @@ mod tests {
     use std::time::Duration;
 
     type TestQueue = Queue<Arc<()>, Arc<()>>;
-    type TestTicket = Ticket<Arc<()>, Arc<()>>;
+    type TestPlace = PlaceGuard<Arc<()>, Arc<()>>;
 
     const WANTED: Wanted = Wanted {
         browser: Browser::Chromium,
@@ -384,15 +384,15 @@ mod tests {
         WorkerKey::new(Browser::Chromium, "w")
     }
 
-    fn enqueue(queue: &Arc<TestQueue>) -> TestTicket {
+    fn enqueue(queue: &Arc<TestQueue>) -> TestPlace {
         let request = SeatRequest {
             wanted: WANTED,
             tenant: Arc::from(""),
             priority: 1,
         };
-        let mut ticket = queue.arrive(request, TIMEOUTS, Instant::now());
-        ticket.enter();
-        ticket
+        let mut place = queue.arrive(request, TIMEOUTS, Instant::now());
+        place.enter();
+        place
     }
 
     fn next(queue: &Arc<TestQueue>) -> Option<SeatSearch<Arc<()>, Arc<()>>> {
@@ -421,12 +421,12 @@ mod tests {
     #[test]
     fn a_question_without_an_answer_is_asked_again() {
         let queue = Queue::new();
-        let ticket = enqueue(&queue);
+        let place = enqueue(&queue);
         let search = next(&queue).unwrap();
         assert!(next(&queue).is_none(), "somebody asks for it already");
         drop(search);
         assert!(next(&queue).is_some());
-        drop(ticket);
+        drop(place);
     }
 
     #[test]
@@ -491,7 +491,7 @@ mod tests {
             futures_util::poll!(woken.as_mut()).is_pending(),
             "for nobody"
         );
-        let _ticket = enqueue(&queue);
+        let _place = enqueue(&queue);
         queue.wake(Browser::Firefox);
         assert!(futures_util::poll!(woken.as_mut()).is_pending());
         queue.wake_all();

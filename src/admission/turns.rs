@@ -8,6 +8,7 @@
 //! among the others by going away. So of two tenants that both have somebody waiting whom the free
 //! seats fit, neither is more than one turn ahead of the other, however many clients each has.
 
+use crate::model::STRIDE;
 use crate::selection::Wanted;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -18,10 +19,6 @@ pub type Place = u64;
 
 /// Name of the tenant who waits; empty for clients without a token.
 pub type Tenant = Arc<str>;
-
-/// A turn of a tenant of priority 1, in the unit of [`Turns::due`]. The same number as in
-/// `line.lua`, which has the same turns for all proxies of a grid.
-const STRIDE: u64 = 1_000_000;
 
 /// Whether a free seat fits a client that waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@
 use super::sockets::{Bound, Sockets};
 use super::tls::Certificate;
 use crate::admin::{Admin, ConfigView};
-use crate::proxy::connections::Connections;
+use crate::proxy::connections::PortConnections;
 use crate::proxy::front_door::{Application, FrontDoor};
 use crate::proxy::{DataApplication, Grid, listener};
 use anyhow::Context;
@@ -81,14 +81,14 @@ impl Ports {
         let data_door = FrontDoor::new(
             grid.clone(),
             sockets.data.address.ip(),
-            Connections::of_data_port(grid.metrics.connections.clone()),
+            PortConnections::of_data_port(grid.metrics.connections.clone()),
             tls(),
             DataApplication::new(grid.clone(), &conf),
         );
         let admin_door = FrontDoor::new(
             grid.clone(),
             sockets.admin.address.ip(),
-            Connections::of_admin_port(),
+            PortConnections::of_admin_port(),
             tls(),
             Admin::new(grid, config_view),
         );

@@ -5,7 +5,7 @@
 
 use super::{DialFailure, Obstacle, Shortage, Target, Unreachable, WorkerAnswer};
 use crate::model::SessionId;
-use crate::tunnel::Link;
+use crate::tunnel::Transport;
 use crate::worker::SESSION_HEADER;
 use bytes::{Bytes, BytesMut};
 use pingora::connectors::TransportConnector;
@@ -63,7 +63,7 @@ impl Handshake {
 
 /// A worker that accepted the session.
 pub struct Dialled {
-    pub stream: Link,
+    pub stream: Transport,
     /// The answer's headers that the client gets to see, as they go over the wire.
     pub forwarded: Vec<u8>,
     /// What the worker said after its answer already.
@@ -225,7 +225,11 @@ fn begin(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-async fn handshake_tls(address: SocketAddr, host: &str, request: &[u8]) -> Result<Link, DialError> {
+async fn handshake_tls(
+    address: SocketAddr,
+    host: &str,
+    request: &[u8],
+) -> Result<Transport, DialError> {
     static CONNECTOR: OnceLock<TransportConnector> = OnceLock::new();
     let connector = CONNECTOR.get_or_init(|| TransportConnector::new(None));
     let mut peer = HttpPeer::new(address, true, host.to_owned());
@@ -254,7 +258,7 @@ fn request(target: &Target, headers: &[u8]) -> Vec<u8> {
 }
 
 async fn read_answer(
-    mut stream: Link,
+    mut stream: Transport,
     target: &Target,
     handshake: &Handshake,
 ) -> Result<Dialled, DialError> {
@@ -296,7 +300,7 @@ async fn read_answer(
 }
 
 /// The body of a refusal, or what comes of it in time. Playwright's has no length: it closes.
-async fn read_body(mut stream: Link, mut body: BytesMut, length: Body) -> String {
+async fn read_body(mut stream: Transport, mut body: BytesMut, length: Body) -> String {
     let wish = match length {
         Body::OfLength(length) => length.min(MAX_BODY),
         Body::ToTheEnd => MAX_BODY,

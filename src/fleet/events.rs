@@ -5,7 +5,12 @@ use crate::model::{WorkerKey, WorkerStatus};
 use crate::store::{Event, Store};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
+
+/// Between two looks at what the store told. Each session makes it tell of counts, which nobody who looks at the
+/// grid hears of here: to be woken for every one would cost more than the session does.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Notes it until the store is gone.
 pub async fn follow(store: Arc<dyn Store>, events: Arc<Events>) {
@@ -18,6 +23,9 @@ pub async fn follow(store: Arc<dyn Store>, events: Arc<Events>) {
             // Those that were missed are not told: this is no log.
             Err(RecvError::Lagged(_)) => {}
             Err(RecvError::Closed) => return,
+        }
+        if heard.is_empty() {
+            tokio::time::sleep(PAUSE).await;
         }
     }
 }

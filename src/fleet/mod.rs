@@ -30,7 +30,7 @@ pub use crate::worker::{CDP, LAUNCH_HEADER, PROTOCOL_HEADER};
 pub use dial::{Dialled, Handshake};
 pub use failure::{DialFailure, Shortage, WorkerAnswer};
 pub use live::{LiveView, NoLiveView};
-pub use seating::{Grant, NoSeat, Queue, Ticket};
+pub use seating::{Grant, NoSeat, PlaceGuard, Queue};
 pub use target::Target;
 pub use unreachable::{Obstacle, Unreachable};
 

@@ -30,7 +30,7 @@ pub struct Grant {
 /// The line, of clients with seats that the store knows of.
 pub type Queue = queue::Queue<Seat, Grant>;
 /// A client's place in it.
-pub type Ticket = queue::Ticket<Seat, Grant>;
+pub type PlaceGuard = queue::PlaceGuard<Seat, Grant>;
 
 /// Why a client that waited got no seat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use crate::metrics::ObserveTime;
 use crate::model::{Browser, SessionId, WorkerKey};
 use crate::selection::Wanted;
 use crate::session::seat::Seat;
-use crate::store::{Candidate, Granted, LineServed, Served, StoreError};
+use crate::store::{Candidate, Granted, LineServed, MAX_CANDIDATES, Served, StoreError};
 use rand::seq::index::sample;
 use std::pin::pin;
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use tokio::time::timeout;
 
 /// Clients that the store is told of in one search.
 const COMING: usize = 100;
-/// Candidates of one question: as many as clients wait, within these bounds.
-const CANDIDATES: (usize, usize) = (8, 32);
+/// Fewest candidates of one question, which are as many as clients wait, and [`MAX_CANDIDATES`] at most.
+const MIN_CANDIDATES: usize = 8;
 /// Among so many times as many of the best are the candidates chosen, after others were faster.
 const SPREAD: usize = 4;
 
@@ -163,9 +163,9 @@ impl Fleet {
         let waiting = self.queue.waiting().into_iter();
         let mut best: Vec<Candidate> = Vec::new();
         for (wanted, clients) in waiting.filter(|(wanted, _)| wanted.browser == browser) {
-            let wish = clients.clamp(CANDIDATES.0, CANDIDATES.1);
+            let wish = clients.clamp(MIN_CANDIDATES, MAX_CANDIDATES);
             for candidate in self.some_of_the_best(&wanted, except, wish, crowded, &policy) {
-                if best.len() < CANDIDATES.1 && !best.contains(&candidate) {
+                if best.len() < MAX_CANDIDATES && !best.contains(&candidate) {
                     best.push(candidate);
                 }
             }

@@ -23,7 +23,7 @@ pub use pool::{Pool, PoolFilter, PoolState, SeatKind};
 pub use reason::RecycleReason;
 pub use session_id::SessionId;
 pub use version::Version;
-pub use waiter::Waiter;
+pub use waiter::{STRIDE, Waiter};
 pub(crate) use word_set::words;
 pub use word_set::{UnknownWord, either};
 pub use worker::{Counts, Size, WorkerId, WorkerKey, WorkerRecord, WorkerStatus};

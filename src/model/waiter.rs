@@ -4,6 +4,10 @@ use super::{SeatKind, SessionId, Version, WorkerKey};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// A turn of a tenant of priority 1 in the line, in the unit in which it is told when the next one is due: the
+/// same for the line of one proxy (`admission/turns.rs`) and that of all proxies (`line.lua`).
+pub const STRIDE: u64 = 1_000_000;
+
 /// A client that waits for a seat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiter {

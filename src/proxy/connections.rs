@@ -27,7 +27,7 @@ const RESERVED: u64 = ADMIN_CONNECTIONS + 2 * MAX_REFUSALS as u64 + OTHER_DESCRI
 const V6_NETWORK: u8 = 64;
 
 /// The open connections of one port.
-pub struct Connections {
+pub struct PortConnections {
     open: Mutex<Open>,
     /// How many the port's descriptors allow.
     budget: u64,
@@ -46,7 +46,7 @@ struct Open {
 
 /// One open connection; dropping it makes room for another.
 pub struct Connection {
-    port: Arc<Connections>,
+    port: Arc<PortConnections>,
     /// Whose it is: the other end of the socket, or whom a trusted proxy speaks for.
     client: Mutex<Attribution>,
 }
@@ -60,7 +60,7 @@ struct Attribution {
 
 /// A connection that waits for its client, until it is dropped.
 pub struct IdleConnection<'a> {
-    port: &'a Connections,
+    port: &'a PortConnections,
     id: u64,
     gives_way: oneshot::Receiver<()>,
 }
@@ -81,19 +81,19 @@ pub fn max_by_descriptors() -> u64 {
     (soft.saturating_sub(RESERVED) / 2).max(1)
 }
 
-impl Connections {
+impl PortConnections {
     /// None yet, on the data port; `gauge` shows how many there are.
-    pub fn of_data_port(gauge: IntGauge) -> Arc<Connections> {
-        Connections::new(max_by_descriptors(), Some(gauge))
+    pub fn of_data_port(gauge: IntGauge) -> Arc<PortConnections> {
+        PortConnections::new(max_by_descriptors(), Some(gauge))
     }
 
     /// None yet, on the admin port.
-    pub fn of_admin_port() -> Arc<Connections> {
-        Connections::new(ADMIN_CONNECTIONS, None)
+    pub fn of_admin_port() -> Arc<PortConnections> {
+        PortConnections::new(ADMIN_CONNECTIONS, None)
     }
 
-    fn new(budget: u64, gauge: Option<IntGauge>) -> Arc<Connections> {
-        Arc::new(Connections {
+    fn new(budget: u64, gauge: Option<IntGauge>) -> Arc<PortConnections> {
+        Arc::new(PortConnections {
             open: Mutex::default(),
             budget,
             refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
@@ -305,7 +305,7 @@ mod tests {
 
     #[test]
     fn a_network_of_ipv6_counts_as_one_address() {
-        let port = Connections::new(100, None);
+        let port = PortConnections::new(100, None);
         let limits = limits(0, 2);
         let enter = |address| port.enter(ip(address), false, &limits);
         let _kept = [enter("2001:db8::1"), enter("2001:db8::2")].map(Result::unwrap);
@@ -318,7 +318,7 @@ mod tests {
 
     #[test]
     fn a_budget_stands_above_the_limit() {
-        let port = Connections::new(2, None);
+        let port = PortConnections::new(2, None);
         let limits = limits(100, 0);
         let enter = || port.enter(ip("10.0.0.1"), false, &limits);
         let (one, _other) = (enter().unwrap(), enter().unwrap());
@@ -329,7 +329,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_waited_longest_for_its_client_gives_way() {
-        let port = Connections::new(3, None);
+        let port = PortConnections::new(3, None);
         let limits = limits(0, 0);
         let enter = || port.enter(ip("10.0.0.1"), false, &limits);
         let [busy, old, new] = [(); 3].map(|()| enter().unwrap());
@@ -364,7 +364,7 @@ mod tests {
 
     #[test]
     fn a_connection_counts_for_whom_the_proxy_speaks() {
-        let port = Connections::new(100, None);
+        let port = PortConnections::new(100, None);
         let limits = limits(0, 1);
         let proxy = || port.enter(ip("10.0.0.1"), true, &limits).unwrap();
         let (one, other, third) = (proxy(), proxy(), proxy());
@@ -385,7 +385,7 @@ mod tests {
         /// Whatever comes, is spoken for and goes: nothing is left, and no limit is exceeded.
         #[test]
         fn what_came_in_goes_out(steps in prop::collection::vec((0u8..4, 0usize..8, 0u8..3), 0..200)) {
-            let port = Connections::new(5, None);
+            let port = PortConnections::new(5, None);
             let limits = limits(0, 2);
             let address = |n: u8| IpAddr::from([10, 0, 0, n]);
             let mut kept: Vec<Arc<Connection>> = Vec::new();

@@ -8,12 +8,12 @@
 
 use super::Grid;
 use super::client_address::{Preamble, forwarded_for, read_preamble};
-use super::connections::{Connection, Connections, TooMany, is_in};
+use super::connections::{Connection, PortConnections, TooMany, is_in};
 use super::head::{self, Head, HeadError};
 use super::head_reader::{HEAD_READ, HeadRead, read_head};
 use super::refusal::Refusal;
 use crate::config::Limits;
-use crate::tunnel::{Link, send_last};
+use crate::tunnel::{Transport, send_last};
 use async_trait::async_trait;
 use bytes::BytesMut;
 use ipnet::IpNet;
@@ -77,7 +77,7 @@ pub struct Kept {
 pub struct FrontDoor<A> {
     grid: Arc<Grid>,
     application: A,
-    connections: Arc<Connections>,
+    connections: Arc<PortConnections>,
     tls: Option<TlsAcceptor>,
     trusted_proxies: Vec<IpNet>,
     /// Whether the port is on loopback, so that only names for this machine can be meant.
@@ -110,7 +110,7 @@ impl<A: Application> FrontDoor<A> {
     pub fn new(
         grid: Arc<Grid>,
         address: IpAddr,
-        connections: Arc<Connections>,
+        connections: Arc<PortConnections>,
         tls: Option<TlsAcceptor>,
         application: A,
     ) -> FrontDoor<A> {
@@ -290,7 +290,7 @@ impl<A: Application> FrontDoor<A> {
             }
         }
         let Some(acceptor) = &self.tls else {
-            let stream = Box::new(Link::from(socket));
+            let stream = Box::new(Transport::from(socket));
             let kept = Kept { stream, early };
             return Ok(Prepared { kept, behind_proxy });
         };
@@ -300,7 +300,7 @@ impl<A: Application> FrontDoor<A> {
             .await
             .map_err(PreparationError::Broken)?;
         if !early.is_empty() || (read > 0 && first[0] != TLS_HANDSHAKE) {
-            let mut stream: Stream = Box::new(Link::from(socket));
+            let mut stream: Stream = Box::new(Transport::from(socket));
             let max = self.grid.config.load().limits.max_header_bytes;
             // For what it says of the client, and so that the answer can be read.
             read_head(&mut stream, &mut early, max).await;
@@ -308,7 +308,7 @@ impl<A: Application> FrontDoor<A> {
             return Err(PreparationError::Refused(Refusal::TlsExpected, kept));
         }
         let accepted = acceptor.accept(socket).await;
-        let stream = Box::new(Link::from(accepted.map_err(PreparationError::Broken)?));
+        let stream = Box::new(Transport::from(accepted.map_err(PreparationError::Broken)?));
         let kept = Kept { stream, early };
         Ok(Prepared { kept, behind_proxy })
     }

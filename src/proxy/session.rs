@@ -13,14 +13,14 @@ use super::{Arrival, Grid};
 use crate::admission::line::{LineTimeouts, Refused, SeatRequest};
 use crate::admission::tokens::{Identity, QuotaPermit};
 use crate::events::Kind;
-use crate::fleet::{DialFailure, Dialled, Grant, Target, Ticket};
+use crate::fleet::{DialFailure, Dialled, Grant, PlaceGuard, Target};
 use crate::metrics::ObserveTime;
 use crate::model::unix_millis;
 use crate::session::quota;
 use crate::session::registry::{ClientGuard, OpenSession, SessionInfo};
 use crate::session::seat::Seat;
 use crate::tunnel::protocol::code;
-use crate::tunnel::{self, EndReason, Ended, Ends, Link, SessionLimits, Side, Traffic};
+use crate::tunnel::{self, EndReason, Ended, Ends, SessionLimits, Side, Traffic, Transport};
 use pingora::protocols::Stream;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -204,7 +204,7 @@ async fn open(grid: Arc<Grid>, arrival: Arrival, stream: Stream, early: Vec<u8>)
         },
     };
     let mut client = Side {
-        stream: Link::from(client.stream),
+        stream: Transport::from(client.stream),
         early: client.early.into(),
     };
     if wanted_session.speaks_anything {
@@ -239,13 +239,13 @@ async fn find_seat(
         waiting: config.queue.timeout,
         dial: config.selection.dial_timeout,
     };
-    let mut ticket = grid.queue.arrive(request, timeouts, came);
-    check(grid, wanted_session, quota_permit, &ticket).await?;
+    let mut place = grid.queue.arrive(request, timeouts, came);
+    check(grid, wanted_session, quota_permit, &place).await?;
     let refused = |tried, why| refusal(grid, &wanted_session.wanted, tried, why, came);
-    ticket.enter();
+    place.enter();
     let mut tried = 0;
     loop {
-        let Grant { seat, target } = wait(grid, &mut ticket)
+        let Grant { seat, target } = wait(grid, &mut place)
             .await?
             .map_err(|why| refused(tried, why))?;
         let waited = came.elapsed();
@@ -254,7 +254,7 @@ async fn find_seat(
         let can_be_shown = config.admin.live_view;
         let named = can_be_shown.then(|| wanted_session.handshake.of_session(seat.session()));
         let handshake = named.as_ref().unwrap_or(&wanted_session.handshake);
-        match grid.fleet.dial(&target, handshake, ticket.dial()).await {
+        match grid.fleet.dial(&target, handshake, place.dial()).await {
             Ok(dialled) => {
                 let dial_time = dialling.elapsed();
                 grid.metrics.phases.dial.observe_time(dial_time);
@@ -269,7 +269,7 @@ async fn find_seat(
             Err(DialFailure::Worker(_)) => {}
             Err(DialFailure::Client(answer)) => {
                 drop(seat);
-                try_elsewhere(grid, &wanted_session.wanted, answer, &mut ticket)?;
+                try_elsewhere(grid, &wanted_session.wanted, answer, &mut place)?;
                 continue;
             }
             Err(DialFailure::Ours(shortage)) => return Err(Refusal::OutOf(shortage).into()),
@@ -277,7 +277,7 @@ async fn find_seat(
         // Given back before the client stands in line again: it may be for somebody else.
         drop(seat);
         tried += 1;
-        if ticket.dial_failed().is_err() {
+        if place.dial_failed().is_err() {
             return Err(Refusal::NotDialled { tried }.into());
         }
     }
@@ -289,13 +289,13 @@ async fn check(
     grid: &Grid,
     wanted_session: &SessionRequest,
     quota_permit: &QuotaPermit,
-    ticket: &Ticket,
+    place: &PlaceGuard,
 ) -> Result<(), Refusal> {
     if let Some(refusal) = never_served(grid, &wanted_session.wanted) {
         return Err(refusal);
     }
     let asking = quota::is_within(&*grid.store, quota_permit);
-    let Some(until) = ticket.waits_until() else {
+    let Some(until) = place.waits_until() else {
         return Ok(());
     };
     match tokio::time::timeout_at(until.into(), asking).await {
@@ -307,16 +307,16 @@ async fn check(
 
 /// Waits for the grant of one who stands in line. A proxy that drains lets nobody wait on; who has
 /// a grant by then is served.
-async fn wait(grid: &Arc<Grid>, ticket: &mut Ticket) -> Result<Result<Grant, Refused>, Refusal> {
-    grid.fleet.serve_newcomer(ticket.browser()).await;
-    if let Some(answer) = ticket.answered() {
+async fn wait(grid: &Arc<Grid>, place: &mut PlaceGuard) -> Result<Result<Grant, Refused>, Refusal> {
+    grid.fleet.serve_newcomer(place.browser()).await;
+    if let Some(answer) = place.answered() {
         return Ok(answer);
     }
     let _waiting = ObserveWait(grid, Instant::now());
     let mut draining = grid.draining.subscribe();
     tokio::select! {
         biased;
-        answer = ticket.granted() => Ok(answer),
+        answer = place.granted() => Ok(answer),
         _ = draining.wait_for(|draining| *draining) => Err(Refusal::Draining),
     }
 }

@@ -3,7 +3,7 @@
 use super::Grid;
 use super::refusal::Refusal;
 use crate::admission::line::Refused;
-use crate::fleet::{Instead, NoSeat, Ticket, WorkerAnswer};
+use crate::fleet::{Instead, NoSeat, PlaceGuard, WorkerAnswer};
 use crate::selection::Wanted;
 use std::time::Instant;
 
@@ -51,14 +51,14 @@ pub(super) fn try_elsewhere(
     grid: &Grid,
     wanted: &Wanted,
     answer: WorkerAnswer,
-    ticket: &mut Ticket,
+    place: &mut PlaceGuard,
 ) -> Result<(), Refusal> {
     let mismatch = answer.is_version_mismatch();
     if mismatch && let Some(refusal) = never_served(grid, wanted) {
         return Err(refusal);
     }
     let may_fit = mismatch && answer.server_version().is_some();
-    if may_fit && ticket.dial_failed().is_ok() {
+    if may_fit && place.dial_failed().is_ok() {
         return Ok(());
     }
     Err(Refusal::of_worker(answer, wanted))

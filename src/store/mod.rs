@@ -41,6 +41,9 @@ pub struct WorkerView {
     pub counts: Counts,
 }
 
+/// Most candidates of one question; what comes behind them is not looked at.
+pub const MAX_CANDIDATES: usize = 32;
+
 /// One candidate of a reservation: how far this worker may be filled.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Candidate {

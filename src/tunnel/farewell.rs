@@ -2,21 +2,21 @@
 //! client has yet to hang up. Closing it with unread bytes of the client's would reset it, and take the
 //! reason of the end along. The worker, and the seat, are no part of it.
 
-use super::link::Link;
 use super::parting::{ANSWER_TIMEOUT, LOOK_INTERVAL, Parting};
+use super::transport::Transport;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout};
 
 /// A client that was told the end.
 #[must_use = "dropping it may keep the client from reading why its session ended"]
 pub struct Farewell {
-    client: Link,
+    client: Transport,
     /// How long it is waited for if it is behind.
     parting: Box<Parting>,
 }
 
 impl Farewell {
-    pub(super) fn new(client: Link, parting: Box<Parting>) -> Farewell {
+    pub(super) fn new(client: Transport, parting: Box<Parting>) -> Farewell {
         Farewell { client, parting }
     }
 

@@ -4,11 +4,11 @@
 use super::close::Close;
 use super::frame::{self, Tracker};
 use super::held::HeldClose;
-use super::link::Link;
 use super::outlet::Outlet;
 use super::protocol::TEXT;
 use super::splice::{Pipe, Spliced};
 use super::traffic::Moved;
+use super::transport::Transport;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, ReadBuf};
@@ -175,8 +175,8 @@ impl Flow {
     /// do; `close` is what [`Mode::Finish`] says.
     pub(super) fn pump(
         &mut self,
-        from: &mut Link,
-        to: &mut Link,
+        from: &mut Transport,
+        to: &mut Transport,
         close: Option<&Close>,
         scratch: &mut [u8],
         cx: &mut Context<'_>,
@@ -247,7 +247,7 @@ impl Flow {
     fn take(
         &mut self,
         chunk: &[u8],
-        to: &mut Link,
+        to: &mut Transport,
         close: Option<&Close>,
         cx: &mut Context<'_>,
         moved: &mut Moved,
@@ -309,7 +309,7 @@ impl Flow {
     }
 
     /// Gets a pipe for the rest of the frame, if there is much of it and one to be had.
-    fn fetch_pipe(&mut self, from: &Link, to: &Link) {
+    fn fetch_pipe(&mut self, from: &Transport, to: &Transport) {
         if self.outlet.pipe.is_none() && self.tracker.message_left() >= WORTH_SPLICING {
             self.outlet.pipe = Pipe::between(from, to);
         }
@@ -317,7 +317,7 @@ impl Flow {
 
     /// Takes what the sender has of the current frame into the pipe, whose content is written
     /// next. Whether there was something; if not, the pipe is given back.
-    fn fill_pipe(&mut self, from: &Link, moved: &mut Moved) -> bool {
+    fn fill_pipe(&mut self, from: &Transport, moved: &mut Moved) -> bool {
         let left = self.tracker.message_left();
         let Some(pipe) = self.outlet.pipe.as_mut().filter(|pipe| pipe.held() == 0) else {
             return false;
@@ -376,7 +376,7 @@ impl Flow {
     }
 
     /// Writes what there is. Whether nothing is left.
-    fn write_out(&mut self, to: &mut Link, cx: &mut Context<'_>, moved: &mut Moved) -> bool {
+    fn write_out(&mut self, to: &mut Transport, cx: &mut Context<'_>, moved: &mut Moved) -> bool {
         let is_out = self.outlet.write_out(to, cx, &mut moved.taken);
         if self.sink_ended() {
             self.ping_due = false;
@@ -387,7 +387,7 @@ impl Flow {
     }
 
     /// Tells the receiver the end, when it is time.
-    fn poll_shutdown(&mut self, to: &mut Link, cx: &mut Context<'_>) {
+    fn poll_shutdown(&mut self, to: &mut Transport, cx: &mut Context<'_>) {
         if self.mode == Mode::Shut {
             self.outlet.poll_shutdown(to, cx);
         }

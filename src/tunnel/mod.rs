@@ -12,7 +12,7 @@
 //!
 //! * [`frame`]: where frames begin (pure).
 //! * [`protocol`]: the numbers of WebSocket (pure).
-//! * [`Link`]: a connection, plain or not.
+//! * [`Transport`]: a connection, plain or not.
 //! * `flow`: one direction, its frames and its end; `outlet`: its receiver, and the back pressure.
 //! * [`Farewell`]: the client's connection after the end.
 //! * `held`: the worker's Close frame, until it is decided whether the client gets it.
@@ -28,7 +28,6 @@ mod farewell;
 mod flow;
 pub mod frame;
 mod held;
-mod link;
 mod outlet;
 mod parting;
 pub mod protocol;
@@ -36,13 +35,14 @@ mod relay;
 mod splice;
 mod stalls;
 mod traffic;
+mod transport;
 mod tune;
 mod watch;
 
 pub use close::{Close, EndReason, Ended, Party};
 pub use farewell::Farewell;
-pub use link::{LastHeard, Link, close_websocket, send_last};
 pub use traffic::Traffic;
+pub use transport::{LastHeard, Transport, close_websocket, send_last};
 pub use tune::{keepalive, tune};
 
 use crate::config::Session;
@@ -70,7 +70,7 @@ pub struct Ends {
 /// One connection.
 #[derive(Debug)]
 pub struct Side {
-    pub stream: Link,
+    pub stream: Transport,
     /// What came right behind the HTTP head and was read with it.
     pub early: Bytes,
 }

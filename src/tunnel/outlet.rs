@@ -1,8 +1,8 @@
 //! The receiver's end of one direction: what was read for it and has not been taken yet, and whether
 //! it still takes anything. Owns those bytes; which they are is the [`flow`](super::flow)'s to say.
 
-use super::link::Link;
 use super::splice::{Pipe, Spliced};
+use super::transport::Transport;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::AsyncWrite;
@@ -43,7 +43,12 @@ impl Outlet {
 
     /// Writes at once what the receiver takes of `chunk`, and keeps the rest. Nothing may be pending.
     /// Returns how much it took; a receiver that is lost takes nothing.
-    pub(super) fn write(&mut self, chunk: &[u8], to: &mut Link, cx: &mut Context<'_>) -> usize {
+    pub(super) fn write(
+        &mut self,
+        chunk: &[u8],
+        to: &mut Transport,
+        cx: &mut Context<'_>,
+    ) -> usize {
         let taken = match Pin::new(to).poll_write(cx, chunk) {
             Poll::Ready(Ok(taken)) if taken > 0 => taken,
             Poll::Ready(_) => {
@@ -61,7 +66,7 @@ impl Outlet {
     /// took. Whether nothing is left.
     pub(super) fn write_out(
         &mut self,
-        to: &mut Link,
+        to: &mut Transport,
         cx: &mut Context<'_>,
         taken: &mut u64,
     ) -> bool {
@@ -89,7 +94,7 @@ impl Outlet {
     }
 
     /// Whether nothing is left to write, but what is in the pipe.
-    fn write_pending(&mut self, to: &mut Link, cx: &mut Context<'_>, taken: &mut u64) -> bool {
+    fn write_pending(&mut self, to: &mut Transport, cx: &mut Context<'_>, taken: &mut u64) -> bool {
         if self.ended {
             return true;
         }
@@ -135,7 +140,7 @@ impl Outlet {
     }
 
     /// Tells the receiver the end, once it has taken all there is.
-    pub(super) fn poll_shutdown(&mut self, to: &mut Link, cx: &mut Context<'_>) {
+    pub(super) fn poll_shutdown(&mut self, to: &mut Transport, cx: &mut Context<'_>) {
         if self.ended || self.is_blocked() {
             return;
         }

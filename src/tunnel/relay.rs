@@ -4,10 +4,10 @@
 use super::close::{Close, EndReason, Ended, Party};
 use super::farewell::Farewell;
 use super::flow::Flow;
-use super::link::Link;
 use super::parting::{CLOSE_TIMEOUT, LINGER, LOOK_INTERVAL, Parting};
 use super::stalls::{LOOKS, Stalls};
 use super::traffic::{Moved, Traffic};
+use super::transport::Transport;
 use super::watch::{Direction, FAR, Liveness, Watch};
 use super::{Ends, SessionLimits, frame};
 use crate::model::SessionId;
@@ -32,8 +32,8 @@ pub(super) struct Relay {
     id: SessionId,
     /// Somebody in front says how the session ends, and knows which one it is.
     passes_on: bool,
-    client: Link,
-    worker: Link,
+    client: Transport,
+    worker: Transport,
     /// From the client to the worker.
     up: Flow,
     /// From the worker to the client.

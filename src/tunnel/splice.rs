@@ -24,7 +24,7 @@ pub(super) enum Spliced {
 #[cfg(target_os = "linux")]
 mod linux {
     use super::Spliced;
-    use crate::tunnel::Link;
+    use crate::tunnel::Transport;
     use nix::errno::Errno;
     use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
     use nix::unistd::{pipe2, read};
@@ -89,7 +89,7 @@ mod linux {
 
     impl Pipe {
         /// A pipe between two streams; `None` when they cannot be spliced or no pipe is left.
-        pub(in crate::tunnel) fn between(from: &Link, to: &Link) -> Option<Pipe> {
+        pub(in crate::tunnel) fn between(from: &Transport, to: &Transport) -> Option<Pipe> {
             from.socket().and(to.socket())?;
             let spare = POOL.with_borrow_mut(Vec::pop);
             let ends = spare.or_else(Ends::open)?;
@@ -105,7 +105,7 @@ mod linux {
         }
 
         /// Takes at most `count` bytes from the socket into the empty pipe.
-        pub(in crate::tunnel) fn fill(&mut self, from: &Link, count: u64) -> Spliced {
+        pub(in crate::tunnel) fn fill(&mut self, from: &Transport, count: u64) -> Spliced {
             debug_assert_eq!(self.held, 0, "else a full pipe looks like an empty socket");
             let count = usize::try_from(count).map_or(CAPACITY, |count| count.min(CAPACITY));
             let (Some(from), Some(ends)) = (from.socket(), &self.ends) else {
@@ -119,7 +119,7 @@ mod linux {
         }
 
         /// Gives what it holds to the socket, as far as that takes it.
-        pub(in crate::tunnel) fn drain(&mut self, to: &Link) -> Spliced {
+        pub(in crate::tunnel) fn drain(&mut self, to: &Transport) -> Spliced {
             let (Some(to), Some(ends)) = (to.socket(), &self.ends) else {
                 return Spliced::Failed;
             };
@@ -172,23 +172,23 @@ mod linux {
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::{Pipe, Spliced};
-    use crate::tunnel::Link;
+    use crate::tunnel::Transport;
     use std::io;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
 
     /// A connection: its far end, and the tunnel's.
-    async fn connection() -> io::Result<(TcpStream, Link)> {
+    async fn connection() -> io::Result<(TcpStream, Transport)> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let far = TcpStream::connect(listener.local_addr()?);
         let (far, near) = tokio::join!(far, listener.accept());
-        Ok((far?, Link::Plain(near?.0)))
+        Ok((far?, Transport::Plain(near?.0)))
     }
 
     #[tokio::test]
     async fn only_plain_connections_get_a_pipe() {
         let (_far, plain) = connection().await.unwrap();
-        let boxed = Link::Boxed(Box::new(tokio::io::duplex(64).0));
+        let boxed = Transport::Boxed(Box::new(tokio::io::duplex(64).0));
         assert!(Pipe::between(&plain, &boxed).is_none());
         assert!(Pipe::between(&boxed, &plain).is_none());
     }
@@ -204,7 +204,7 @@ mod tests {
         // From here on this thread has pipes of its own, whatever other tests do.
         drop(pipes);
         far_one.write_all(b"in the pipe, behind it").await.unwrap();
-        let Link::Plain(socket) = &one else {
+        let Transport::Plain(socket) = &one else {
             unreachable!("it was made plain");
         };
         socket.readable().await.unwrap();
@@ -231,14 +231,14 @@ mod tests {
 #[cfg(not(target_os = "linux"))]
 mod other {
     use super::Spliced;
-    use crate::tunnel::Link;
+    use crate::tunnel::Transport;
 
     /// There is none.
     #[derive(Debug)]
     pub(in crate::tunnel) enum Pipe {}
 
     impl Pipe {
-        pub(in crate::tunnel) fn between(_: &Link, _: &Link) -> Option<Pipe> {
+        pub(in crate::tunnel) fn between(_: &Transport, _: &Transport) -> Option<Pipe> {
             None
         }
 
@@ -246,11 +246,11 @@ mod other {
             match *self {}
         }
 
-        pub(in crate::tunnel) fn fill(&mut self, _: &Link, _: u64) -> Spliced {
+        pub(in crate::tunnel) fn fill(&mut self, _: &Transport, _: u64) -> Spliced {
             match *self {}
         }
 
-        pub(in crate::tunnel) fn drain(&mut self, _: &Link) -> Spliced {
+        pub(in crate::tunnel) fn drain(&mut self, _: &Transport) -> Spliced {
             match *self {}
         }
 

@@ -2,8 +2,8 @@
 //! much of what it wrote before has been read, which can take minutes.
 
 use super::flow::Flow;
-use super::link::Link;
 use super::traffic::Moved;
+use super::transport::Transport;
 use tokio::time::Instant;
 
 /// Looks at a side that lets nobody write, in the time that it may do so.
@@ -45,7 +45,7 @@ impl Stalls {
     }
 
     /// Who has acknowledged something since the last look takes bytes.
-    pub(super) fn look(&mut self, now: Instant, receivers: [&Link; 2]) {
+    pub(super) fn look(&mut self, now: Instant, receivers: [&Transport; 2]) {
         for (n, receiver) in receivers.into_iter().enumerate() {
             let before = self.unacknowledged[n];
             if let Some(since) = &mut self.since[n] {
@@ -73,7 +73,7 @@ mod tests {
             // Until nothing more goes.
             near.try_write(&[7; 64 * 1024]).ok();
         }
-        let near = Link::from(near);
+        let near = Transport::from(near);
         let begun = Instant::now();
         let mut stalls = Stalls {
             since: [None, Some(begun)],

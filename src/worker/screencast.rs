@@ -11,7 +11,7 @@
 //! second: whoever looks, and however slowly, the session's browser has no more to do.
 
 use super::address::ServerAddress;
-use super::wire::{Plain, Transport, Wire, WireError};
+use super::wire::{MessageStream, Plain, Wire, WireError};
 use serde_json::{Value, json};
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -330,7 +330,7 @@ async fn changed(contexts: &mut Option<watch::Receiver<HashSet<String>>>) {
 }
 
 /// Asks for something and waits for the answer; `note` hears what else is said.
-async fn request<T: Transport>(
+async fn request<T: MessageStream>(
     wire: &mut Wire<T>,
     object: &str,
     method: &str,

@@ -5,9 +5,9 @@ use super::agent::Shared;
 use super::gateway::Connections;
 use super::lifecycle::{Generation, Input, Lifecycle, Output};
 use super::machine::MemoryClaim;
-use super::policy::policy;
 use super::progress::Progress;
 use super::registration::{Desired, DesiredStatus, Registrar, Registration};
+use super::rules::rules;
 use super::supervision::{DesiredServer, Supervision, Up};
 use crate::model::{WorkerId, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
 use crate::store::{Event, Store};
@@ -79,8 +79,8 @@ impl Shell {
         let outputs = {
             // What is found to be free is still free when it is claimed.
             let mut budget = machine.budget();
-            let policy = policy(&config, self.start_over, budget.room());
-            let outputs = self.lifecycle.step(Instant::now(), input, &policy);
+            let rules = rules(&config, self.start_over, budget.room());
+            let outputs = self.lifecycle.step(Instant::now(), input, &rules);
             for output in &outputs {
                 if let Output::Spawn { memory, .. } = output {
                     claims.push(machine.claim(&mut budget, *memory));

@@ -27,7 +27,7 @@ pub enum WireError {
 }
 
 /// What messages are sent over.
-pub trait Transport {
+pub trait MessageStream {
     fn send(&mut self, message: String) -> impl Future<Output = Result<(), WireError>> + Send;
 
     /// The next message. Nothing is lost when the future is dropped.
@@ -36,16 +36,13 @@ pub trait Transport {
 
 /// A client's end of a connection.
 pub struct Wire<T> {
-    transport: T,
+    stream: T,
     last_id: u64,
 }
 
-impl<T: Transport> Wire<T> {
-    pub fn new(transport: T) -> Wire<T> {
-        Wire {
-            transport,
-            last_id: 0,
-        }
+impl<T: MessageStream> Wire<T> {
+    pub fn new(stream: T) -> Wire<T> {
+        Wire { stream, last_id: 0 }
     }
 
     /// Sends a request; returns its number.
@@ -61,13 +58,13 @@ impl<T: Transport> Wire<T> {
             "id": self.last_id, "guid": object, "method": method,
             "params": params, "metadata": metadata,
         });
-        self.transport.send(request.to_string()).await?;
+        self.stream.send(request.to_string()).await?;
         Ok(self.last_id)
     }
 
     /// The next message. Nothing is lost when the future is dropped.
     pub async fn receive(&mut self) -> Result<Value, WireError> {
-        self.transport.receive().await
+        self.stream.receive().await
     }
 }
 
@@ -81,7 +78,7 @@ impl Wire<WebSocketStream<UnixStream>> {
     }
 }
 
-impl Transport for WebSocketStream<UnixStream> {
+impl MessageStream for WebSocketStream<UnixStream> {
     async fn send(&mut self, message: String) -> Result<(), WireError> {
         SinkExt::send(self, Message::text(message))
             .await
@@ -118,7 +115,7 @@ impl Plain {
     }
 }
 
-impl Transport for Plain {
+impl MessageStream for Plain {
     async fn send(&mut self, message: String) -> Result<(), WireError> {
         let mut bytes = message.into_bytes();
         bytes.push(END);

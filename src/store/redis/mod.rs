@@ -1,7 +1,7 @@
 //! The store that many proxies and workers share: Redis 7 or newer, or Valkey.
 //!
 //! * `seats`, `workers`, `permits`, `peers`: one of the [`Store`](super::Store)'s traits each, and what proxies ask each other.
-//! * `keys`: every key and channel. `lua/`: every change, as one atomic script each.
+//! * `keys`: every key and channel. `lua/`: every change, as one atomic script each. `constants`: the figures in them.
 //! * `connection`: what a connection is. `link`: the present one and calls on it. `keeper`: opens it, and after a loss opens it anew
 //!   and writes down again (`flush`) what this process answers for, which the [`ledger`](super::ledger) knows.
 //! * `presence`: who is there, as far as this process knows. `revisions`: up to where it was told of every change.
@@ -14,6 +14,7 @@
 mod changes;
 mod clock;
 mod connection;
+mod constants;
 mod flush;
 mod keeper;
 mod keys;
@@ -36,6 +37,8 @@ use crate::model::WorkerKey;
 #[cfg(test)]
 use crate::tests::simulation::watch as rounds;
 use clock::ServerClock;
+#[cfg(test)]
+pub(crate) use constants::{GHOSTS_TTL, GRACE};
 use keys::Keys;
 use link::Link;
 use location::Location;
@@ -61,8 +64,6 @@ const FIRST_ATTEMPT: Duration = Duration::from_secs(2);
 const BYE_TIMEOUT: Duration = Duration::from_millis(500);
 /// Orders to recycle that may wait to be looked up. What comes on top is told by a heartbeat.
 const ORDER_BACKLOG: usize = 64;
-/// Most candidates that Redis is asked about in one call.
-pub const MAX_CANDIDATES: usize = 32;
 
 /// State in Redis. Dropping it ends its tasks and its connection without a word, as a crash would;
 /// the shutdown signal given to [`RedisStore::connect`] ends it politely.
@@ -128,8 +129,8 @@ struct GridIdentity {
     renewed: Option<Instant>,
 }
 
-/// How long [`GridIdentity::is_being_restored`]: GHOSTS_TTL of `lua/prelude.lua`, and the time to the next sign of life, which gives them back.
-const RESTORATION: Duration = Duration::from_secs(7);
+/// How long [`GridIdentity::is_being_restored`]: as long as there are ghosts, and the time to the next sign of life, which gives them back.
+const RESTORATION: Duration = constants::GHOSTS_TTL.saturating_add(Duration::from_secs(2));
 
 impl GridIdentity {
     /// Whether Redis was emptied since we wrote our ledger to it.

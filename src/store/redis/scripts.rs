@@ -1,14 +1,15 @@
 //! The Lua scripts, compiled in. Each `.lua` file says what it takes, returns, and why it has to
-//! be atomic; this file only puts the key names and the prelude before it.
+//! be atomic; this file only puts the key names, the figures and the prelude before it.
 //!
 //! Scripts are called by their hash. One that Redis does not know yet is loaded by the call that needs
 //! it ([`redis::ScriptInvocation`]), once for all connections: a worker never loads those of proxies,
 //! and when a thousand come back at once, they do not bring a thousand copies.
 //!
-//! Of the key names and of the prelude a script gets what it uses: Redis makes all of it anew in each
+//! Of all that a script gets what it uses: Redis makes all of it anew in each
 //! call.
 
 use super::connection::Connection;
+use super::constants::lua_constants;
 use super::keys::Keys;
 use redis::Script;
 
@@ -78,7 +79,7 @@ fn source(names: &[(&str, String)], script: &str) -> String {
     with_prelude(names, &telling)
 }
 
-/// A script behind those names of keys and those parts of the prelude that it needs. A part is what
+/// A script behind those names of keys, those figures and those parts of the prelude that it needs. A part is what
 /// stands between empty lines; it may use those above it.
 fn with_prelude(names: &[(&str, String)], script: &str) -> String {
     let mut text = script.to_owned();
@@ -91,7 +92,12 @@ fn with_prelude(names: &[(&str, String)], script: &str) -> String {
         .iter()
         .filter(|(name, _)| has_word(&text, &format!("K.{name}")));
     let table: Vec<String> = used.map(|(name, key)| format!("{name}='{key}'")).collect();
-    format!("local K={{{}}}\n{text}", table.join(","))
+    let figures: String = lua_constants()
+        .into_iter()
+        .filter(|(name, _)| has_word(&text, name))
+        .map(|(name, value)| format!("local {name}={value} "))
+        .collect();
+    format!("{figures}local K={{{}}}\n{text}", table.join(","))
 }
 
 /// The names that a part of the prelude defines.
@@ -157,7 +163,7 @@ mod tests {
     fn a_script_gets_what_it_uses_and_what_that_uses() {
         let keys = ["silent", "revision", "grid", "lifetime", "proxies"];
         let names = keys.map(|key| (key, format!("the {key}")));
-        let source = with_prelude(&names, "strike(ARGV[1])");
+        let source = with_prelude(&names, "remove_worker(ARGV[1])");
         let all: Vec<&str> = defined_by(&source).collect();
         for name in [
             "call",
@@ -165,15 +171,16 @@ mod tests {
             "count",
             "rise",
             "begin_anew",
-            "SILENT_TTL",
-            "strike",
+            "remove_worker",
         ] {
             assert!(all.contains(&name), "{name} is not in {all:?}");
         }
-        for name in ["give_back", "feel_pulse", "GRACE", "FENCED"] {
+        for name in ["give_back", "feel_pulse", "FENCED"] {
             assert!(!all.contains(&name), "{name} is in {all:?}");
         }
         let table = source.lines().next().unwrap();
+        assert!(table.contains("local SILENT_TTL=86400000 "), "{table}");
+        assert!(!table.contains("STRIDE"), "{table}");
         assert!(table.contains("silent='the silent'"), "{table}");
         assert!(!table.contains("proxies"), "{table}");
     }

@@ -3,9 +3,11 @@
 use super::keeper::{BATCH, millis};
 use super::link::Live;
 use super::wire::LineAnswer;
-use super::{Inner, MAX_CANDIDATES, RedisStore, keys, wire};
+use super::{Inner, RedisStore, keys, wire};
 use crate::model::{Browser, SessionId, Waiter, WorkerKey};
-use crate::store::{Candidate, Granted, Grantee, Reserved, SeatStore, Served, StoreError};
+use crate::store::{
+    Candidate, Granted, Grantee, MAX_CANDIDATES, Reserved, SeatStore, Served, StoreError,
+};
 use async_trait::async_trait;
 use redis::ScriptInvocation;
 use std::sync::Arc;

@@ -94,7 +94,7 @@ pub async fn reap_when_due(inner: Arc<Inner>) {
     }
 }
 
-/// Gives back what dead proxies held and strikes dead workers, until there is no more to do.
+/// Gives back what dead proxies held and removes dead workers, until there is no more to do.
 /// Whether anybody may be judged yet is known in Redis.
 pub async fn reap(inner: &Inner, live: &mut Live) -> RedisResult<()> {
     loop {

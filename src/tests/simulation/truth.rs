@@ -4,14 +4,12 @@
 
 use super::database::Database;
 use crate::model::WorkerKey;
+use crate::store::redis::{GHOSTS_TTL, GRACE};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// As `prelude.lua` has them.
-const GHOSTS_TTL: Duration = Duration::from_secs(5);
-const GRACE: Duration = Duration::from_secs(5);
 /// A belief about others may be as old as that: a sign of life and its way, and a slow link's.
 const STALE: Duration = Duration::from_millis(2500);
 /// What was counted longer ago than that before the counts were lost, somebody remembers.

@@ -2,7 +2,7 @@
 
 use super::rig::*;
 use crate::model::SessionId;
-use crate::tunnel::{EndReason, Ends, Link, Party, SessionLimits, Side, Traffic, run};
+use crate::tunnel::{EndReason, Ends, Party, SessionLimits, Side, Traffic, Transport, run};
 use bytes::Bytes;
 use nix::sys::socket::{getsockopt, sockopt};
 use std::os::fd::AsFd;
@@ -248,7 +248,7 @@ async fn kernel_watches(limits: SessionLimits, said: &[u8]) -> bool {
     let (mut worker, near_worker) = tcp_pair(None).await;
     let socket = near_worker.as_fd().try_clone_to_owned().unwrap();
     let near = |stream| Side {
-        stream: Link::from(stream),
+        stream: Transport::from(stream),
         early: Bytes::new(),
     };
     let ends = Ends {

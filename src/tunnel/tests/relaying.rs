@@ -1,7 +1,7 @@
 //! Bytes pass as they are, in every size and in every cut, both ways at once.
 
 use super::rig::*;
-use crate::tunnel::{EndReason, Link, Party};
+use crate::tunnel::{EndReason, Party, Transport};
 use bytes::Bytes;
 use pingora::protocols::Stream;
 use rand::rngs::StdRng;
@@ -261,13 +261,13 @@ async fn an_open_session_is_small() {
 #[tokio::test]
 async fn a_link_comes_out_of_pingora_as_it_went_in() {
     let (mut far, near) = tcp_pair(None).await;
-    let went_in: Stream = Box::new(Link::from(near));
-    let mut link = Link::from(went_in);
-    assert!(matches!(link, Link::Plain(_)));
+    let went_in: Stream = Box::new(Transport::from(near));
+    let mut transport = Transport::from(went_in);
+    assert!(matches!(transport, Transport::Plain(_)));
     far.write_all(b"over").await.unwrap();
-    assert_eq!(read_exactly(&mut link, 4).await, b"over");
-    link.write_all(b"and back").await.unwrap();
+    assert_eq!(read_exactly(&mut transport, 4).await, b"over");
+    transport.write_all(b"and back").await.unwrap();
     assert_eq!(read_exactly(&mut far, 8).await, b"and back");
-    drop(link);
+    drop(transport);
     assert_eq!(read_to_end(&mut far).await, b"");
 }

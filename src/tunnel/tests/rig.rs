@@ -3,7 +3,7 @@
 use super::buffering::Buffering;
 use crate::model::SessionId;
 use crate::tunnel::frame::Tracker;
-use crate::tunnel::{Close, Ended, Ends, Link, Over, SessionLimits, Side, Traffic, run};
+use crate::tunnel::{Close, Ended, Ends, Over, SessionLimits, Side, Traffic, Transport, run};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use pingora::protocols::Stream;
@@ -59,7 +59,7 @@ impl Rig<TcpStream> {
     ) -> Rig<TcpStream> {
         let (far_worker, near_worker) = tcp_pair(None).await;
         let near = |stream, early| Side {
-            stream: Link::from(stream),
+            stream: Transport::from(stream),
             early,
         };
         let ends = Ends {

@@ -5,7 +5,7 @@ use super::request::{self, MAX_HEAD, Request, end_of, with_path, without_header}
 use super::routes::{Connections, Upstream};
 use super::{PendingConnection, Shared, live, own};
 use crate::metrics::TEXT_FORMAT;
-use crate::tunnel::{Ends, Link, Side, Traffic, pass_on, send_last};
+use crate::tunnel::{Ends, Side, Traffic, Transport, pass_on, send_last};
 use crate::worker::address::ServerAddress;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
@@ -206,7 +206,7 @@ async fn session(
             };
             let side = |stream, early| Side { stream, early };
             let ends = Ends {
-                client: side(Link::from(client), early),
+                client: side(Transport::from(client), early),
                 worker: side(stream, said),
             };
             // Not kept while the session lasts.
@@ -249,9 +249,9 @@ fn overhear(
     connections: &Connections,
     screen: &live::ScreenGuard,
     mut contexts: Contexts,
-    server: Link,
+    server: Transport,
     said: &[u8],
-) -> Link {
+) -> Transport {
     if let Some(browser) = connections.shown() {
         screen.has_browser(Arc::clone(browser));
     }
@@ -265,7 +265,7 @@ fn overhear(
 /// What a browser server says to a handshake.
 pub(super) enum HandshakeAnswer {
     Accepted {
-        stream: Link,
+        stream: Transport,
         answer: BytesMut,
         early: Bytes,
     },
@@ -276,7 +276,7 @@ pub(super) async fn shake_hands(
     server: &ServerAddress,
     head: &[u8],
 ) -> io::Result<HandshakeAnswer> {
-    let mut stream = Link::from(server.connect().await?);
+    let mut stream = Transport::from(server.connect().await?);
     stream.write_all(&with_path(head, server.path())).await?;
     let mut answer = BytesMut::with_capacity(HEAD_READ);
     let garbage = || io::Error::other("its answer is no HTTP");

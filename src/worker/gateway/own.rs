@@ -13,7 +13,7 @@ use super::live::{ScreenGuard, Way};
 use super::request::{header, without_header};
 use super::routes::Connections;
 use crate::tunnel::protocol::code;
-use crate::tunnel::{Close, Ends, Link, Over, Side, Traffic, frame, pass_on, send_last};
+use crate::tunnel::{Close, Ends, Over, Side, Traffic, Transport, frame, pass_on, send_last};
 use crate::worker::address::ServerAddress;
 use crate::worker::own::{OwnBrowser, OwnSeats};
 use crate::worker::screencast::ShownBrowser;
@@ -61,7 +61,7 @@ struct Waiting {
 
 /// A browser that has shaken hands.
 struct Opened {
-    stream: Link,
+    stream: Transport,
     early: Bytes,
     browser: OwnBrowser<ServerAddress>,
 }
@@ -154,7 +154,7 @@ async fn relay(
     }
     let side = |stream, early| Side { stream, early };
     let ends = Ends {
-        client: side(Link::from(client), early),
+        client: side(Transport::from(client), early),
         worker: side(stream, said),
     };
     let over = pass_on(ends, Arc::new(Traffic::new()), stop).await;

@@ -12,7 +12,7 @@ impl Lifecycle {
             return;
         }
         self.ending = Some(Ending::Drain);
-        let over = step.now + step.policy.drain_timeout;
+        let over = step.now + step.rules.drain_timeout;
         for generation in self.generations() {
             let life = self.lives.get_mut(&generation).expect("just listed");
             match &mut life.phase {
@@ -76,7 +76,7 @@ impl Lifecycle {
             .leaving
             .unwrap_or(RecycleReason::Operator);
         step.todo.push(Output::Recycling(generation, reason));
-        let until = step.policy.recycle_timeout.map(|time| step.now + time);
+        let until = step.rules.recycle_timeout.map(|time| step.now + time);
         self.set_draining(generation, until, step);
     }
 

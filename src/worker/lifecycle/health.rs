@@ -66,11 +66,11 @@ impl Lifecycle {
     /// Ends those that go on growing while they drain, when memory is short: nothing else would.
     pub(super) fn end_growing(&mut self, step: &mut Step<'_>) {
         let all: u64 = self.lives.values().map(|life| life.memory).sum();
-        let max = step.policy.max_memory;
-        if max.is_none_or(|max| all <= max) && !step.policy.room.is_short() {
+        let max = step.rules.max_memory;
+        if max.is_none_or(|max| all <= max) && !step.rules.room.is_short() {
             return;
         }
-        let limit = max.unwrap_or(step.policy.room.limit);
+        let limit = max.unwrap_or(step.rules.room.limit);
         for generation in self.generations() {
             let life = &self.lives[&generation];
             if life.grows_while_draining(self.usual) {

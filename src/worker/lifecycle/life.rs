@@ -1,6 +1,6 @@
 //! One generation: what is known of it, and whether it should be replaced.
 
-use super::words::Policy;
+use super::words::Rules;
 use crate::config::RecycleMode;
 use crate::model::{Counts, RecycleReason, WorkerStatus};
 use std::time::{Duration, Instant};
@@ -147,55 +147,55 @@ impl Life {
         now: Instant,
         expected: u32,
         others: u64,
-        policy: &Policy,
+        rules: &Rules,
     ) -> Option<RecycleReason> {
-        if self.is_spent(expected, policy) {
+        if self.is_spent(expected, rules) {
             Some(RecycleReason::Lifetime)
-        } else if self.is_bloated(others, policy) {
+        } else if self.is_bloated(others, rules) {
             Some(RecycleReason::Memory)
         } else if self.disk > MAX_DISK {
             Some(RecycleReason::Disk)
-        } else if policy.max_failures > 0 && self.failures >= policy.max_failures {
+        } else if rules.max_failures > 0 && self.failures >= rules.max_failures {
             Some(RecycleReason::Failures)
-        } else if policy.max_age.is_some_and(|max| self.age(now) > Some(max)) {
+        } else if rules.max_age.is_some_and(|max| self.age(now) > Some(max)) {
             Some(RecycleReason::Age)
         } else {
             self.ordered.then_some(RecycleReason::Operator)
         }
     }
 
-    fn is_spent(&self, expected: u32, policy: &Policy) -> bool {
+    fn is_spent(&self, expected: u32, rules: &Rules) -> bool {
         let lifetime = self.counts.lifetime;
-        policy.max_lifetime.is_some_and(|limit| {
-            let expected = match policy.mode {
+        rules.max_lifetime.is_some_and(|limit| {
+            let expected = match rules.mode {
                 RecycleMode::MakeBeforeBreak => expected,
                 RecycleMode::Exit => 0,
             };
             // At most half a life early, so that what fills at once is not replaced at once,
             // unless that would cost seats.
             let near = lifetime >= limit - expected.min(limit / 2);
-            let late = lifetime.saturating_add(expected) >= policy.ceiling.max(limit);
+            let late = lifetime.saturating_add(expected) >= rules.ceiling.max(limit);
             lifetime > 0 && (near || late)
         })
     }
 
-    fn is_bloated(&self, others: u64, policy: &Policy) -> bool {
+    fn is_bloated(&self, others: u64, rules: &Rules) -> bool {
         // A fresh browser uses no less than one that has had no session. Those that drain leave by
         // themselves: this one is to blame only if it uses the most.
         let to_blame = self.counts.lifetime > 0 && self.memory >= others;
         let all = self.memory.saturating_add(others);
-        to_blame && policy.max_memory.is_some_and(|max| all > max)
+        to_blame && rules.max_memory.is_some_and(|max| all > max)
     }
 
     /// Whether it has had all sessions that proxies give it.
-    pub fn is_full_for_good(&self, policy: &Policy) -> bool {
-        let limit = policy.max_lifetime;
-        limit.is_some_and(|limit| self.counts.lifetime >= policy.ceiling.max(limit))
+    pub fn is_full_for_good(&self, rules: &Rules) -> bool {
+        let limit = rules.max_lifetime;
+        limit.is_some_and(|limit| self.counts.lifetime >= rules.ceiling.max(limit))
     }
 
     /// Whether it has had all its sessions, and the last one has ended. Counters that say too little do
     /// no harm: it drains before it ends.
-    pub fn is_used_up(&self, policy: &Policy) -> bool {
-        self.is_full_for_good(policy) && self.counts.active == 0
+    pub fn is_used_up(&self, rules: &Rules) -> bool {
+        self.is_full_for_good(rules) && self.counts.active == 0
     }
 }

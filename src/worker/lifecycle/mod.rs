@@ -28,7 +28,7 @@ mod replacing;
 mod tests;
 mod words;
 
-pub use words::{Generation, Health, Input, Output, Policy, Room};
+pub use words::{Generation, Health, Input, Output, Room, Rules};
 
 use crate::config::RecycleMode;
 use crate::model::Counts;
@@ -89,7 +89,7 @@ enum Ending {
 /// One step: when, by which rules, and what came of it.
 struct Step<'a> {
     now: Instant,
-    policy: &'a Policy,
+    rules: &'a Rules,
     todo: Vec<Output>,
 }
 
@@ -113,10 +113,10 @@ impl Default for Lifecycle {
 
 impl Lifecycle {
     /// Takes in what happened and returns what to do, in this order.
-    pub fn step(&mut self, now: Instant, input: Input, policy: &Policy) -> Vec<Output> {
+    pub fn step(&mut self, now: Instant, input: Input, rules: &Rules) -> Vec<Output> {
         let mut step = Step {
             now,
-            policy,
+            rules,
             todo: Vec::new(),
         };
         if !self.finished {
@@ -126,12 +126,12 @@ impl Lifecycle {
             if self.ending.is_none() {
                 self.forgive(now);
                 self.decide_who_leaves(&mut step);
-                match policy.mode {
+                match rules.mode {
                     RecycleMode::MakeBeforeBreak => self.make_before_break(&mut step),
                     RecycleMode::Exit => self.break_before_make(&mut step),
                 }
             }
-            if self.lives.is_empty() && (self.ending.is_some() || self.exits(policy)) {
+            if self.lives.is_empty() && (self.ending.is_some() || self.exits(rules)) {
                 self.finished = true;
                 step.todo.push(Output::Finished);
             }
@@ -293,8 +293,8 @@ impl Lifecycle {
             if life.phase != Phase::Available || life.leaving.is_some() {
                 continue;
             }
-            let reason = life.reason_to_leave(step.now, expected, all - life.memory, step.policy);
-            match step.policy.mode {
+            let reason = life.reason_to_leave(step.now, expected, all - life.memory, step.rules);
+            match step.rules.mode {
                 // Being out of service costs seats: it takes its turn, which comes as an order.
                 RecycleMode::Exit if reason.is_some() && !life.ordered => {
                     if !life.permit_requested {
@@ -315,15 +315,15 @@ impl Lifecycle {
                 self.retire(generation, step);
             }
         }
-        if self.lives.is_empty() && !self.exits(step.policy) {
+        if self.lives.is_empty() && !self.exits(step.rules) {
             self.recycled = false;
             self.spawn(step);
         }
     }
 
     /// Whether the worker ends with the browser that it recycled.
-    fn exits(&self, policy: &Policy) -> bool {
-        self.recycled && policy.mode == RecycleMode::Exit && !policy.start_over
+    fn exits(&self, rules: &Rules) -> bool {
+        self.recycled && rules.mode == RecycleMode::Exit && !rules.start_over
     }
 
     fn spawn(&mut self, step: &mut Step<'_>) {

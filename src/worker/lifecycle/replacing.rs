@@ -15,12 +15,12 @@ impl Lifecycle {
         }
         let drains = |life: &&Life| matches!(life.phase, Phase::Draining { .. });
         let draining = self.lives.values().filter(drains).count();
-        let may_drain = draining < step.policy.max_draining;
-        let fits = self.lives.is_empty() || self.usual <= step.policy.room.free;
+        let may_drain = draining < step.rules.max_draining;
+        let fits = self.lives.is_empty() || self.usual <= step.rules.room.free;
         let mut serving = self.available().first().copied();
         if !(may_drain && fits)
             && let Some(generation) = serving
-            && self.lives[&generation].is_used_up(step.policy)
+            && self.lives[&generation].is_used_up(step.rules)
         {
             // Nobody is on it and nobody can come: it adds no browser that drains, and costs no seat.
             self.retire(generation, step);
@@ -42,14 +42,14 @@ impl Lifecycle {
         if !std::mem::replace(&mut self.no_room_told, true) {
             step.todo.push(Output::NoRoom {
                 needed: self.usual,
-                room: step.policy.room,
+                room: step.rules.room,
             });
         }
         let Some(generation) = alone else { return };
         let life = &self.lives[&generation];
         let can_wait = life.leaving == Some(RecycleReason::Lifetime)
             && life.counts.active > 0
-            && !life.is_full_for_good(step.policy);
+            && !life.is_full_for_good(step.rules);
         if !can_wait {
             self.retire(generation, step);
         }

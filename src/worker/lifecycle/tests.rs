@@ -7,8 +7,8 @@ use proptest::prelude::*;
 
 const LIMIT: u32 = 20;
 
-fn policy(mode: RecycleMode) -> Policy {
-    Policy {
+fn rules(mode: RecycleMode) -> Rules {
+    Rules {
         mode,
         max_lifetime: Some(LIMIT),
         ceiling: 2 * LIMIT,
@@ -41,7 +41,7 @@ struct Server {
 /// Everything around the life cycle. It carries out what it is told, and checks that it may.
 struct World {
     cycle: Lifecycle,
-    policy: Policy,
+    rules: Rules,
     now: Instant,
     servers: BTreeMap<Generation, Server>,
     revision: u64,
@@ -57,10 +57,10 @@ struct World {
 }
 
 impl World {
-    fn new(policy: Policy) -> World {
+    fn new(rules: Rules) -> World {
         World {
             cycle: Lifecycle::default(),
-            policy,
+            rules,
             now: Instant::now(),
             servers: BTreeMap::new(),
             revision: 0,
@@ -75,7 +75,7 @@ impl World {
     }
 
     fn feed(&mut self, input: Input) {
-        let outputs = self.cycle.step(self.now, input, &self.policy);
+        let outputs = self.cycle.step(self.now, input, &self.rules);
         for output in outputs {
             assert!(!self.finished, "nothing follows the end: {output:?}");
             self.carry_out(output);
@@ -149,7 +149,7 @@ impl World {
             Output::Recycling(generation, reason) => self.recycled.push((generation, reason)),
             Output::Crashed { retry_in, .. } => self.crashes.push(retry_in),
             Output::RequestRecyclePermit(generation) => {
-                assert_eq!(self.policy.mode, RecycleMode::Exit);
+                assert_eq!(self.rules.mode, RecycleMode::Exit);
                 self.asked.push(generation);
             }
             Output::Ready(_) => {}
@@ -172,8 +172,8 @@ impl World {
 
     /// Those that proxies may seat sessions on.
     fn available(&self) -> impl Iterator<Item = Generation> {
-        let limited = self.policy.max_lifetime.is_some();
-        let ceiling = self.policy.ceiling;
+        let limited = self.rules.max_lifetime.is_some();
+        let ceiling = self.rules.ceiling;
         self.servers
             .iter()
             .filter(move |(_, s)| {
@@ -397,7 +397,7 @@ fn story(
 proptest! {
     #[test]
     fn make_before_break_never_costs_the_seats(story in story(anything())) {
-        let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+        let mut world = World::new(rules(RecycleMode::MakeBeforeBreak));
         for (happening, which) in story {
             let before = world.available().count();
             happen(&mut world, &happening, which);
@@ -410,7 +410,7 @@ proptest! {
     #[test]
     fn whatever_happened_a_worker_comes_back_to_one_browser(story in story(anything())) {
         for mode in [RecycleMode::MakeBeforeBreak, RecycleMode::Exit] {
-            let mut world = World::new(policy(mode));
+            let mut world = World::new(rules(mode));
             for (happening, which) in &story {
                 happen(&mut world, happening, *which);
             }
@@ -426,7 +426,7 @@ proptest! {
 
     #[test]
     fn sessions_that_stay_on_old_browsers_keep_nobody_out(story in story(recycling())) {
-        let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+        let mut world = World::new(rules(RecycleMode::MakeBeforeBreak));
         for (happening, which) in story {
             happen(&mut world, &happening, which);
         }
@@ -439,7 +439,7 @@ proptest! {
 
     #[test]
     fn a_seat_is_given_up_only_for_a_reason(story in story(recycling())) {
-        let mut lenient = policy(RecycleMode::MakeBeforeBreak);
+        let mut lenient = rules(RecycleMode::MakeBeforeBreak);
         lenient.max_lifetime = None;
         lenient.max_memory = None;
         lenient.max_age = None;
@@ -456,7 +456,7 @@ proptest! {
 
 #[test]
 fn the_old_one_drains_only_after_the_new_one_is_registered() {
-    let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+    let mut world = World::new(rules(RecycleMode::MakeBeforeBreak));
     let old = world.first_is_up();
     for _ in 0..LIMIT {
         world.pass(Duration::from_secs(10));
@@ -481,7 +481,7 @@ fn the_old_one_drains_only_after_the_new_one_is_registered() {
 
 /// How many sessions its browser has had when the replacement is started: one comes every `pause`
 /// milliseconds, and a browser takes `took` to start.
-fn started_at(pause: u64, took: Duration, rules: Policy) -> u32 {
+fn started_at(pause: u64, took: Duration, rules: Rules) -> u32 {
     let mut world = World::new(rules);
     world.took = took;
     let old = world.first_is_up();
@@ -498,7 +498,7 @@ fn started_at(pause: u64, took: Duration, rules: Policy) -> u32 {
 
 #[test]
 fn the_replacement_is_started_earlier_the_faster_the_worker_fills() {
-    let rules = policy(RecycleMode::MakeBeforeBreak);
+    let rules = rules(RecycleMode::MakeBeforeBreak);
     let started_at = |pause| started_at(pause, Duration::from_secs(1), rules);
     assert_eq!(started_at(20_000), LIMIT, "a slow one reaches its limit");
     let fast = started_at(150);
@@ -508,7 +508,7 @@ fn the_replacement_is_started_earlier_the_faster_the_worker_fills() {
 
 #[test]
 fn the_replacement_is_started_before_half_a_life_if_seats_were_lost_otherwise() {
-    let mut rules = policy(RecycleMode::MakeBeforeBreak);
+    let mut rules = rules(RecycleMode::MakeBeforeBreak);
     let slow = Duration::from_secs(3);
     let early = started_at(100, slow, rules);
     assert!((2..LIMIT / 2).contains(&early), "{early}");
@@ -518,7 +518,7 @@ fn the_replacement_is_started_before_half_a_life_if_seats_were_lost_otherwise() 
 
 #[test]
 fn the_pace_of_a_worker_and_a_slow_start_are_not_forgotten_with_its_browser() {
-    let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+    let mut world = World::new(rules(RecycleMode::MakeBeforeBreak));
     world.took = Duration::from_secs(4);
     let mut serving = world.first_is_up();
     let mut started_at = Vec::new();
@@ -549,7 +549,7 @@ fn the_pace_of_a_worker_and_a_slow_start_are_not_forgotten_with_its_browser() {
 
 #[test]
 fn with_a_limit_of_one_it_serves_its_one_session() {
-    let mut rules = policy(RecycleMode::MakeBeforeBreak);
+    let mut rules = rules(RecycleMode::MakeBeforeBreak);
     rules.max_lifetime = Some(1);
     let mut world = World::new(rules);
     let first = world.first_is_up();
@@ -562,7 +562,7 @@ fn with_a_limit_of_one_it_serves_its_one_session() {
 
 #[test]
 fn an_idle_count_from_before_the_drain_was_known_does_not_end_it() {
-    let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+    let mut world = World::new(rules(RecycleMode::MakeBeforeBreak));
     let old = world.first_is_up();
     world.feed(Input::Drain);
     world.tell_counts(old);
@@ -573,7 +573,7 @@ fn an_idle_count_from_before_the_drain_was_known_does_not_end_it() {
 
 #[test]
 fn when_the_store_lost_the_counters_only_silence_or_time_ends_a_drain() {
-    let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+    let mut world = World::new(rules(RecycleMode::MakeBeforeBreak));
     let old = world.first_is_up();
     world.feed(Input::Relisted(old));
     world.feed(Input::Drain);
@@ -585,7 +585,7 @@ fn when_the_store_lost_the_counters_only_silence_or_time_ends_a_drain() {
 
 #[test]
 fn after_the_drain_timeout_proxies_get_a_moment_and_then_it_ends() {
-    let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+    let mut world = World::new(rules(RecycleMode::MakeBeforeBreak));
     let old = world.first_is_up();
     world.seat(old);
     world.tell_counts(old);
@@ -600,7 +600,7 @@ fn after_the_drain_timeout_proxies_get_a_moment_and_then_it_ends() {
 
 #[test]
 fn a_second_word_ends_at_once() {
-    let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+    let mut world = World::new(rules(RecycleMode::MakeBeforeBreak));
     let old = world.first_is_up();
     world.seat(old);
     world.feed(Input::Drain);
@@ -612,7 +612,7 @@ fn a_second_word_ends_at_once() {
 
 #[test]
 fn crashes_in_a_row_wait_longer_and_longer_and_a_sound_life_is_forgiven() {
-    let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+    let mut world = World::new(rules(RecycleMode::MakeBeforeBreak));
     world.feed(Input::Tick);
     for _ in 0..10 {
         let generation = world.alive()[0];
@@ -635,7 +635,7 @@ fn crashes_in_a_row_wait_longer_and_longer_and_a_sound_life_is_forgiven() {
 
 /// The pauses before the successors of browsers of which each serves for `time` and then dies.
 fn pauses_when_each_serves(time: Duration) -> Vec<Duration> {
-    let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+    let mut world = World::new(rules(RecycleMode::MakeBeforeBreak));
     world.feed(Input::Tick);
     for _ in 0..10 {
         let generation = world.alive()[0];
@@ -659,7 +659,7 @@ fn one_that_served_and_died_is_replaced_soon_however_often() {
 
 #[test]
 fn starts_that_fail_wait_longer_again_after_one_that_served() {
-    let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+    let mut world = World::new(rules(RecycleMode::MakeBeforeBreak));
     world.feed(Input::Tick);
     for serves in [false, false, false, false, true, false] {
         let generation = world.alive()[0];
@@ -681,7 +681,7 @@ fn starts_that_fail_wait_longer_again_after_one_that_served() {
 
 #[test]
 fn one_that_breaks_after_a_check_found_it_well_has_served() {
-    let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+    let mut world = World::new(rules(RecycleMode::MakeBeforeBreak));
     world.first_is_up();
     for _ in 0..10 {
         let serving = *world.alive().last().unwrap();
@@ -700,7 +700,7 @@ fn one_that_breaks_after_a_check_found_it_well_has_served() {
 #[test]
 fn mode_exit_drains_and_ends_or_starts_over() {
     for start_over in [false, true] {
-        let mut rules = policy(RecycleMode::Exit);
+        let mut rules = rules(RecycleMode::Exit);
         rules.start_over = start_over;
         let mut world = World::new(rules);
         let only = world.first_is_up();
@@ -728,7 +728,7 @@ fn each_reason_is_told_and_in_mode_exit_takes_its_turn() {
     let reasons = |change: fn(&mut World, Generation)| {
         let mut told = Vec::new();
         for mode in [RecycleMode::MakeBeforeBreak, RecycleMode::Exit] {
-            let mut world = World::new(policy(mode));
+            let mut world = World::new(rules(mode));
             let old = world.first_is_up();
             world.seat(old);
             world.tell_counts(old);
@@ -766,7 +766,7 @@ fn each_reason_is_told_and_in_mode_exit_takes_its_turn() {
 
 #[test]
 fn a_suspect_gets_no_session_until_it_is_found_well() {
-    let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+    let mut world = World::new(rules(RecycleMode::MakeBeforeBreak));
     let only = world.first_is_up();
     world.feed(Input::Checked(only, Health::Suspect));
     assert_eq!(world.available().count(), 0);
@@ -782,7 +782,7 @@ fn a_suspect_gets_no_session_until_it_is_found_well() {
 #[test]
 fn the_sessions_of_a_broken_one_learn_why_and_it_is_killed_whether_it_serves_or_drains() {
     for drains in [false, true] {
-        let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+        let mut world = World::new(rules(RecycleMode::MakeBeforeBreak));
         let old = world.first_is_up();
         world.seat(old);
         world.tell_counts(old);
@@ -816,7 +816,7 @@ fn the_sessions_of_a_broken_one_learn_why_and_it_is_killed_whether_it_serves_or_
 
 #[test]
 fn what_breaks_young_again_and_again_is_started_less_and_less_often() {
-    let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+    let mut world = World::new(rules(RecycleMode::MakeBeforeBreak));
     world.first_is_up();
     for _ in 0..20 {
         for generation in world.alive() {
@@ -840,7 +840,7 @@ fn what_breaks_young_again_and_again_is_started_less_and_less_often() {
 
 #[test]
 fn a_recycle_ends_no_session_however_long_it_takes() {
-    let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+    let mut world = World::new(rules(RecycleMode::MakeBeforeBreak));
     let old = world.first_is_up();
     world.seat(old);
     world.tell_counts(old);
@@ -863,7 +863,7 @@ fn a_recycle_ends_no_session_however_long_it_takes() {
 
 #[test]
 fn who_wants_it_gets_a_bound_for_recycles() {
-    let mut rules = policy(RecycleMode::MakeBeforeBreak);
+    let mut rules = rules(RecycleMode::MakeBeforeBreak);
     rules.recycle_timeout = Some(Duration::from_secs(20));
     let mut world = World::new(rules);
     let old = world.first_is_up();
@@ -894,7 +894,7 @@ fn leave_a_long_session(world: &mut World) -> Generation {
 
 #[test]
 fn only_so_many_drain_and_then_the_one_that_serves_goes_on() {
-    let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+    let mut world = World::new(rules(RecycleMode::MakeBeforeBreak));
     world.first_is_up();
     let first = leave_a_long_session(&mut world);
     let second = leave_a_long_session(&mut world);
@@ -911,8 +911,8 @@ fn only_so_many_drain_and_then_the_one_that_serves_goes_on() {
 #[test]
 fn one_that_is_used_up_makes_place_for_its_successor_while_others_drain() {
     for has_memory in [true, false] {
-        let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
-        world.policy.max_memory = None;
+        let mut world = World::new(rules(RecycleMode::MakeBeforeBreak));
+        world.rules.max_memory = None;
         world.first_is_up();
         let first = leave_a_long_session(&mut world);
         let mut draining = vec![first];
@@ -921,7 +921,7 @@ fn one_that_is_used_up_makes_place_for_its_successor_while_others_drain() {
         } else {
             let serving = world.available().next().unwrap();
             world.feed(Input::Memory(serving, 500));
-            world.policy.room = Room {
+            world.rules.room = Room {
                 limit: 1000,
                 free: 100,
             };
@@ -937,7 +937,7 @@ fn one_that_is_used_up_makes_place_for_its_successor_while_others_drain() {
         world.beat(last, false);
         assert!(world.server(last).stopping, "{:?}", world.servers);
         world.exit(last);
-        world.policy.room = Room::UNLIMITED;
+        world.rules.room = Room::UNLIMITED;
         world.pass(Duration::from_secs(1));
         let new = *world.alive().last().unwrap();
         world.answer(new);
@@ -953,7 +953,7 @@ fn one_that_is_used_up_makes_place_for_its_successor_while_others_drain() {
 
 #[test]
 fn a_replacement_that_does_not_fit_waits_for_the_last_session_and_then_breaks_before_it_makes() {
-    let mut rules = policy(RecycleMode::MakeBeforeBreak);
+    let mut rules = rules(RecycleMode::MakeBeforeBreak);
     rules.max_memory = None;
     rules.room = Room {
         limit: 1000,
@@ -993,7 +993,7 @@ fn a_replacement_that_does_not_fit_waits_for_the_last_session_and_then_breaks_be
 
 #[test]
 fn a_replacement_that_does_not_fit_waits_no_longer_than_there_are_seats() {
-    let mut rules = policy(RecycleMode::MakeBeforeBreak);
+    let mut rules = rules(RecycleMode::MakeBeforeBreak);
     rules.max_memory = None;
     rules.room = Room {
         limit: 1000,
@@ -1007,7 +1007,7 @@ fn a_replacement_that_does_not_fit_waits_no_longer_than_there_are_seats() {
         world.tell_counts(old);
     }
     assert_eq!(world.server(old).status, Some(WorkerStatus::Draining));
-    world.policy.room.free = 600;
+    world.rules.room.free = 600;
     world.pass(Duration::from_secs(1));
     assert_eq!(
         world.alive().len(),
@@ -1020,7 +1020,7 @@ fn a_replacement_that_does_not_fit_waits_no_longer_than_there_are_seats() {
 #[test]
 fn one_that_goes_on_growing_while_it_drains_is_ended_when_memory_is_short() {
     const MIB: u64 = 1 << 20;
-    let mut rules = policy(RecycleMode::MakeBeforeBreak);
+    let mut rules = rules(RecycleMode::MakeBeforeBreak);
     rules.max_memory = Some(1000 * MIB);
     let mut world = World::new(rules);
     let old = world.first_is_up();
@@ -1047,7 +1047,7 @@ fn one_that_goes_on_growing_while_it_drains_is_ended_when_memory_is_short() {
 
 #[test]
 fn who_fills_the_disk_is_replaced_and_ended_if_it_goes_on() {
-    let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+    let mut world = World::new(rules(RecycleMode::MakeBeforeBreak));
     let old = world.first_is_up();
     world.seat(old);
     world.tell_counts(old);
@@ -1064,7 +1064,7 @@ fn who_fills_the_disk_is_replaced_and_ended_if_it_goes_on() {
 
 #[test]
 fn a_bound_on_memory_holds_for_all_browsers_of_a_worker_together() {
-    let mut world = World::new(policy(RecycleMode::MakeBeforeBreak));
+    let mut world = World::new(rules(RecycleMode::MakeBeforeBreak));
     world.first_is_up();
     let old = leave_a_long_session(&mut world);
     world.feed(Input::Memory(old, 300));

@@ -10,7 +10,7 @@ pub struct Generation(pub u64);
 
 /// The rules in force. Handed in with every step, since all of them may change at any time.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Policy {
+pub struct Rules {
     pub mode: RecycleMode,
     /// Sessions of a life; `None` = no limit.
     pub max_lifetime: Option<u32>,

@@ -9,7 +9,7 @@ local worker = ARGV[1]
 local seats = call('HGETALL', KEYS[1])
 for i = 1, #seats, 2 do call('HDEL', K.leases .. seats[i + 1], seats[i]) end
 call('DEL', KEYS[1])
-strike(worker)
+remove_worker(worker)
 -- It does not come back.
 call('DEL', K.silent .. worker)
 return #seats / 2

@@ -26,12 +26,6 @@
 -- is lost with its connection, the proxy tells anew who waits and is told of the lease.
 -- The turns are those of admission/turns.rs, but for the turn that a tenant gets back.
 
-local STRIDE = 1000000
--- Seats that are given in one call: a millisecond or two of everybody's time.
-local MOST = 64
--- How long turns are remembered that nobody waits for, in ms.
-local REMEMBERED = 600000
-
 local proxy, epoch, browser, ttl = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[5])
 if fenced(proxy, epoch) then return FENCED end
 
@@ -120,7 +114,7 @@ local remaining = #own
 if i <= #ARGV then
   for _, name in ipairs(call('SMEMBERS', lanes_key)) do
     local lane = lane_of(name)
-    local found = call('ZRANGE', lane.key, 0, MOST - 1, 'WITHSCORES')
+    local found = call('ZRANGE', lane.key, 0, MAX_GRANTS - 1, 'WITHSCORES')
     if #found == 0 then call('SREM', lanes_key, name) end
     for j = 1, #found, 2 do
       local session, at = found[j]:match('^(%S+) (%S+)$')
@@ -221,14 +215,14 @@ local function version_of(text)
 end
 
 local given, record = 0, 4
-while i <= #ARGV and remaining > 0 and given < MOST do
+while i <= #ARGV and remaining > 0 and given < MAX_GRANTS do
   local worker, most_active, most_lifetime = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
   local found = redis.pcall('HMGET', KEYS[record], 'status', 'playwrightVersion', 'seat')
   local a, l = -1, -1
   if found[1] == 'available' and alive(KEYS[record]) then
     a = mended(K.active, worker, call('HGET', K.active, worker))
     l = mended(K.lifetime, worker, call('HGET', K.lifetime, worker))
-    while given < MOST and a < most_active and (most_lifetime < 0 or l < most_lifetime) do
+    while given < MAX_GRANTS and a < most_active and (most_lifetime < 0 or l < most_lifetime) do
       local entry = next_for(worker, version_of(found[2]), found[3] or '')
       if not entry then break end
       a, l = give(entry, worker)
@@ -260,6 +254,6 @@ for tenant in pairs(changed) do
   call('HSET', turns_key, ':' .. tenant, string.format('%.0f %.0f %.0f', turn.due, turn.last, turn.priority))
 end
 if given > 0 then call('HSET', turns_key, 'served', string.format('%.0f %.0f', served, seats)) end
-if next(changed) then call('PEXPIRE', turns_key, REMEMBERED) end
+if next(changed) then call('PEXPIRE', turns_key, TURNS_TTL) end
 
 return { 'line', places, grants, counts, revision_now(), elsewhere, clock }

@@ -1,4 +1,5 @@
--- What every script begins with, after the table K of key names (keys.rs).
+-- What every script begins with, after the figures it names (constants.rs) and the table K of key names
+-- (keys.rs).
 --
 -- Worker names are `{browser}:{id}`, sessions 16 hex digits. A worker is "on the books" while it
 -- has a field in K.active. All of it reads and writes counters that other proxies change, so it
@@ -52,9 +53,6 @@ local risen = { lines = {}, counts_at = {}, changed = {}, gone = {} }
 local function revision_now()
   return risen.last or tonumber(call('GET', K.revision)) or 0
 end
-
--- How long seats are kept for those who held them before Redis came back empty or old, in ms.
-local GHOSTS_TTL = 5000
 
 -- Redis was emptied, or is older than it was: everybody writes down again what is theirs, and hears
 -- of that before anything else.
@@ -127,9 +125,6 @@ local function announce_gone(worker)
   risen.gone[worker], risen.changed[worker] = revision, nil
 end
 
--- How many of the workers that are gone are remembered, the last ones, for proxies that missed it.
-local GONE_REMEMBERED = 10000
-
 local function note_revisions(key, workers)
   local scores = {}
   for worker, revision in pairs(workers) do
@@ -179,9 +174,6 @@ local function enter(worker, ttl, lifetime)
   end
 end
 
--- How long the lifetime of a worker that fell silent is kept for its return, in ms.
-local SILENT_TTL = 86400000
-
 -- Sessions of a worker that is off the books, which were told late.
 local function lived_on(worker, sessions)
   if sessions == 0 then return end
@@ -194,7 +186,7 @@ local function lived_on(worker, sessions)
 end
 
 -- Takes a worker that fell silent off the books. Its seats stay with the sessions that hold them.
-local function strike(worker)
+local function remove_worker(worker)
   local lifetime = count(K.lifetime, worker)
   if lifetime > 0 then call('SET', K.silent .. worker, lifetime, 'PX', SILENT_TTL) end
   local known = call('ZREM', K.workers, worker)
@@ -228,11 +220,8 @@ local function count_proxies()
   return alive, dead
 end
 
--- After a time in which Redis heard no proxy (it was away, or there was none), the silent are
--- judged only when all had some seconds to come back, in ms.
-local GRACE = 5000
-
--- Notes that a proxy was heard, whose identity lives for `ttl` ms.
+-- Notes that a proxy was heard, whose identity lives for `ttl` ms. After a time in which none was (Redis
+-- was away, or there was none), the silent are judged only when all had some seconds to come back.
 local function feel_pulse(ttl)
   local time, grace = now(), math.min(ttl, GRACE)
   local heard, judged = unpack(call('HMGET', K.pulse, 'heard', 'judged'))

@@ -1,4 +1,4 @@
--- Gives back the seats of proxies whose identity expired, and strikes workers whose record did.
+-- Gives back the seats of proxies whose identity expired, and removes workers whose record did.
 --
 -- KEYS  1: the caller's identity
 -- ARGV  1: the caller, 2: its epoch, 3: most leases and most workers to handle in this call
@@ -46,7 +46,7 @@ for _, worker in ipairs(overdue) do
   if ttl >= 0 then
     call('ZADD', K.workers, time + ttl, worker)
   else
-    strike(worker)
+    remove_worker(worker)
     workers = workers + 1
   end
 end

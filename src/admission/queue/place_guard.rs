@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// A client's place, from its question to its end. Dropping it leaves the line.
-#[must_use = "dropping a ticket leaves the line"]
-pub struct Ticket<C, G> {
+#[must_use = "dropping it leaves the line"]
+pub struct PlaceGuard<C, G> {
     pub(super) queue: Arc<Queue<C, G>>,
     pub(super) browser: Browser,
     pub(super) place: Place,
     pub(super) answer: Option<oneshot::Receiver<Result<G, Refused>>>,
 }
 
-impl<C, G> Ticket<C, G> {
+impl<C, G> PlaceGuard<C, G> {
     /// Takes the place in line. Somebody has to look for a seat then, and to see to it that not too
     /// many wait.
     pub fn enter(&mut self) {
@@ -92,7 +92,7 @@ impl<C, G> Ticket<C, G> {
     }
 }
 
-impl<C, G> Drop for Ticket<C, G> {
+impl<C, G> Drop for PlaceGuard<C, G> {
     fn drop(&mut self) {
         let mut state = self.queue.state();
         state.line.leave(self.place);

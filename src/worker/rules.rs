@@ -1,14 +1,14 @@
 //! The configuration as the life cycle wants it: the rules in force at a moment.
 
-use super::lifecycle::{Policy, Room};
+use super::lifecycle::{Room, Rules};
 use crate::config::Config;
 
 /// The rules in force, with the memory that there is. A worker that is to `start_over` does not end with a browser
 /// that it recycled.
-pub fn policy(config: &Config, start_over: bool, room: Room) -> Policy {
+pub fn rules(config: &Config, start_over: bool, room: Room) -> Rules {
     let limits = config.limits.of(config.worker_size());
     let limit = limits.max_lifetime_sessions;
-    Policy {
+    Rules {
         mode: config.recycle.mode,
         max_lifetime: (limit > 0).then_some(limit),
         ceiling: config.recycle.ceiling_of(&limits),

@@ -27,7 +27,7 @@ use tokio_rustls::server::TlsStream;
 
 /// A connection to a client or a worker.
 #[derive(Debug)]
-pub enum Link {
+pub enum Transport {
     /// Costs a session some 450 bytes less than Pingora's stream around it, and can be spliced.
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
@@ -37,10 +37,10 @@ pub enum Link {
     Boxed(Stream),
 }
 
-/// A link whose bytes somebody else sees as they come in. They are copied, never spliced, as long as that one
+/// A transport whose bytes somebody else sees as they come in. They are copied, never spliced, as long as that one
 /// listens.
 pub struct Overheard {
-    link: Link,
+    transport: Transport,
     listener: Listener,
 }
 
@@ -56,27 +56,27 @@ type Listener = Box<dyn FnMut(&[u8]) -> ControlFlow<LastHeard> + Send + Sync>;
 
 impl std::fmt::Debug for Overheard {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.link.fmt(f)
+        self.transport.fmt(f)
     }
 }
 
-impl Link {
-    /// The same link, with everything that comes in shown to `listener` until that breaks off.
+impl Transport {
+    /// The same transport, with everything that comes in shown to `listener` until that breaks off.
     pub fn overheard(
         self,
         listener: impl FnMut(&[u8]) -> ControlFlow<LastHeard> + Send + Sync + 'static,
-    ) -> Link {
-        Link::Overheard(Box::new(Overheard {
-            link: self,
+    ) -> Transport {
+        Transport::Overheard(Box::new(Overheard {
+            transport: self,
             listener: Box::new(listener),
         }))
     }
 
-    /// Becomes the link that was listened to.
+    /// Becomes the transport that was listened to.
     fn hear_no_more(&mut self) {
-        if let Link::Overheard(overheard) = self {
+        if let Transport::Overheard(overheard) = self {
             let nothing: Stream = Box::new(io::Cursor::new(Vec::new()));
-            *self = std::mem::replace(&mut overheard.link, Link::Boxed(nothing));
+            *self = std::mem::replace(&mut overheard.transport, Transport::Boxed(nothing));
         }
     }
 
@@ -84,36 +84,36 @@ impl Link {
     /// is to say by being closed, but TLS has a farewell of its own.
     pub(super) fn hang_up(&mut self, cx: &mut Context<'_>) {
         match self {
-            Link::Plain(_) | Link::Unix(_) => {}
-            Link::Tls(stream) => drop(Pin::new(stream).poll_shutdown(cx)),
-            Link::Boxed(stream) => drop(Pin::new(stream).poll_shutdown(cx)),
-            Link::Overheard(overheard) => overheard.link.hang_up(cx),
+            Transport::Plain(_) | Transport::Unix(_) => {}
+            Transport::Tls(stream) => drop(Pin::new(stream).poll_shutdown(cx)),
+            Transport::Boxed(stream) => drop(Pin::new(stream).poll_shutdown(cx)),
+            Transport::Overheard(overheard) => overheard.transport.hang_up(cx),
         }
     }
 
     /// The socket, where bytes go through it as they are.
     pub(super) fn socket(&self) -> Option<BorrowedFd<'_>> {
         match self {
-            Link::Plain(stream) => Some(stream.as_fd()),
-            Link::Unix(stream) => Some(stream.as_fd()),
-            Link::Tls(_) | Link::Boxed(_) | Link::Overheard(_) => None,
+            Transport::Plain(stream) => Some(stream.as_fd()),
+            Transport::Unix(stream) => Some(stream.as_fd()),
+            Transport::Tls(_) | Transport::Boxed(_) | Transport::Overheard(_) => None,
         }
     }
 
     /// Bytes that were written and that the other end's kernel has not acknowledged; 0 where nobody knows.
     pub(super) fn unacknowledged(&self) -> u32 {
         match self {
-            Link::Plain(stream) => unacknowledged(stream),
-            Link::Unix(stream) => unacknowledged(stream),
-            Link::Tls(stream) => unacknowledged(stream.get_ref().0),
-            Link::Overheard(overheard) => overheard.link.unacknowledged(),
-            Link::Boxed(_) => 0,
+            Transport::Plain(stream) => unacknowledged(stream),
+            Transport::Unix(stream) => unacknowledged(stream),
+            Transport::Tls(stream) => unacknowledged(stream.get_ref().0),
+            Transport::Overheard(overheard) => overheard.transport.unacknowledged(),
+            Transport::Boxed(_) => 0,
         }
     }
 
     /// Makes the kernel find out whether the other end is still there.
     pub(super) fn watch_by_kernel(&self) {
-        if let Link::Plain(stream) = self {
+        if let Transport::Plain(stream) = self {
             // A connection that is broken already needs no watching.
             let _ = keep_alive(stream);
         }
@@ -125,14 +125,14 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Ends a WebSocket of ours to a server in order, so that it keeps nothing of it: a Close frame, its
 /// answer, the end.
-pub async fn close_websocket(mut link: Link) {
+pub async fn close_websocket(mut transport: Transport) {
     let mut closing = Vec::new();
     frame::put_close(&mut closing, code::NORMAL, "", true);
     let parting = async {
-        link.write_all(&closing).await?;
-        link.flush().await?;
+        transport.write_all(&closing).await?;
+        transport.flush().await?;
         let mut rest = [0; 1024];
-        while link.read(&mut rest).await? > 0 {}
+        while transport.read(&mut rest).await? > 0 {}
         io::Result::Ok(())
     };
     // A server that breaks off has parted too.
@@ -157,36 +157,36 @@ pub async fn send_last(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: 
     timeout(LINGER, sent).await.ok();
 }
 
-impl From<TcpStream> for Link {
-    fn from(stream: TcpStream) -> Link {
-        Link::Plain(stream)
+impl From<TcpStream> for Transport {
+    fn from(stream: TcpStream) -> Transport {
+        Transport::Plain(stream)
     }
 }
 
-impl From<TlsStream<TcpStream>> for Link {
-    fn from(stream: TlsStream<TcpStream>) -> Link {
-        Link::Tls(Box::new(stream))
+impl From<TlsStream<TcpStream>> for Transport {
+    fn from(stream: TlsStream<TcpStream>) -> Transport {
+        Transport::Tls(Box::new(stream))
     }
 }
 
-impl From<UnixStream> for Link {
-    fn from(stream: UnixStream) -> Link {
-        Link::Unix(Box::new(stream))
+impl From<UnixStream> for Transport {
+    fn from(stream: UnixStream) -> Transport {
+        Transport::Unix(Box::new(stream))
     }
 }
 
-impl From<Stream> for Link {
-    /// What went to Pingora as a link is one again.
-    fn from(stream: Stream) -> Link {
-        if !stream.as_any().is::<Link>() {
-            return Link::Boxed(stream);
+impl From<Stream> for Transport {
+    /// What went to Pingora as a transport is one again.
+    fn from(stream: Stream) -> Transport {
+        if !stream.as_any().is::<Transport>() {
+            return Transport::Boxed(stream);
         }
-        let link = stream.into_any().downcast();
-        *link.expect("it was looked at just now")
+        let transport = stream.into_any().downcast();
+        *transport.expect("it was looked at just now")
     }
 }
 
-impl AsyncRead for Link {
+impl AsyncRead for Transport {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -194,13 +194,13 @@ impl AsyncRead for Link {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         match this {
-            Link::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Link::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Link::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Link::Boxed(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Link::Overheard(overheard) => {
+            Transport::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Transport::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Transport::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Transport::Boxed(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Transport::Overheard(overheard) => {
                 let before = buffer.filled().len();
-                let read = Pin::new(&mut overheard.link).poll_read(cx, buffer);
+                let read = Pin::new(&mut overheard.transport).poll_read(cx, buffer);
                 match (overheard.listener)(&buffer.filled()[before..]) {
                     ControlFlow::Continue(()) => read,
                     ControlFlow::Break(LastHeard::Pass) => {
@@ -217,79 +217,81 @@ impl AsyncRead for Link {
     }
 }
 
-impl AsyncWrite for Link {
+impl AsyncWrite for Transport {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Link::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Link::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Link::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Link::Boxed(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Link::Overheard(overheard) => Pin::new(&mut overheard.link).poll_write(cx, bytes),
+            Transport::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Transport::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Transport::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Transport::Boxed(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Transport::Overheard(overheard) => {
+                Pin::new(&mut overheard.transport).poll_write(cx, bytes)
+            }
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Link::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Link::Tls(stream) => Pin::new(stream).poll_flush(cx),
-            Link::Unix(stream) => Pin::new(stream).poll_flush(cx),
-            Link::Boxed(stream) => Pin::new(stream).poll_flush(cx),
-            Link::Overheard(overheard) => Pin::new(&mut overheard.link).poll_flush(cx),
+            Transport::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Transport::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Transport::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Transport::Boxed(stream) => Pin::new(stream).poll_flush(cx),
+            Transport::Overheard(overheard) => Pin::new(&mut overheard.transport).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Link::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Link::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-            Link::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-            Link::Boxed(stream) => Pin::new(stream).poll_shutdown(cx),
-            Link::Overheard(overheard) => Pin::new(&mut overheard.link).poll_shutdown(cx),
+            Transport::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Transport::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Transport::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Transport::Boxed(stream) => Pin::new(stream).poll_shutdown(cx),
+            Transport::Overheard(overheard) => Pin::new(&mut overheard.transport).poll_shutdown(cx),
         }
     }
 }
 
 #[async_trait]
-impl Shutdown for Link {
+impl Shutdown for Transport {
     async fn shutdown(&mut self) {
         // Who ends a connection that is broken has what it wants.
         AsyncWriteExt::shutdown(self).await.ok();
     }
 }
 
-impl UniqueID for Link {
+impl UniqueID for Transport {
     fn id(&self) -> UniqueIDType {
         match self {
-            Link::Plain(stream) => stream.as_raw_fd(),
-            Link::Tls(stream) => stream.get_ref().0.as_raw_fd(),
-            Link::Unix(stream) => stream.as_raw_fd(),
-            Link::Boxed(stream) => stream.id(),
-            Link::Overheard(overheard) => overheard.link.id(),
+            Transport::Plain(stream) => stream.as_raw_fd(),
+            Transport::Tls(stream) => stream.get_ref().0.as_raw_fd(),
+            Transport::Unix(stream) => stream.as_raw_fd(),
+            Transport::Boxed(stream) => stream.id(),
+            Transport::Overheard(overheard) => overheard.transport.id(),
         }
     }
 }
 
 // Pingora asks for these to tell others of them. Nobody here asks Pingora.
-impl Ssl for Link {}
-impl Peek for Link {}
+impl Ssl for Transport {}
+impl Peek for Transport {}
 
-impl GetTimingDigest for Link {
+impl GetTimingDigest for Transport {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
         Vec::new()
     }
 }
 
-impl GetProxyDigest for Link {
+impl GetProxyDigest for Transport {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
         None
     }
 }
 
-impl GetSocketDigest for Link {
+impl GetSocketDigest for Transport {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
         None
     }
