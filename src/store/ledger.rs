@@ -94,6 +94,12 @@ impl Ledger {
         self.seats.entry(session).or_insert(Seat::Waiting);
     }
 
+    /// Whether the session is known to have its seat on this worker.
+    pub fn holds(&self, session: SessionId, worker: &WorkerKey) -> bool {
+        let seat = self.seats.get(&session);
+        matches!(seat, Some(Seat::Held { worker: on, .. }) if on == worker)
+    }
+
     /// The session got a seat. `false` when the session was released in the meantime.
     pub fn seated(&mut self, session: SessionId, worker: &WorkerKey) -> bool {
         if !self.seats.contains_key(&session) {

@@ -221,10 +221,14 @@ pub async fn tell_releases(inner: Arc<Inner>) {
 }
 
 impl Inner {
-    /// A session that waited has a seat. Returns whether it still wants it.
+    /// A session that waited has a seat. Returns whether it still wants it; no second time when a message and
+    /// an answer tell of the same seat.
     pub fn granted(&self, granted: &Granted) -> bool {
         let mut ledger = self.ledger();
         ledger.hear(&granted.worker, granted.counts);
+        if ledger.holds(granted.session, &granted.worker) {
+            return false;
+        }
         let wanted = ledger.seated(granted.session, &granted.worker);
         if !wanted {
             // Released meanwhile, by somebody who did not wait.
