@@ -56,8 +56,9 @@ use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-/// Events that a listener may be behind before it has to read the fleet anew.
-const EVENT_BACKLOG: usize = 16 * 1024;
+/// Events that a listener may be behind before it has to read the fleet anew; few in the simulation, which makes
+/// room for them in each of its processes.
+const EVENT_BACKLOG: usize = if cfg!(test) { 512 } else { 16 * 1024 };
 /// How long a start waits to learn whether Redis can serve at all.
 const FIRST_ATTEMPT: Duration = Duration::from_secs(2);
 /// How long a process that ends may take to say so.
@@ -83,7 +84,7 @@ struct Inner {
     identity_key: String,
     leases_key: String,
     keys: Keys,
-    scripts: Scripts,
+    scripts: Arc<Scripts>,
     proxy_ttl: Duration,
     poll_interval: Duration,
     link: Link,
@@ -261,7 +262,7 @@ impl Inner {
             role,
             identity_key: keys.identity(&proxy),
             leases_key: keys.leases(&proxy),
-            scripts: Scripts::new(&keys),
+            scripts: Scripts::of(&keys),
             keys,
             proxy,
             proxy_ttl: options.proxy_ttl,

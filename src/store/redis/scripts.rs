@@ -12,6 +12,9 @@ use super::connection::Connection;
 use super::constants::lua_constants;
 use super::keys::Keys;
 use redis::Script;
+use std::sync::Arc;
+#[cfg(test)]
+use std::sync::LazyLock;
 
 macro_rules! scripts {
     ($($name:ident),*) => {
@@ -21,7 +24,7 @@ macro_rules! scripts {
         }
 
         impl Scripts {
-            pub fn new(keys: &Keys) -> Scripts {
+            fn new(keys: &Keys) -> Scripts {
                 let names = keys.lua_names();
                 Scripts {
                     $($name: Script::new(&source(
@@ -63,6 +66,21 @@ scripts!(
     sweep,
     unseat
 );
+
+impl Scripts {
+    /// Those of a grid. In unit tests those of the simulated one are made once: it starts processes by the thousand.
+    pub fn of(keys: &Keys) -> Arc<Scripts> {
+        #[cfg(test)]
+        {
+            static SIMULATED: LazyLock<Arc<Scripts>> =
+                LazyLock::new(|| Arc::new(Scripts::new(&Keys::new(None, 0))));
+            if keys.lua_names() == Keys::new(None, 0).lua_names() {
+                return SIMULATED.clone();
+            }
+        }
+        Arc::new(Scripts::new(keys))
+    }
+}
 
 const PRELUDE: &str = include_str!("lua/prelude.lua");
 
