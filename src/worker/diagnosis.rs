@@ -9,6 +9,8 @@ use std::path::Path;
 const KEPT_LINES: usize = 40;
 /// Longest line kept, in bytes.
 const KEPT_BYTES: usize = 500;
+/// What Node, told to go on after an error that nobody caught, writes before it; its own name and number stand before that.
+const UNCAUGHT: &str = " UnhandledPromiseRejectionWarning: ";
 /// Lines shown when nothing better is known.
 const SHOWN_LINES: usize = 3;
 
@@ -21,6 +23,10 @@ pub struct Tail {
 impl Tail {
     pub fn push(&mut self, line: &str) {
         let line = line.trim();
+        let line = match line.split_once(UNCAUGHT) {
+            Some((node, error)) if node.starts_with("(node:") => error,
+            _ => line,
+        };
         if line.is_empty() {
             return;
         }
@@ -207,6 +213,10 @@ mod tests {
         assert_eq!(text, "exit status 1: Error: something new");
         let text = cause("SystemError [ERR_OTHER]: a new one\n    at x.js:1");
         assert_eq!(text, "exit status 1: SystemError [ERR_OTHER]: a new one");
+        let text = cause(
+            "(node:7) UnhandledPromiseRejectionWarning: Error: cannot do that\n    at x.js:1",
+        );
+        assert_eq!(text, "exit status 1: Error: cannot do that");
         assert_eq!(cause(""), "exit status 1");
     }
 
