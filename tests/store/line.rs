@@ -35,18 +35,25 @@ impl Proxy {
     }
 
     async fn with_ttl(redis: &RedisServer, proxy_ttl: Duration) -> Proxy {
+        let proxy = Proxy::unheard(redis, proxy_ttl).await;
+        let hears = proxy.told.clone();
+        proxy
+            .store
+            .grant_with(Box::new(move |granted| hears.lock().unwrap().push(granted)));
+        proxy
+    }
+
+    /// One that no message of a grant reaches.
+    async fn unheard(redis: &RedisServer, proxy_ttl: Duration) -> Proxy {
         let config = StoreOptions {
             proxy_ttl,
             ..store_config(redis.url())
         };
         let store = connect(&config, StoreRole::Proxy);
         eventually_equal("the store is reachable", true, async || store.reachable()).await;
-        let told: Arc<Mutex<Vec<Granted>>> = Arc::default();
-        let hears = told.clone();
-        store.grant_with(Box::new(move |granted| hears.lock().unwrap().push(granted)));
         Proxy {
             store,
-            told,
+            told: Arc::default(),
             anew: true,
         }
     }
@@ -270,7 +277,8 @@ async fn a_proxy_that_falls_silent_holds_nobody_up_and_may_tell_anew() {
 
 #[tokio::test]
 async fn a_grant_whose_message_was_lost_is_told_to_who_tells_anew() {
-    let (_redis, mut one, mut two, seat) = grid().await;
+    let (redis, _, mut two, seat) = grid().await;
+    let mut one = Proxy::unheard(&redis, LONG).await;
     let first = waiter("", "1.65");
     one.enter(&first).await;
     let served = two
@@ -282,6 +290,21 @@ async fn a_grant_whose_message_was_lost_is_told_to_who_tells_anew() {
     assert_eq!(sessions(&served), [first.session]);
     assert_eq!(served.granted[0].worker, seat.key);
     assert_eq!(counts(&one.store, &seat.key).await, Some((1, 1)), "once");
+}
+
+/// The second word would be taken for that of a seat whose client has left.
+#[tokio::test]
+async fn a_grant_that_a_message_told_is_not_told_again() {
+    let (_redis, mut one, mut two, seat) = grid().await;
+    let first = waiter("", "1.65");
+    one.enter(&first).await;
+    let served = two.serve(&[], std::slice::from_ref(&seat)).await;
+    assert_eq!(served.elsewhere, 1);
+    eventually_equal("it is told", true, async || one.was_told_of(first.session)).await;
+    one.anew = true;
+    let served = one.serve(std::slice::from_ref(&first), &[]).await;
+    assert_eq!(served.granted, []);
+    assert_eq!(counts(&one.store, &seat.key).await, Some((1, 1)));
 }
 
 /// Whoever asks, the order is that of the pure turns.
