@@ -15,7 +15,6 @@ mod reload;
 mod sections;
 mod show;
 mod store_url;
-mod writers;
 
 pub use crate::settings::{ConfigErrors, Environment, Flag, Flags, Origin, Problem};
 pub use load::{Loaded, Setting, Sources};

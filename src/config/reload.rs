@@ -17,10 +17,10 @@ pub use status::{Change, Outcome, ReloadStatus};
 
 use super::load::{Fingerprints, Loaded, Purpose, Sources, fingerprints};
 use super::model::KEYS;
+use super::relations;
 use super::{Config, LiveConfig};
-use super::{relations, writers};
 use crate::model::unix_millis;
-use crate::settings::{ConfigErrors, Masking, Origin, Problems};
+use crate::settings::{ConfigErrors, Masking, Origin, Problems, writers};
 use arc_swap::ArcSwap;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;

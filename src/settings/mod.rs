@@ -4,7 +4,8 @@
 //!
 //! [`Key`] and [`Table`] are what a configuration declares, by [`section!`] and [`element!`];
 //! [`forms`] is how values are written. [`File`], [`Environment`] and [`Flags`] are the layers;
-//! each is applied to a [`Draft`]. `yaml` is the file's tree, `problems` collects what is wrong.
+//! each is applied to a [`Draft`]. `yaml` is the file's tree, `problems` collects what is wrong; [`writers`] says whether
+//! somebody is still writing the file.
 
 mod document;
 mod draft;
@@ -15,6 +16,7 @@ mod json_schema;
 mod key;
 mod problems;
 mod section;
+pub mod writers;
 mod yaml;
 
 pub use document::File;
