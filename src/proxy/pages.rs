@@ -187,17 +187,21 @@ async fn version(
     // Below the base path for whoever asked below it.
     let path = head.uri.path().trim_end_matches('/');
     let base = path.strip_suffix("/json/version").unwrap_or_default();
-    let target = match ticket(grid, head, downstream).await {
-        Ok(ticket) => session_request::ticket_target(&ticket),
+    let (target, browser) = match ticket(grid, head, downstream).await {
+        Ok(ticket) => {
+            let target = session_request::ticket_target(&ticket);
+            (target, grid.fleet.devtools_version(&CDP_SEAT))
+        }
         // Its `connectOverCDP` tells its user the status of this answer alone, and all of what it reads
-        // there (playwright-core, `server/chromium/chromium.ts`).
+        // there (playwright-core, `server/chromium/chromium.ts`). A stranger learns nothing of the browsers.
         Err(_) if session_request::is_playwright(&head.headers) => {
-            session_request::cdp_target(downstream.query.as_deref())
+            let target = session_request::cdp_target(downstream.query.as_deref());
+            (target, None)
         }
         Err(refusal) => return Err(refusal),
     };
     let discovery = Discovery {
-        browser: grid.fleet.devtools_version(&CDP_SEAT),
+        browser,
         url: format!("{scheme}://{host}{base}{target}"),
     };
     let body = serde_json::to_vec(&discovery);

@@ -344,6 +344,17 @@ async fn users_of_python_read_why_there_is_no_browser_and_why_it_has_ended() {
     assert_eq!(seen["of_the_second"], json!([""]));
     assert_eq!(seen["first_goes_on"], "of the first");
     assert_eq!(seen["connected"], false);
+    // A Playwright of no token is told where it will read that, and nothing of the browsers.
+    for (path, known) in [
+        ("/json/version", false),
+        ("/json/version?token=secret", true),
+    ] {
+        let headers = [("user-agent", "Playwright/1.65.1 (x64; debian 12) node/22")];
+        let answer = grid.request("GET", path, &headers).await;
+        let told: Value = answer.json();
+        assert!(told["webSocketDebuggerUrl"].is_string(), "{told}");
+        assert_eq!(told["User-Agent"].is_string(), known, "{told}");
+    }
     grid.idle().await;
 }
 
