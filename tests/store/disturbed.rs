@@ -6,7 +6,7 @@ use crate::stores::*;
 use crate::support::{RedisServer, eventually_equal};
 use playhouse::model::{SessionId, WorkerKey};
 use playhouse::store::redis::RedisStore;
-use playhouse::store::{SeatStore, StoreRole, WorkerStore};
+use playhouse::store::{StoreRole, WorkerStore};
 
 /// Two proxies with three sessions on one worker between them.
 struct Grid {
@@ -72,7 +72,7 @@ impl Grid {
         })
         .await;
         for (proxy, session) in std::mem::take(&mut self.sessions) {
-            self.proxies[proxy].release(session, false).await.unwrap();
+            release(&self.proxies[proxy], session, false).await;
         }
         eventually_equal(what, Some(0), async || {
             let counts = counts(&self.proxies[0], &self.worker).await;

@@ -149,7 +149,7 @@ async fn a_seat_goes_to_who_came_first_wherever_it_is_asked_for() {
 
     let full = two.serve(&[], std::slice::from_ref(&seat)).await;
     assert_eq!((full.granted.len(), full.elsewhere), (0, 0));
-    one.store.release(first.session, false).await.unwrap();
+    release(&one.store, first.session, false).await;
     let served = one.serve(&[], std::slice::from_ref(&seat)).await;
     assert_eq!(
         served.elsewhere, 1,
@@ -188,7 +188,7 @@ async fn who_left_whose_time_is_over_and_who_was_offered_the_worker_gets_nothing
     for waiter in [&left, &brief, &offered, &other_version, &last] {
         one.enter(waiter).await;
     }
-    one.store.release(left.session, true).await.unwrap();
+    release(&one.store, left.session, true).await;
     let served = two.serve(&[], std::slice::from_ref(&seat)).await;
     assert_eq!(served.elsewhere, 1);
     eventually_equal("the last is first", true, async || {
@@ -238,7 +238,7 @@ async fn a_place_is_kept_and_nobody_passes_it_by_coming_later() {
     assert!(one.enter(&second).await > first.place.unwrap());
     two.enter(&waiter("", "1.65")).await;
     // It was given a seat that was of no use, and comes back as another session.
-    one.store.release(first.session, true).await.unwrap();
+    release(&one.store, first.session, true).await;
     first.session = SessionId::random();
     let served = one
         .serve(std::slice::from_ref(&first), std::slice::from_ref(&seat))
@@ -267,7 +267,7 @@ async fn a_proxy_that_falls_silent_holds_nobody_up_and_may_tell_anew() {
         (vec![other.session], 0)
     );
     // It is there again.
-    two.store.release(other.session, true).await.unwrap();
+    release(&two.store, other.session, true).await;
     one.anew = true;
     let served = one
         .serve(std::slice::from_ref(&silent), std::slice::from_ref(&seat))
@@ -376,7 +376,7 @@ async fn nothing_is_left_of_a_line() {
     one.serve(&clients, std::slice::from_ref(&seat)).await;
     two.enter(&waiter("b", "1.65")).await;
     for client in &clients {
-        one.store.release(client.session, true).await.unwrap();
+        release(&one.store, client.session, true).await;
     }
     drop(two);
     eventually("nobody waits and nobody is seated", async || {

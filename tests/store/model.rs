@@ -183,7 +183,7 @@ impl<G: Grid> World<G> {
             } => self.abandon(proxy, worker, patience).await,
             Step::Release { session, refund } => {
                 let (id, proxy) = self.sessions[session];
-                self.proxies[proxy].release(id, refund).await.unwrap();
+                release(&*self.proxies[proxy], id, refund).await;
                 let Some(worker) = self.seats.remove(&id) else {
                     return;
                 };
@@ -385,7 +385,7 @@ impl<G: Grid> World<G> {
             _ = async { for _ in 0..patience { tokio::task::yield_now().await } } => return,
         };
         if let Reserved::Seat { worker, .. } = reserved {
-            store.release(id, true).await.unwrap();
+            release(&*store, id, true).await;
             assert_eq!(worker, order[0].key);
         }
     }

@@ -89,7 +89,7 @@ async fn it_is_found_and_gets_sessions() {
     let (first, ..) = seat(&proxy, &order).await;
     seat(&proxy, &order).await;
     shows(&redis, 2, 2).await;
-    proxy.release(first, false).await.unwrap();
+    release(&proxy, first, false).await;
     shows(&redis, 1, 2).await;
     audit(&redis);
 }
@@ -174,14 +174,14 @@ async fn it_survives_a_flush() {
     let order = [candidate(&by_hand(), 5, None)];
     let (session, ..) = seat(&proxy, &order).await;
     let (other, ..) = seat(&proxy, &order).await;
-    proxy.release(other, false).await.unwrap();
+    release(&proxy, other, false).await;
     redis.cli(&["FLUSHALL"]);
     shows(&redis, 1, 2).await;
     // Its next heartbeat, which would leave a fragment in an empty Redis, finds the whole record.
     redis.cli(&["HSET", RECORD, "lastHeartbeat", "1700000005000"]);
     redis.cli(&["EXPIRE", RECORD, "60"]);
     assert_eq!(redis.cli(&["HLEN", RECORD]), "7");
-    proxy.release(session, false).await.unwrap();
+    release(&proxy, session, false).await;
     shows(&redis, 0, 2).await;
     audit(&redis);
 }
@@ -199,7 +199,7 @@ async fn counters_that_somebody_touched_are_mended() {
         "chromium:by-hand",
         "-3",
     ]);
-    proxy.release(session, false).await.unwrap();
+    release(&proxy, session, false).await;
     redis.cli(&[
         "HSET",
         "cluster:active_connections",

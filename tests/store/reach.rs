@@ -19,7 +19,7 @@ async fn works(url: String) -> RedisStore {
     let mut events = store.events();
     store.register(&record(&a), TTL).await.unwrap();
     let (session, ..) = seat(&store, &[candidate(&a, 1, None)]).await;
-    store.release(session, false).await.unwrap();
+    release(&store, session, false).await;
     store.order_recycle(&a, TTL).await.unwrap();
     event(&mut events, |event| {
         matches!(event, Event::Recycle(_)).then_some(())

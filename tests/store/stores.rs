@@ -135,6 +135,17 @@ pub async fn seat(store: &dyn Store, candidates: &[Candidate]) -> (SessionId, Wo
     .await
 }
 
+/// Tells the store that a session ended, until it has heard: a store that is away keeps the word, and says so.
+pub async fn release(store: &dyn Store, session: SessionId, refund: bool) {
+    eventually("the store has an answer", async || {
+        let told = store.release(session, refund).await;
+        let away = matches!(told, Err(StoreError::Away(_)));
+        (!away).then_some(told)
+    })
+    .await
+    .unwrap()
+}
+
 /// A worker's counts as the fleet has them.
 pub async fn counts(store: &dyn Store, worker: &WorkerKey) -> Option<(u32, u32)> {
     let fleet = eventually("the store has an answer", async || {

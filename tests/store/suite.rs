@@ -93,7 +93,7 @@ async fn a_lifetime_limit_is_a_limit(grid: impl Grid) {
     let order = [candidate(&a, 5, Some(2))];
     for _ in 0..2 {
         let (session, ..) = seat(&*store, &order).await;
-        store.release(session, false).await.unwrap();
+        release(&*store, session, false).await;
     }
     let third = store.reserve(SessionId::random(), &order).await.unwrap();
     assert!(matches!(third, Reserved::Full { .. }), "{third:?}");
@@ -136,7 +136,7 @@ async fn a_session_holds_one_seat(grid: impl Grid) {
         assert_eq!((worker, counts.active, counts.lifetime), (a.clone(), 1, 1));
     }
     assert_eq!(store.active_sessions().await.unwrap(), 1);
-    store.release(session, true).await.unwrap();
+    release(&*store, session, true).await;
     let moved = store.reserve(session, &[candidate(&b, 5, None)]).await;
     assert!(matches!(moved, Ok(Reserved::Seat { worker, .. }) if worker == b));
 }
@@ -149,9 +149,9 @@ async fn a_release_counts_once(grid: impl Grid) {
     let (session, ..) = seat(&*store, &order).await;
     seat(&*store, &order).await;
     for _ in 0..3 {
-        store.release(session, false).await.unwrap();
+        release(&*store, session, false).await;
     }
-    store.release(SessionId::random(), true).await.unwrap();
+    release(&*store, SessionId::random(), true).await;
     assert_eq!(counts(&*store, &a).await, Some((1, 2)));
 }
 
@@ -162,7 +162,7 @@ async fn a_refund_gives_the_lifetime_back(grid: impl Grid) {
     let order = [candidate(&a, 5, Some(1))];
     let (session, ..) = seat(&*store, &order).await;
     for _ in 0..2 {
-        store.release(session, true).await.unwrap();
+        release(&*store, session, true).await;
     }
     assert_eq!(counts(&*store, &a).await, Some((0, 0)));
     seat(&*store, &order).await;
@@ -234,7 +234,7 @@ async fn an_adopted_session_counts_beyond_the_limit(grid: impl Grid) {
         counts(&*store, &a).await
     })
     .await;
-    store.release(second, false).await.unwrap();
+    release(&*store, second, false).await;
     assert_eq!(counts(&*store, &a).await, Some((1, 2)));
 }
 
@@ -447,7 +447,7 @@ async fn a_silent_worker_is_dropped_and_may_return(grid: impl Grid) {
     });
     assert_eq!(gone.await, a);
 
-    store.release(session, false).await.unwrap();
+    release(&*store, session, false).await;
     agent.register(&record(&a), TTL).await.unwrap();
     let (active, lifetime) = counts(&*store, &a).await.unwrap();
     assert_eq!(active, 1, "the other session still sits there");
@@ -472,7 +472,7 @@ async fn a_worker_that_leaves_takes_its_seats_along(grid: impl Grid) {
     });
     assert_eq!(gone.await, a);
     assert_eq!(store.active_sessions().await.unwrap(), 1);
-    store.release(session, false).await.unwrap();
+    release(&*store, session, false).await;
     assert_eq!(store.active_sessions().await.unwrap(), 1);
     let fleet = store.fleet().await.unwrap();
     assert_eq!(fleet.len(), 1);
@@ -501,7 +501,7 @@ async fn proxies_hear_of_each_other(grid: impl Grid) {
     };
     let (session, _, taken) = seat(&*store, &[candidate(&a, 5, None)]).await;
     assert_eq!(next_counts().await, taken);
-    store.release(session, false).await.unwrap();
+    release(&*store, session, false).await;
     let freed = next_counts().await;
     assert_eq!((freed.active, freed.lifetime), (0, 1));
     assert!(freed.revision > taken.revision);
