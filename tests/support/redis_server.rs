@@ -4,6 +4,7 @@ use super::eventually::eventually;
 use super::machine::{free_port, repository};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
@@ -91,6 +92,23 @@ impl RedisServer {
             .to_owned()
     }
 
+    /// Records every command from here on, with when Redis took it.
+    pub async fn monitor(&self) -> Record {
+        let file = self.folder.path().join("commands");
+        let output = File::create(&file).expect("a new file");
+        let child = Command::new("redis-cli")
+            .args(["-p", &self.port.to_string(), "MONITOR"])
+            .stdout(output)
+            .spawn()
+            .expect("redis-cli is installed");
+        let record = Record { file, child };
+        eventually("Redis is recorded", async || {
+            record.lines().contains("OK").then_some(())
+        })
+        .await;
+        record
+    }
+
     /// Runs one command, with a typed answer.
     pub fn try_query<T: redis::FromRedisValue>(&self, command: &[&str]) -> redis::RedisResult<T> {
         let mut connection = redis::Client::open(self.url())?.get_connection()?;
@@ -111,6 +129,35 @@ impl RedisServer {
 }
 
 impl Drop for RedisServer {
+    fn drop(&mut self) {
+        // Both fail only when it is gone already.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// Commands as Redis took them, those of scripts too.
+pub struct Record {
+    file: PathBuf,
+    child: Child,
+}
+
+impl Record {
+    /// When, by Redis' clock in seconds, it took the commands in which all these words are.
+    pub fn times(&self, words: &[&str]) -> Vec<f64> {
+        self.lines()
+            .lines()
+            .filter(|line| words.iter().all(|word| line.contains(word)))
+            .filter_map(|line| line.split(' ').next()?.parse().ok())
+            .collect()
+    }
+
+    fn lines(&self) -> String {
+        std::fs::read_to_string(&self.file).expect("it is being written")
+    }
+}
+
+impl Drop for Record {
     fn drop(&mut self) {
         // Both fail only when it is gone already.
         self.child.kill().ok();

@@ -59,6 +59,8 @@ type Hear = Arc<dyn Fn(PushInfo) -> Result<(), ()> + Send + Sync>;
 pub struct Network {
     began: Instant,
     pub vm: Arc<Vm>,
+    /// What happens is printed.
+    traced: bool,
     links: Mutex<BTreeMap<String, Way>>,
     server: Way,
     subscribers: Mutex<Vec<Subscriber>>,
@@ -94,12 +96,18 @@ thread_local! {
 
 impl Network {
     /// Connections of this thread lead here from now on.
-    pub fn install(vm: Arc<Vm>, observer: Observer, answered: Answered) -> Arc<Network> {
+    pub fn install(
+        vm: Arc<Vm>,
+        traced: bool,
+        observer: Observer,
+        answered: Answered,
+    ) -> Arc<Network> {
         vm.database().clear();
         vm.restart();
         let network = Arc::new(Network {
             began: Instant::now(),
             vm,
+            traced,
             links: Mutex::default(),
             server: watch::Sender::new(Condition::good()),
             subscribers: Mutex::default(),
@@ -215,9 +223,9 @@ impl Network {
         }
     }
 
-    /// Prints what happens, for whoever looks into a seed: `SIMULATE_TRACE`.
+    /// Prints what happens, for whoever looks into a seed.
     fn trace(&self, process: &str, command: &[String], result: &RedisResult<Value>) {
-        if std::env::var_os("SIMULATE_TRACE").is_none() || command[0] == "SCRIPT" {
+        if !self.traced || command[0] == "SCRIPT" {
             return;
         }
         let (what, args) = match command[0].as_str() {

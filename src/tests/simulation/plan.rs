@@ -40,6 +40,7 @@ pub enum Action {
 }
 
 /// What is drawn from a seed.
+#[derive(Clone)]
 pub struct Plan {
     pub seed: u64,
     pub proxies: usize,
@@ -48,6 +49,8 @@ pub struct Plan {
     pub proxy_ttl: Duration,
     pub poll_interval: Duration,
     pub actions: BTreeMap<(u64, usize), Action>,
+    /// All that happens is printed.
+    pub traced: bool,
 }
 
 impl fmt::Display for Plan {
@@ -75,6 +78,7 @@ impl Plan {
             proxy_ttl: Duration::from_millis([2000, 3000][chance.random_range(0..2)]),
             poll_interval: Duration::from_secs(chance.random_range(2..=5)),
             actions: BTreeMap::new(),
+            traced: false,
         };
         let length = chance.random_range(1000..8000);
         let everybody = plan.proxies + plan.workers;

@@ -90,6 +90,20 @@ pub struct Visit {
     pub leaves: Duration,
 }
 
+impl Visit {
+    /// Of a client that stays to the end, and waits so long for its seat.
+    pub fn to_stay(patience: Duration) -> Visit {
+        let long = Duration::from_secs(3600);
+        Visit {
+            tenant: 0,
+            patience,
+            hold: long,
+            failures: 0,
+            leaves: long,
+        }
+    }
+}
+
 impl Proxy {
     pub fn start(common: &Arc<Common>, process: &str) -> Proxy {
         let config = common.config();

@@ -1,6 +1,9 @@
 //! One schedule, as its [`Plan`] has it: what happens when. What has to hold is in `settling`.
 
+mod death;
 mod settling;
+
+pub use death::time_until_seats_are_free;
 
 use super::chance;
 use super::database::{Data, Database};
@@ -26,18 +29,27 @@ pub fn run(plan: &Plan, vm: &Arc<Vm>) -> Result<Coverage, String> {
 }
 
 fn run_once(plan: &Plan, vm: &Arc<Vm>) -> Result<Coverage, String> {
+    in_simulated_time(plan.seed, async || Schedule::new(plan, vm).run(plan).await)
+}
+
+/// Does something in a thread of its own, in which time passes only when everybody waits, and all chance
+/// is the seed's.
+fn in_simulated_time<T: Send>(
+    seed: u64,
+    act: impl AsyncFnOnce() -> Result<T, String> + Send,
+) -> Result<T, String> {
     std::thread::scope(|scope| {
-        let schedule = scope.spawn(|| {
+        let acting = scope.spawn(|| {
             // Before anything asks for chance in this thread, which is new for that.
-            chance::seed(plan.seed);
+            chance::seed(seed);
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_time()
                 .start_paused(true)
                 .build()
                 .unwrap();
-            runtime.block_on(async { Schedule::new(plan, vm).run(plan).await })
+            runtime.block_on(act())
         });
-        match schedule.join() {
+        match acting.join() {
             Ok(outcome) => outcome,
             Err(panic) => {
                 let text = panic.downcast_ref::<String>().cloned();
@@ -77,6 +89,7 @@ impl Schedule {
         let answered = truth.clone();
         let network = Network::install(
             vm.clone(),
+            plan.traced,
             Box::new(move |database, caller| observer.look(database, caller)),
             Box::new(move |process| answered.answered(process)),
         );
@@ -134,7 +147,7 @@ impl Schedule {
             .collect();
         for (at, action) in actions {
             self.until(began + Duration::from_millis(at)).await?;
-            if std::env::var_os("SIMULATE_TRACE").is_some() {
+            if plan.traced {
                 println!("{at:>7} {action:?}");
             }
             self.act(action);

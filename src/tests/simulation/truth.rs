@@ -378,6 +378,11 @@ impl Truth {
         state.served.iter().filter(of_it).count() as u32
     }
 
+    /// The name in the database of a proxy's process.
+    pub fn name(&self, process: &str) -> String {
+        self.state().proxies[process].name.clone()
+    }
+
     /// Names in the database of proxies that are dead, each with since when.
     pub fn dead(&self) -> Vec<(String, Instant)> {
         let state = self.state();

@@ -3,7 +3,7 @@
 //! (`src/tests/simulation`), where no machine is slow.
 
 use super::{PROXIES, PROXY_TTL, all_live, everybody_counts, grid, original_workers, stay};
-use crate::support::{Books, Connected, RedisServer, eventually};
+use crate::support::{Books, Connected, Grid, RedisServer, eventually};
 use std::time::{Duration, Instant};
 
 const DEATHS: usize = 10;
@@ -61,6 +61,78 @@ async fn a_killed_proxy_gives_its_seats_back_ten_times() {
         session.close().await;
     }
     everybody_counts(&grid, &redis, 0).await;
+}
+
+/// At the defaults: sixty sessions go with their proxy, and the only other one never lives long.
+#[tokio::test]
+async fn seats_of_a_dead_proxy_come_free_while_the_other_one_restarts_again_and_again() {
+    const SESSIONS: usize = 60;
+    let redis = RedisServer::start().await;
+    let _originals = original_workers(&redis, 2).await;
+    let mut grid = Grid::new()
+        .redis(&redis)
+        .proxies(2)
+        .foreign_workers(2)
+        .capacity(40)
+        .lifetime(0)
+        .start()
+        .await;
+    let record = redis.monitor().await;
+    let mut lost = Vec::new();
+    for _ in 0..SESSIONS {
+        lost.push(grid.proxy(0).connect().await);
+    }
+    everybody_counts(&grid, &redis, SESSIONS as i64).await;
+    let proxies = redis.cli(&["SMEMBERS", "playhouse:proxies"]);
+    let holds = |proxy: &&str| {
+        let leases = redis.cli(&["HLEN", &format!("playhouse:leases:{proxy}")]);
+        leases == SESSIONS.to_string()
+    };
+    let victim = proxies.lines().find(holds).expect("one proxy has them all");
+    let ttl: u64 = redis
+        .cli(&["PTTL", &format!("playhouse:proxy:{victim}")])
+        .parse()
+        .expect("a number");
+    assert!((1..=10_000).contains(&ttl), "{ttl}");
+    let signs = &["playhouse:proxy", victim, "PEXPIRE"];
+    eventually("its sign of life is on record", async || {
+        record.times(signs).last().copied()
+    })
+    .await;
+
+    grid.kill("proxy 0");
+    let mut lives = 0;
+    while Books::read(&redis).active() > 0 {
+        assert!(lives < 100, "{:#?}", Books::read(&redis));
+        lives += 1;
+        grid.kill("proxy 1");
+        grid.revive("proxy 1").await;
+        let life = Instant::now();
+        while life.elapsed() < Duration::from_secs(3) && Books::read(&redis).active() > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    Books::read(&redis).assert_right();
+    for session in &mut lost {
+        assert!(!session.answers_a_ping().await, "it went through the dead");
+    }
+    // The record is written a moment later.
+    let (heard, freed) = eventually("their release is on record", async || {
+        let heard = *record.times(signs).last()?;
+        let released = record.times(&["playhouse:leases", victim, "HDEL"]);
+        let freed = released.into_iter().find(|at| *at > heard)?;
+        Some((heard, freed))
+    })
+    .await;
+    let silent = freed - heard;
+    println!(
+        "seats of a dead proxy were given back {silent:.3} s after Redis heard it last, by the \
+         other one in its life number {lives}"
+    );
+    assert!(
+        silent >= 9.99,
+        "{silent} s after Redis heard it last it may be alive"
+    );
 }
 
 fn total_lifetime(redis: &RedisServer) -> i64 {

@@ -52,6 +52,15 @@ impl Schedule {
         Ok(())
     }
 
+    /// How many seats the database has under the name of a proxy.
+    pub(super) fn seats_of(&self, process: &str) -> usize {
+        let key = format!("playhouse:leases:{}", self.common.truth.name(process));
+        self.common.network.look(|database| {
+            let leases = database.hash(&key).ok().flatten();
+            leases.map_or(0, BTreeMap::len)
+        })
+    }
+
     /// Waits until something holds.
     pub(super) async fn settled(
         &mut self,
