@@ -25,7 +25,7 @@ impl Fleet {
             for worker in suspects {
                 // Those of the original know no such question, nor do those of the configuration.
                 let asks = |known: &super::Known| !known.fixed() && known.record.version.is_some();
-                if !self.known().get(&worker).is_some_and(asks) {
+                if !self.table.lock().get(&worker).is_some_and(asks) {
                     continue;
                 }
                 log::debug!(worker:% = worker; "a session has no answer, asking its worker to look");

@@ -110,9 +110,9 @@ impl Fleet {
 
     /// The workers to ask in this round, those first that were not heard of for the longest time.
     fn due_checks(&self) -> Vec<Arc<Target>> {
-        let mut known = self.known();
+        let mut table = self.table.lock();
         let (mut wordless, mut others) = (Vec::new(), Vec::new());
-        for worker in known.values_mut() {
+        for worker in table.values_mut() {
             if worker.fixed() || worker.obstacles.fails_checks() {
                 wordless.push(worker);
             } else {
@@ -131,7 +131,7 @@ impl Fleet {
 
     /// A worker answered a session.
     pub(super) fn note_answer(&self, target: &Target) {
-        if let Some(worker) = self.known().get_mut(&target.key) {
+        if let Some(worker) = self.table.lock().get_mut(&target.key) {
             worker.asked_at = Some(Instant::now());
         }
     }

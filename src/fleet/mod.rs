@@ -19,6 +19,7 @@ mod seating;
 mod shared_line;
 mod shown_version;
 mod suspicion;
+mod table;
 mod target;
 mod trials;
 mod unreachable;
@@ -39,25 +40,20 @@ use crate::launch::LaunchOptions;
 use crate::metrics::Metrics;
 use crate::model::{
     Browser, Counts, DevToolsVersion, Pool, SeatKind, Version, WorkerKey, WorkerRecord,
-    WorkerStatus,
 };
 use crate::selection::{Facts, IndexSelection, Policy, SharedIndex, Wanted};
 use crate::session::registry::Registry;
 use crate::session::seat::Releaser;
 use crate::store::Store;
 use async_trait::async_trait;
-use departed::Departed;
-use outage::Share;
 use pingora_load_balancing::discovery::ServiceDiscovery;
 use pingora_load_balancing::{Backend, Backends, LoadBalancer};
-use shown_version::ShownVersion;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
-use suspicion::{Suspicion, Trust};
+use std::sync::{Arc, Mutex, Weak};
+use table::{Known, WorkerTable};
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use unreachable::Obstacles;
 
 /// The workers as this proxy sees them.
 pub struct Fleet {
@@ -67,10 +63,7 @@ pub struct Fleet {
     queue: Arc<Queue>,
     registry: Arc<Registry>,
     releaser: Releaser,
-    /// Who needs more than one of these three locks takes them in this order.
-    known: Mutex<HashMap<WorkerKey, Known>>,
-    departed: Mutex<Departed>,
-    index: SharedIndex,
+    table: WorkerTable,
     balancer: LoadBalancer<IndexSelection>,
     /// The set of workers changed: Pingora's balancer has to discover it.
     membership: Notify,
@@ -91,27 +84,6 @@ pub struct Fleet {
     shares_until: Mutex<Option<Instant>>,
 }
 
-/// One worker as this proxy knows it.
-struct Known {
-    record: WorkerRecord,
-    counts: Counts,
-    target: Arc<Target>,
-    obstacles: Obstacles,
-    suspicion: Suspicion,
-    /// Its version of Playwright, where it does not tell.
-    shown_version: Option<ShownVersion>,
-    /// A task asks it what [`Known::suspicion`] wants to know.
-    on_trial: bool,
-    /// When it was last asked whether it answers, or answered a session.
-    asked_at: Option<Instant>,
-    /// It stands in this proxy's configuration.
-    configured: bool,
-    /// What this proxy may give of it while the store is away.
-    share: Option<Share>,
-    /// This proxy has asked it to recycle itself, which it may take a while to do.
-    asked_to_recycle: bool,
-}
-
 /// One worker for the admin API and the metrics.
 #[derive(Clone, Debug)]
 pub struct WorkerState {
@@ -130,65 +102,6 @@ pub enum Instead {
     Versions(Vec<Version>),
     /// No such seats, but these.
     Seats(Vec<SeatKind>),
-}
-
-impl Known {
-    /// The worker as the store has it; `None` as long as its name has no address.
-    fn facts(&self) -> Option<Facts> {
-        let address = self.target.addresses().first().copied()?;
-        Some(Facts {
-            key: self.record.key.clone(),
-            address,
-            version: self.version(),
-            seat: self.record.seat,
-            size: self.record.size,
-            active: self.counts.active,
-            lifetime: self.lifetime(),
-            started_at: self.record.started_at,
-            open: self.open(),
-            suspected: self.suspicion.trust() == Trust::Suspected,
-            replaces_itself: self.record.replaces_itself,
-        })
-    }
-
-    /// Sessions that it would take.
-    fn free(&self, policy: &Policy) -> u32 {
-        if self.open() { self.left(policy) } else { 0 }
-    }
-
-    /// Sessions that it would take if it were reached: never more than its life has left.
-    fn left(&self, policy: &Policy) -> u32 {
-        let bounds = policy.bounds(self.record.size);
-        let of_its_life = bounds
-            .lifetime_cap(self.record.replaces_itself)
-            .map_or(u32::MAX, |cap| cap.saturating_sub(self.lifetime()));
-        of_its_life.min(bounds.max_active.saturating_sub(self.counts.active))
-    }
-
-    /// Sessions of its life so far. Nobody recycles a fixed worker: it is always young.
-    fn lifetime(&self) -> u32 {
-        if self.fixed() {
-            0
-        } else {
-            self.counts.lifetime
-        }
-    }
-
-    /// It stands in somebody's configuration: nobody recycles it.
-    fn fixed(&self) -> bool {
-        self.record.fixed || self.configured
-    }
-
-    /// Why it is not reached, if it is not.
-    fn unreachable(&self) -> Option<&Unreachable> {
-        self.obstacles.first().or(self.suspicion.why())
-    }
-
-    fn open(&self) -> bool {
-        self.record.status == WorkerStatus::Available
-            && self.unreachable().is_none()
-            && !self.target.addresses().is_empty()
-    }
 }
 
 impl Fleet {
@@ -224,9 +137,7 @@ impl Fleet {
                 queue,
                 registry,
                 releaser,
-                known: Mutex::default(),
-                departed: Mutex::default(),
-                index,
+                table: WorkerTable::new(index),
                 membership: Notify::new(),
                 learned: Notify::new(),
                 reconfigured: Notify::new(),
@@ -254,7 +165,8 @@ impl Fleet {
     pub fn workers(&self) -> Vec<WorkerState> {
         let policy = policy(&self.config);
         let mut workers: Vec<WorkerState> = self
-            .known()
+            .table
+            .lock()
             .values()
             .map(|known| WorkerState {
                 record: WorkerRecord {
@@ -284,8 +196,8 @@ impl Fleet {
         let expected: Vec<&Pool> = expected.filter(|it| it.browser == wanted.browser).collect();
         let serves = |pool: &&Pool| wanted.accepts(pool.seat, pool.version);
         let now = Instant::now();
-        let departed = self.departed();
-        let index = self.index.lock();
+        let table = self.table.lock();
+        let (departed, index) = (table.departed(), table.index());
         if index.knows(wanted) || expected.iter().any(serves) || departed.serves(wanted, now) {
             return None;
         }
@@ -311,15 +223,18 @@ impl Fleet {
             |pool: &Pool| pool.browser == wanted.browser && wanted.accepts(pool.seat, pool.version);
         let config = self.config.load();
         // Let go of before the next lock: a guard in the first operand would live to the end.
-        let knows = self.index.lock().knows(wanted);
-        knows || config.pools.iter().any(expected) || self.departed().serves(wanted, Instant::now())
+        let knows = self.table.index().knows(wanted);
+        let now = Instant::now();
+        knows
+            || config.pools.iter().any(expected)
+            || self.table.lock().departed().serves(wanted, now)
     }
 
     /// Whether every browser that this client may get has these launch options of itself.
     pub fn has_launch_options(&self, wanted: &Wanted, options: &LaunchOptions) -> bool {
         let digest = options.digest();
-        let known = self.known();
-        let mut records = known
+        let table = self.table.lock();
+        let mut records = table
             .values()
             .map(|worker| &worker.record)
             .filter(|it| it.key.browser == wanted.browser && wanted.accepts(it.seat, it.version))
@@ -330,8 +245,8 @@ impl Fleet {
 
     /// What a browser that this client may get tells clients of the DevTools protocol, if a worker knows.
     pub fn devtools_version(&self, wanted: &Wanted) -> Option<DevToolsVersion> {
-        let known = self.known();
-        let mut records = known.values().map(|worker| &worker.record);
+        let table = self.table.lock();
+        let mut records = table.values().map(|worker| &worker.record);
         records.find_map(|it| {
             let fits = it.key.browser == wanted.browser && wanted.accepts(it.seat, it.version);
             it.devtools.clone().filter(|_| fits)
@@ -342,8 +257,8 @@ impl Fleet {
     pub fn usual_seat(&self, browser: Browser) -> SeatKind {
         let config = self.config.load();
         let now = Instant::now();
-        let departed = self.departed();
-        let index = self.index.lock();
+        let table = self.table.lock();
+        let (departed, index) = (table.departed(), table.index());
         let expected = |pool: &Pool, seat| pool.browser == browser && pool.seat == seat;
         let has = |seat| {
             index.registered(browser, seat) > 0
@@ -364,20 +279,8 @@ impl Fleet {
         Some(facts)
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<WorkerKey, Known>> {
-        self.known
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    fn departed(&self) -> MutexGuard<'_, Departed> {
-        self.departed
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
     fn target(&self, key: &WorkerKey) -> Option<Arc<Target>> {
-        self.known().get(key).map(|known| known.target.clone())
+        self.table.lock().get(key).map(|known| known.target.clone())
     }
 }
 

@@ -66,15 +66,12 @@ impl Fleet {
     }
 
     fn change_shares(&self, share: impl Fn(&WorkerKey, &Known) -> Option<Share>) {
-        let mut known = self.known();
-        for (key, worker) in known.iter_mut() {
+        let mut table = self.table.lock();
+        for (key, worker) in table.iter_mut() {
             worker.share = share(key, worker);
         }
-        let mut index = self.index.lock();
-        for worker in known.values() {
-            if let Some(facts) = self.facts(worker) {
-                index.put(facts);
-            }
+        for facts in table.values().filter_map(|worker| self.facts(worker)) {
+            table.put(facts);
         }
     }
 
@@ -99,8 +96,8 @@ impl Fleet {
         let best = || candidates(&self.balancer, &seeker.wanted, &seeker.offered, 1).pop();
         while let Some(key) = best() {
             let target = {
-                let mut known = self.known();
-                let worker = known.get_mut(&key).ok_or(NoGrant::NoneFree)?;
+                let mut table = self.table.lock();
+                let worker = table.get_mut(&key).ok_or(NoGrant::NoneFree)?;
                 let share = worker.share.as_mut().ok_or(NoGrant::NoneFree)?;
                 if self.releaser.held(&key) < share.most {
                     share.given += 1;

@@ -149,7 +149,7 @@ impl Fleet {
 
     /// Whether there is a seat that fits, as far as this proxy knows.
     fn has_seat(&self, need: &Need<'_>) -> bool {
-        let index = self.index.lock();
+        let index = self.table.index();
         let mut ranked = index.ranked(&need.wanted);
         ranked.any(|worker| worker_key(worker).is_some_and(|key| !need.offered.contains(key)))
     }
@@ -218,10 +218,10 @@ impl Fleet {
         policy: &Policy,
     ) -> Vec<Candidate> {
         let best = candidates(&self.balancer, wanted, except, wish);
-        let known = self.known();
+        let table = self.table.lock();
         best.into_iter()
             .filter_map(|key| {
-                let worker = known.get(&key)?;
+                let worker = table.get(&key)?;
                 let bounds = policy.bounds(worker.record.size);
                 let max_lifetime = if worker.fixed() {
                     None
@@ -246,8 +246,8 @@ impl Fleet {
         policy: &Policy,
     ) {
         let at_limit = |size: Size| policy.bounds(size).max_lifetime == Some(counts.lifetime);
-        let known = self.known();
-        let worker = known.get(key).filter(|worker| !worker.fixed());
+        let table = self.table.lock();
+        let worker = table.get(key).filter(|worker| !worker.fixed());
         let worker = worker.filter(|worker| at_limit(worker.record.size));
         if let Some(replaces_itself) = worker.map(|worker| worker.record.replaces_itself) {
             let (fleet, key) = (self.clone(), key.clone());
@@ -296,8 +296,8 @@ impl Fleet {
     /// Whether this proxy has not asked the worker to recycle before: it is asked with each session until it has,
     /// for an order may be lost.
     fn asks_first(&self, key: &WorkerKey) -> bool {
-        let mut known = self.known();
-        let worker = known.get_mut(key);
+        let mut table = self.table.lock();
+        let worker = table.get_mut(key);
         worker.is_some_and(|it| !std::mem::replace(&mut it.asked_to_recycle, true))
     }
 
@@ -307,7 +307,8 @@ impl Fleet {
         let policy = policy(&self.config);
         let excess = |it: &Known| policy.bounds(it.record.size).excess(it.counts.lifetime);
         let mut overdue: Vec<_> = self
-            .known()
+            .table
+            .lock()
             .values()
             .filter(|it| it.record.status == WorkerStatus::Available && !it.fixed())
             .filter_map(|worker| {
@@ -324,17 +325,17 @@ impl Fleet {
     /// that are free are no use to it; for another one they have come free this moment.
     pub fn why_no_seat(&self, wanted: &Wanted, dialled: bool) -> NoSeat {
         let policy = policy(&self.config);
-        let known = self.known();
+        let table = self.table.lock();
         let fits = |it: &&Known| {
             let record = &it.record;
             record.key.browser == wanted.browser && wanted.accepts(record.seat, it.version())
         };
-        let fitting: Vec<_> = known.values().filter(fits).collect();
+        let fitting: Vec<_> = table.values().filter(fits).collect();
         let available = |it: &&&Known| it.record.status == WorkerStatus::Available;
         let available: Vec<_> = fitting.iter().filter(available).collect();
         let of_no_use = |it: &&&Known| it.left(&policy) > 0 && (dialled || !it.open());
         if fitting.is_empty() {
-            match self.departed().serves(wanted, tokio::time::Instant::now()) {
+            match table.departed().serves(wanted, tokio::time::Instant::now()) {
                 true => NoSeat::LeftJustNow,
                 false => NoSeat::NoWorker,
             }

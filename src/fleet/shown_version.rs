@@ -68,8 +68,8 @@ impl Fleet {
             old
         };
         let changed: Vec<WorkerKey> = {
-            let mut known = self.known();
-            let old = known
+            let mut table = self.table.lock();
+            let old = table
                 .iter_mut()
                 .filter_map(|(key, worker)| is_old(worker).then_some(key));
             old.cloned().collect()

@@ -135,8 +135,8 @@ impl Fleet {
 
     /// When the next trial to a worker is due; `None` ends the asking.
     fn next_trial(&self, target: &Arc<Target>) -> Option<Instant> {
-        let mut known = self.known();
-        let worker = known.get_mut(&target.key)?;
+        let mut table = self.table.lock();
+        let worker = table.get_mut(&target.key)?;
         let current = Arc::ptr_eq(&worker.target, target);
         let next = worker.suspicion.next_trial().filter(|_| current);
         if current && next.is_none() {

@@ -29,8 +29,8 @@ impl Fleet {
     pub(super) fn replace(self: &Arc<Self>, views: Vec<WorkerView>) {
         let there: HashSet<WorkerKey> = views.iter().map(|view| view.record.key.clone()).collect();
         let gone: Vec<WorkerKey> = {
-            let known = self.known();
-            known
+            let table = self.table.lock();
+            table
                 .keys()
                 .filter(|key| !there.contains(key))
                 .cloned()
@@ -41,7 +41,7 @@ impl Fleet {
         }
         for view in views {
             // The store's word is the truth here, even when its revisions started anew.
-            if let Some(known) = self.known().get_mut(&view.record.key) {
+            if let Some(known) = self.table.lock().get_mut(&view.record.key) {
                 known.counts.revision = 0;
             }
             self.learn(view);
@@ -56,8 +56,8 @@ impl Fleet {
         let mut evicted = false;
         let mut end_reason = None;
         let resolve = {
-            let mut known = self.known();
-            match known.get_mut(&key) {
+            let mut table = self.table.lock();
+            match table.get_mut(&key) {
                 Some(worker) if worker.target.endpoint == view.record.endpoint => {
                     log_status(&worker.record, &view.record);
                     evicted = view.record.status == WorkerStatus::ShuttingDown
@@ -86,7 +86,7 @@ impl Fleet {
                         share: None,
                         asked_to_recycle: false,
                     };
-                    known.insert(key.clone(), worker);
+                    table.insert(key.clone(), worker);
                     target.is_name().then_some(target)
                 }
             }
@@ -109,21 +109,18 @@ impl Fleet {
 
     /// A worker is gone.
     pub(super) fn forget(&self, key: &WorkerKey) {
-        let Some(worker) = self.known().remove(key) else {
+        let left = self.table.lock().depart(key, Instant::now());
+        if left.is_none() {
             return;
-        };
-        let version = worker.version();
-        self.departed()
-            .left(&worker.record, version, Instant::now());
+        }
         log::info!(worker:% = key; "worker left");
-        self.index.lock().remove(key);
         self.membership.notify_one();
     }
 
     /// A reservation found that a worker is not there or not available. When its new status has
     /// been heard meanwhile, that is why; else it is gone.
     pub(super) fn mark_unavailable(&self, key: &WorkerKey) {
-        let open = self.known().get(key).is_some_and(Known::open);
+        let open = self.table.lock().get(key).is_some_and(Known::open);
         if open {
             self.forget(key);
             // Nobody may tell of it again: the next look reads who is there.
@@ -141,8 +138,8 @@ impl Fleet {
     /// A worker's counters changed.
     pub(super) fn count(&self, key: &WorkerKey, counts: Counts) {
         {
-            let mut known = self.known();
-            let Some(worker) = known.get_mut(key) else {
+            let mut table = self.table.lock();
+            let Some(worker) = table.get_mut(key) else {
                 return;
             };
             if counts.revision <= worker.counts.revision {
@@ -176,8 +173,8 @@ impl Fleet {
     /// worker that has got another address.
     pub(super) fn change(&self, target: &Arc<Target>, change: impl FnOnce(&mut Known) -> bool) {
         let matters = {
-            let mut known = self.known();
-            let worker = known.get_mut(&target.key);
+            let mut table = self.table.lock();
+            let worker = table.get_mut(&target.key);
             let Some(worker) = worker.filter(|worker| Arc::ptr_eq(&worker.target, target)) else {
                 return;
             };
@@ -217,29 +214,17 @@ impl Fleet {
 
     /// Writes what is known of a worker into the index, and wakes those who may have a seat.
     pub(super) fn publish(&self, key: &WorkerKey) {
-        // Known before index, here and nowhere the other way round: two changes of one worker
-        // reach the index in the order in which they were made.
-        let known = self.known();
-        let Some(worker) = known.get(key) else {
-            return;
+        let put = {
+            let table = self.table.lock();
+            let facts = table.get(key).and_then(|worker| self.facts(worker));
+            let Some(facts) = facts else { return };
+            table.put(facts)
         };
-        let Some(facts) = self.facts(worker) else {
-            return;
-        };
-        let address = facts.address;
-        let (is_new, has_seat) = {
-            let mut index = self.index.lock();
-            let has_seat = index.policy().has_seat(&facts);
-            let before = index.facts(key).map(|facts| facts.address);
-            index.put(facts);
-            (before != Some(address), has_seat)
-        };
-        drop(known);
         self.learned.notify_waiters();
-        if is_new {
+        if put.is_new {
             // Pingora learns of it first: before that it does not count as healthy.
             self.membership.notify_one();
-        } else if has_seat {
+        } else if put.has_seat {
             self.queue.wake(key.browser);
         }
     }

@@ -139,9 +139,9 @@ impl Fleet {
             at: Instant::now(),
             took: began.elapsed(),
         });
-        let mut known = self.known();
+        let mut table = self.table.lock();
         for view in views {
-            if let Some(worker) = known.get_mut(&view.record.key) {
+            if let Some(worker) = table.get_mut(&view.record.key) {
                 worker.record.last_heartbeat = view.record.last_heartbeat;
                 worker.record.memory = view.record.memory;
             }
@@ -171,7 +171,7 @@ impl Fleet {
     /// The configuration changed: limits and order take hold at once, workers that stand in it
     /// in a moment.
     pub fn reconfigure(&self) {
-        self.index.lock().set_policy(policy(&self.config));
+        self.table.index().set_policy(policy(&self.config));
         self.queue.wake_all();
         self.reconfigured.notify_one();
         self.interval_changed.notify_one();
@@ -194,8 +194,8 @@ impl Fleet {
 
     fn resolve_names(self: &Arc<Self>) {
         let names: Vec<_> = {
-            let known = self.known();
-            let targets = known.values().map(|worker| worker.target.clone());
+            let table = self.table.lock();
+            let targets = table.values().map(|worker| worker.target.clone());
             targets.filter(|target| target.is_name()).collect()
         };
         for target in names {
@@ -232,7 +232,8 @@ impl Fleet {
             let key = fixed_key(worker);
             let now = unix_millis();
             let started_at = self
-                .known()
+                .table
+                .lock()
                 .get(&key)
                 .map_or(now, |known| known.record.started_at);
             let record = WorkerRecord {
@@ -250,12 +251,12 @@ impl Fleet {
     async fn take_out_removed(&self, ttl: Duration) -> Result<(), StoreError> {
         let fixed = self.fixed_keys();
         let removed: Vec<_> = {
-            let mut known = self.known();
-            for (key, worker) in known.iter_mut() {
+            let mut table = self.table.lock();
+            for (key, worker) in table.iter_mut() {
                 worker.configured |= fixed.contains(key);
             }
             // Those of other proxies' configurations are their business.
-            let of_file = known.values().filter(|worker| worker.configured);
+            let of_file = table.values().filter(|worker| worker.configured);
             of_file
                 .filter(|worker| !fixed.contains(&worker.record.key))
                 .map(|worker| (worker.record.clone(), worker.counts.active))

@@ -1,0 +1,191 @@
+//! The state of the fleet: the workers that are known, the kinds of those that left, and the selection's index
+//! made from what is known. Whatever comes in or goes is written into all of them at once, here, and there is
+//! one order of the two locks: the table's, and within it the index'.
+
+use super::Target;
+use super::departed::Departed;
+use super::outage::Share;
+use super::shown_version::ShownVersion;
+use super::suspicion::{Suspicion, Trust};
+use super::unreachable::{Obstacles, Unreachable};
+use crate::model::{Counts, WorkerKey, WorkerRecord, WorkerStatus};
+use crate::selection::{Facts, Index, Policy, SharedIndex};
+use std::collections::HashMap;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::time::Instant;
+
+/// All workers, behind their lock.
+pub(super) struct WorkerTable {
+    workers: Mutex<Workers>,
+    index: SharedIndex,
+}
+
+#[derive(Default)]
+struct Workers {
+    known: HashMap<WorkerKey, Known>,
+    departed: Departed,
+}
+
+/// The table, locked: a map of the workers that are known. Selection sees a change of one of them once its
+/// facts are [put](LockedTable::put) again.
+pub(super) struct LockedTable<'a> {
+    workers: MutexGuard<'a, Workers>,
+    index: &'a SharedIndex,
+}
+
+/// What facts are to selection, beside those that it had of the worker.
+pub(super) struct Put {
+    /// Nothing, or another address.
+    pub is_new: bool,
+    /// By these facts it has a seat.
+    pub has_seat: bool,
+}
+
+impl WorkerTable {
+    pub(super) fn new(index: SharedIndex) -> WorkerTable {
+        WorkerTable {
+            workers: Mutex::default(),
+            index,
+        }
+    }
+
+    pub(super) fn lock(&self) -> LockedTable<'_> {
+        LockedTable {
+            workers: self.workers.lock().unwrap_or_else(PoisonError::into_inner),
+            index: &self.index,
+        }
+    }
+
+    /// The index alone. Who holds it does not lock the table.
+    pub(super) fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock()
+    }
+}
+
+impl LockedTable<'_> {
+    /// Writes the facts of a worker into the index. Two changes of one worker reach it in the order in which
+    /// they were made, because the table stays locked meanwhile.
+    pub(super) fn put(&self, facts: Facts) -> Put {
+        let mut index = self.index.lock();
+        let before = index.facts(&facts.key).map(|facts| facts.address);
+        let put = Put {
+            is_new: before != Some(facts.address),
+            has_seat: index.policy().has_seat(&facts),
+        };
+        index.put(facts);
+        put
+    }
+
+    /// Takes a worker out, which may come back.
+    pub(super) fn depart(&mut self, key: &WorkerKey, now: Instant) -> Option<Known> {
+        let worker = self.workers.known.remove(key)?;
+        let version = worker.version();
+        self.workers.departed.left(&worker.record, version, now);
+        self.index.lock().remove(key);
+        Some(worker)
+    }
+
+    pub(super) fn departed(&self) -> &Departed {
+        &self.workers.departed
+    }
+
+    /// The index, as it is while the table is locked.
+    pub(super) fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock()
+    }
+}
+
+impl Deref for LockedTable<'_> {
+    type Target = HashMap<WorkerKey, Known>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.workers.known
+    }
+}
+
+impl DerefMut for LockedTable<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.workers.known
+    }
+}
+
+/// One worker as this proxy knows it.
+pub(super) struct Known {
+    pub(super) record: WorkerRecord,
+    pub(super) counts: Counts,
+    pub(super) target: Arc<Target>,
+    pub(super) obstacles: Obstacles,
+    pub(super) suspicion: Suspicion,
+    /// Its version of Playwright, where it does not tell.
+    pub(super) shown_version: Option<ShownVersion>,
+    /// A task asks it what [`Known::suspicion`] wants to know.
+    pub(super) on_trial: bool,
+    /// When it was last asked whether it answers, or answered a session.
+    pub(super) asked_at: Option<Instant>,
+    /// It stands in this proxy's configuration.
+    pub(super) configured: bool,
+    /// What this proxy may give of it while the store is away.
+    pub(super) share: Option<Share>,
+    /// This proxy has asked it to recycle itself, which it may take a while to do.
+    pub(super) asked_to_recycle: bool,
+}
+
+impl Known {
+    /// The worker as the store has it; `None` as long as its name has no address.
+    pub(super) fn facts(&self) -> Option<Facts> {
+        let address = self.target.addresses().first().copied()?;
+        Some(Facts {
+            key: self.record.key.clone(),
+            address,
+            version: self.version(),
+            seat: self.record.seat,
+            size: self.record.size,
+            active: self.counts.active,
+            lifetime: self.lifetime(),
+            started_at: self.record.started_at,
+            open: self.open(),
+            suspected: self.suspicion.trust() == Trust::Suspected,
+            replaces_itself: self.record.replaces_itself,
+        })
+    }
+
+    /// Sessions that it would take.
+    pub(super) fn free(&self, policy: &Policy) -> u32 {
+        if self.open() { self.left(policy) } else { 0 }
+    }
+
+    /// Sessions that it would take if it were reached: never more than its life has left.
+    pub(super) fn left(&self, policy: &Policy) -> u32 {
+        let bounds = policy.bounds(self.record.size);
+        let of_its_life = bounds
+            .lifetime_cap(self.record.replaces_itself)
+            .map_or(u32::MAX, |cap| cap.saturating_sub(self.lifetime()));
+        of_its_life.min(bounds.max_active.saturating_sub(self.counts.active))
+    }
+
+    /// Sessions of its life so far. Nobody recycles a fixed worker: it is always young.
+    pub(super) fn lifetime(&self) -> u32 {
+        if self.fixed() {
+            0
+        } else {
+            self.counts.lifetime
+        }
+    }
+
+    /// It stands in somebody's configuration: nobody recycles it.
+    pub(super) fn fixed(&self) -> bool {
+        self.record.fixed || self.configured
+    }
+
+    /// Why it is not reached, if it is not.
+    pub(super) fn unreachable(&self) -> Option<&Unreachable> {
+        self.obstacles.first().or(self.suspicion.why())
+    }
+
+    pub(super) fn open(&self) -> bool {
+        self.record.status == WorkerStatus::Available
+            && self.unreachable().is_none()
+            && !self.target.addresses().is_empty()
+    }
+}
