@@ -38,8 +38,8 @@ pub(super) struct LockedTable<'a> {
 pub(super) struct Put {
     /// Nothing, or another address.
     pub is_new: bool,
-    /// By these facts it has a seat.
-    pub has_seat: bool,
+    /// It has a seat for somebody for whom it had none.
+    pub gained_seat: bool,
 }
 
 impl WorkerTable {
@@ -68,10 +68,13 @@ impl LockedTable<'_> {
     /// they were made, because the table stays locked meanwhile.
     pub(super) fn put(&self, facts: Facts) -> Put {
         let mut index = self.index.lock();
-        let before = index.facts(&facts.key).map(|facts| facts.address);
+        let (before, policy) = (index.facts(&facts.key), index.policy());
+        let had_seat = |it: &Facts| {
+            policy.has_seat(it) && it.version == facts.version && it.suspected == facts.suspected
+        };
         let put = Put {
-            is_new: before != Some(facts.address),
-            has_seat: index.policy().has_seat(&facts),
+            is_new: before.is_none_or(|it| it.address != facts.address),
+            gained_seat: policy.has_seat(&facts) && !before.is_some_and(had_seat),
         };
         index.put(facts);
         put
@@ -187,5 +190,60 @@ impl Known {
         self.record.status == WorkerStatus::Available
             && self.unreachable().is_none()
             && !self.target.addresses().is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Strategy;
+    use crate::model::{Browser, SeatKind, Size, Version};
+
+    fn facts(active: u32) -> Facts {
+        Facts {
+            key: WorkerKey::new(Browser::Chromium, "w"),
+            address: ([127, 0, 0, 1], 3131).into(),
+            version: None,
+            seat: SeatKind::Shared,
+            size: Size::default(),
+            active,
+            lifetime: 0,
+            started_at: 0,
+            open: true,
+            suspected: false,
+            replaces_itself: false,
+        }
+    }
+
+    /// Else each reservation and each release of a grid with seats wakes whoever serves the line.
+    #[test]
+    fn a_seat_is_gained_by_whom_there_was_none_for() {
+        let table = WorkerTable::new(SharedIndex::new(Policy {
+            strategy: Strategy::LifetimeFirst,
+            max_active: 2,
+            max_lifetime: None,
+            ceiling: None,
+        }));
+        let gains = |facts| table.lock().put(facts).gained_seat;
+        assert!(gains(facts(0)), "the first that is known of it");
+        assert!(!gains(facts(1)), "there was one before");
+        assert!(!gains(facts(2)), "the last one was taken");
+        assert!(gains(facts(1)), "one came free");
+        assert!(!gains(facts(0)), "another one");
+        let version = Some(Version {
+            major: 1,
+            minor: 65,
+        });
+        let told = Facts {
+            version,
+            ..facts(0)
+        };
+        assert!(gains(told.clone()), "for clients of this version");
+        let closed = Facts {
+            open: false,
+            ..told.clone()
+        };
+        assert!(!gains(closed));
+        assert!(gains(told), "it is open again");
     }
 }

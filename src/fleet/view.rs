@@ -224,7 +224,8 @@ impl Fleet {
         if put.is_new {
             // Pingora learns of it first: before that it does not count as healthy.
             self.membership.notify_one();
-        } else if put.has_seat {
+        } else if put.gained_seat {
+            // A reservation that leaves seats, and a release beside free ones, are news to nobody who waits.
             self.queue.wake(key.browser);
         }
     }
