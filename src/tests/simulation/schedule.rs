@@ -302,11 +302,11 @@ impl Schedule {
                     }
                 }
                 network.vm.restart();
-                self.common.truth.server_is_back();
+                self.common.truth.server_is_back(true);
                 network.change_server(|it| it.closed = false);
             }
             Repair::Release => {
-                self.common.truth.server_is_back();
+                self.common.truth.server_is_back(false);
                 network.change_server(|it| it.requests_held = false);
             }
             Repair::Start(place) => self.start(place),

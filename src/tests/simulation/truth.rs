@@ -214,9 +214,15 @@ impl Truth {
         }
     }
 
-    /// Nobody could reach the server until this moment.
-    pub fn server_is_back(&self) {
-        self.state().back = Some(Instant::now());
+    /// Nobody could reach the server until this moment. One that was started anew may be old; after a
+    /// pause nobody is judged only if it was long.
+    pub fn server_is_back(&self, started: bool) {
+        let now = Instant::now();
+        let mut state = self.state();
+        let heard = state.proxies.values().filter_map(|it| it.heard).max();
+        if started || heard.is_some_and(|heard| now - heard > self.ttl / 2) {
+            state.back = Some(now);
+        }
     }
 
     /// The database lost what was written since `age` ago, or all.

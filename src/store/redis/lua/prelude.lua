@@ -220,30 +220,44 @@ local function count_proxies()
   return alive, dead
 end
 
+-- Whether what K.pulse says is said of the grid that is here: an old Redis has the pulse of an earlier one.
+local function is_present(grid)
+  return grid == (call('GET', K.grid) or grid)
+end
+
 -- Notes that a proxy was heard, whose identity lives for `ttl` ms. After a time in which none was (Redis
--- was away, or there was none), the silent are judged only when all had some seconds to come back.
+-- was away, or there was none), the silent are judged only when all had some seconds to come back; the same
+-- goes for a grid that was begun anew.
 local function feel_pulse(ttl)
   local time, grace = now(), math.min(ttl, GRACE)
-  local heard, judged = unpack(call('HMGET', K.pulse, 'heard', 'judged'))
+  local heard, judged, grid = unpack(call('HMGET', K.pulse, 'heard', 'judged', 'grid'))
   heard, judged = tonumber(heard), tonumber(judged)
+  if not is_present(grid) then
+    call('DEL', K.pulse)
+    heard = nil
+  end
   if not heard or not judged or time - heard > ttl / 2 or judged - time > GRACE then
-    call('HSET', K.pulse, 'heard', time, 'judged', time + grace, 'grace', grace)
+    call('HSET', K.pulse, 'heard', time, 'judged', time + grace, 'grace', grace, 'grid', call('GET', K.grid) or '')
   else
     call('HSET', K.pulse, 'heard', time)
   end
 end
 
+-- Whether the silent are judged. Whoever asks may be the first to be heard after Redis was away, by a
+-- question that waited for it.
 local function judging()
-  local judged = tonumber(call('HGET', K.pulse, 'judged'))
-  return judged and now() >= judged
+  local heard, judged, grace, grid = unpack(call('HMGET', K.pulse, 'heard', 'judged', 'grace', 'grid'))
+  if not heard or not judged or not grace or not is_present(grid) then return false end
+  local time = now()
+  return time >= tonumber(judged) and time - tonumber(heard) <= tonumber(grace) / 2
 end
 
 -- Whether a proxy without identity counts as dead: nobody had to come back lately, or it has been seen
 -- dead for as long as that takes, however often others came and went meanwhile.
 local function is_dead(proxy)
   if judging() then return true end
-  local since, grace = unpack(call('HMGET', K.pulse, 'dead:' .. proxy, 'grace'))
-  return since and grace and now() - tonumber(since) > tonumber(grace)
+  local since, grace, grid = unpack(call('HMGET', K.pulse, 'dead:' .. proxy, 'grace', 'grid'))
+  return since and grace and is_present(grid) and now() - tonumber(since) > tonumber(grace)
 end
 
 -- Seats that somebody held before Redis came back empty or old, as long as nobody has said which
