@@ -73,6 +73,9 @@ pub const GONE: &str = "playhouse:gone";
 pub const GRID: &str = "playhouse:grid";
 /// There while seats are kept for those who have not spoken since Redis came back empty or old.
 pub const GHOSTS: &str = "playhouse:ghosts";
+/// Hash `{browser}:{id}` -> its lifetime of before Redis came back empty or old, as far as somebody has told. With
+/// a TTL.
+pub const RESTORED: &str = "playhouse:restored";
 /// Hash of what this Redis went through: when a proxy was last heard (`heard`), and from when on the
 /// silent are judged (`judged`), in Redis' milliseconds.
 pub const PULSE: &str = "playhouse:pulse";
@@ -152,6 +155,7 @@ impl Keys {
             ("gone", GONE),
             ("pulse", PULSE),
             ("ghosts", GHOSTS),
+            ("restored", RESTORED),
             ("grid", GRID),
             ("events", EVENTS),
             ("reset", RESET),
@@ -178,6 +182,7 @@ impl Keys {
             (REVISION, "string"),
             (CHANGED, "zset"),
             (GONE, "zset"),
+            (RESTORED, "hash"),
             (GRID, "string"),
             (GHOSTS, "string"),
             (OOM_KILLS, "string"),

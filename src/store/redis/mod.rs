@@ -33,7 +33,7 @@ mod workers;
 
 use super::ledger::Ledger;
 use super::{Event, Grantee, StoreError, StoreOptions, StoreRole};
-use crate::model::WorkerKey;
+use crate::model::{Counts, WorkerKey};
 #[cfg(test)]
 use crate::tests::simulation::watch as rounds;
 use clock::ServerClock;
@@ -318,6 +318,14 @@ impl Inner {
     /// Nobody listening is no error: events are hints, the state is the truth.
     fn emit(&self, event: Event) {
         self.events.send(event).ok();
+    }
+
+    /// Takes in the counts of an answer. Those of a grid that this process has not written its ledger to are
+    /// too low: it would forget what it has to tell there.
+    fn hear_counts(&self, worker: &WorkerKey, counts: Counts) {
+        if !self.grid().stale() {
+            self.ledger().hear(worker, counts);
+        }
     }
 
     fn revisions(&self) -> MutexGuard<'_, Revisions> {

@@ -161,13 +161,12 @@ impl RedisStore {
             .await?;
         let reserved = wire::reserved(&answer)
             .ok_or_else(|| StoreError::Refused("an answer that makes no sense".to_owned()))?;
-        let mut ledger = inner.ledger();
         let Reserved::Seat { worker, counts } = &reserved else {
-            ledger.unseated(session);
+            inner.ledger().unseated(session);
             return Ok(reserved);
         };
-        ledger.hear(worker, *counts);
-        if !ledger.seated(session, worker) {
+        inner.hear_counts(worker, *counts);
+        if !inner.ledger().seated(session, worker) {
             // Released while it was being reserved, by somebody who did not wait.
             inner.outbox.notify_one();
             return Ok(Reserved::Gone);
@@ -224,12 +223,13 @@ impl Inner {
     /// A session that waited has a seat. Returns whether it still wants it; no second time when a message and
     /// an answer tell of the same seat.
     pub fn granted(&self, granted: &Granted) -> bool {
+        self.hear_counts(&granted.worker, granted.counts);
         let mut ledger = self.ledger();
-        ledger.hear(&granted.worker, granted.counts);
         if ledger.holds(granted.session, &granted.worker) {
             return false;
         }
         let wanted = ledger.seated(granted.session, &granted.worker);
+        drop(ledger);
         if !wanted {
             // Released meanwhile, by somebody who did not wait.
             self.outbox.notify_one();

@@ -138,7 +138,7 @@ impl WorkerStore for RedisStore {
             lifetime: lifetime as u32,
             revision,
         };
-        self.inner.ledger().hear(worker, counts);
+        self.inner.hear_counts(worker, counts);
         Ok(HeartbeatReply {
             unknown: false,
             recycle: order > 0,
@@ -185,9 +185,11 @@ impl Inner {
     pub fn register_call(&self, registration: &Registration) -> ScriptInvocation<'_> {
         let worker = &registration.record.key;
         let mut call = self.scripts.register.key(self.keys.record(worker));
+        let (lifetime, active) = (registration.lifetime, registration.active);
+        let grid = self.grid().known.clone().unwrap_or_default();
         call.arg(worker.to_string())
             .arg(millis(registration.expires - Instant::now()))
-            .arg(format!("{} {}", registration.lifetime, registration.active));
+            .arg(format!("{lifetime} {active} {grid}"));
         for (name, value) in wire::fields(&registration.record) {
             call.arg(name).arg(value);
         }

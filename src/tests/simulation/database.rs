@@ -144,8 +144,8 @@ impl Database {
         let (name, args) = args.split_first().ok_or("ERR no command")?;
         let key = args.first().copied().unwrap_or_default();
         let answer = match *name {
-            "GET" | "SET" | "DEL" | "EXISTS" | "TYPE" | "PTTL" | "PEXPIRE" | "INCR" | "INCRBY"
-            | "TIME" | "SCAN" => self.of_any(name, args),
+            "GET" | "SET" | "DEL" | "COPY" | "EXISTS" | "TYPE" | "PTTL" | "PEXPIRE" | "INCR"
+            | "INCRBY" | "TIME" | "SCAN" => self.of_any(name, args),
             name if name.starts_with('H') => self.of_hash(name, args),
             "SADD" | "SREM" | "SMEMBERS" | "SISMEMBER" | "SCARD" => self.of_set(name, args),
             name if name.starts_with('Z') => self.of_sorted(name, args),
@@ -165,6 +165,14 @@ impl Database {
             "GET" => bulk(self.text(key)?),
             "SET" => return self.set_text(args),
             "DEL" => Reply::Int(args.iter().filter(|key| self.remove(key)).count() as i64),
+            "COPY" => {
+                let from = self.get(key).is_some().then(|| self.entries[key].clone());
+                let copied = from.is_some() && self.get(args[1]).is_none();
+                if let Some(entry) = from.filter(|_| copied) {
+                    self.entries.insert(args[1].to_owned(), entry);
+                }
+                Reply::Int(i64::from(copied))
+            }
             "EXISTS" => {
                 Reply::Int(args.iter().filter(|key| self.get(key).is_some()).count() as i64)
             }

@@ -15,8 +15,7 @@ local started = ARGV[4] == '1' and grid == ARGV[3]
 if not grid or revision < seen or started then
   -- Redis came back empty, or older than it was, or may have. Everybody writes down again what is theirs.
   grid = ARGV[1]
-  call('SET', KEYS[1], grid)
-  call('PUBLISH', K.reset, grid)
+  begin_anew(grid)
   if revision < seen then call('SET', K.revision, ARGV[2]) end
   revision = rise()
 end

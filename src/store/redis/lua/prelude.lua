@@ -55,11 +55,16 @@ local function revision_now()
 end
 
 -- Redis was emptied, or is older than it was: everybody writes down again what is theirs, and hears
--- of that before anything else.
+-- of that before anything else. It is noted what lifetimes are at this moment: what somebody remembers of them
+-- comes on top of what is given since.
 local function begin_anew(grid)
   call('SET', K.grid, grid)
   call('PUBLISH', K.reset, grid)
-  call('SET', K.ghosts, grid, 'PX', GHOSTS_TTL, 'NX')
+  call('DEL', K.restored)
+  call('COPY', K.lifetime, K.restored)
+  -- No worker has that name; without any the key would not be there.
+  call('HSET', K.restored, 'grid', 0)
+  call('PEXPIRE', K.restored, SILENT_TTL)
 end
 
 -- The next revision. It begins with the time, so that a counter that was lost goes on above any
@@ -73,7 +78,10 @@ local function rise()
   if type(revision) ~= 'number' or revision < 1000000000000 then
     revision = now()
     call('SET', K.revision, revision)
-    if call('EXISTS', K.grid) == 0 then begin_anew(table.concat(call('TIME'))) end
+    if call('EXISTS', K.grid) == 0 then
+      begin_anew(table.concat(call('TIME')))
+      call('SET', K.ghosts, revision, 'PX', GHOSTS_TTL, 'NX')
+    end
   end
   risen.before, risen.last = revision - 1, revision
   return revision
@@ -160,16 +168,38 @@ local function end_turn(newcomer)
   end
 end
 
+-- Notes what the lifetime of a worker that is off the books was when Redis came back empty or old.
+local function note_restored(worker, lifetime)
+  if call('EXISTS', K.restored) == 1 then call('HSETNX', K.restored, worker, lifetime) end
+end
+
+-- How much is missing of a worker's lifetime, of which somebody remembers so much from an earlier grid; `known`
+-- is what is known of it.
+local function lifetime_missing(worker, remembered, known)
+  if call('EXISTS', K.restored) == 0 then return math.max(remembered - known, 0) end
+  local noted = whole(call('HGET', K.restored, worker)) or 0
+  if remembered <= noted then return 0 end
+  call('HSET', K.restored, worker, remembered)
+  return remembered - noted
+end
+
 -- Puts a worker whose record was just written on the books. Sessions may hold seats on it from
--- before it fell silent, and somebody may remember its lifetime.
-local function enter(worker, ttl, lifetime)
+-- before it fell silent, and somebody may remember its lifetime, from an `earlier` grid or this one.
+local function enter(worker, ttl, lifetime, earlier)
   call('ZADD', K.workers, now() + ttl, worker)
   if not on_the_books(worker) then
     end_turn(worker)
     local held = call('HLEN', K.seats .. worker)
     call('HSET', K.active, worker, held)
-    local before = whole(call('GET', K.silent .. worker)) or 0
-    call('HSET', K.lifetime, worker, math.max(held, lifetime, before, count(K.lifetime, worker)))
+    local silent = whole(call('GET', K.silent .. worker)) or 0
+    note_restored(worker, silent)
+    local known = math.max(silent, count(K.lifetime, worker))
+    if earlier then
+      known = known + lifetime_missing(worker, lifetime, known)
+    else
+      known = math.max(known, lifetime)
+    end
+    call('HSET', K.lifetime, worker, math.max(held, known))
     call('DEL', K.silent .. worker)
   end
 end
@@ -181,7 +211,9 @@ local function lived_on(worker, sessions)
   if call('HEXISTS', K.lifetime, worker) == 1 then
     add(K.lifetime, worker, sessions)
   else
-    call('SET', key, (whole(call('GET', key)) or 0) + sessions, 'PX', SILENT_TTL)
+    local before = whole(call('GET', key)) or 0
+    note_restored(worker, before)
+    call('SET', key, before + sessions, 'PX', SILENT_TTL)
   end
 end
 

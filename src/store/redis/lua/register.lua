@@ -1,8 +1,8 @@
 -- Writes a worker's record.
 --
 -- KEYS  1: the record
--- ARGV  1: worker, 2: TTL in ms, 3: the lifetime that the worker remembers, and behind a blank
---       its active sessions if it remembers them, then field, value, ...
+-- ARGV  1: worker, 2: TTL in ms, 3: the lifetime and the active sessions that the worker remembers, and the
+--       grid in which they were so (empty: none), each behind a blank, then field, value, ...
 -- Returns {active, lifetime, revision}
 -- A record that says what it said before is not announced: who keeps it alive by writing it again
 -- wakes nobody.
@@ -22,10 +22,13 @@ local before, booked = said(), on_the_books(ARGV[1])
 call('DEL', KEYS[1])
 call('HSET', KEYS[1], unpack(ARGV, 4))
 call('PEXPIRE', KEYS[1], ARGV[2])
-local lifetime, active = ARGV[3]:match('^(%d+) ?(%d*)$')
-local more = remember_seats(ARGV[1], tonumber(active) or 0)
-enter(ARGV[1], tonumber(ARGV[2]), tonumber(lifetime))
-if booked and more > 0 then change(ARGV[1], more, 0) end
+local lifetime, active, grid = ARGV[3]:match('^(%d+) (%d+) (%S*)$')
+lifetime = tonumber(lifetime)
+local earlier = grid ~= '' and grid ~= call('GET', K.grid)
+local more, missing = remember_seats(ARGV[1], tonumber(active)), 0
+enter(ARGV[1], tonumber(ARGV[2]), lifetime, earlier)
+if booked and earlier then missing = lifetime_missing(ARGV[1], lifetime, count(K.lifetime, ARGV[1])) end
+if booked and more + missing > 0 then change(ARGV[1], more, missing) end
 local news = not booked
 for name, value in pairs(said()) do
   news = news or before[name] ~= value

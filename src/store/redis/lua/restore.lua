@@ -25,13 +25,15 @@ while i <= #ARGV do
   local more, booked = remember_seats(worker, active), on_the_books(worker)
   local left = call('PTTL', KEYS[record])
   if left >= 0 and not (booked and call('ZSCORE', K.workers, worker)) then
-    enter(worker, left, lifetime)
+    enter(worker, left, lifetime, true)
   end
-  if on_the_books(worker) then
+  if booked then
     -- Several proxies remember: the highest stays.
-    local unknown = math.max(lifetime - count(K.lifetime, worker), 0)
-    if not booked then more = 0 end
-    if more + unknown > 0 then change(worker, more, unknown) end
+    local missing = lifetime_missing(worker, lifetime, count(K.lifetime, worker))
+    if more + missing > 0 then change(worker, more, missing) end
+  elseif on_the_books(worker) then
+    -- Who was here before may have read the fleet without it.
+    announce(worker)
   end
   i, record = i + 4 + n, record + 1
 end
