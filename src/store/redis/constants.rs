@@ -7,6 +7,10 @@ use std::time::Duration;
 /// How long seats are kept for those who held them before Redis came back empty or old.
 pub const GHOSTS_TTL: Duration = Duration::from_secs(5);
 
+/// How long new seats wait, after Redis came back empty or old, for proxies that have not written down yet what
+/// they held. Less than clients wait for a seat by default.
+pub const AWAITED_TTL: Duration = Duration::from_secs(3);
+
 /// After a time in which Redis heard no proxy (it was away, or there was none), the silent are judged only
 /// when all had this long to come back; less where `store.proxy_ttl` is less.
 pub const GRACE: Duration = Duration::from_secs(5);
@@ -28,6 +32,7 @@ pub fn lua_constants() -> Vec<(&'static str, u64)> {
     let ms = |time: Duration| time.as_millis() as u64;
     vec![
         ("GHOSTS_TTL", ms(GHOSTS_TTL)),
+        ("AWAITED_TTL", ms(AWAITED_TTL)),
         ("GRACE", ms(GRACE)),
         ("SILENT_TTL", ms(SILENT_TTL)),
         ("GONE_REMEMBERED", GONE_REMEMBERED),
@@ -48,6 +53,7 @@ mod tests {
         for words in [
             format!("ghosts for {} s", seconds(GHOSTS_TTL)),
             format!("string with a TTL of {} s", seconds(GHOSTS_TTL)),
+            format!("or {} s are over", seconds(AWAITED_TTL)),
             format!("judged for the next {} s", seconds(GRACE)),
             format!(
                 "the last {},{:03} workers",

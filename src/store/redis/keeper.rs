@@ -206,7 +206,8 @@ async fn hello(inner: &Inner, live: &mut Live, restarted: bool) -> RedisResult<S
             .key(&inner.identity_key)
             .arg(&inner.proxy)
             .arg(live.epoch)
-            .arg(millis(inner.proxy_ttl));
+            .arg(millis(inner.proxy_ttl))
+            .arg(inner.presence().proxies());
     }
     let sent = Instant::now();
     let (grid, showed): (String, i64) = hello.invoke_async(&mut live.connection).await?;
@@ -219,12 +220,13 @@ async fn hello(inner: &Inner, live: &mut Live, restarted: bool) -> RedisResult<S
 /// Makes Redis agree with the ledger. Nothing of ours is under way meanwhile: this connection is
 /// not live yet, and older ones are fenced off.
 async fn restate(inner: &Inner, live: &mut Live) -> RedisResult<()> {
+    let known = inner.grid().known.clone();
+    let is_another = known.as_ref() != Some(&live.grid);
     if inner.role == StoreRole::Proxy {
-        let known = inner.grid().known.clone();
-        if known.as_ref() != Some(&live.grid) {
+        if is_another {
             inner.revisions().forget();
             restore(inner, live).await?;
-            inner.grid().renewed = known.map(|_| Instant::now());
+            inner.grid().renewed = known.as_ref().map(|_| Instant::now());
         }
         let leases = leases(inner, live).await?;
         let mut ledger = inner.ledger();
@@ -232,6 +234,10 @@ async fn restate(inner: &Inner, live: &mut Live) -> RedisResult<()> {
         ledger.compare(&leases, true);
     }
     inner.flush(live).await?;
+    if inner.role == StoreRole::Proxy && is_another && known.is_some() {
+        let told = inner.fenced(&inner.scripts.told, live.epoch);
+        let _: u32 = told.invoke_async(&mut live.connection).await?;
+    }
     let registrations = inner.ledger().registrations(Instant::now());
     for registration in registrations {
         inner.write_registration(live, &registration).await?;

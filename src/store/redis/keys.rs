@@ -76,8 +76,9 @@ pub const GHOSTS: &str = "playhouse:ghosts";
 /// Hash `{browser}:{id}` -> its lifetime of before Redis came back empty or old, as far as somebody has told. With
 /// a TTL.
 pub const RESTORED: &str = "playhouse:restored";
-/// Hash of what this Redis went through: when a proxy was last heard (`heard`), and from when on the
-/// silent are judged (`judged`), in Redis' milliseconds.
+/// Hash of what this `grid` went through: when a proxy was last heard (`heard`), from when on the
+/// silent are judged (`judged`), until when (`counted`) how many proxies (`awaited`) are awaited and how many of
+/// them have written down what they held (`told`); times in Redis' milliseconds.
 pub const PULSE: &str = "playhouse:pulse";
 /// Held by the proxy that looks for workers that registered by hand.
 pub const SCAN: &str = "playhouse:scan";

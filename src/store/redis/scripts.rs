@@ -64,6 +64,7 @@ scripts!(
     reserve,
     restore,
     sweep,
+    told,
     unseat
 );
 

@@ -3,7 +3,8 @@
 -- KEYS  1: the name of the grid, 2: the proxy's identity (absent for a worker)
 -- ARGV  1: a name for the grid, if it needs one, 2: the highest revision seen, 3: the grid that was
 --       known before (empty: none), 4: 1 if the server was started since that was known, 5: proxy,
---       6: epoch of the connection, 7: TTL of the identity in ms (5 to 7 absent for a worker)
+--       6: epoch of the connection, 7: TTL of the identity in ms, 8: how many proxies it knows of (5 to
+--       8 absent for a worker)
 -- Returns {the grid's name, this clock in us}
 -- Atomic because from here on the epoch fences off everything that older connections of the same
 --       proxy sent and Redis has not read yet, and because one of many must name the grid.
@@ -28,6 +29,7 @@ if ARGV[5] then
   call('SET', KEYS[2], ARGV[6], 'PX', ARGV[7])
   call('SADD', K.proxies, ARGV[5])
   call('HDEL', K.pulse, 'dead:' .. ARGV[5])
+  if ARGV[3] ~= '' and ARGV[3] ~= grid then await(tonumber(ARGV[8])) end
   -- Everybody's share for when Redis is away is one of so many, this proxy among them.
   call('PUBLISH', K.events, 'p ' .. count_proxies())
 end

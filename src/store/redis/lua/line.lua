@@ -215,6 +215,7 @@ local function version_of(text)
 end
 
 local given, record = 0, 4
+if remaining > 0 and i <= #ARGV and being_counted() then remaining = 0 end
 while i <= #ARGV and remaining > 0 and given < MAX_GRANTS do
   local worker, most_active, most_lifetime = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
   local found = redis.pcall('HMGET', KEYS[record], 'status', 'playwrightVersion', 'seat')

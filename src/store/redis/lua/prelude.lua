@@ -259,13 +259,14 @@ end
 
 -- Notes that a proxy was heard, whose identity lives for `ttl` ms. After a time in which none was (Redis
 -- was away, or there was none), the silent are judged only when all had some seconds to come back; the same
--- goes for a grid that was begun anew.
+-- goes for a grid that was begun anew, which awaits those who knew an earlier one.
 local function feel_pulse(ttl)
   local time, grace = now(), math.min(ttl, GRACE)
   local heard, judged, grid = unpack(call('HMGET', K.pulse, 'heard', 'judged', 'grid'))
   heard, judged = tonumber(heard), tonumber(judged)
   if not is_present(grid) then
     call('DEL', K.pulse)
+    call('HSET', K.pulse, 'counted', time + AWAITED_TTL)
     heard = nil
   end
   if not heard or not judged or time - heard > ttl / 2 or judged - time > GRACE then
@@ -273,6 +274,21 @@ local function feel_pulse(ttl)
   else
     call('HSET', K.pulse, 'heard', time)
   end
+end
+
+-- A proxy that knew an earlier grid knew of so many proxies, itself among them: all those are awaited.
+local function await(proxies)
+  local counted, awaited = unpack(call('HMGET', K.pulse, 'counted', 'awaited'))
+  if counted and now() < tonumber(counted) and proxies > (tonumber(awaited) or 0) then
+    call('HSET', K.pulse, 'awaited', proxies)
+  end
+end
+
+-- Whether some of those who are awaited have not written down yet what they held: nobody else may know
+-- whom they seated last.
+local function being_counted()
+  local counted, awaited, told = unpack(call('HMGET', K.pulse, 'counted', 'awaited', 'told'))
+  return counted and awaited and (tonumber(told) or 0) < tonumber(awaited) and now() < tonumber(counted)
 end
 
 -- Whether the silent are judged. Whoever asks may be the first to be heard after Redis was away, by a

@@ -1,5 +1,5 @@
 -- Gives a session a seat on the first candidate that is alive, available and not full, whoever
--- waits in line.
+-- waits in line, and whoever is awaited since Redis came back empty or old.
 --
 -- KEYS  1: the proxy's identity, 2: its leases, then the record of each candidate
 -- ARGV  1: proxy, 2: epoch, 3: session, then for each candidate: worker, most active, most lifetime
