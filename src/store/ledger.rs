@@ -7,7 +7,7 @@ mod heard;
 
 use crate::model::{SessionId, WorkerKey, WorkerRecord, WorkerStatus};
 use heard::Heard;
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use tokio::time::Instant;
 
 #[derive(Default)]
@@ -26,6 +26,8 @@ pub struct Ledger {
     under_way: HashSet<SessionId>,
     /// What was last heard of each worker, to tell a store that came back empty.
     heard: HashMap<WorkerKey, Heard>,
+    /// Those that left last, with their lifetimes.
+    silent: VecDeque<(WorkerKey, u32)>,
     revision: u64,
 }
 

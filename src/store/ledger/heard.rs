@@ -6,6 +6,10 @@ use crate::model::{Counts, WorkerKey, WorkerRecord};
 use crate::store::WorkerView;
 use std::collections::HashSet;
 
+/// Workers that left whose lifetimes are remembered, the last ones: a store that comes back empty has
+/// forgotten those of workers that were silent then.
+const SILENT_REMEMBERED: usize = 1000;
+
 /// A worker as it was heard of.
 pub(super) struct Heard {
     view: WorkerView,
@@ -47,6 +51,11 @@ impl Ledger {
 
     /// These workers are all there are, but for those that were told of behind this revision.
     pub fn learn_all(&mut self, fleet: &[WorkerView], revision: u64) {
+        let there: HashSet<&WorkerKey> = fleet.iter().map(|view| &view.record.key).collect();
+        let gone = self.heard.iter();
+        let gone = gone.filter(|(worker, known)| known.told <= revision && !there.contains(worker));
+        let gone: Vec<WorkerKey> = gone.map(|(worker, _)| worker.clone()).collect();
+        gone.iter().for_each(|worker| self.forget(worker));
         self.heard.retain(|_, known| known.told > revision);
         for view in fleet {
             if self.told_of(&view.record.key) <= Some(view.counts.revision) {
@@ -56,7 +65,19 @@ impl Ledger {
     }
 
     pub fn forget(&mut self, worker: &WorkerKey) {
-        self.heard.remove(worker);
+        if let Some(known) = self.heard.remove(worker) {
+            let lifetime = known.view.counts.lifetime;
+            self.silent.push_back((worker.clone(), lifetime));
+            if self.silent.len() > SILENT_REMEMBERED {
+                self.silent.pop_front();
+            }
+        }
+    }
+
+    /// Workers that left, which may have fallen silent and come back, each with its lifetime.
+    pub fn silent(&self) -> Vec<(WorkerKey, u32)> {
+        let lifetimes = self.silent.iter().filter(|(_, lifetime)| *lifetime > 0);
+        lifetimes.cloned().collect()
     }
 
     pub fn remembered(&self) -> Vec<WorkerView> {

@@ -2,7 +2,8 @@
 //! between, at the end both have the same seats.
 
 use super::*;
-use crate::model::Browser;
+use crate::model::{Browser, Counts};
+use crate::store::WorkerView;
 use proptest::prelude::*;
 
 /// How far a call came.
@@ -190,4 +191,46 @@ fn a_release_does_not_overtake_the_telling_of_its_seat() {
     ledger.release(id(2), true);
     ledger.mark_unsynced();
     assert!(ledger.pending_releases(2).contains(&(id(2), true)));
+}
+
+fn view(worker: WorkerKey, lifetime: u32, revision: u64) -> WorkerView {
+    let endpoint = "ws://127.0.0.1:1/".parse().unwrap();
+    let counts = Counts {
+        active: 0,
+        lifetime,
+        revision,
+    };
+    WorkerView {
+        record: WorkerRecord::new(worker, endpoint, 0),
+        counts,
+    }
+}
+
+/// They may have fallen silent, and a store that comes back empty has forgotten what they served.
+#[test]
+fn lifetimes_of_workers_that_left_are_remembered() {
+    let mut ledger = Ledger::default();
+    for number in 0..3 {
+        ledger.learn(&view(worker(number), number.into(), 1));
+    }
+    ledger.forget(&worker(1));
+    assert_eq!(ledger.silent(), [(worker(1), 1)]);
+    // One that served nobody is of no interest, and one that was told of later is there.
+    ledger.learn(&view(worker(3), 3, 5));
+    ledger.learn_all(&[], 4);
+    assert_eq!(ledger.silent(), [(worker(1), 1), (worker(2), 2)]);
+    assert_eq!(ledger.remembered().len(), 1);
+}
+
+#[test]
+fn of_the_workers_that_left_the_last_thousand_are_remembered() {
+    let mut ledger = Ledger::default();
+    let named = |number: u32| WorkerKey::new(Browser::Chromium, format!("w{number}"));
+    for number in 1..=1500 {
+        ledger.learn(&view(named(number), number, 1));
+        ledger.forget(&named(number));
+    }
+    let silent = ledger.silent();
+    assert_eq!(silent.len(), 1000);
+    assert_eq!(silent[0], (named(501), 501));
 }

@@ -247,7 +247,8 @@ async fn restate(inner: &Inner, live: &mut Live) -> RedisResult<()> {
 
 /// A Redis that came back empty knows no worker, one that came back old has old counts. Those that have an agent register again at once;
 /// until they all have, and for those of the original, which do not, every proxy writes down what
-/// it remembers, so that there is no moment without workers.
+/// it remembers, so that there is no moment without workers; and the lifetimes of those that fell silent, for
+/// their return.
 async fn restore(inner: &Inner, live: &mut Live) -> RedisResult<()> {
     let remembered = inner.ledger().remembered();
     for batch in remembered.chunks(RESTORE_BATCH) {
@@ -262,6 +263,16 @@ async fn restore(inner: &Inner, live: &mut Live) -> RedisResult<()> {
                 .arg(view.counts.active)
                 .arg(fields.len() * 2)
                 .arg(&fields);
+        }
+        let _: u32 = restore.invoke_async(&mut live.connection).await?;
+    }
+    let silent = inner.ledger().silent();
+    for batch in silent.chunks(BATCH) {
+        let mut restore = inner.fenced(&inner.scripts.restore, live.epoch);
+        restore.arg(millis(RESTORED_TTL));
+        for (worker, lifetime) in batch {
+            restore.key(inner.keys.record(worker));
+            restore.arg(worker.to_string()).arg(lifetime).arg(0).arg(0);
         }
         let _: u32 = restore.invoke_async(&mut live.connection).await?;
     }

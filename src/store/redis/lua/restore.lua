@@ -3,12 +3,22 @@
 --
 -- KEYS  1: the proxy's identity, 2: its leases, then the records
 -- ARGV  1: proxy, 2: epoch, 3: TTL in ms, then for each record: worker, the lifetime and the active
---       sessions remembered, how many arguments its fields take, field, value, ...
+--       sessions remembered, how many arguments its fields take (0: it fell silent, and only its
+--       lifetime is remembered), field, value, ...
 -- Returns how many were missing; FENCED
 -- Atomic because a record must not be seen without TTL or counters, and because what the worker
 --       itself wrote in the meantime is better than any memory of it.
 
 if fenced(ARGV[1], ARGV[2]) then return FENCED end
+
+-- The lifetime of a worker that is off the books, for its return.
+local function remember_silent(worker, lifetime)
+  local key = K.silent .. worker
+  local known = whole(call('GET', key)) or 0
+  note_restored(worker, known)
+  call('SET', key, known + lifetime_missing(worker, lifetime, known), 'PX', SILENT_TTL)
+end
+
 local ttl = tonumber(ARGV[3])
 
 local missing, i, record = 0, 4, 3
@@ -16,7 +26,7 @@ while i <= #ARGV do
   local worker, n = ARGV[i], tonumber(ARGV[i + 3])
   local lifetime, active = tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
   -- A worker of the original leaves a fragment when its heartbeat finds no record.
-  if not field(KEYS[record], 'endpoint') then
+  if n > 0 and not field(KEYS[record], 'endpoint') then
     call('DEL', KEYS[record])
     call('HSET', KEYS[record], unpack(ARGV, i + 4, i + 3 + n))
     call('PEXPIRE', KEYS[record], ttl)
@@ -24,7 +34,9 @@ while i <= #ARGV do
   end
   local more, booked = remember_seats(worker, active), on_the_books(worker)
   local left = call('PTTL', KEYS[record])
-  if left >= 0 and not (booked and call('ZSCORE', K.workers, worker)) then
+  if n == 0 and not booked then
+    remember_silent(worker, lifetime)
+  elseif left >= 0 and not (booked and call('ZSCORE', K.workers, worker)) then
     enter(worker, left, lifetime, true)
   end
   if booked then
