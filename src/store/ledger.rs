@@ -96,10 +96,16 @@ impl Ledger {
         self.seats.entry(session).or_insert(Seat::Waiting);
     }
 
-    /// Whether the session is known to have its seat on this worker.
-    pub fn holds(&self, session: SessionId, worker: &WorkerKey) -> bool {
-        let seat = self.seats.get(&session);
-        matches!(seat, Some(Seat::Held { worker: on, .. }) if on == worker)
+    /// The store gave the session a seat there. Returns whether it is known to have one already; if that is
+    /// on another worker, the store is to be told so.
+    pub fn already_seated(&mut self, session: SessionId, given: &WorkerKey) -> bool {
+        let Some(Seat::Held { worker, sync, .. }) = self.seats.get_mut(&session) else {
+            return false;
+        };
+        if worker != given && *sync == SyncState::Done {
+            *sync = SyncState::Needed;
+        }
+        true
     }
 
     /// The session got a seat. `false` when the session was released in the meantime.

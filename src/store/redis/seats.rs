@@ -221,17 +221,15 @@ pub async fn tell_releases(inner: Arc<Inner>) {
 
 impl Inner {
     /// A session that waited has a seat. Returns whether it still wants it; no second time when a message and
-    /// an answer tell of the same seat.
+    /// an answer tell of the same seat, nor when an old line gave it another one.
     pub fn granted(&self, granted: &Granted) -> bool {
         self.hear_counts(&granted.worker, granted.counts);
         let mut ledger = self.ledger();
-        if ledger.holds(granted.session, &granted.worker) {
-            return false;
-        }
-        let wanted = ledger.seated(granted.session, &granted.worker);
+        let wanted = !ledger.already_seated(granted.session, &granted.worker)
+            && ledger.seated(granted.session, &granted.worker);
         drop(ledger);
         if !wanted {
-            // Released meanwhile, by somebody who did not wait.
+            // Released meanwhile, by somebody who did not wait, or seated elsewhere.
             self.outbox.notify_one();
         }
         wanted

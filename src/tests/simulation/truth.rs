@@ -59,6 +59,7 @@ struct Running {
     proxy: String,
     session: String,
     worker: WorkerKey,
+    begun: Instant,
     /// The lease was seen in the database.
     leased: bool,
     /// Of which outage's share it is, by when the proxy had its last answer, and how much that share
@@ -263,6 +264,7 @@ impl Truth {
             proxy: proxy.to_owned(),
             session: session.clone(),
             worker: worker.clone(),
+            begun: Instant::now(),
             leased: false,
             share,
             outlived: false,
@@ -348,7 +350,12 @@ impl Truth {
                 .back
                 .is_none_or(|back| now - back >= GRACE.min(self.ttl));
             if (silent && judged) || forgotten {
-                running.outlived |= running.leased || state.wiped.is_some();
+                // One from a share may be a seat for others too, if it began when its proxy still had shares.
+                let shared = running.share.is_some()
+                    && proxy
+                        .heard
+                        .is_some_and(|heard| running.begun < heard + self.ttl);
+                running.outlived |= running.leased || shared || state.wiped.is_some();
                 // It is its proxy's again when that has written it down anew, some moments after it is heard.
                 running.leased = false;
             } else if running.leased && *caller != running.proxy {

@@ -7,7 +7,8 @@
 --         an earlier reservation counted it)
 --       '+', worker, n: sessions that came and went unseen
 -- Returns how many seats were new; FENCED
--- Atomic because lease and counters change together; a session that has a lease is left alone.
+-- Atomic because lease and counters change together; a session that has its lease is left alone. Where a
+--       session is, its proxy knows best.
 
 local proxy = ARGV[1]
 if fenced(proxy, ARGV[2]) then return FENCED end
@@ -17,12 +18,19 @@ for i = 3, #ARGV, 3 do
   local what, worker, n = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
   if what == '+' then
     if on_the_books(worker) then change(worker, 0, n) else lived_on(worker, n) end
-  elseif call('HSETNX', KEYS[2], what, worker) == 1 then
-    -- Its seat may have outlived the lease, or be one that somebody remembered.
-    local more = call('HSET', K.seats .. worker, what, proxy)
-    if more == 1 and n == 0 and end_ghost(worker) then more = 0 end
-    if on_the_books(worker) then change(worker, more, n) else lived_on(worker, n) end
-    new = new + 1
+  else
+    local held = call('HGET', KEYS[2], what)
+    if held ~= worker then
+      -- An old Redis may still have it in line, and may have given it another seat.
+      leave_line(proxy, what)
+      if held then give_back(proxy, what, true) end
+      call('HSET', KEYS[2], what, worker)
+      -- Its seat may have outlived the lease, or be one that somebody remembered.
+      local more = call('HSET', K.seats .. worker, what, proxy)
+      if more == 1 and n == 0 and end_ghost(worker) then more = 0 end
+      if on_the_books(worker) then change(worker, more, n) else lived_on(worker, n) end
+      new = new + 1
+    end
   end
 end
 return new

@@ -89,7 +89,8 @@ for _ = 1, tonumber(ARGV[6]) do
     granted(session, held, count(K.active, held), count(K.lifetime, held), revision_now())
   else
     if held then give_back(proxy, session, false) end
-    if place == '' then
+    local placed = place ~= ''
+    if not placed then
       -- A question that was long on its way makes nobody come later.
       place = math.min(clock - tonumber(waited), tonumber(came) or clock)
       place = math.max(place, last + 1)
@@ -99,6 +100,8 @@ for _ = 1, tonumber(ARGV[6]) do
     end
     local lane = lane_of(wanted .. '/' .. tenant)
     local entry = { session = session, proxy = proxy, place = tonumber(place), lane = lane, left = tonumber(left), offered = '\n' .. offered, valid = true }
+    -- Who is told of anew may stand there from before.
+    if placed then entry.member = session .. ' ' .. proxy end
     own[#own + 1], known[session] = entry, true
     lane.line[#lane.line + 1] = entry
     if of(tenant).priority ~= tonumber(priority) then

@@ -238,6 +238,16 @@ local function give_back(proxy, session, refund)
   return true
 end
 
+-- A session waits no longer, if it does.
+local function leave_line(proxy, session)
+  local waiting = K.waiting .. proxy
+  local lane = (call('HGET', waiting, session) or ''):match('^%d+ ([^\n]*)\n')
+  if lane then
+    call('HDEL', waiting, session)
+    call('ZREM', K.lane .. lane, session .. ' ' .. proxy)
+  end
+end
+
 -- How many proxies are alive, and how many are not. Of those it is noted since when they are seen dead.
 local function count_proxies()
   local alive, dead = 0, 0

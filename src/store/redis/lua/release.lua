@@ -7,18 +7,9 @@
 --       after another proxy took over, a release finds no lease and changes nothing. Not fenced,
 --       for a session that ended has ended, whichever connection says so.
 
--- A session that never reached its worker may still be waiting for one.
-local function leave_line(proxy, session)
-  local waiting = K.waiting .. proxy
-  local lane = (call('HGET', waiting, session) or ''):match('^%d+ ([^\n]*)\n')
-  if lane then
-    call('HDEL', waiting, session)
-    call('ZREM', K.lane .. lane, session .. ' ' .. proxy)
-  end
-end
-
 local given = 0
 for i = 2, #ARGV, 2 do
+  -- A session that never reached its worker may still be waiting for one.
   if ARGV[i + 1] == '1' then leave_line(ARGV[1], ARGV[i]) end
   if give_back(ARGV[1], ARGV[i], ARGV[i + 1] == '1') then given = given + 1 end
 end

@@ -1,4 +1,4 @@
--- A proxy has written down all that it knew of an earlier grid: it is awaited no longer.
+-- A proxy has written down all that it knew of an earlier grid: new seats do not wait for it.
 --
 -- KEYS  1: the proxy's identity, 2: its leases
 -- ARGV  1: proxy, 2: epoch
