@@ -17,7 +17,8 @@ if not grid or revision < seen or started then
   -- Redis came back empty, or older than it was, or may have. Everybody writes down again what is theirs.
   grid = ARGV[1]
   begin_anew(grid)
-  if revision < seen then call('SET', K.revision, ARGV[2]) end
+  -- Above what anybody saw, or the next to come would take this grid for an old one too.
+  call('SET', K.revision, math.max(seen, revision, now()))
   revision = rise()
 end
 if ARGV[3] ~= '' and ARGV[3] ~= grid then

@@ -238,7 +238,7 @@ local function give_back(proxy, session, refund)
   return true
 end
 
--- A session waits no longer, if it does.
+-- Takes a session out of the line, if it waits there.
 local function leave_line(proxy, session)
   local waiting = K.waiting .. proxy
   local lane = (call('HGET', waiting, session) or ''):match('^%d+ ([^\n]*)\n')
