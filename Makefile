@@ -78,10 +78,10 @@ recycles: ## recycles in a row, nothing may be left of them (RECYCLES=100)
 	@scripts/setup.sh test
 	RECYCLES=$(RECYCLES) $(CARGO) test --locked --test main recycles_in_a_row -- --nocapture
 
-own: ## sessions on browsers of their own, nothing may be left of them (OWN_SESSIONS=200 CDP_SESSIONS=100)
+own: ## sessions on browsers of their own, nothing may be left of them; the largest messages (OWN_SESSIONS=200 CDP_SESSIONS=100)
 	@scripts/setup.sh test
-	OWN_SESSIONS=$(OWN_SESSIONS) OWN_AT_ONCE=8 CDP_SESSIONS=$(CDP_SESSIONS) $(CARGO) test --locked --test main -- \
-		--nocapture grid::own::sessions_that_come_at_once grid::cdp::clients_of_all_kinds
+	OWN_SESSIONS=$(OWN_SESSIONS) OWN_AT_ONCE=8 CDP_SESSIONS=$(CDP_SESSIONS) CDP_MIB=100 $(CARGO) test --locked --test main -- \
+		--nocapture grid::own::sessions_that_come_at_once grid::cdp::clients_of_all_kinds grid::cdp::large_messages
 
 mixed: ## workers and clients of every kind at once, with recycles, reloads and a death: benches/results/mixed.txt (MIXED_SECONDS=600)
 	@scripts/setup.sh test

@@ -147,15 +147,15 @@ impl LaunchOptions {
             return Err(LaunchError::Option(repeated(name)));
         };
         let expected = match option {
-            OptionName::Args => "a list of texts",
+            OptionName::Args => "a list of at most 200 texts",
             OptionName::Channel => "a text",
             OptionName::Proxy => {
                 "an object with server (http, https, socks4 or socks5), and maybe bypass, username, password"
             }
             OptionName::SlowMo => "a number of milliseconds",
-            OptionName::FirefoxUserPrefs => "an object of texts, numbers and booleans",
-            OptionName::IgnoreDefaultArgs => "true or a list of texts",
-            OptionName::Env => "an object of texts",
+            OptionName::FirefoxUserPrefs => "an object of at most 200 texts, numbers and booleans",
+            OptionName::IgnoreDefaultArgs => "true or a list of at most 200 texts",
+            OptionName::Env => "an object of at most 200 texts",
         };
         let taken = match option {
             OptionName::Args => texts(value).map(|texts| self.args = texts),
@@ -292,6 +292,9 @@ fn proxy(value: Value) -> Option<Proxy> {
 
 /// A client's own word, as it may be repeated to it.
 fn repeated(word: &str) -> String {
+    if word.is_empty() {
+        return "\"\"".to_owned();
+    }
     let printable = |c: char| if c.is_ascii_graphic() { c } else { '?' };
     word.chars().take(MOST_REPEATED).map(printable).collect()
 }

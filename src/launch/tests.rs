@@ -316,3 +316,12 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn how_many_there_may_be_is_told() {
+    let many = vec!["--lang=de"; MOST_ITEMS + 1];
+    let many = serde_json::json!({ "args": many }).to_string();
+    let error = LaunchOptions::read(many.as_bytes()).unwrap_err();
+    let most = format!("at most {MOST_ITEMS}");
+    assert!(error.to_string().contains(&most), "{error}");
+}

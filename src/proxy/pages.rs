@@ -24,6 +24,9 @@ const ENDPOINT: &str = r#"{"wsEndpointPath":"/"}"#;
 /// The methods that pages answer.
 const METHODS: &str = "GET, HEAD, OPTIONS";
 
+/// What a browser's own port has at these paths, a grid has not.
+const PAGES_OF_BROWSERS: [&str; 3] = ["/json/", "/cdp/json/", "/devtools/"];
+
 /// What `/metrics` of this port costs at most: each of its two forms once a second.
 #[derive(Default)]
 pub struct MetricsPage {
@@ -62,17 +65,15 @@ pub(super) enum Page {
 impl Page {
     /// The page at a path, which may be below `base`.
     pub(super) fn at(path: &str, base: Option<&str>) -> Option<Page> {
-        let below = |base| {
-            let below = path.strip_prefix(base)?;
-            (below.is_empty() || below.starts_with('/')).then_some(below)
-        };
-        match base.and_then(below).unwrap_or(path) {
+        match below(path, base) {
             "" | "/" => Some(Page::Root),
             "/cdp" | "/cdp/" => Some(Page::Cdp),
             path if path.starts_with("/devtools/browser/") => Some(Page::Cdp),
             "/json/version" | "/json/version/" => Some(Page::Version),
+            // Clients that are given `http://HOST:PORT/cdp` ask below that.
+            "/cdp/json/version" | "/cdp/json/version/" => Some(Page::Version),
             "/json" | "/json/" => Some(Page::Json),
-            path if path.starts_with("/json/") => Some(Page::Targets),
+            path if PAGES_OF_BROWSERS.iter().any(|it| path.starts_with(it)) => Some(Page::Targets),
             "/metrics" => Some(Page::Metrics),
             "/healthz" => Some(Page::Healthz),
             "/readyz" => Some(Page::Readyz),
@@ -80,6 +81,13 @@ impl Page {
             _ => None,
         }
     }
+}
+
+/// What comes of a path below `base`; all of it, if it is not below.
+fn below<'a>(path: &'a str, base: Option<&str>) -> &'a str {
+    let below = base.and_then(|base| path.strip_prefix(base));
+    let below = below.filter(|below| below.is_empty() || below.starts_with('/'));
+    below.unwrap_or(path)
 }
 
 /// Answers anything that is not an upgrade where sessions are opened.
@@ -102,9 +110,10 @@ pub(super) async fn answer(
             answer_check(grid, request, StatusCode::OK).await
         }
         (Page::Root | Page::Cdp, &Method::GET) => {
-            let refusal = match lost_its_upgrade(head) {
-                true => Refusal::UpgradeSwallowed,
-                false => Refusal::UpgradeRequired,
+            let refusal = match (lost_its_upgrade(head), page) {
+                (true, _) => Refusal::UpgradeSwallowed,
+                (false, Page::Cdp) => Refusal::CdpUpgradeRequired,
+                (false, _) => Refusal::UpgradeRequired,
             };
             refuse(grid, request, &refusal, downstream).await
         }
@@ -175,18 +184,17 @@ async fn version(
     let host = head.headers.get(HOST).and_then(|host| host.to_str().ok());
     let host = host.filter(|host| !host.is_empty());
     let host = host.ok_or(Refusal::BadRequest("The request has no Host header."))?;
-    let by_tls = || {
-        let scheme = head.headers.get("x-forwarded-proto");
-        downstream.behind_proxy && scheme.is_some_and(|scheme| scheme == "https")
-    };
+    let by_tls = || downstream.behind_proxy && came_by_tls(&head.headers);
     let scheme = if downstream.tls || by_tls() {
         "wss"
     } else {
         "ws"
     };
     // Below the base path for whoever asked below it.
-    let path = head.uri.path().trim_end_matches('/');
-    let base = path.strip_suffix("/json/version").unwrap_or_default();
+    let path = head.uri.path();
+    let config = grid.config.load();
+    let rest = below(path, config.server.base_path.as_deref());
+    let base = path.strip_suffix(rest).unwrap_or_default();
     let (target, browser) = match ticket(grid, head, downstream).await {
         Ok(ticket) => {
             let target = session_request::ticket_target(&ticket);
@@ -206,6 +214,15 @@ async fn version(
     };
     let body = serde_json::to_vec(&discovery);
     Ok(body.expect("texts with names are JSON").into())
+}
+
+/// Whether the proxies in front say that a client came by TLS; of several, the first one met it.
+fn came_by_tls(headers: &HeaderMap) -> bool {
+    let schemes = headers.get("x-forwarded-proto");
+    let schemes = schemes.and_then(|schemes| schemes.to_str().ok());
+    let scheme = schemes.and_then(|schemes| schemes.split(',').next());
+    let scheme = scheme.map(|scheme| scheme.trim().to_ascii_lowercase());
+    matches!(scheme.as_deref(), Some("https" | "wss"))
 }
 
 /// A ticket for whoever asks, if there can be a session for him.

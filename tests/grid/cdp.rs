@@ -2,14 +2,14 @@
 //! nothing of it left.
 
 use crate::support::{
-    Answer, Authority, Dial, FakePlaywright, Grid, Kind, Language, RedisServer, Stock, eventually,
-    eventually_equal, get, run_client, script, version,
+    Answer, Authority, Connected, Dial, FakePlaywright, Grid, Kind, Language, RedisServer, Stock,
+    eventually, eventually_equal, get, run_client, script, version,
 };
 use playhouse::config::{Config, Role};
 use serde_json::{Value, json};
 use std::process::Stdio;
 use std::time::Instant;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Child;
 
 async fn grid(more: &str) -> Grid {
@@ -80,7 +80,7 @@ impl Client {
                     arguments: vec![address],
                     sees: json!({
                         "titles": ["Playhouse", "Second"], "picture": true, "pdf": "%PDF",
-                        "back": 8 << 20, "downloaded": ["note.txt", "from there"],
+                        "back": 8 << 20, "downloaded": ["note.bin", [0, 1, 2, 255]],
                     }),
                 });
             }
@@ -92,7 +92,7 @@ impl Client {
                 arguments: vec![how.to_owned(), address],
                 sees: json!({
                     "titles": ["Playhouse", "Second"], "picture": true, "pdf": "%PDF",
-                    "downloaded": "from there",
+                    "downloaded": ["from there", "from there"],
                 }),
             });
         }
@@ -243,8 +243,11 @@ async fn who_comes_to_the_wrong_door_is_told_the_right_one() {
     let all_is_true = "/cdp?browser=chromium&seat=own";
     let session = grid.dial().target(all_is_true).connect().await;
     session.ok().unwrap().close().await;
-    let asked = page(&grid, "/cdp").await;
-    assert_eq!(asked.status, 426);
+    for path in ["/cdp", "/devtools/browser/own"] {
+        let asked = page(&grid, path).await;
+        assert_eq!(asked.status, 426, "{path}");
+        assert!(asked.body.contains("connectOverCDP"), "{}", asked.body);
+    }
 }
 
 #[tokio::test]
@@ -280,6 +283,148 @@ async fn a_browser_ends_with_its_client_and_a_client_hears_of_its_browsers_end()
     assert_eq!(u16::from(close.code), 1008, "{close:?}");
     grid.idle().await;
     eventually_equal("one spare is left", 1, async || piped(&grid)).await;
+}
+
+/// What a client and its browser say to each other may be large, and of many pages, and a client may die within a
+/// message of its own or of its browser's. `CDP_MIB` says how large (`make own`: 100, as much as a browser takes).
+#[tokio::test]
+async fn large_messages_are_whole_and_no_browser_waits_for_the_rest_of_one() {
+    let grid = grid("").await;
+    let mut client = DevTools::connect(&grid).await;
+    let page = client.open_page().await;
+    let size = std::env::var("CDP_MIB").map_or(8, |text| text.parse().unwrap()) << 20;
+    let large = format!("'x'.repeat({size})");
+    let answer = client.evaluate(&page, &large).await;
+    let (_, value) = answer.split_once(r#""value":""#).unwrap();
+    let (value, _) = value.split_once('"').unwrap();
+    assert!(value == "x".repeat(size), "{} bytes", value.len());
+    let command = client.command(&page, "'@'.length");
+    // With the NUL that it ends in.
+    let length = size - command.len();
+    let answer = client.ask(&command.replace('@', &"x".repeat(length))).await;
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!(answer["result"]["result"]["value"], length);
+
+    let mut pages = Vec::new();
+    for _ in 0..PAGES {
+        pages.push(client.open_page().await);
+    }
+    for (n, page) in pages.iter().enumerate() {
+        client.evaluate(page, &format!("window.number = {n}")).await;
+    }
+    for (n, page) in pages.iter().enumerate() {
+        let answer = client.evaluate(page, "window.number").await;
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        assert_eq!(answer["result"]["result"]["value"], n);
+    }
+
+    // Its first byte more is refused before the others have come.
+    client.begin_message(LARGEST + 1).await;
+    let close = client.session.closed().await.expect("a reason is given");
+    assert_eq!(u16::from(close.code), 1009, "{close:?}");
+    assert!(close.reason.contains("100 MiB"), "{}", close.reason);
+    grid.idle().await;
+
+    let mut speaks = DevTools::connect(&grid).await;
+    speaks.begin_message(LARGEST).await;
+    speaks.write(&[b'x'; 1 << 20]).await;
+    let mut hears = DevTools::connect(&grid).await;
+    let page = hears.open_page().await;
+    let asked = hears.command(&page, "'x'.repeat(100 << 20)");
+    hears.session.send(&asked).await;
+    hears.hears_something().await;
+    eventually("each has a browser", async || {
+        (piped(&grid) >= 2).then_some(())
+    })
+    .await;
+    drop((speaks, hears));
+    let died = Instant::now();
+    grid.idle().await;
+    eventually_equal("theirs have gone, and a spare is there", 1, async || {
+        piped(&grid)
+    })
+    .await;
+    println!("both browsers are gone {:.1?} after", died.elapsed());
+}
+
+/// Bytes of the largest message that a browser takes.
+const LARGEST: usize = (100 << 20) - 1;
+/// Pages of a session that has many.
+const PAGES: usize = 20;
+
+/// A client that says what it likes.
+struct DevTools {
+    session: Connected,
+    /// Of the command to come.
+    id: u64,
+}
+
+impl DevTools {
+    async fn connect(grid: &Grid) -> DevTools {
+        let session = grid.dial().target("/cdp").connect().await;
+        DevTools {
+            session: session.ok().unwrap(),
+            id: 1,
+        }
+    }
+
+    /// What the browser answers; what else it says is not heard.
+    async fn ask(&mut self, command: &str) -> String {
+        self.session.send(command).await;
+        let begins = format!("{{\"id\":{},", self.id);
+        self.id += 1;
+        loop {
+            let said = self.session.text().await;
+            if said.starts_with(&begins) {
+                return said;
+            }
+        }
+    }
+
+    /// Opens a page, and gives the name under which it is spoken to.
+    async fn open_page(&mut self) -> String {
+        let params = json!({"url": "about:blank"});
+        let opened = json!({"id": self.id, "method": "Target.createTarget", "params": params});
+        let opened: Value = serde_json::from_str(&self.ask(&opened.to_string()).await).unwrap();
+        let params = json!({"targetId": opened["result"]["targetId"], "flatten": true});
+        let attached = json!({"id": self.id, "method": "Target.attachToTarget", "params": params});
+        let attached: Value = serde_json::from_str(&self.ask(&attached.to_string()).await).unwrap();
+        let name = attached["result"]["sessionId"].as_str().unwrap();
+        name.to_owned()
+    }
+
+    /// The command that has a page evaluate something.
+    fn command(&self, page: &str, expression: &str) -> String {
+        let params = json!({"expression": expression, "returnByValue": true});
+        let command = json!({
+            "id": self.id, "method": "Runtime.evaluate", "sessionId": page, "params": params,
+        });
+        command.to_string()
+    }
+
+    async fn evaluate(&mut self, page: &str, expression: &str) -> String {
+        let command = self.command(page, expression);
+        self.ask(&command).await
+    }
+
+    async fn write(&mut self, bytes: &[u8]) {
+        let stream = self.session.socket.get_mut();
+        stream.write_all(bytes).await.unwrap();
+        stream.flush().await.unwrap();
+    }
+
+    /// The header of a message of so many bytes.
+    async fn begin_message(&mut self, length: usize) {
+        let header = [&[0x81, 0xff][..], &(length as u64).to_be_bytes(), &[0; 4]];
+        self.write(&header.concat()).await;
+    }
+
+    /// Waits for the first bytes of whatever comes.
+    async fn hears_something(&mut self) {
+        let mut some = [0; 1024];
+        let stream = self.session.socket.get_mut();
+        stream.read_exact(&mut some).await.unwrap();
+    }
 }
 
 /// What a client of Playwright's meets at the grid, and at a browser that has a port of its own.
@@ -369,6 +514,9 @@ async fn who_asks_for_what_only_a_browsers_own_port_has_reads_what_to_do() {
         "/json/new?about:blank",
         "/json/activate/1",
         "/json/close/1",
+        "/cdp/json/list",
+        "/devtools/page/1",
+        "/devtools/inspector.html",
     ] {
         let answer = page(&grid, path).await;
         assert_eq!(answer.status, 404, "{path}");
@@ -398,6 +546,18 @@ async fn an_address_is_for_the_way_on_which_it_was_asked_for() {
         (
             "/grid/json/version/",
             "https",
+            format!("wss://{host}/grid/devtools"),
+        ),
+        // By the address that clients without discovery have.
+        (
+            "/cdp/json/version/",
+            "http",
+            format!("ws://{host}/devtools"),
+        ),
+        (
+            "/grid/cdp/json/version",
+            // As a chain of proxies says it.
+            "HTTPS, http",
             format!("wss://{host}/grid/devtools"),
         ),
     ] {

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
 
 /// A connection about to be made.
 #[derive(Clone, Debug)]
@@ -115,8 +115,10 @@ impl Dial {
             .expect("a request is taken");
         let (mut answer, rest) = read_head(&mut stream).await;
         if answer.status == 101 {
+            let any_size = WebSocketConfig::default().max_message_size(None);
+            let any_size = Some(any_size.max_frame_size(None));
             let socket =
-                WebSocketStream::from_partially_read(stream, rest, Role::Client, None).await;
+                WebSocketStream::from_partially_read(stream, rest, Role::Client, any_size).await;
             return Ok(Connected { answer, socket });
         }
         answer.body =

@@ -88,6 +88,8 @@ pub enum Refusal {
     MethodNotAllowed,
     /// A plain GET where only a WebSocket makes sense.
     UpgradeRequired,
+    /// The same where CDP is spoken.
+    CdpUpgradeRequired,
     /// The same, when it was a WebSocket until a proxy in front took the `Upgrade` away.
     UpgradeSwallowed,
     HeaderTimeout,
@@ -272,6 +274,7 @@ mod tests {
             Refusal::NoTargets,
             Refusal::MethodNotAllowed,
             Refusal::UpgradeRequired,
+            Refusal::CdpUpgradeRequired,
             Refusal::UpgradeSwallowed,
             Refusal::HeaderTimeout,
             Refusal::NoSuchVersion {

@@ -142,6 +142,15 @@ impl Refusal {
                 ],
             )
             .with(&[("Upgrade", "websocket")]),
+            Refusal::CdpUpgradeRequired => RefusalResponse::new(
+                Status::UPGRADE_REQUIRED,
+                RefusalCode::UpgradeRequired,
+                [
+                    "This is a grid of browsers: it speaks CDP by WebSocket here.",
+                    "Connect with connectOverCDP(\"http://HOST:PORT\") or connectOverCDP(\"ws://HOST:PORT/cdp\").",
+                ],
+            )
+            .with(&[("Upgrade", "websocket")]),
             Refusal::UpgradeSwallowed => RefusalResponse::new(
                 Status::UPGRADE_REQUIRED,
                 RefusalCode::UpgradeRequired,
@@ -292,9 +301,10 @@ fn launch_options(why: &LaunchError, allowed: &[Permission]) -> RefusalResponse 
                 ),
             }
         }
-        LaunchError::Argument(_) | LaunchError::Preference(_) => {
-            "Leave it out, or have an argument listed under session.launch_options.".to_owned()
+        LaunchError::Argument(_) => {
+            "Leave it out, or have it listed under session.launch_options.".to_owned()
         }
+        LaunchError::Preference(_) => "Leave it out.".to_owned(),
     };
     RefusalResponse::new(
         StatusCode::BAD_REQUEST,

@@ -13,6 +13,7 @@ use crate::tunnel::protocol::{
 use crate::worker::own::OwnBrowser;
 use crate::worker::own::pipe::{END, Pipe};
 use bytes::Bytes;
+use std::ffi::CStr;
 use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -25,8 +26,9 @@ use tokio::time::timeout;
 
 /// What one read takes.
 const PIECE: usize = 64 * 1024;
-/// Largest message of a client, in bytes: as much as the browser takes.
-const MAX_MESSAGE: u64 = 100 << 20;
+/// Largest message of a client, in bytes. A browser ends itself over one that does not fit, with the NUL at
+/// its end, into 100 MiB (`kReceiveBufferSizeForDevTools` of its `devtools_pipe_handler.cc`).
+const MAX_MESSAGE: u64 = (100 << 20) - 1;
 /// How long a browser may take nothing of what a client says.
 const STALL: Duration = Duration::from_secs(60);
 /// Control frames that wait to be sent.
@@ -194,7 +196,9 @@ async fn pass_down(
 /// Puts what came of messages that end in NUL into frames.
 fn put_messages(mut bytes: &[u8], within: &mut bool, frames: &mut Vec<u8>) {
     while !bytes.is_empty() {
-        let end = bytes.iter().position(|byte| *byte == END);
+        // The library looks for a NUL many bytes at a time.
+        let end = CStr::from_bytes_until_nul(bytes).ok();
+        let end = end.map(CStr::count_bytes);
         let piece = &bytes[..end.unwrap_or(bytes.len())];
         let opcode = if *within { CONTINUATION } else { TEXT };
         put_frame(frames, opcode, end.is_some(), piece);
@@ -248,6 +252,21 @@ struct Incoming {
     control: Vec<u8>,
 }
 
+/// Unmasks payload of which so many bytes have passed (RFC 6455, section 5.3), eight at a time: a
+/// message may have 100 MiB.
+fn unmask(payload: &mut [u8], mut key: [u8; 4], passed: usize) {
+    key.rotate_left(passed % 4);
+    let [a, b, c, d] = key;
+    let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
+    let (words, rest) = payload.as_chunks_mut();
+    for word in words {
+        *word = (u64::from_ne_bytes(*word) ^ wide).to_ne_bytes();
+    }
+    for (byte, key) in rest.iter_mut().zip(key.iter().cycle()) {
+        *byte ^= key;
+    }
+}
+
 impl Reader {
     /// Takes some bytes, at least one; unmasks what is payload.
     fn advance(&mut self, bytes: &mut [u8]) -> (usize, Event) {
@@ -263,9 +282,7 @@ impl Reader {
         };
         let rest = &mut bytes[from..];
         let take = usize::try_from(frame.left).map_or(rest.len(), |left| left.min(rest.len()));
-        for (n, byte) in rest[..take].iter_mut().enumerate() {
-            *byte ^= frame.key[(frame.passed + n) % 4];
-        }
+        unmask(&mut rest[..take], frame.key, frame.passed);
         frame.passed = (frame.passed + take) % 4;
         frame.left -= take as u64;
         let is_control = frame.opcode & 0x8 != 0;
@@ -359,7 +376,7 @@ impl Reader {
             ));
         }
         if self.message.saturating_add(left) > MAX_MESSAGE {
-            return Err((code::TOO_LARGE, "a message has at most 100 MiB"));
+            return Err((code::TOO_LARGE, "a message has less than 100 MiB"));
         }
         self.within = !fin;
         Ok(())

@@ -3,17 +3,30 @@ const path = require('node:path');
 const { chromium } = require('playwright-core');
 
 const PAGE = `<title>Playhouse</title><h1>It runs</h1>
-  <a id="get" download="note.txt" href="data:text/plain,from there">get it</a>`;
+  <a id="get" download="note.bin" href="data:application/octet-stream;base64,AAEC/w==">get it</a>`;
 
-// Downloads a file. It stays on the worker's machine, where a page of the same browser reads it.
+// The bytes of a file, as a page of the same session reads them that is given the file.
+async function read(context, file) {
+  const page = await context.newPage();
+  await page.setContent('<input type=file>');
+  const connection = await context.newCDPSession(page);
+  const expression = "document.querySelector('input')";
+  const { result } = await connection.send('Runtime.evaluate', { expression });
+  const name = path.basename(await file.path());
+  const files = [`/proc/self/cwd/downloads/${name}`];
+  await connection.send('DOM.setFileInputFiles', { objectId: result.objectId, files });
+  const text = await page.locator('input').evaluate(
+    async field => new Uint8Array(await field.files[0].arrayBuffer()).toBase64());
+  await page.close();
+  return Buffer.from(text, 'base64');
+}
+
+// Downloads a file, which stays on the worker's machine.
 async function download(context, page) {
   const [file] = await Promise.all([page.waitForEvent('download'), page.click('#get')]);
   const failure = await file.failure();
   if (failure) return failure;
-  const name = path.basename(await file.path());
-  const reader = await context.newPage();
-  await reader.goto(`file:///proc/self/cwd/downloads/${name}`);
-  return [file.suggestedFilename(), await reader.evaluate(() => document.body.innerText)];
+  return [file.suggestedFilename(), [...await read(context, file)]];
 }
 
 (async () => {

@@ -8,7 +8,7 @@ const puppeteer = require("puppeteer-core").default;
 const PAGE = `<title>Playhouse</title><h1>It runs</h1>
   <a id="get" download="note.txt" href="data:text/plain,from there">get it</a>`;
 
-// Downloads a file into a folder below the browser's own, and has the browser read it.
+// Downloads a file into a folder below the browser's own, and has a page show it, and one read it.
 async function download(browser, page) {
   const connection = await browser.target().createCDPSession();
   await connection.send("Browser.setDownloadBehavior", {
@@ -26,7 +26,12 @@ async function download(browser, page) {
   if (state !== "completed") return state;
   const reader = await browser.newPage();
   await reader.goto(`file:///proc/self/cwd/downloads/${guid}`);
-  return reader.evaluate(() => document.body.innerText);
+  const shown = await reader.evaluate(() => document.body.innerText);
+  await reader.setContent("<input type=file>");
+  const field = await reader.$("input");
+  await field.uploadFile(`/proc/self/cwd/downloads/${guid}`);
+  const read = await field.evaluate((field) => field.files[0].text());
+  return [shown, read];
 }
 
 async function main() {

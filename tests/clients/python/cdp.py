@@ -1,25 +1,40 @@
 """A client of the DevTools protocol: connects to the address, and uses what such clients use."""
 
+import base64
 import json
 import sys
 
 from playwright.sync_api import sync_playwright
 
 PAGE = """<title>Playhouse</title><h1>It runs</h1>
-    <a id="get" download="note.txt" href="data:text/plain,from there">get it</a>"""
+    <a id="get" download="note.bin" href="data:application/octet-stream;base64,AAEC/w==">get it</a>"""
 
 
 def download(context, page):
-    """Downloads a file. It stays on the worker's machine, where a page of the same browser reads it."""
+    """Downloads a file, which stays on the worker's machine."""
     with page.expect_download() as coming:
         page.click("#get")
     file = coming.value
     failure = file.failure()
     if failure:
         return failure
-    reader = context.new_page()
-    reader.goto(f"file:///proc/self/cwd/downloads/{file.path().name}")
-    return [file.suggested_filename, reader.evaluate("document.body.innerText")]
+    return [file.suggested_filename, list(read(context, file))]
+
+
+def read(context, file):
+    """The bytes of a file, as a page of the same session reads them that is given the file."""
+    page = context.new_page()
+    page.set_content("<input type=file>")
+    connection = context.new_cdp_session(page)
+    field = connection.send("Runtime.evaluate", {"expression": "document.querySelector('input')"})
+    connection.send("DOM.setFileInputFiles", {
+        "objectId": field["result"]["objectId"],
+        "files": [f"/proc/self/cwd/downloads/{file.path().name}"],
+    })
+    text = page.locator("input").evaluate(
+        "async field => new Uint8Array(await field.files[0].arrayBuffer()).toBase64()")
+    page.close()
+    return base64.b64decode(text)
 
 
 address, token = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None
