@@ -431,6 +431,34 @@ fn the_map_shows_every_folder() {
     assert_eq!(missing, [""; 0], "src/lib.rs is the map");
 }
 
+/// A folder's first lines that list its files list all of them.
+#[test]
+fn a_folders_list_of_files_is_whole() {
+    let mut missing = Vec::new();
+    let mut lists = 0;
+    for (name, text) in sources() {
+        let (head, rest): (Vec<&str>, Vec<&str>) =
+            text.lines().partition(|line| line.starts_with("//!"));
+        let head = head.join("\n").to_lowercase().replace('_', "");
+        let words: BTreeSet<&str> = head.split(|c: char| !c.is_alphanumeric()).collect();
+        let files: Vec<&str> = rest
+            .iter()
+            .filter(|line| !line.starts_with([' ', '/', '#']))
+            .filter_map(|line| line.strip_suffix(';')?.split_once("mod "))
+            .map(|(_, file)| file)
+            .filter(|file| *file != "tests")
+            .collect();
+        let unlisted = |file: &&&str| !words.contains(file.replace('_', "").as_str());
+        let unlisted: Vec<&&str> = files.iter().filter(unlisted).collect();
+        if files.len() >= 3 && unlisted.len() * 2 < files.len() {
+            lists += 1;
+            missing.extend(unlisted.iter().map(|file| format!("{name}: {file}")));
+        }
+    }
+    assert!(lists > 5, "only {lists} folders list their files");
+    assert_eq!(missing, [""; 0], "a folder's mod.rs says what is in it");
+}
+
 #[test]
 fn links_in_the_documents_lead_somewhere() {
     let mut documents = files(&root().join("docs"), "md");

@@ -151,6 +151,10 @@ impl Admin {
             return error(StatusCode::NOT_FOUND, "no_such_worker", message);
         };
         let key = &worker.record.key;
+        if worker.record.fixed {
+            let message = "This worker stands in a configuration and has no agent that drains it: take it out of workers.";
+            return error(StatusCode::CONFLICT, "not_drained", message);
+        }
         let ttl = self.grid.config.load().recycle.command_ttl;
         match self.grid.store.order_recycle(key, ttl).await {
             Ok(()) => {

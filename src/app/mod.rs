@@ -3,7 +3,7 @@
 //!
 //! * [`serve`]: the proxy, with or without workers of its own: `playhouse proxy` and `up`.
 //! * [`up`], [`worker`]: the workers, beside the proxy or in a process of their own.
-//! * [`tls`]: the certificate of both ports.
+//! * [`tls`]: the certificate of both ports. `limits`: descriptors, and no core file.
 //! * [`notify`]: what the service manager is told.
 //! * [`sockets`], [`ports`]: the listening sockets, and who accepts on them.
 //! * [`orders`], [`terminal`]: what signals order, and when a SIGHUP is the end of a terminal.

@@ -1,10 +1,10 @@
 //! Configuration: one YAML, the environment over it, flags over both, parsed once into
 //! [`Config`].
 //!
-//! `sections` declares every key once; [`KEYS`] is the table of all, from which the rest is derived.
+//! `sections` declares every key once, and `model` is what comes of them; [`KEYS`] is the table of all, from which the rest is derived.
 //! [`settings`](crate::settings) reads layers along such a table and knows none of its keys. [`Sources::load`] puts the
 //! layers over one another, with `store_url` for the original's variables, then checks
-//! `relations`. `reload` follows changes, `show` writes a configuration out again.
+//! `relations`. `certificate` says whether that of `tls` can be served, `reload` follows changes, `show` writes a configuration out again.
 
 pub mod certificate;
 

@@ -10,6 +10,7 @@ use std::sync::LazyLock;
 pub use super::sections::{
     Admin, Auth, Limits, Log, LogFormat, Queue, Recycle, RecycleMode, SealMode, Selection, Server,
     Session, StaticWorker, StoreConfig, Strategy, Tls, TlsFiles, TlsVersion, Token, Worker,
+    isolates, stretched,
 };
 
 /// What a process is started as; a few defaults depend on it.

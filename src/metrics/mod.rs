@@ -406,6 +406,69 @@ mod tests {
         assert!(!text.contains("worker=\"w\""), "gone workers are forgotten");
     }
 
+    /// A table of the families in Prometheus' text: what each is, and its labels.
+    fn table(text: &str) -> String {
+        let lines: Vec<&str> = text.lines().collect();
+        let mut table = "| metric | type | labels | |\n|---|---|---|---|\n".to_owned();
+        for (at, line) in lines.iter().enumerate() {
+            let Some((name, help)) = line
+                .strip_prefix("# HELP ")
+                .and_then(|rest| rest.split_once(' '))
+                .filter(|(name, _)| name.starts_with("playhouse_"))
+            else {
+                continue;
+            };
+            let kind = lines[at + 1].rsplit(' ').next().unwrap();
+            let labels = lines[at + 2].split_once('{').map_or("", |(_, rest)| rest);
+            let labels: Vec<&str> = labels
+                .split("\",")
+                .filter_map(|label| Some(label.split_once('=')?.0))
+                .filter(|label| *label != "le")
+                .collect();
+            let labels = labels.join(", ");
+            table += &format!("| `{name}` | {kind} | {labels} | {help} |\n");
+        }
+        table
+    }
+
+    /// `PLAYHOUSE_REWRITE=1 cargo test --lib metrics` writes it anew.
+    #[test]
+    fn the_documents_list_every_metric() {
+        let metrics = Metrics::new(&["client_gone"]);
+        let worker = [WorkerGauges {
+            id: "w".into(),
+            browser: Browser::Chromium,
+            status: WorkerStatus::Available,
+            active: 0,
+            lifetime: 0,
+            free: 1,
+        }];
+        let pool = crate::model::Pool {
+            browser: Browser::Chromium,
+            version: None,
+            seat: crate::model::SeatKind::Shared,
+        };
+        let pools = [PoolState::empty(pool)];
+        let text = metrics.text(|metrics| {
+            metrics.set_fleet(&worker);
+            metrics.set_demand(&pools);
+        });
+        let proxy = String::from_utf8(text).unwrap();
+        let worker = String::from_utf8(WorkerMetrics::new().text(1, 0)).unwrap();
+        let whole = format!(
+            "# Metrics\n\nProxies tell Prometheus on the admin port (`/metrics`, with the token), and on the data port for who asks \
+             with\n`Accept: text/plain`. Families are added, never renamed. What to make of them: \
+             [operations](operations.md#watch).\n\n{}\nA worker tells on its own port:\n\n{}",
+            table(&proxy),
+            table(&worker)
+        );
+        let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md");
+        if std::env::var_os("PLAYHOUSE_REWRITE").is_some() {
+            std::fs::write(&page, &whole).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&page).unwrap(), whole);
+    }
+
     #[test]
     fn all_scrapers_at_once_see_the_same_series() {
         let metrics = Metrics::new(&[]);

@@ -1,5 +1,6 @@
-//! The words everything else is written in: browser, version, worker, pod, pool, endpoint, session,
-//! reason to recycle.
+//! The words everything else is written in: `browser`, `version`, `worker`, `pod`, `pool`, `endpoint`, the name of a
+//! session (`session_id`), a client that waits for a seat (`waiter`), the `reason` to recycle, and what a Chromium tells
+//! of itself (`devtools`). `word_set` declares closed sets of words.
 //!
 //! Plain values only. Nothing here does I/O, holds a lock or knows of Pingora, Redis or a process.
 

@@ -4,7 +4,7 @@
 //! each time; [`super::index`] answers the same question quickly and is tested against this.
 
 use super::strategy::{margin, order};
-use crate::config::{Limits, Recycle, Selection, Strategy};
+use crate::config::{Limits, Recycle, Selection, Strategy, isolates, stretched};
 use crate::model::{Browser, SeatKind, Size, Version, WorkerKey};
 use std::fmt;
 use std::net::SocketAddr;
@@ -88,11 +88,10 @@ impl Bounds {
 impl Policy {
     /// The policy that a configuration asks for.
     pub fn new(limits: &Limits, selection: &Selection, recycle: &Recycle) -> Policy {
-        let limit = limits.max_lifetime_sessions;
         Policy {
             strategy: selection.strategy,
             max_active: limits.max_concurrent_sessions,
-            max_lifetime: (limit > 0).then_some(limit),
+            max_lifetime: limits.lifetime(),
             ceiling: (recycle.ceiling > 1.0).then_some(recycle.ceiling),
         }
     }
@@ -104,14 +103,14 @@ impl Policy {
             Some(limit) => (limit > 0).then_some(limit),
             None => self.max_lifetime,
         };
-        // Nothing may stretch the one session of a browser that has no other.
-        let isolates = max_active == 1 && max_lifetime == Some(1);
-        let ceiling = self.ceiling.filter(|_| !isolates).zip(max_lifetime);
+        let isolates = isolates(max_active, max_lifetime);
+        let ceiling = self.ceiling.filter(|_| !isolates);
         Bounds {
             max_active,
             max_lifetime,
-            // Rounded down; the cast saturates.
-            ceiling: ceiling.map(|(times, limit)| (f64::from(limit) * times) as u32),
+            ceiling: ceiling
+                .zip(max_lifetime)
+                .map(|(ceiling, limit)| stretched(limit, ceiling)),
         }
     }
 

@@ -4,7 +4,7 @@
 //!
 //! [`Key`] and [`Table`] are what a configuration declares, by [`section!`] and [`element!`];
 //! [`forms`] is how values are written. [`File`], [`Environment`] and [`Flags`] are the layers;
-//! each is applied to a [`Draft`]. `yaml` is the file's tree, `problems` collects what is wrong; [`writers`] says whether
+//! each is applied to a [`Draft`]. `document` reads the file, whose tree is `yaml`'s; `json_schema` is the table for editors. `problems` collects what is wrong; [`writers`] says whether
 //! somebody is still writing the file.
 
 mod document;

@@ -20,6 +20,7 @@
 //! * `relay`: both directions, and what ends a session.
 //! * `splice`: large frames without copying, on Linux.
 //! * `stalls`: since when a side takes nothing.
+//! * [`Traffic`]: what has passed. `tune`: options of the sockets.
 //! * `watch`: pings and time limits (pure).
 //! * [`Close`], [`Ended`]: what is said and what is reported at the end.
 

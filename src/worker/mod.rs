@@ -3,14 +3,17 @@
 //!
 //! * `toolchain`: what a browser server is made of, and what is missing.
 //!   `recorder`: the part of it that records videos.
-//! * [`lifecycle`]: what to do next, by a `policy`. Pure.
+//! * [`lifecycle`]: what to do next, by the `rules` in force and by how fast the worker is filled (`fill`). Pure.
 //! * `agent`: tells it what happens. `shell` carries out what it decides, with the help of
 //!   `process` (one server, started by a `plan`), `supervision` (its task) and `registration` (its record in the
 //!   store).
 //! * `grid_permit`: the right to warm up, of which the grid has so many.
 //! * `machine`: what the agents of one process share. `memory`: how much of that there is.
 //! * `own`: browsers of one session each.
-//! * `tree`: the processes of a server. `group`: what holds them together, where the system allows it.
+//! * `spawn`: starts child processes that end with this one. `tree`: the processes of a server. `group`: what holds
+//!   them together, where the system allows it. `leftovers`: what ended sessions left on the disk.
+//! * [`seal`]: what a server and its browser may touch. `sandbox`: whether Chromium's own works here.
+//! * `diagnosis`: why a server did not start or died, in words. `progress`: what an agent tells whoever watches it.
 //! * [`guard`]: the process that cleans up after a killed one.
 //! * `screencast`: pictures of a session's pages, for an operator. `wire`: how we speak to a browser server,
 //!   for that and for the checks of `probe`.

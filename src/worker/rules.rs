@@ -7,10 +7,9 @@ use crate::config::Config;
 /// that it recycled.
 pub fn rules(config: &Config, start_over: bool, room: Room) -> Rules {
     let limits = config.limits.of(config.worker_size());
-    let limit = limits.max_lifetime_sessions;
     Rules {
         mode: config.recycle.mode,
-        max_lifetime: (limit > 0).then_some(limit),
+        max_lifetime: limits.lifetime(),
         ceiling: config.recycle.ceiling_of(&limits),
         max_memory: config.recycle.max_memory,
         max_age: config.recycle.max_age,

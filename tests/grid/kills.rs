@@ -2,8 +2,8 @@
 //! counts come back to zero, and no process is left behind.
 
 use crate::support::{
-    Driver, Grid, Kind, Language, Process, RedisServer, Tree, eventually, eventually_equal, tools,
-    version,
+    Driver, FakePlaywright, Grid, Kind, Language, Process, RedisServer, Tree, eventually,
+    eventually_equal, tools, version,
 };
 use nix::sys::signal::Signal;
 use playhouse::config::{Config, Role};
@@ -211,4 +211,21 @@ async fn what_has_left_its_server_ends_with_it_all_the_same() {
     let playhouse = grid.process("up");
     playhouse.of_kind(Kind::Playhouse)[0].kill();
     second.gone().await;
+}
+
+/// Else an operator waits for something that nobody does.
+#[tokio::test]
+async fn a_worker_that_nobody_drains_says_so() {
+    let fake = FakePlaywright::start().await;
+    let grid = Grid::new().fakes(&[&fake]).start().await;
+    let id = grid.workers().await[0].id.clone();
+    for name in [id.clone(), format!("chromium:{id}")] {
+        let answer = grid
+            .admin("POST", &format!("/v1/workers/{name}/drain"))
+            .await;
+        assert_eq!(answer.status, 409, "{}", answer.body);
+        assert!(answer.body.contains("not_drained"), "{}", answer.body);
+    }
+    grid.connect().await.close().await;
+    grid.idle().await;
 }

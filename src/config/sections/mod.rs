@@ -11,9 +11,9 @@ mod worker;
 
 pub use auth::{Auth, StaticWorker, Token, pools, static_workers};
 pub use ports::{Admin, Tls, TlsFiles, TlsVersion, address};
-pub use recycle::{Recycle, RecycleMode};
+pub use recycle::{Recycle, RecycleMode, stretched};
 pub use server::{Log, LogFormat, Server};
-pub use sessions::{Limits, Queue, Selection, Session, Strategy};
+pub use sessions::{Limits, Queue, Selection, Session, Strategy, isolates};
 pub use store::StoreConfig;
 pub use worker::{SealMode, Worker};
 

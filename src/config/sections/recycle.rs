@@ -69,9 +69,14 @@ impl Recycle {
         if limits.isolate() {
             return limit;
         }
-        // Rounded down; the cast saturates.
-        limit.max((f64::from(limit) * self.ceiling) as u32)
+        stretched(limit, self.ceiling)
     }
+}
+
+/// A limit of sessions times `recycle.ceiling`.
+pub fn stretched(limit: u32, ceiling: f64) -> u32 {
+    // Rounded down; the cast saturates.
+    limit.max((f64::from(limit) * ceiling) as u32)
 }
 
 words! {

@@ -53,11 +53,22 @@ impl Limits {
         }
     }
 
-    /// Whether each session is to have a browser process of its own: one at a time, and one in a
-    /// life. Nothing may stretch that, because no session is to meet what another one left.
-    pub fn isolate(&self) -> bool {
-        self.max_concurrent_sessions == 1 && self.max_lifetime_sessions == 1
+    /// Sessions in a browser's life; `None` = without an end.
+    pub fn lifetime(&self) -> Option<u32> {
+        let limit = self.max_lifetime_sessions;
+        (limit > 0).then_some(limit)
     }
+
+    /// Whether these limits keep sessions apart: see [`isolates`].
+    pub fn isolate(&self) -> bool {
+        isolates(self.max_concurrent_sessions, self.lifetime())
+    }
+}
+
+/// Whether each session is to have a browser process of its own: one at a time, and one in a
+/// life. Nothing may stretch that, because no session is to meet what another one left.
+pub fn isolates(concurrent: u32, lifetime: Option<u32>) -> bool {
+    concurrent == 1 && lifetime == Some(1)
 }
 
 section! {

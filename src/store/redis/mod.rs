@@ -1,11 +1,11 @@
 //! The store that many proxies and workers share: Redis 7 or newer, or Valkey.
 //!
 //! * `seats`, `workers`, `permits`, `peers`: one of the [`Store`](super::Store)'s traits each, and what proxies ask each other.
-//! * `keys`: every key and channel. `lua/`: every change, as one atomic script each. `constants`: the figures in them.
+//! * `keys`: every key and channel. `lua/`: every change, as one atomic script each, which `scripts` compiles in. `constants`: the figures in them.
 //! * `connection`: what a connection is. `link`: the present one and calls on it. `keeper`: opens it, and after a loss opens it anew
 //!   and writes down again (`flush`) what this process answers for, which the [`ledger`](super::ledger) knows.
 //! * `presence`: who is there, as far as this process knows. `revisions`: up to where it was told of every change.
-//! * `upkeep`: signs of life, reaping, and the slow poll that repairs what was missed. `mistyped`: keys that somebody overwrote.
+//! * `upkeep`: signs of life, reaping, and the slow poll that repairs what was missed (`changes`). `mistyped`: keys that somebody overwrote.
 //! * `clock`: when something was, by Redis' clock. `location`: what a URL says, Sentinel's too. `wire`: hashes, messages and answers, to and from the model.
 //!
 //! One connection serves calls and messages alike (RESP3), so that they arrive in order and one

@@ -2,8 +2,8 @@
 //! the session.
 //!
 //! The gateway asks [`OwnSeats`] for a browser and holds the [`OwnBrowser`] that it gets for as long as the
-//! session lasts: dropping that is how the browser ends, whatever else happens. The pool behind it is
-//! a task of the worker's, because it starts and ends processes. How many are kept is decided in
+//! session lasts: dropping that is how the browser ends, whatever else happens. The `pool` behind it is
+//! a task of the worker's, because it starts and ends processes; those of a generation are its `pools`. How many are kept is decided in
 //! [`spares`].
 //!
 //! There are browsers behind a Playwright server, and, of Chromium, such that are driven over a
