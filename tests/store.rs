@@ -4,6 +4,7 @@
 //! * `model`: random interleavings from several proxies, against a model, on both.
 //! * `loss`: proxies that die, Redis that goes away, comes back empty, is paused or read-only.
 //! * `apart`: grids that share one Redis.
+//! * `awaited`: who is waited for when Redis came back empty.
 //! * `changes`: what proxies are told of, and what they read when they were not.
 //! * `disturbed`: keys that somebody deleted, overwrote or put there by mistake.
 //! * `line`: who waits at which proxy, and who is served first.
@@ -17,6 +18,8 @@ mod support;
 
 #[path = "store/apart.rs"]
 mod apart;
+#[path = "store/awaited.rs"]
+mod awaited;
 #[path = "store/changes.rs"]
 mod changes;
 #[path = "store/disturbed.rs"]

@@ -307,6 +307,39 @@ async fn a_grant_that_a_message_told_is_not_told_again() {
     assert_eq!(counts(&one.store, &seat.key).await, Some((1, 1)));
 }
 
+/// Its place from before is over, or it would be given a second seat.
+#[tokio::test]
+async fn who_is_told_of_anew_and_seated_at_once_stands_in_no_line() {
+    let (_redis, mut one, mut two, seat) = grid().await;
+    let mut first = waiter("", "1.65");
+    first.place = Some(one.enter(&first).await);
+    one.anew = true;
+    let served = one
+        .serve(std::slice::from_ref(&first), std::slice::from_ref(&seat))
+        .await;
+    assert_eq!(sessions(&served), [first.session]);
+    let more = candidate(&seat.key, 2, None);
+    let served = two.serve(&[], std::slice::from_ref(&more)).await;
+    assert_eq!((served.granted.len(), served.elsewhere), (0, 0));
+    assert_eq!(counts(&one.store, &seat.key).await, Some((1, 1)));
+}
+
+/// An old Redis still has it in line.
+#[tokio::test]
+async fn who_has_a_seat_that_redis_is_told_of_stands_in_no_line() {
+    let (_redis, mut one, mut two, seat) = grid().await;
+    let first = waiter("", "1.65");
+    one.enter(&first).await;
+    one.store.adopt(first.session, &seat.key);
+    eventually_equal("Redis knows of its seat", Some((1, 1)), async || {
+        counts(&one.store, &seat.key).await
+    })
+    .await;
+    let more = candidate(&seat.key, 2, None);
+    let served = two.serve(&[], std::slice::from_ref(&more)).await;
+    assert_eq!((served.granted.len(), served.elsewhere), (0, 0));
+}
+
 /// Whoever asks, the order is that of the pure turns.
 #[tokio::test]
 async fn the_turns_are_those_of_one_proxy() {
