@@ -6,12 +6,12 @@ use crate::config::StaticWorker;
 use crate::model::{Browser, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
 use crate::store::{Event, StoreError};
 use sha2::{Digest, Sha256};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
-use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::watch;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::sync::{broadcast, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -43,6 +43,38 @@ impl Reading {
     fn is_old(&self) -> bool {
         self.at.elapsed() > READ_WHOLE.max(self.took * READING_SHARE)
     }
+}
+
+/// What the store told since the last look at it.
+#[derive(Default)]
+struct Told {
+    events: Vec<Event>,
+    /// Else the store has to be read.
+    complete: bool,
+}
+
+/// Takes an event and those that have come behind it: of the counts of one worker only the newest, behind all
+/// else. Their revisions tell what is newer than the records that were told meanwhile.
+fn merge(first: Event, receiver: &mut broadcast::Receiver<Event>) -> Told {
+    let (mut events, mut counts, mut complete) = (Vec::new(), BTreeMap::new(), true);
+    let mut next = Some(first);
+    // Those that come meanwhile are for the next look.
+    for behind in (0..=receiver.len()).rev() {
+        match next.take() {
+            Some(Event::Counts(worker, newer)) => drop(counts.insert(worker, newer)),
+            Some(Event::Resync) => complete = false,
+            Some(event) => events.push(event),
+            None => {}
+        }
+        if behind > 0 {
+            let told = receiver.try_recv();
+            complete &= !matches!(told, Err(TryRecvError::Lagged(_)));
+            next = told.ok();
+        }
+    }
+    let newest = counts.into_iter();
+    events.extend(newest.map(|(worker, counts)| Event::Counts(worker, counts)));
+    Told { events, complete }
 }
 
 impl Fleet {
@@ -84,12 +116,14 @@ impl Fleet {
                     }
                 }
                 event = events.recv() => {
-                    match event {
-                        Ok(Event::Resync) | Err(RecvError::Lagged(_)) => {
-                            read = self.read_store().await;
-                        }
-                        Ok(event) => self.apply_event(event),
+                    let told = match event {
+                        Ok(event) => merge(event, &mut events),
+                        Err(RecvError::Lagged(_)) => Told::default(),
                         Err(RecvError::Closed) => return,
+                    };
+                    told.events.into_iter().for_each(|event| self.apply_event(event));
+                    if !told.complete {
+                        read = self.read_store().await;
                     }
                     // Nobody is woken for what comes meanwhile.
                     if events.is_empty() {
@@ -289,4 +323,44 @@ fn fixed_key(worker: &StaticWorker) -> WorkerKey {
         .map(|byte| format!("{byte:02x}"))
         .collect();
     WorkerKey::new(worker.browser, format!("fixed-{id}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Counts;
+
+    fn counts(id: &str, revision: u64) -> Event {
+        let counts = Counts {
+            active: 1,
+            lifetime: 1,
+            revision,
+        };
+        Event::Counts(WorkerKey::new(Browser::Chromium, id), counts)
+    }
+
+    #[test]
+    fn of_the_counts_of_one_worker_only_the_newest_are_looked_at() {
+        let (sender, mut receiver) = broadcast::channel(8);
+        let gone = || Event::Gone(WorkerKey::new(Browser::Chromium, "c"));
+        for event in [counts("b", 2), counts("a", 3), gone(), counts("a", 4)] {
+            sender.send(event).unwrap();
+        }
+        let told = merge(counts("a", 1), &mut receiver);
+        assert_eq!(told.events, [gone(), counts("a", 4), counts("b", 2)]);
+        assert!(told.complete && receiver.is_empty());
+    }
+
+    #[test]
+    fn what_was_missed_is_read() {
+        let (sender, mut receiver) = broadcast::channel(2);
+        for revision in 2..9 {
+            sender.send(counts("a", revision)).unwrap();
+        }
+        assert!(!merge(counts("a", 1), &mut receiver).complete);
+        while receiver.try_recv().is_ok() {}
+        sender.send(Event::Resync).unwrap();
+        assert!(!merge(counts("a", 1), &mut receiver).complete);
+        assert!(receiver.is_empty());
+    }
 }
