@@ -145,13 +145,21 @@ async fn open(inner: &Arc<Inner>, finder: &mut Finder<'_>) -> RedisResult<Live> 
 
 /// Says hello and writes down what is ours. Returns when the sign of life set out that this was.
 async fn meet(inner: &Inner, live: &mut Live) -> RedisResult<Instant> {
-    let known = inner.grid().known.clone();
-    let restarted = match &known {
-        Some(grid) => !scripts::has_mark(&mut live.connection, grid).await?,
+    let mut get = redis::cmd("GET");
+    get.arg(inner.keys.name(keys::GRID));
+    let present: Option<String> = get.query_async(&mut live.connection).await?;
+    let marked = match &present {
+        Some(grid) => scripts::has_mark(&mut live.connection, grid).await?,
         None => false,
     };
+    let name = format!("{:016x}", rand::random::<u64>());
+    if !marked {
+        // Before anybody reads it: who finds a grid without a mark begins another one.
+        scripts::mark(&mut live.connection, &name).await?;
+    }
+    let unmarked = present.filter(|_| !marked).unwrap_or_default();
     let sent = Instant::now();
-    live.grid = hello(inner, live, restarted).await?.into();
+    live.grid = hello(inner, live, &name, &unmarked).await?.into();
     scripts::mark(&mut live.connection, &live.grid).await?;
     restate(inner, live).await?;
     // What else it needs permission for.
@@ -193,14 +201,14 @@ async fn subscribe(inner: &Inner, live: &mut Live) -> RedisResult<()> {
 }
 
 /// Returns the name of the grid.
-async fn hello(inner: &Inner, live: &mut Live, restarted: bool) -> RedisResult<String> {
+async fn hello(inner: &Inner, live: &mut Live, name: &str, unmarked: &str) -> RedisResult<String> {
     let mut hello = inner.scripts.hello.prepare_invoke();
     hello
         .key(inner.keys.name(keys::GRID))
-        .arg(format!("{:016x}", rand::random::<u64>()))
+        .arg(name)
         .arg(inner.ledger().revision())
         .arg(inner.grid().known.as_deref().unwrap_or_default())
-        .arg(u8::from(restarted));
+        .arg(unmarked);
     if inner.role == StoreRole::Proxy {
         hello
             .key(&inner.identity_key)

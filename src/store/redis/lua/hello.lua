@@ -2,7 +2,7 @@
 --
 -- KEYS  1: the name of the grid, 2: the proxy's identity (absent for a worker)
 -- ARGV  1: a name for the grid, if it needs one, 2: the highest revision seen, 3: the grid that was
---       known before (empty: none), 4: 1 if the server was started since that was known, 5: proxy,
+--       known before (empty: none), 4: the one that was found without a mark (empty: none), 5: proxy,
 --       6: epoch of the connection, 7: TTL of the identity in ms, 8: how many proxies it knows of (5 to
 --       8 absent for a worker)
 -- Returns {the grid's name, this clock in us}
@@ -11,8 +11,8 @@
 
 local grid = call('GET', KEYS[1])
 local revision, seen = revision_now(), tonumber(ARGV[2])
--- Who knew another grid than this one was not there when it was begun.
-local started = ARGV[4] == '1' and grid == ARGV[3]
+-- Who comes second finds the grid that was begun by the first.
+local started = ARGV[4] ~= '' and ARGV[4] == grid
 if not grid or revision < seen or started then
   -- Redis came back empty, or older than it was, or may have. Everybody writes down again what is theirs.
   grid = ARGV[1]
