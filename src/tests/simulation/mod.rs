@@ -41,9 +41,9 @@ const KEPT: [u64; 24] = [
 /// Bugs that are put into the scripts to show that they are found.
 const BUGS: [Bug; 5] = [
     Bug {
-        name: "seats of the silent are not kept when Redis comes back empty",
-        from: "if active == 0 or call('EXISTS', K.ghosts) == 0 then return 0 end",
-        to: "if true then return 0 end",
+        name: "nobody is awaited, and no seat is kept, when Redis comes back empty",
+        from: "if ARGV[3] ~= '' and ARGV[3] ~= grid then",
+        to: "if false then",
     },
     Bug {
         name: "the lifetime of a worker that fell silent is forgotten",
