@@ -26,8 +26,8 @@ for i, worker in ipairs(ARGV) do
       mended_workers = mended_workers + 1
     end
   elseif call('EXISTS', KEYS[i]) == 0 then
-    call('HDEL', K.active, worker)
-    call('HDEL', K.lifetime, worker)
+    -- It fell silent when nobody had it on the list.
+    remove_worker(worker)
     mended_workers = mended_workers + 1
   end
 end
