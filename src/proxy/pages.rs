@@ -73,6 +73,8 @@ impl Page {
             // Clients that are given `http://HOST:PORT/cdp` ask below that.
             "/cdp/json/version" | "/cdp/json/version/" => Some(Page::Version),
             "/json" | "/json/" => Some(Page::Json),
+            // It leads Playwright's `connect` to where it reads that it is wrong here.
+            "/cdp/json" => Some(Page::Json),
             path if PAGES_OF_BROWSERS.iter().any(|it| path.starts_with(it)) => Some(Page::Targets),
             "/metrics" => Some(Page::Metrics),
             "/healthz" => Some(Page::Healthz),

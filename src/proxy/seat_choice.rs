@@ -8,6 +8,7 @@ use crate::model::{Browser, SeatKind, Version};
 use crate::selection::Wanted;
 use http::HeaderMap;
 use percent_encoding::percent_decode_str;
+use std::borrow::Cow;
 
 /// The parameter in which clients send their launch options; before the header, as in Playwright's server.
 const PARAMETER: &str = "launch-options";
@@ -72,7 +73,9 @@ pub fn launch_options(
                 match (values.next(), values.next()) {
                     (None, _) => LaunchOptions::default(),
                     (Some(value), None) if value.is_empty() => LaunchOptions::default(),
-                    (Some(value), None) => LaunchOptions::read(value.as_bytes())?,
+                    (Some(value), None) => {
+                        LaunchOptions::read(in_unicode(value.as_bytes()).as_bytes())?
+                    }
                     (Some(_), Some(_)) => return Err(LaunchError::NoObject),
                 }
             }
@@ -84,6 +87,14 @@ pub fn launch_options(
         why,
         allowed: allowed.to_vec(),
     })
+}
+
+/// The text of a header: Node writes Latin-1, which is hardly ever UTF-8 by chance, others write UTF-8.
+fn in_unicode(bytes: &[u8]) -> Cow<'_, str> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.into(),
+        Err(_) => bytes.iter().copied().map(char::from).collect(),
+    }
 }
 
 /// Those of the query, which is read as a form: `+` is a space.
@@ -232,6 +243,19 @@ mod tests {
         assert_eq!(choice.launch.slow_mo, None);
         let choice = ask("launch-options=", r#"{"slowMo":5}"#, &BOTH).unwrap();
         assert_eq!(choice.launch.slow_mo, Some(5.0));
+    }
+
+    #[test]
+    fn headers_of_node_are_understood_as_those_of_others() {
+        let options = "{\"args\":[\"--lang=\u{e4}\"]}";
+        let latin: Vec<u8> = options.chars().map(|c| c as u8).collect();
+        for header in [options.as_bytes(), &latin] {
+            let value = http::HeaderValue::from_bytes(header).unwrap();
+            let headers = HeaderMap::from_iter([(HEADER.parse().unwrap(), value)]);
+            let browser = Browser::Chromium;
+            let read = launch_options(None, &headers, browser, &Permission::DEFAULT).unwrap();
+            assert_eq!(read.args, ["--lang=\u{e4}"]);
+        }
     }
 
     #[test]

@@ -206,13 +206,15 @@ async fn a_ticket_is_for_one_connection_and_carries_the_token() {
 async fn who_comes_to_the_wrong_door_is_told_the_right_one() {
     let grid = grid("").await;
     let refused = async |dial: Dial| dial.connect().await.err().unwrap();
-    let playwright = refused(grid.dial().target("/cdp").playwright("1.65.1")).await;
-    assert_eq!(playwright.status, 400);
-    assert!(
-        playwright.body.contains("connectOverCDP"),
-        "{}",
-        playwright.body
-    );
+    // Playwright's `connect` asks below an address of `http://` where to connect, below that again.
+    let asked: Value = page(&grid, "/cdp/json").await.json();
+    let led = format!("/cdp{}", asked["wsEndpointPath"].as_str().unwrap());
+    for path in ["/cdp", &led] {
+        let playwright = refused(grid.dial().target(path).playwright("1.65.1")).await;
+        assert_eq!(playwright.status, 400, "{path}");
+        let told = playwright.body;
+        assert!(told.contains("connectOverCDP"), "{told}");
+    }
     for agent in [
         "Puppeteer 24.1.0",
         "Playwright/1.65.1 (x64; debian 12) node/20",
