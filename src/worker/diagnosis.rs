@@ -18,15 +18,38 @@ const SHOWN_LINES: usize = 3;
 #[derive(Debug, Default)]
 pub struct Tail {
     lines: VecDeque<String>,
+    /// Its clients can make it write errors that nobody catches.
+    serves: bool,
+    skipped: Skipped,
+}
+
+/// Where in an error of a client the lines are.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Skipped {
+    #[default]
+    Nothing,
+    Message,
+    Stack,
 }
 
 impl Tail {
+    /// It has clients from here on: what it wrote before did not keep it from serving, and what they make it
+    /// write is not why it ends.
+    pub fn serves(&mut self) {
+        self.lines.clear();
+        self.serves = true;
+    }
+
     pub fn push(&mut self, line: &str) {
         let line = line.trim();
-        let line = match line.split_once(UNCAUGHT) {
-            Some((node, error)) if node.starts_with("(node:") => error,
-            _ => line,
-        };
+        let uncaught = line
+            .split_once(UNCAUGHT)
+            .filter(|(node, _)| node.starts_with("(node:"))
+            .map(|(_, error)| error);
+        if self.serves && self.is_of_a_client(line, uncaught.is_some()) {
+            return;
+        }
+        let line = uncaught.unwrap_or(line);
         if line.is_empty() {
             return;
         }
@@ -35,6 +58,17 @@ impl Tail {
         }
         let end = line.floor_char_boundary(KEPT_BYTES);
         self.lines.push_back(line[..end].to_owned());
+    }
+
+    fn is_of_a_client(&mut self, line: &str, begins: bool) -> bool {
+        let in_stack = line.starts_with("at ");
+        self.skipped = match self.skipped {
+            _ if begins => Skipped::Message,
+            Skipped::Message | Skipped::Stack if in_stack => Skipped::Stack,
+            Skipped::Message => Skipped::Message,
+            Skipped::Nothing | Skipped::Stack => Skipped::Nothing,
+        };
+        self.skipped != Skipped::Nothing
     }
 
     /// What these lines say about the end of the server; `fallback` when they say nothing.
@@ -218,6 +252,27 @@ mod tests {
         );
         assert_eq!(text, "exit status 1: Error: cannot do that");
         assert_eq!(cause(""), "exit status 1");
+    }
+
+    #[test]
+    fn what_clients_make_it_write_is_not_why_it_ends() {
+        let mut tail = Tail::default();
+        tail.push("Error: ENOSPC, and it came up all the same");
+        tail.serves();
+        for line in [
+            "(node:7) UnhandledPromiseRejectionWarning: Error: a client's",
+            "and its second line: JavaScript heap out of memory",
+            "    at Object.<anonymous> (x.js:1)",
+            "    at y.js:2",
+            "(Use `node --trace-warnings ...` to show where the warning was created)",
+            "(node:7) UnhandledPromiseRejectionWarning: Error: EMFILE",
+            "    at y.js:2",
+        ] {
+            tail.push(line);
+        }
+        assert!(!tail.cause("it ended").contains("Error"), "{tail:?}");
+        tail.push("Error: spawn /x/chromium EAGAIN");
+        assert!(tail.cause("it ended").contains("pids_limit"), "{tail:?}");
     }
 
     #[test]

@@ -15,13 +15,15 @@
 //! * [`seal`]: what a server and its browser may touch. `sandbox`: whether Chromium's own works here.
 //! * `diagnosis`: why a server did not start or died, in words. `progress`: what an agent tells whoever watches it.
 //! * [`guard`]: the process that cleans up after a killed one.
+//! * `checks`: when a browser is asked whether it works, by a `probe`, and what follows from that.
 //! * `screencast`: pictures of a session's pages, for an operator. `wire`: how we speak to a browser server,
-//!   for that and for the checks of `probe`.
+//!   for that and for the `probe`.
 //! * `gateway`: the worker's port. Proxies come to it, and it passes their sessions on to the browser
 //!   server that listens at an `address` of its own on this machine.
 
 mod address;
 mod agent;
+mod checks;
 mod diagnosis;
 mod fill;
 mod gateway;

@@ -47,6 +47,13 @@ impl From<WireError> for CheckError {
     }
 }
 
+/// Finds out whether a browser can open a page.
+pub trait Probe: Send {
+    /// Opens a page in a context of its own and closes both, as a client would; 30 ms of work.
+    /// `patience` is for each answer: a browser that is slow answers some of them.
+    fn check(&mut self, patience: Duration) -> impl Future<Output = Result<(), CheckError>> + Send;
+}
+
 /// Asks for `GET /json`, which the server answers without its browser: in a millisecond, or in
 /// many seconds where everything is read from disk for the first time. The caller sets the limit.
 /// The error says why there is no such answer.
@@ -107,25 +114,6 @@ impl Prober {
     /// The browser's own version, if the server told it.
     pub fn browser_version(&self) -> Option<&str> {
         self.browser_version.as_deref()
-    }
-
-    /// Opens a page in a context of its own and closes both, as a client would; 30 ms of work.
-    /// `patience` is for each answer: a browser that is slow answers some of them.
-    pub async fn check(&mut self, patience: Duration) -> Result<(), CheckError> {
-        for context in self.contexts.clone() {
-            self.wire.send(&context, "close", json!({})).await?;
-        }
-        let browser = self.browser.clone();
-        let answer = self
-            .call(&browser, "newContext", json!({}), patience)
-            .await?;
-        let context = answer["context"]["guid"]
-            .as_str()
-            .ok_or_else(|| CheckError::NotUnderstood("no context in the answer".to_owned()))?
-            .to_owned();
-        self.call(&context, "newPage", json!({}), patience).await?;
-        self.call(&context, "close", json!({}), patience).await?;
-        Ok(())
     }
 
     /// What a Chromium tells clients of the DevTools protocol. `patience` is for each answer.
@@ -193,6 +181,25 @@ impl Prober {
     }
 }
 
+impl Probe for Prober {
+    async fn check(&mut self, patience: Duration) -> Result<(), CheckError> {
+        for context in self.contexts.clone() {
+            self.wire.send(&context, "close", json!({})).await?;
+        }
+        let browser = self.browser.clone();
+        let answer = self
+            .call(&browser, "newContext", json!({}), patience)
+            .await?;
+        let context = answer["context"]["guid"]
+            .as_str()
+            .ok_or_else(|| CheckError::NotUnderstood("no context in the answer".to_owned()))?
+            .to_owned();
+        self.call(&context, "newPage", json!({}), patience).await?;
+        self.call(&context, "close", json!({}), patience).await?;
+        Ok(())
+    }
+}
+
 /// What an error in an answer means. The browser's own errors come in as many words as there are
 /// faults; those of the wire format have three (playwright-core, `protocol/validatorPrimitives.ts`).
 fn of_error(error: &Value) -> CheckError {
@@ -210,7 +217,7 @@ fn of_error(error: &Value) -> CheckError {
     }
 }
 
-fn shortened(words: &str) -> String {
+pub fn shortened(words: &str) -> String {
     words[..words.floor_char_boundary(MAX_WORDS)].to_owned()
 }
 

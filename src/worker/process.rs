@@ -4,7 +4,7 @@
 use super::address::ServerAddress;
 use super::diagnosis::{Tail, cause_of_files};
 use super::machine::{MachineShared, ServerFolder};
-use super::probe::{self, CheckError, Prober};
+use super::probe::{self, CheckError, Probe, Prober};
 use super::seal::{Seal, SealError};
 use super::toolchain::{Toolchain, browsers_root};
 use super::{gateway, group, plan, recorder, seal, spawn, tree};
@@ -208,6 +208,11 @@ impl Server {
         tokio::time::timeout(patience, first)
             .await
             .map_err(|_| CheckError::Suspect(patience))?
+    }
+
+    /// It is about to have clients.
+    pub fn serves(&self) {
+        self.tail().serves();
     }
 
     /// Where the server is reached on this machine.

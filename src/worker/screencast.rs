@@ -92,8 +92,8 @@ pub struct Screencast {
     name: String,
     pipe: Wire<Plain>,
     pages: Pages,
-    /// The contexts whose pages are shown; all of them without.
-    contexts: Option<watch::Receiver<HashSet<String>>>,
+    /// The contexts whose pages are shown.
+    contexts: watch::Receiver<HashSet<String>>,
     /// The page whose pictures come.
     shown: Option<String>,
     /// What is to be acknowledged: page and number.
@@ -102,7 +102,7 @@ pub struct Screencast {
 }
 
 impl Screencast {
-    /// Connects to a browser, to show the pages of these contexts, or of all. The caller sets no limit: half
+    /// Connects to a browser, to show the pages of these contexts. The caller sets no limit: half
     /// opened it would be left open.
     ///
     /// # Errors
@@ -110,7 +110,7 @@ impl Screencast {
     /// Why there is nothing to see.
     pub async fn open(
         browser: Arc<ShownBrowser>,
-        contexts: Option<watch::Receiver<HashSet<String>>>,
+        contexts: watch::Receiver<HashSet<String>>,
     ) -> Result<Screencast, String> {
         let late = |_| format!("the browser did not answer within {BEGINNING:?}");
         let opening = async {
@@ -198,12 +198,9 @@ impl Screencast {
             let frame = json!({"frameId": number});
             self.pipe.send(&page, "screencastFrameAck", frame).await?;
         }
-        let newest = match &self.contexts {
-            None => self.pages.newest(|_| true),
-            Some(contexts) => {
-                let contexts = contexts.borrow();
-                self.pages.newest(|context| contexts.contains(context))
-            }
+        let newest = {
+            let contexts = self.contexts.borrow();
+            self.pages.newest(|context| contexts.contains(context))
         };
         if newest == self.shown {
             return Ok(());
@@ -319,14 +316,11 @@ fn socket_of(browser: &str) -> String {
 }
 
 /// Returns when there is news of contexts.
-async fn changed(contexts: &mut Option<watch::Receiver<HashSet<String>>>) {
-    if let Some(contexts) = contexts
-        && contexts.changed().await.is_ok()
-    {
-        return;
+async fn changed(contexts: &mut watch::Receiver<HashSet<String>>) {
+    if contexts.changed().await.is_err() {
+        // Of a session that is over there will be none.
+        std::future::pending().await
     }
-    // Of a session that is over there will be none.
-    std::future::pending().await
 }
 
 /// Asks for something and waits for the answer; `note` hears what else is said.

@@ -3,14 +3,13 @@
 use super::agent::Shared;
 use super::gateway::{Connections, Route, Upstream};
 use super::grid_permit::GridWarmUpPermit;
-use super::lifecycle::{Generation, Health, Input};
+use super::lifecycle::Generation;
 use super::machine::WarmUpPermit;
 use super::own::{OwnPools, Processes};
 use super::probe::{CheckError, Prober};
 use super::process::{Launch, Server};
 use super::progress::Progress;
 use super::toolchain::Toolchain;
-use super::tree;
 use crate::launch::LaunchOptions;
 use crate::model::{Browser, DevToolsVersion, Endpoint, SeatKind, WorkerKey};
 use crate::store::Store;
@@ -19,18 +18,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
-
-/// A browser is checked with a page of its own at every heartbeat, but within these bounds: 30 ms of
-/// work each time.
-const CHECK_INTERVAL: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(5)];
-/// Between the end of one check and the next, whoever asks for it.
-const CHECK_PAUSE: Duration = Duration::from_millis(250);
-/// How long each of a browser's answers may take until it is suspected, and then until it counts as
-/// broken: together with the interval less than 20 s, so that its sessions learn of it in time.
-const SUSPECT_AFTER: Duration = Duration::from_secs(3);
-const BROKEN_AFTER: Duration = Duration::from_secs(6);
-/// A browser that got no processor while it was asked is asked again, so many times.
-const STARVED_CHECKS: u32 = 3;
 
 /// Between two looks whether this process has a permit free.
 const PERMIT_RETRY: Duration = Duration::from_millis(50);
@@ -228,6 +215,7 @@ impl Supervision {
             }
         };
         drop((warm_up_permit, grid_warm_up_permit));
+        server.serves();
         Ok(Warm {
             server,
             prober,
@@ -289,79 +277,6 @@ impl Supervision {
         }
     }
 
-    /// While it drains too: its sessions have to learn when their browser hangs.
-    async fn check_until_broken(&self, prober: &mut Prober, node: i32) {
-        loop {
-            tokio::time::sleep(CHECK_PAUSE).await;
-            let [shortest, longest] = CHECK_INTERVAL;
-            let heartbeat = self.shared.config.load().worker.heartbeat_interval;
-            let pause = heartbeat.clamp(shortest, longest) - CHECK_PAUSE;
-            // Whoever asks is answered by the check.
-            tokio::time::timeout(pause, self.look.notified()).await.ok();
-            let health = match prober.check(SUSPECT_AFTER).await {
-                Ok(()) => {
-                    log::debug!(worker:% = self.key.id; "the browser opened a page");
-                    Health::Well
-                }
-                Err(CheckError::NotUnderstood(_)) => Health::Well,
-                Err(error) => {
-                    log::warn!(worker:% = self.key.id, error:% = error;
-                        "the browser is not well, looking once more");
-                    self.report(Health::Suspect).await;
-                    self.decide(prober, node).await
-                }
-            };
-            let is_broken = matches!(health, Health::Broken(_));
-            self.report(health).await;
-            if is_broken {
-                return;
-            }
-        }
-    }
-
-    /// Checks a browser that nobody has until it is not well, and says why. Nobody is cut off by its end, so that it
-    /// is not asked twice.
-    pub async fn check_spare(&self, prober: &mut Prober, node: i32) -> String {
-        let [_, pause] = CHECK_INTERVAL;
-        loop {
-            tokio::time::sleep(pause).await;
-            let waited = run_delay(node).await;
-            match prober.check(SUSPECT_AFTER).await {
-                Ok(()) | Err(CheckError::NotUnderstood(_)) => {}
-                Err(CheckError::Suspect(_))
-                    if run_delay(node).await.saturating_sub(waited) > SUSPECT_AFTER / 2 => {}
-                Err(error) => return error.to_string(),
-            }
-        }
-    }
-
-    /// The check after the one that failed.
-    async fn decide(&self, prober: &mut Prober, node: i32) -> Health {
-        let mut starved = 0;
-        loop {
-            let waited = run_delay(node).await;
-            match prober.check(BROKEN_AFTER).await {
-                Ok(()) | Err(CheckError::NotUnderstood(_)) => return Health::Well,
-                // The machine is to blame, and all its browsers would be ended for it.
-                Err(CheckError::Suspect(_))
-                    if starved < STARVED_CHECKS
-                        && run_delay(node).await.saturating_sub(waited) > BROKEN_AFTER / 2 =>
-                {
-                    starved += 1;
-                    log::warn!(worker:% = self.key.id;
-                        "the browser gets no processor: this machine has too few of them");
-                }
-                Err(error) => return Health::Broken(self.or_out_of_memory(error.to_string())),
-            }
-        }
-    }
-
-    async fn report(&self, health: Health) {
-        self.shared
-            .send(Input::Checked(self.generation, health))
-            .await;
-    }
-
     /// The cause of an end, which is the lack of memory if the kernel has just ended a process.
     pub fn or_out_of_memory(&self, why: String) -> String {
         let mut budget = self.shared.machine.budget();
@@ -370,12 +285,6 @@ impl Supervision {
         }
         why
     }
-}
-
-/// How long the server and its browser have waited for a processor, ever.
-async fn run_delay(node: i32) -> Duration {
-    let delay = tokio::task::spawn_blocking(move || tree::run_delay(node));
-    delay.await.unwrap_or_default()
 }
 
 /// Returns when so much is desired, or the agent that could desire it is gone.

@@ -2,11 +2,14 @@
 //! why, a fresh one takes their place, and nobody on another browser notices.
 
 use crate::support::{
-    ControlGroup, Driver, Grid, Kind, Language, Process, RedisServer, Tree, eventually,
+    Connected, ControlGroup, Driver, Grid, Kind, Language, Process, RedisServer, Tree, eventually,
     eventually_equal,
 };
 use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use std::collections::HashSet;
 use std::process::Command;
+use std::time::Duration;
 
 /// Checks come this often, or a little slower.
 const HEARTBEAT: (&str, &str) = ("HEARTBEAT_INTERVAL", "1");
@@ -191,6 +194,227 @@ async fn a_worker_says_why_itself_when_no_proxy_can_hear_it() {
     let expected = "playhouse: worker lost, the browser does not answer";
     assert!(error.contains(expected), "{error:?}");
     user.quit().await;
+}
+
+/// Sessions with browsers of their own, and no other browsers.
+async fn own_browsers() -> Grid {
+    let builder = Grid::new().workers(1).capacity(2);
+    let builder = builder
+        .env(HEARTBEAT.0, HEARTBEAT.1)
+        .env("LOG_LEVEL", "debug");
+    let own = "worker: { seat: own, spares: 0 }";
+    builder.config(own).start().await
+}
+
+/// The one browser of a grid that is none of these, with all that belongs to it.
+async fn another_browser(grid: &Grid, known: &[i32]) -> Tree {
+    eventually("its browser is there", async || {
+        let tree = grid.process("up");
+        let mut browsers = tree.of_kind(Kind::Browser);
+        browsers.retain(|it| !known.contains(&it.pid));
+        (browsers.len() == 1).then(|| Tree::below(&[browsers[0].pid as u32]))
+    })
+    .await
+}
+
+/// Until the other future is ready, nothing that ends makes room.
+async fn while_held<T>(mut held: Option<NoProcesses>, other: impl Future<Output = T>) -> T {
+    let holding = async {
+        loop {
+            if let Some(held) = &mut held {
+                held.hold();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        outcome = other => outcome,
+        () = holding => unreachable!(),
+    }
+}
+
+#[tokio::test]
+async fn a_session_whose_own_browser_is_broken_reads_why_and_no_other_notices() {
+    let grid = own_browsers().await;
+    let mut lucky = Driver::start(Language::Node, &grid.url());
+    lucky.open("beside").await.unwrap();
+    let beside = another_browser(&grid, &[]).await.processes[0].pid;
+    let mut unlucky = Driver::start(Language::Python, &grid.url());
+    for fault in FAULTS {
+        let name = format!("on-{fault:?}");
+        unlucky.open(&name).await.unwrap();
+        let browser = another_browser(&grid, &[beside]).await;
+        let held = hurt(&browser, fault);
+        let error = while_held(held, reads(&mut unlucky, &name)).await;
+        let expected = "playhouse: worker lost, the browser ";
+        assert!(error.contains(expected), "{fault:?}: {error:?}");
+        browser.gone().await;
+        lucky.works("beside").await.unwrap();
+    }
+    unlucky.open("after").await.unwrap();
+    unlucky.works("after").await.unwrap();
+    unlucky.quit().await;
+    lucky.quit().await;
+    grid.idle().await;
+}
+
+#[tokio::test]
+async fn a_client_of_cdp_whose_browser_is_broken_reads_why_and_no_other_notices() {
+    let grid = own_browsers().await;
+    let connect = async || grid.dial().target("/cdp").connect().await.ok().unwrap();
+    let version = json!({"id": 7, "method": "Browser.getVersion"}).to_string();
+    let mut lucky = connect().await;
+    lucky.send(&version).await;
+    lucky.text().await;
+    // One behind a server was started first, to see whether that goes; nobody keeps it.
+    let piped = async |known: &[i32]| {
+        eventually("its browser is there", async || {
+            let tree = grid.process("up");
+            let mut browsers = tree.of_kind(Kind::Browser);
+            browsers.retain(|it| it.command.contains("/profile") && !known.contains(&it.pid));
+            (browsers.len() == 1).then(|| Tree::below(&[browsers[0].pid as u32]))
+        })
+        .await
+    };
+    let mut known = vec![piped(&[]).await.processes[0].pid];
+    for fault in FAULTS {
+        let mut unlucky = connect().await;
+        unlucky.send(&version).await;
+        unlucky.text().await;
+        let browser = piped(&known).await;
+        known.push(browser.processes[0].pid);
+        let held = hurt(&browser, fault);
+        let close = while_held(held, unlucky.closed()).await;
+        let close = close.expect("a reason is given");
+        assert_eq!(u16::from(close.code), 1011, "{fault:?}: {close:?}");
+        // One that can start no renderers may give up by itself.
+        let is_told = ["worker lost, the browser ", "the browser has ended"];
+        let is_told = is_told.iter().any(|it| close.reason.contains(it));
+        assert!(is_told, "{fault:?}: {close:?}");
+        browser.gone().await;
+        lucky.send(&version).await;
+        let answer: Value = serde_json::from_str(&lucky.text().await).unwrap();
+        assert_eq!(answer["id"], 7, "{answer}");
+    }
+    lucky.close().await;
+    connect().await.close().await;
+    grid.idle().await;
+}
+
+/// Pages that were opened in the browsers of sessions, to see whether they work.
+fn checks(grid: &Grid) -> usize {
+    let log = grid.log();
+    log.matches("the browser of a session opened a page")
+        .count()
+}
+
+/// Asks a browser over the DevTools protocol, and notes all that it says up to the answer.
+async fn asked(
+    session: &mut Connected,
+    id: u64,
+    method: &str,
+    params: Value,
+    said: &mut Vec<Value>,
+) -> Value {
+    let command = json!({"id": id, "method": method, "params": params});
+    session.send(&command.to_string()).await;
+    loop {
+        let message: Value = serde_json::from_str(&session.text().await).unwrap();
+        said.push(message.clone());
+        if message["id"] == id {
+            return message["result"].clone();
+        }
+    }
+}
+
+/// Its page is busy for good, and it has asked to be told of everything.
+#[tokio::test]
+async fn a_client_of_cdp_hears_nothing_of_checks_and_may_be_busy() {
+    let grid = own_browsers().await;
+    let mut session = grid.dial().target("/cdp").connect().await.ok().unwrap();
+    let mut said = Vec::new();
+    let all = json!([{}]);
+    let discover = json!({"discover": true, "filter": all});
+    let attach = json!({"autoAttach": true, "waitForDebuggerOnStart": true, "flatten": true});
+    asked(
+        &mut session,
+        1,
+        "Target.setDiscoverTargets",
+        discover,
+        &mut said,
+    )
+    .await;
+    asked(&mut session, 2, "Target.setAutoAttach", attach, &mut said).await;
+    let told = asked(&mut session, 3, "Target.getTargets", json!({}), &mut said).await;
+    let mut targets = told["targetInfos"].as_array().unwrap().iter();
+    let page = targets.find(|it| it["type"] == "page").unwrap();
+    let target = json!({"targetId": page["targetId"], "flatten": true});
+    let told = asked(&mut session, 4, "Target.attachToTarget", target, &mut said).await;
+    let busy = json!({
+        "id": 5, "method": "Runtime.evaluate", "params": {"expression": "for (;;) {}"},
+        "sessionId": told["sessionId"],
+    });
+    session.send(&busy.to_string()).await;
+    let before = checks(&grid);
+    eventually("it has been looked at", async || {
+        (checks(&grid) >= before + 3).then_some(())
+    })
+    .await;
+    asked(&mut session, 6, "Browser.getVersion", json!({}), &mut said).await;
+    let mut known = HashSet::new();
+    for message in &said {
+        let params = &message["params"];
+        let told = &params["targetInfo"];
+        let is_own = told["browserContextId"] == page["browserContextId"];
+        if told.is_object() && (is_own || told["type"] == "browser") {
+            known.insert(told["targetId"].to_string());
+            known.insert(params["sessionId"].to_string());
+        }
+        for name in [&told["targetId"], &params["targetId"], &params["sessionId"]] {
+            assert!(
+                name.is_null() || known.contains(&name.to_string()),
+                "{message}"
+            );
+        }
+        let is_answer = message["id"]
+            .as_i64()
+            .is_none_or(|id| (1..=6).contains(&id));
+        assert!(is_answer, "{message}");
+    }
+    session.close().await;
+    grid.idle().await;
+}
+
+/// The same as with the options of the worker.
+#[tokio::test]
+async fn a_browser_with_its_clients_options_ends_its_session_when_it_hangs() {
+    let builder = Grid::new().workers(1).capacity(2);
+    let builder = builder
+        .env(HEARTBEAT.0, HEARTBEAT.1)
+        .env("LOG_LEVEL", "debug");
+    let allowed = "session: { launch_options: [ args ] }\nworker: { seat: own, spares: 0 }";
+    let grid = builder.config(allowed).start().await;
+    let options = "%7B%22args%22%3A%5B%22--lang%3Dde%22%5D%7D";
+    let target = format!("/?launch-options={options}");
+    let mut session = grid.dial().target(&target).connect().await.ok().unwrap();
+    let browser = eventually("its browser is there", async || {
+        let tree = grid.process("up");
+        let mut browsers = tree.of_kind(Kind::Browser);
+        browsers.retain(|it| it.command.contains("--lang=de"));
+        browsers.first().map(|it| (*it).clone())
+    })
+    .await;
+    eventually("it has been looked at", async || {
+        (checks(&grid) > 0).then_some(())
+    })
+    .await;
+    browser.signal(Signal::SIGSTOP);
+    let close = session.closed().await.expect("a reason is given");
+    assert_eq!(u16::from(close.code), 1011, "{close:?}");
+    let expected = "playhouse: worker lost, the browser does not answer";
+    assert!(close.reason.contains(expected), "{close:?}");
+    grid.idle().await;
+    eventually("it is gone", async || (!browser.exists()).then_some(())).await;
 }
 
 #[tokio::test]

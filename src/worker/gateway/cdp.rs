@@ -1,19 +1,20 @@
 //! A session of the DevTools protocol: messages of a WebSocket on one side, of the browser's pipe on the
 //! other. Nothing is held but the piece that is on its way, however large a message is.
 //!
-//! [`Reader`] takes the client's frames apart (RFC 6455, section 5); it is pure. What the browser says
-//! goes out in frames as it comes, each message in one or several.
+//! [`Reader`] takes the client's frames apart. What the browser says goes out in frames as it comes
+//! ([`PipeMessages`]). The commands of its checks go between the client's.
 
+use super::client_frames::{Event, Reader};
 use super::downloads::Downloads;
+use super::pipe_messages::PipeMessages;
 use crate::tunnel::Close;
 use crate::tunnel::frame::{put_close, put_frame};
-use crate::tunnel::protocol::{
-    CLOSE, CONTINUATION, FIN, MASKED, MAX_CONTROL, OPCODE, OPCODES, PING, PONG, TEXT, code,
-};
+use crate::tunnel::protocol::{PONG, code};
 use crate::worker::own::OwnBrowser;
 use crate::worker::own::pipe::{END, Pipe};
+use crate::worker::own::pipe_prober::{CheckCommand, Checked, HeldUp};
 use bytes::Bytes;
-use std::ffi::CStr;
+use serde_json::Value;
 use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -26,9 +27,6 @@ use tokio::time::timeout;
 
 /// What one read takes.
 const PIECE: usize = 64 * 1024;
-/// Largest message of a client, in bytes. A browser ends itself over one that does not fit, with the NUL at
-/// its end, into 100 MiB (`kReceiveBufferSizeForDevTools` of its `devtools_pipe_handler.cc`).
-const MAX_MESSAGE: u64 = (100 << 20) - 1;
 /// How long a browser may take nothing of what a client says.
 const STALL: Duration = Duration::from_secs(60);
 /// Control frames that wait to be sent.
@@ -42,10 +40,37 @@ enum End {
     Told(u16, String),
 }
 
-/// A client whose session is over, and the Close frame that it has yet to be sent.
+/// A client whose session is over, and what it has yet to be sent: the rest of a frame and the Close frame.
 pub(super) struct Closing {
     pub(super) client: TcpStream,
     pub(super) close: Vec<u8>,
+}
+
+/// Frames on their way to the client. They outlive the future that sends them: a Close frame is readable
+/// behind a whole one only.
+#[derive(Default)]
+struct Outgoing {
+    frames: Vec<u8>,
+    sent: usize,
+}
+
+impl Outgoing {
+    /// Sends what there is; what has been sent is known however early the future is dropped.
+    async fn send(&mut self, client: &mut WriteHalf<'_>) -> io::Result<()> {
+        while self.sent < self.frames.len() {
+            match client.write(&self.frames[self.sent..]).await? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                sent => self.sent += sent,
+            }
+        }
+        self.frames.clear();
+        self.sent = 0;
+        Ok(())
+    }
+
+    fn rest(&self) -> &[u8] {
+        &self.frames[self.sent..]
+    }
 }
 
 /// Serves a client that has its 101. Its browser has had its time when this returns, whatever the client
@@ -56,8 +81,8 @@ pub(super) async fn session(
     asked: oneshot::Receiver<Result<OwnBrowser<Pipe>, String>>,
     stop: oneshot::Receiver<Close>,
 ) -> Option<Closing> {
-    let closing = |client, code, reason: &str| {
-        let mut close = Vec::new();
+    let closing = |client, rest: &[u8], code, reason: &str| {
+        let mut close = rest.to_vec();
         put_close(&mut close, code, reason, false);
         Some(Closing { client, close })
     };
@@ -65,30 +90,46 @@ pub(super) async fn session(
         started = asked => started.unwrap_or_else(|_| Err("the worker is ending".to_owned())),
         () = super::connection::client_gone(&client) => return None,
     };
-    let OwnBrowser { way, held } = match started {
+    let OwnBrowser { way, broken, held } = match started {
         Ok(browser) => browser,
         Err(why) => {
             let reason = format!("playhouse: the browser did not start: {why}");
-            return closing(client, code::INTERNAL_ERROR, &reason);
+            return closing(client, &[], code::INTERNAL_ERROR, &reason);
         }
     };
     let (commands, _) = split(way.commands);
     let (_, answers) = split(way.answers);
     let (from_client, to_client) = client.split();
     let (controls, waiting) = mpsc::channel(CONTROLS);
+    let Checked {
+        commands: of_checks,
+        answers: to_checks,
+        held_up,
+    } = way.checked;
+    let mut outgoing = Outgoing::default();
     let end = {
-        let up = pass_up(from_client, early, commands, controls);
-        let down = pass_down(answers, to_client, waiting);
+        let up = pass_up(from_client, early, commands, controls, of_checks);
+        let down = Down {
+            browser: answers,
+            client: to_client,
+            controls: waiting,
+            to_checks,
+            held_up,
+        };
         tokio::select! {
             end = up => end,
-            end = down => end,
+            end = down.pass(&mut outgoing) => end,
             Ok(close) = stop => End::Told(code::INTERNAL_ERROR, close.reason().to_owned()),
+            Ok(why) = broken => {
+                let close = Close::worker_condemned(None, &why);
+                End::Told(code::INTERNAL_ERROR, close.reason().to_owned())
+            }
         }
     };
     drop(held);
     match end {
         End::Gone => None,
-        End::Told(code, reason) => closing(client, code, &reason),
+        End::Told(code, reason) => closing(client, outgoing.rest(), code, &reason),
     }
 }
 
@@ -97,16 +138,18 @@ fn split(stream: tokio::net::UnixStream) -> (ToBrowser, FromBrowser) {
     (write, read)
 }
 
-/// From the client to the browser.
+/// From the client to the browser, and the commands of `checks` between the client's.
 async fn pass_up(
     mut client: ReadHalf<'_>,
     early: Bytes,
     mut browser: ToBrowser,
     controls: mpsc::Sender<Vec<u8>>,
+    mut checks: mpsc::Receiver<CheckCommand>,
 ) -> End {
-    let mut reader = Reader::default();
-    let mut downloads = Downloads::default();
+    let (mut reader, mut downloads) = (Reader::default(), Downloads::default());
     let mut bytes = early.to_vec();
+    // Whether the browser has only a part of the client's last message.
+    let mut within = false;
     loop {
         let mut rest = &mut bytes[..];
         while !rest.is_empty() {
@@ -116,12 +159,10 @@ async fn pass_up(
                 Event::Nothing => Ok(()),
                 Event::Payload { from, ends } => {
                     let piece = downloads.pass(&piece[from..], ends);
+                    within = !ends && (within || !piece.is_empty());
                     match pass_piece(&mut browser, &piece, ends).await {
                         Ok(passed) => passed,
-                        Err(_) => {
-                            let reason = "playhouse: the browser does not listen".to_owned();
-                            return End::Told(code::INTERNAL_ERROR, reason);
-                        }
+                        Err(_) => return does_not_listen(),
                     }
                 }
                 Event::Ping(payload) => {
@@ -141,11 +182,38 @@ async fn pass_up(
             rest = after;
         }
         bytes.resize(PIECE, 0);
-        match client.read(&mut bytes).await {
+        let read = loop {
+            let command = tokio::select! {
+                read = client.read(&mut bytes) => break read,
+                Some(command) = checks.recv(), if !within => command,
+            };
+            match pass_check(&mut browser, command).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return std::future::pending().await,
+                Err(_) => return does_not_listen(),
+            }
+        };
+        match read {
             Ok(0) | Err(_) => return End::Gone,
             Ok(read) => bytes.truncate(read),
         }
     }
+}
+
+/// A command whose answer nobody waits for is not passed.
+async fn pass_check(
+    browser: &mut ToBrowser,
+    command: CheckCommand,
+) -> Result<io::Result<()>, Elapsed> {
+    match command.written.send(()) {
+        Ok(()) => pass_piece(browser, &command.message, false).await,
+        Err(()) => Ok(Ok(())),
+    }
+}
+
+fn does_not_listen() -> End {
+    let reason = "playhouse: the browser does not listen".to_owned();
+    End::Told(code::INTERNAL_ERROR, reason)
 }
 
 /// The inner error is that of the pipe, the outer one that the browser has taken nothing for long: a
@@ -166,44 +234,40 @@ async fn pass_piece(
 }
 
 /// From the browser to the client.
-async fn pass_down(
-    mut browser: FromBrowser,
-    mut client: WriteHalf<'_>,
-    mut controls: mpsc::Receiver<Vec<u8>>,
-) -> End {
-    let mut bytes = vec![0; PIECE];
-    let mut frames = Vec::with_capacity(PIECE + 64);
-    // Whether the message that comes has begun.
-    let mut within = false;
-    loop {
-        frames.clear();
-        tokio::select! {
-            read = browser.read(&mut bytes) => match read {
-                Ok(0) | Err(_) => {
-                    let reason = "playhouse: the browser has ended".to_owned();
-                    return End::Told(code::INTERNAL_ERROR, reason);
-                }
-                Ok(read) => put_messages(&bytes[..read], &mut within, &mut frames),
-            },
-            Some(control) = controls.recv() => frames.extend_from_slice(&control),
-        }
-        if client.write_all(&frames).await.is_err() {
-            return End::Gone;
-        }
-    }
+struct Down<'a> {
+    browser: FromBrowser,
+    client: WriteHalf<'a>,
+    controls: mpsc::Receiver<Vec<u8>>,
+    to_checks: mpsc::Sender<Value>,
+    held_up: HeldUp,
 }
 
-/// Puts what came of messages that end in NUL into frames.
-fn put_messages(mut bytes: &[u8], within: &mut bool, frames: &mut Vec<u8>) {
-    while !bytes.is_empty() {
-        // The library looks for a NUL many bytes at a time.
-        let end = CStr::from_bytes_until_nul(bytes).ok();
-        let end = end.map(CStr::count_bytes);
-        let piece = &bytes[..end.unwrap_or(bytes.len())];
-        let opcode = if *within { CONTINUATION } else { TEXT };
-        put_frame(frames, opcode, end.is_some(), piece);
-        *within = end.is_none();
-        bytes = end.map_or(&[], |end| &bytes[end + 1..]);
+impl Down<'_> {
+    async fn pass(mut self, outgoing: &mut Outgoing) -> End {
+        let mut bytes = vec![0; PIECE];
+        outgoing.frames.reserve(PIECE + 64);
+        let mut messages = PipeMessages::default();
+        loop {
+            let frames = &mut outgoing.frames;
+            tokio::select! {
+                read = self.browser.read(&mut bytes) => match read {
+                    Ok(0) | Err(_) => {
+                        let reason = "playhouse: the browser has ended".to_owned();
+                        return End::Told(code::INTERNAL_ERROR, reason);
+                    }
+                    // More than a check has use for is nothing that it waits for.
+                    Ok(read) => messages.put(&bytes[..read], frames, |message| {
+                        self.to_checks.try_send(message).ok();
+                    }),
+                },
+                Some(control) = self.controls.recv() => frames.extend_from_slice(&control),
+            }
+            let waiting = self.held_up.begin();
+            if outgoing.send(&mut self.client).await.is_err() {
+                return End::Gone;
+            }
+            drop(waiting);
+        }
     }
 }
 
@@ -213,308 +277,17 @@ fn control(opcode: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// What a piece of a client's bytes came to.
-#[derive(Debug, PartialEq, Eq)]
-enum Event {
-    Nothing,
-    /// The taken bytes from here on are payload of a message, unmasked; its last ones if it `ends`.
-    Payload {
-        from: usize,
-        ends: bool,
-    },
-    Ping(Vec<u8>),
-    Close(Option<u16>),
-    /// No proper frame: code and reason.
-    Wrong(u16, &'static str),
-}
-
-/// Takes apart what a client says, in pieces of any size.
-#[derive(Debug, Default)]
-struct Reader {
-    header: Vec<u8>,
-    /// Of the current frame; none while its header is not whole.
-    frame: Option<Incoming>,
-    /// Whether the current message goes on with the next frame.
-    within: bool,
-    /// Bytes of the current message so far.
-    message: u64,
-}
-
-#[derive(Debug)]
-struct Incoming {
-    opcode: u8,
-    fin: bool,
-    key: [u8; 4],
-    /// Bytes that have passed, and those to come.
-    passed: usize,
-    left: u64,
-    /// The payload of a control frame.
-    control: Vec<u8>,
-}
-
-/// Unmasks payload of which so many bytes have passed (RFC 6455, section 5.3), eight at a time: a
-/// message may have 100 MiB.
-fn unmask(payload: &mut [u8], mut key: [u8; 4], passed: usize) {
-    key.rotate_left(passed % 4);
-    let [a, b, c, d] = key;
-    let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
-    let (words, rest) = payload.as_chunks_mut();
-    for word in words {
-        *word = (u64::from_ne_bytes(*word) ^ wide).to_ne_bytes();
-    }
-    for (byte, key) in rest.iter_mut().zip(key.iter().cycle()) {
-        *byte ^= key;
-    }
-}
-
-impl Reader {
-    /// Takes some bytes, at least one; unmasks what is payload.
-    fn advance(&mut self, bytes: &mut [u8]) -> (usize, Event) {
-        let mut from = 0;
-        if self.frame.is_none() {
-            from = match self.read_header(bytes) {
-                Ok(taken) => taken,
-                Err((code, why)) => return (bytes.len(), Event::Wrong(code, why)),
-            };
-        }
-        let Some(frame) = &mut self.frame else {
-            return (from, Event::Nothing);
-        };
-        let rest = &mut bytes[from..];
-        let take = usize::try_from(frame.left).map_or(rest.len(), |left| left.min(rest.len()));
-        unmask(&mut rest[..take], frame.key, frame.passed);
-        frame.passed = (frame.passed + take) % 4;
-        frame.left -= take as u64;
-        let is_control = frame.opcode & 0x8 != 0;
-        if is_control {
-            frame.control.extend_from_slice(&rest[..take]);
-        }
-        let whole = frame.left == 0;
-        let event = match (is_control, whole) {
-            (false, _) => Event::Payload {
-                from,
-                ends: whole && frame.fin,
-            },
-            (true, false) => Event::Nothing,
-            (true, true) => match (frame.opcode, &frame.control[..]) {
-                (CLOSE, [a, b, ..]) => Event::Close(Some(u16::from_be_bytes([*a, *b]))),
-                (CLOSE, _) => Event::Close(None),
-                (PING, payload) => Event::Ping(payload.to_vec()),
-                _ => Event::Nothing,
-            },
-        };
-        if let Event::Payload { ends, .. } = event {
-            self.message = if ends { 0 } else { self.message + take as u64 };
-        }
-        if whole {
-            self.frame = None;
-            self.header.clear();
-        }
-        (from + take, event)
-    }
-
-    /// Takes header bytes until the header is whole; how many.
-    fn read_header(&mut self, bytes: &[u8]) -> Result<usize, (u16, &'static str)> {
-        for (n, byte) in bytes.iter().enumerate() {
-            self.header.push(*byte);
-            let header = &self.header;
-            if header.len() < 2 {
-                continue;
-            }
-            let length = match header[1] & 0x7f {
-                126 => 2,
-                127 => 8,
-                _ => 0,
-            };
-            if header.len() < 2 + length + 4 {
-                continue;
-            }
-            if header[1] & MASKED == 0 {
-                return Err((code::PROTOCOL_ERROR, "a client masks its frames"));
-            }
-            if header[0] & 0x70 != 0 {
-                return Err((code::PROTOCOL_ERROR, "no extension was agreed on"));
-            }
-            let (opcode, fin) = (header[0] & OPCODE, header[0] & FIN != 0);
-            if !OPCODES.contains(&opcode) {
-                return Err((code::PROTOCOL_ERROR, "there is no such kind of frame"));
-            }
-            let left = match &header[2..2 + length] {
-                [] => u64::from(header[1] & 0x7f),
-                bytes => bytes
-                    .iter()
-                    .fold(0, |sum, byte| sum << 8 | u64::from(*byte)),
-            };
-            let mut key = [0; 4];
-            key.copy_from_slice(&header[2 + length..2 + length + 4]);
-            self.check(opcode, fin, left)?;
-            self.frame = Some(Incoming {
-                opcode,
-                fin,
-                key,
-                passed: 0,
-                left,
-                control: Vec::new(),
-            });
-            return Ok(n + 1);
-        }
-        Ok(bytes.len())
-    }
-
-    /// Whether a frame may come where it does.
-    fn check(&mut self, opcode: u8, fin: bool, left: u64) -> Result<(), (u16, &'static str)> {
-        if opcode & 0x8 != 0 {
-            return match left <= MAX_CONTROL as u64 && fin {
-                true => Ok(()),
-                false => Err((code::PROTOCOL_ERROR, "a control frame is short and whole")),
-            };
-        }
-        if (opcode == CONTINUATION) != self.within {
-            return Err((
-                code::PROTOCOL_ERROR,
-                "a message begins once, and goes on to its end",
-            ));
-        }
-        if self.message.saturating_add(left) > MAX_MESSAGE {
-            return Err((code::TOO_LARGE, "a message has less than 100 MiB"));
-        }
-        self.within = !fin;
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::client_frames::tests::masked;
     use super::*;
-    use crate::tunnel::protocol::BINARY;
-    use proptest::prelude::*;
-
-    fn masked(opcode: u8, fin: bool, payload: &[u8]) -> Vec<u8> {
-        let mut frame = Vec::new();
-        put_frame(&mut frame, opcode, fin, payload);
-        let at = frame.len() - payload.len();
-        frame[1] |= MASKED;
-        let key = [1, 2, 3, 4];
-        let payload: Vec<u8> = payload
-            .iter()
-            .zip(key.iter().cycle())
-            .map(|(b, k)| b ^ k)
-            .collect();
-        [&frame[..at], &key, &payload].concat()
-    }
-
-    /// What a browser would read, and what else happened.
-    fn read(pieces: impl IntoIterator<Item = Vec<u8>>) -> (Vec<u8>, Vec<Event>) {
-        let (mut reader, mut pipe, mut others) = (Reader::default(), Vec::new(), Vec::new());
-        for mut piece in pieces {
-            let mut rest = &mut piece[..];
-            while !rest.is_empty() {
-                let (taken, event) = reader.advance(rest);
-                let (now, after) = rest.split_at_mut(taken);
-                match event {
-                    Event::Nothing => {}
-                    Event::Payload { from, ends } => {
-                        pipe.extend_from_slice(&now[from..]);
-                        pipe.extend(ends.then_some(END));
-                    }
-                    other => others.push(other),
-                }
-                rest = after;
-            }
-        }
-        (pipe, others)
-    }
-
-    proptest! {
-        /// However the bytes are cut, and whatever comes between the frames of a message.
-        #[test]
-        fn messages_reach_the_pipe_as_they_are(
-            messages in prop::collection::vec(prop::collection::vec(1u8.., 0..300), 1..6),
-            frames in 1usize..4,
-            cut in 1usize..50,
-        ) {
-            let mut wire = Vec::new();
-            let mut expected = Vec::new();
-            for message in &messages {
-                let length = message.len().div_ceil(frames).max(1);
-                let parts: Vec<&[u8]> = message.chunks(length).collect();
-                let parts = if parts.is_empty() { vec![&[][..]] } else { parts };
-                for (n, part) in parts.iter().enumerate() {
-                    let opcode = if n == 0 { TEXT } else { CONTINUATION };
-                    wire.extend(masked(opcode, n + 1 == parts.len(), part));
-                    wire.extend(masked(PING, true, b"?"));
-                }
-                expected.extend_from_slice(message);
-                expected.push(END);
-            }
-            let pieces = wire.chunks(cut).map(<[u8]>::to_vec);
-            let (pipe, others) = read(pieces);
-            prop_assert_eq!(pipe, expected);
-            prop_assert!(others.iter().all(|it| *it == Event::Ping(b"?".to_vec())));
-        }
-
-        #[test]
-        fn what_the_browser_says_is_whole_messages(
-            messages in prop::collection::vec(prop::collection::vec(1u8.., 0..70_000), 1..4),
-            cut in 1usize..70_000,
-        ) {
-            let pipe: Vec<u8> = messages.iter().flat_map(|it| [&it[..], &[END]].concat()).collect();
-            let (mut within, mut frames) = (false, Vec::new());
-            for piece in pipe.chunks(cut) {
-                put_messages(piece, &mut within, &mut frames);
-            }
-            let mut tracker = crate::tunnel::frame::Tracker::new();
-            let (mut rest, mut ended) = (&frames[..], 0);
-            while !rest.is_empty() {
-                let (taken, frame) = tracker.advance(rest);
-                ended += usize::from(frame.is_some_and(|frame| frame.ends_message()));
-                rest = &rest[taken..];
-            }
-            prop_assert!(tracker.at_boundary() && !within);
-            prop_assert_eq!(ended, messages.len());
-        }
-
-        #[test]
-        fn no_bytes_are_too_strange(bytes in any::<Vec<u8>>(), cut in 1usize..9) {
-            read(bytes.chunks(cut).map(<[u8]>::to_vec));
-        }
-    }
-
-    #[test]
-    fn what_is_wrong_is_told_with_its_code() {
-        let wrong = |bytes: Vec<u8>| match read([bytes]).1.remove(0) {
-            Event::Wrong(code, _) => code,
-            other => panic!("{other:?}"),
-        };
-        let mut unmasked = Vec::new();
-        put_frame(&mut unmasked, TEXT, true, b"hello");
-        assert_eq!(wrong(unmasked), code::PROTOCOL_ERROR);
-        let mut deflated = masked(TEXT, true, b"hello");
-        deflated[0] |= 0x40;
-        assert_eq!(wrong(deflated), code::PROTOCOL_ERROR);
-        let large = [
-            &[TEXT | FIN, 127 | MASKED][..],
-            &(MAX_MESSAGE + 1).to_be_bytes(),
-            &[0; 4],
-        ];
-        assert_eq!(wrong(large.concat()), code::TOO_LARGE);
-        assert_eq!(wrong(masked(PING, true, &[0; 126])), code::PROTOCOL_ERROR);
-        for reserved in [0x3, 0x7, 0xb, 0xf] {
-            assert_eq!(
-                wrong(masked(reserved, true, b"hello")),
-                code::PROTOCOL_ERROR
-            );
-        }
-        assert_eq!(
-            wrong(masked(CONTINUATION, true, b"hello")),
-            code::PROTOCOL_ERROR
-        );
-        let twice = [masked(TEXT, false, b"a"), masked(TEXT, true, b"b")];
-        assert_eq!(wrong(twice.concat()), code::PROTOCOL_ERROR);
-        assert_eq!(read([masked(BINARY, true, b"hello")]).1, []);
-        let closed = read([masked(CLOSE, true, &[0x03, 0xe9, b'x'])]).1;
-        assert_eq!(closed, [Event::Close(Some(1001))]);
-    }
+    use crate::tunnel::protocol::{CONTINUATION, TEXT};
+    use crate::tunnel::send_last;
+    use crate::worker::own::pipe_prober::{FIRST_ID, PipeProber};
+    use crate::worker::probe::Probe;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::io::{AsyncBufReadExt, BufReader};
 
     /// Its client may leave meanwhile, and nobody would know: such a browser is not waited for.
     #[tokio::test(start_paused = true)]
@@ -533,12 +306,140 @@ mod tests {
         let (ours, _stopped) = tokio::net::UnixStream::pair().unwrap();
         let (commands, _) = split(ours);
         let (controls, _waiting) = mpsc::channel(CONTROLS);
-        let end = pass_up(from_client, Bytes::new(), commands, controls).await;
+        let (_checks, commands_of_checks) = mpsc::channel(1);
+        let end = pass_up(
+            from_client,
+            Bytes::new(),
+            commands,
+            controls,
+            commands_of_checks,
+        )
+        .await;
         talking.abort();
         let End::Told(code, reason) = end else {
             panic!("it has no reason");
         };
         assert_eq!(code, code::INTERNAL_ERROR);
         assert!(reason.contains("does not listen"), "{reason}");
+    }
+
+    /// A browser that is not there, but for its pipe; a client whose session it is.
+    struct Rig {
+        client: TcpStream,
+        commands: tokio::net::UnixStream,
+        answers: tokio::net::UnixStream,
+        prober: PipeProber,
+        broken: oneshot::Sender<String>,
+        session: tokio::task::JoinHandle<Option<Closing>>,
+        _stop: oneshot::Sender<Close>,
+    }
+
+    async fn rig() -> Rig {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (ours, commands) = tokio::net::UnixStream::pair().unwrap();
+        let (ours_too, answers) = tokio::net::UnixStream::pair().unwrap();
+        let (prober, checked) = PipeProber::new();
+        let way = Pipe {
+            commands: ours,
+            answers: ours_too,
+            checked,
+        };
+        let (tell, broken) = oneshot::channel();
+        let (held, _) = oneshot::channel();
+        let (reply, asked) = oneshot::channel();
+        reply.send(Ok(OwnBrowser { way, broken, held })).ok();
+        let (stop, stopped) = oneshot::channel();
+        let accepted = accepted.unwrap().0;
+        Rig {
+            client: client.unwrap(),
+            commands,
+            answers,
+            prober,
+            broken: tell,
+            session: tokio::spawn(session(accepted, Bytes::new(), asked, stopped)),
+            _stop: stop,
+        }
+    }
+
+    /// What a browser reads next.
+    async fn command(commands: &mut BufReader<tokio::net::UnixStream>) -> Vec<u8> {
+        let mut message = Vec::new();
+        commands.read_until(END, &mut message).await.unwrap();
+        assert_eq!(message.pop(), Some(END));
+        message
+    }
+
+    #[tokio::test]
+    async fn a_check_waits_for_the_end_of_the_clients_message() {
+        let mut rig = rig().await;
+        let mut commands = BufReader::new(rig.commands);
+        let check = tokio::spawn(async move { rig.prober.check(STALL).await });
+        let first = command(&mut commands).await;
+        assert!(String::from_utf8_lossy(&first).contains("Target.createBrowserContext"));
+        // Too long to be held until it is whole.
+        let half = vec![b'x'; 5000];
+        let begun = masked(TEXT, false, &half);
+        rig.client.write_all(&begun).await.unwrap();
+        let mut read = vec![0; half.len()];
+        commands.read_exact(&mut read).await.unwrap();
+        let answer = format!("{{\"id\":{FIRST_ID},\"result\":{{\"browserContextId\":\"C\"}}}}\0");
+        rig.answers.write_all(answer.as_bytes()).await.unwrap();
+        // What a client is said in between comes through.
+        rig.answers.write_all(b"{}\0").await.unwrap();
+        let mut heard = [0; 4];
+        rig.client.read_exact(&mut heard).await.unwrap();
+        assert_eq!(heard[2..], *b"{}");
+        let rest = masked(CONTINUATION, true, b"the rest");
+        rig.client.write_all(&rest).await.unwrap();
+        assert_eq!(command(&mut commands).await, b"the rest");
+        let second = command(&mut commands).await;
+        assert!(String::from_utf8_lossy(&second).contains("Target.createTarget"));
+        check.abort();
+    }
+
+    /// However much of a frame has been sent by then.
+    #[tokio::test]
+    async fn a_client_that_was_sent_half_a_frame_reads_why_its_session_ended() {
+        let mut rig = rig().await;
+        let written = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&written);
+        let talking = tokio::spawn(async move {
+            let message = [&vec![b'x'; 300_000][..], &[END]].concat();
+            while rig.answers.write_all(&message).await.is_ok() {
+                counted.fetch_add(message.len(), Ordering::Relaxed);
+            }
+        });
+        // Until nobody takes anything any more.
+        let mut before = usize::MAX;
+        while before != written.load(Ordering::Relaxed) {
+            before = written.load(Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        rig.broken.send("the browser hangs".to_owned()).unwrap();
+        let Closing { client, close } = rig.session.await.unwrap().expect("it is told");
+        talking.abort();
+        let parting = tokio::spawn(async move { send_last(client, &close).await });
+        let (mut tracker, mut bytes) = (crate::tunnel::frame::Tracker::new(), Vec::new());
+        rig.client.read_to_end(&mut bytes).await.unwrap();
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let (taken, _) = tracker.advance(rest);
+            rest = &rest[taken..];
+        }
+        let mut last = Vec::new();
+        let why = Close::worker_condemned(None, "the browser hangs");
+        put_close(&mut last, code::INTERNAL_ERROR, why.reason(), false);
+        assert!(bytes.ends_with(&last));
+        let mut before = crate::tunnel::frame::Tracker::new();
+        let mut rest = &bytes[..bytes.len() - last.len()];
+        while !rest.is_empty() {
+            let (taken, _) = before.advance(rest);
+            rest = &rest[taken..];
+        }
+        assert!(before.at_boundary(), "the Close frame is within another");
+        drop(rig.client);
+        parting.await.unwrap();
     }
 }

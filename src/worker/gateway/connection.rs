@@ -7,6 +7,7 @@ use super::{PendingConnection, Shared, live, own};
 use crate::metrics::TEXT_FORMAT;
 use crate::tunnel::{Ends, Side, Traffic, Transport, pass_on, send_last};
 use crate::worker::address::ServerAddress;
+use crate::worker::screencast::ShownBrowser;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use std::io;
@@ -176,7 +177,7 @@ async fn session(
     early: Bytes,
 ) {
     let (guard, stop) = connections.enter();
-    let screen = shared.live_views.add_sharing(&head);
+    let screen = shared.live_views.add(&head);
     let opening = open(connections, server, &head, screen.is_some());
     let answered = timeout(ANSWER_TIME, opening);
     let answered = tokio::select! {
@@ -200,8 +201,9 @@ async fn session(
             let (stream, screen) = match screen {
                 None => (stream, None),
                 Some((screen, contexts)) => {
-                    let overheard = overhear(connections, &screen, contexts, stream, &said);
-                    (overheard, Some(screen))
+                    let browser = connections.shown().cloned();
+                    let stream = overhear(&screen, browser, contexts, stream, &said);
+                    (stream, Some(screen))
                 }
             };
             let side = |stream, early| Side { stream, early };
@@ -245,15 +247,15 @@ async fn open(
 }
 
 /// Lets a session that has its browser be looked at: notes which contexts are its own.
-fn overhear(
-    connections: &Connections,
+pub(super) fn overhear(
     screen: &live::ScreenGuard,
+    browser: Option<Arc<ShownBrowser>>,
     mut contexts: Contexts,
     server: Transport,
     said: &[u8],
 ) -> Transport {
-    if let Some(browser) = connections.shown() {
-        screen.has_browser(Arc::clone(browser));
+    if let Some(browser) = browser {
+        screen.has_browser(browser);
     }
     contexts.hear(said);
     server.overheard(move |bytes| {

@@ -1,4 +1,4 @@
-//! Which contexts of a shared browser are one session's: read from what the browser's server says to the
+//! Which contexts of a browser are one session's, and not another's or a check's: read from what the browser's server says to the
 //! session's client. Pure.
 //!
 //! A server tells a client of its own contexts alone, in messages that begin with the object that they are

@@ -53,20 +53,13 @@ pub(super) struct LiveViews {
 /// The sessions that can be looked at.
 type Screens = Arc<Mutex<HashMap<SessionId, Arc<Screen>>>>;
 
-/// How a session drives its browser.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
-    Playwright,
-    DevTools,
-}
-
 /// What one session shows.
 struct Screen {
-    way: Way,
     language: &'static str,
     /// Its browser, once it has one.
     browser: watch::Sender<Option<Arc<ShownBrowser>>>,
-    /// Its contexts, where it shares the browser with others.
+    /// Its contexts, which are not all that its browser has; none are known where it is driven by the DevTools
+    /// protocol.
     contexts: Option<watch::Receiver<ContextSet>>,
     /// Where pictures come while somebody looks.
     pictures: Mutex<Option<Arc<watch::Sender<Picture>>>>,
@@ -120,28 +113,27 @@ impl Default for LiveViews {
 }
 
 impl LiveViews {
-    /// A session of this handshake that can be looked at from here on; `None` if the proxy does not name it.
-    pub(super) fn add(&self, head: &[u8], way: Way) -> Option<ScreenGuard> {
-        self.add_with(head, way, None)
+    /// A session of this handshake that can be looked at from here on; to be shown what its browser's server
+    /// says to it. `None` if the proxy does not name it.
+    pub(super) fn add(&self, head: &[u8]) -> Option<(ScreenGuard, Contexts)> {
+        let known = watch::Sender::default();
+        let guard = self.add_with(head, Some(known.subscribe()))?;
+        Some((guard, Contexts::new(known)))
     }
 
-    /// The same for one that shares its browser; to be shown what the browser's server says to it.
-    pub(super) fn add_sharing(&self, head: &[u8]) -> Option<(ScreenGuard, Contexts)> {
-        let known = watch::Sender::default();
-        let guard = self.add_with(head, Way::Playwright, Some(known.subscribe()))?;
-        Some((guard, Contexts::new(known)))
+    /// The same for one that is driven by the DevTools protocol: operators are told that it cannot be shown.
+    pub(super) fn add_unseen(&self, head: &[u8]) -> Option<ScreenGuard> {
+        self.add_with(head, None)
     }
 
     fn add_with(
         &self,
         head: &[u8],
-        way: Way,
         contexts: Option<watch::Receiver<ContextSet>>,
     ) -> Option<ScreenGuard> {
         let session = header(head, SESSION_HEADER)?.parse().ok()?;
         let user_agent = header(head, "user-agent").unwrap_or_default();
         let screen = Arc::new(Screen {
-            way,
             language: language_of(&user_agent),
             browser: watch::Sender::new(None),
             contexts,
@@ -170,17 +162,17 @@ impl LiveViews {
             let why = "The session has ended, or its proxy had the live view off when it began.";
             return Err(Answer::text(StatusCode::NOT_FOUND, why));
         };
-        if screen.way == Way::DevTools {
+        let Some(contexts) = screen.contexts.clone() else {
             let why = "The session is driven by the DevTools protocol: the live view is for sessions of \
                        Playwright's protocol.";
             return Err(Answer::text(StatusCode::CONFLICT, why));
-        }
+        };
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
             let why = format!("{MAX_VIEWERS} operators look through this worker already.");
             return Err(Answer::text(StatusCode::TOO_MANY_REQUESTS, why));
         };
         Ok(Viewer {
-            pictures: screen.look(),
+            pictures: screen.look(contexts),
             _place: place,
         })
     }
@@ -188,7 +180,7 @@ impl LiveViews {
 
 impl Screen {
     /// Pictures of it, from the screencast that there is or a new one.
-    fn look(self: &Arc<Self>) -> watch::Receiver<Picture> {
+    fn look(self: &Arc<Self>, contexts: watch::Receiver<ContextSet>) -> watch::Receiver<Picture> {
         let mut current = locked(&self.pictures);
         if let Some(pictures) = &*current {
             return pictures.subscribe();
@@ -196,12 +188,16 @@ impl Screen {
         let pictures = Arc::new(watch::Sender::new(Picture::Awaited));
         let viewer = pictures.subscribe();
         *current = Some(Arc::clone(&pictures));
-        tokio::spawn(Arc::clone(self).show(pictures));
+        tokio::spawn(Arc::clone(self).show(pictures, contexts));
         viewer
     }
 
     /// Makes pictures for as long as somebody looks and the session lasts.
-    async fn show(self: Arc<Self>, pictures: Arc<watch::Sender<Picture>>) {
+    async fn show(
+        self: Arc<Self>,
+        pictures: Arc<watch::Sender<Picture>>,
+        contexts: watch::Receiver<ContextSet>,
+    ) {
         let mut over = self.over.subscribe();
         let nobody = || "nobody looks".to_owned();
         let browser = tokio::select! {
@@ -212,7 +208,7 @@ impl Screen {
         };
         // Not to be dropped half-way; it ends soon by itself.
         let opened = match browser {
-            Ok(browser) => Screencast::open(browser, self.contexts.clone()).await,
+            Ok(browser) => Screencast::open(browser, contexts).await,
             Err(why) => Err(why),
         };
         let (why, screencast) = match opened {

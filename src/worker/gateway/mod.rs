@@ -4,8 +4,9 @@
 //! * [`routes`]: what stands behind which path.
 //! * `request`: what a request asks for (pure).
 //! * `connection`: one connection: a page, a refusal, or a session that is passed on.
-//! * `own`: a session on a browser of its own; `cdp`: one that is driven by the DevTools protocol, and
-//!   `downloads`: where such a browser puts files.
+//! * `own`: a session on a browser of its own; `cdp`: one that is driven by the DevTools protocol,
+//!   `client_frames`: what its client says, `downloads`: where such a browser puts files, and `pipe_messages`:
+//!   what its client hears of it.
 //! * `live`: what a session's pages show, for an operator; `contexts`: which of a shared browser's pages
 //!   these are.
 //!
@@ -14,11 +15,13 @@
 //! come is the proxy's business, and the path is what it shows for it.
 
 mod cdp;
+mod client_frames;
 mod connection;
 mod contexts;
 mod downloads;
 mod live;
 mod own;
+mod pipe_messages;
 mod request;
 mod routes;
 

@@ -7,18 +7,21 @@
 use super::Shared;
 use super::cdp::{self, Closing};
 use super::connection::{
-    Answer, EXTENSIONS, HandshakeAnswer, client_gone, send_answer, shake_hands,
+    Answer, EXTENSIONS, HandshakeAnswer, client_gone, overhear, send_answer, shake_hands,
 };
-use super::live::{ScreenGuard, Way};
+use super::contexts::Contexts;
+use super::live::ScreenGuard;
 use super::request::{header, without_header};
 use super::routes::Connections;
 use crate::tunnel::protocol::code;
 use crate::tunnel::{Close, Ends, Over, Side, Traffic, Transport, frame, pass_on, send_last};
 use crate::worker::address::ServerAddress;
-use crate::worker::own::{OwnBrowser, OwnSeats};
+use crate::worker::own::pipe::Pipe;
+use crate::worker::own::{OwnBrowser, OwnSeat, OwnSeats};
 use crate::worker::screencast::ShownBrowser;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
+use std::future::pending;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -95,44 +98,55 @@ pub(super) async fn session(
         Ok(seat) => seat,
         Err(why) => return refuse(client, failed(why)).await,
     };
-    let (way, screen) = screen_of(shared, &head);
-    match (way, &own.pipes) {
-        (Way::DevTools, None) => {
+    // Views are added before the proxy can know of the session, so that who is listed can be looked at.
+    match (header(&head, PROTOCOL_HEADER).as_deref(), &own.pipes) {
+        (Some(CDP), None) => {
             refuse(client, failed("its browser does not speak CDP".to_owned())).await;
         }
-        (Way::DevTools, Some(pipes)) => {
+        (Some(CDP), Some(pipes)) => {
+            let _screen = shared.live_views.add_unseen(&head);
             let asked = pipes.request().await;
             answered(StatusCode::SWITCHING_PROTOCOLS);
-            if say_yes(&mut client, &head).await.is_ok() {
-                let closing = cdp::session(client, early, asked, stop).await;
-                drop(seat);
-                if let Some(Closing { client, close }) = closing {
-                    send_last(client, &close).await;
+            devtools(client, &head, early, asked, stop, seat).await;
+        }
+        _ => {
+            let screen = shared.live_views.add(&head);
+            let head = match screen {
+                // What is compressed tells nothing of contexts.
+                Some(_) => BytesMut::from(&without_header(&head, EXTENSIONS)[..]),
+                None => head,
+            };
+            match open(own, &mut client, &head, &answered).await {
+                Ok(Some(opened)) => {
+                    drop(head);
+                    let over = relay(client, early, opened, stop, screen).await;
+                    drop(seat);
+                    over.part().await;
                 }
+                Ok(None) => {}
+                Err(answer) => refuse(client, answer).await,
             }
         }
-        (Way::Playwright, _) => match open(own, &mut client, &head, &answered).await {
-            Ok(Some(opened)) => {
-                drop(head);
-                let over = relay(client, early, opened, stop, screen).await;
-                drop(seat);
-                over.part().await;
-            }
-            Ok(None) => {}
-            Err(answer) => refuse(client, answer).await,
-        },
     }
     drop(guard);
 }
 
-/// How a session drives its browser, and what an operator may look at: before the proxy can know of its
-/// session, so that who is listed can be looked at.
-fn screen_of(shared: &Shared, head: &[u8]) -> (Way, Option<ScreenGuard>) {
-    let way = match header(head, PROTOCOL_HEADER).as_deref() {
-        Some(CDP) => Way::DevTools,
-        _ => Way::Playwright,
-    };
-    (way, shared.live_views.add(head, way))
+/// Serves a session that drives its browser by the DevTools protocol, to its end.
+async fn devtools(
+    mut client: TcpStream,
+    head: &[u8],
+    early: Bytes,
+    asked: oneshot::Receiver<Result<OwnBrowser<Pipe>, String>>,
+    stop: oneshot::Receiver<Close>,
+    seat: OwnSeat,
+) {
+    if say_yes(&mut client, head).await.is_ok() {
+        let closing = cdp::session(client, early, asked, stop).await;
+        drop(seat);
+        if let Some(Closing { client, close }) = closing {
+            send_last(client, &close).await;
+        }
+    }
 }
 
 /// Passes on what both sides say, to the end of one. Nothing of the session is left then but a client that
@@ -142,25 +156,44 @@ async fn relay(
     early: Bytes,
     opened: Opened,
     stop: oneshot::Receiver<Close>,
-    screen: Option<ScreenGuard>,
+    screen: Option<(ScreenGuard, Contexts)>,
 ) -> Over {
     let Opened {
         stream,
         early: said,
         browser,
     } = opened;
-    if let Some(screen) = &screen {
-        screen.has_browser(ShownBrowser::new(browser.way.clone()));
-    }
+    let (stream, screen) = match screen {
+        None => (stream, None),
+        Some((screen, contexts)) => {
+            let shown = Some(ShownBrowser::new(browser.way.clone()));
+            let stream = overhear(&screen, shown, contexts, stream, &said);
+            (stream, Some(screen))
+        }
+    };
     let side = |stream, early| Side { stream, early };
     let ends = Ends {
         client: side(Transport::from(client), early),
         worker: side(stream, said),
     };
-    let over = pass_on(ends, Arc::new(Traffic::new()), stop).await;
+    let OwnBrowser { broken, held, .. } = browser;
+    let (end, ended) = oneshot::channel();
+    let told_to_end = async {
+        let close = tokio::select! {
+            Ok(close) = stop => close,
+            Ok(why) = broken => Close::worker_condemned(None, &why),
+            else => return pending().await,
+        };
+        end.send(close).ok();
+        pending().await
+    };
+    let over = tokio::select! {
+        over = pass_on(ends, Arc::new(Traffic::new()), ended) => over,
+        () = told_to_end => unreachable!("it never ends"),
+    };
     // Whoever looks hears that the session has ended, and not that its browser has.
     drop(screen);
-    drop(browser);
+    drop(held);
     over
 }
 

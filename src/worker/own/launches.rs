@@ -1,13 +1,15 @@
 //! Browsers that are started for one session with the launch options of its client: none of them is
 //! warm before somebody asks.
 
-use super::pool::serve;
+use super::pool::{broken_in_use, serve};
 use super::{BACKLOG, OwnBrowser, Reply, Seats, State};
 use crate::launch::LaunchOptions;
 use crate::worker::address::ServerAddress;
+use crate::worker::probe::{CheckError, Prober};
 use crate::worker::process::Server;
 use crate::worker::supervision::{DesiredServer, Supervision, reaches};
 use crate::worker::toolchain::{MissingChannel, Toolchain};
+use std::future::{pending, ready};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -118,12 +120,12 @@ async fn launch(
         mut reply,
     } = request;
     let started = tokio::select! {
-        started = supervision.start_server(&toolchain, &options) => started,
+        started = start(&supervision, &toolchain, &options) => started,
         () = reply.closed() => return,
         _ = over.wait_for(|over| *over) => return,
     };
-    let server: Server = match started {
-        Ok(server) => server,
+    let (server, prober) = match started {
+        Ok(started) => started,
         Err(why) => {
             log::info!(worker:% = supervision.key.id, why = why;
                 "a browser with its client's launch options did not start");
@@ -135,9 +137,37 @@ async fn launch(
     let (held, holds) = oneshot::channel();
     let way = server.address().clone();
     state.nodes().insert(node);
+    let (tell, broken) = oneshot::channel();
     // Who has left meanwhile lets go of it at once.
-    reply.send(Ok(OwnBrowser { way, held })).ok();
+    reply.send(Ok(OwnBrowser { way, broken, held })).ok();
     // It has its session from the start.
-    serve(server, holds, over, std::future::pending()).await;
+    let broken = async {
+        match prober {
+            Some(mut prober) => broken_in_use(&supervision, &mut prober, node, tell).await,
+            None => pending().await,
+        }
+    };
+    serve(server, holds, over, broken).await;
     state.nodes().remove(&node);
+}
+
+/// Starts a server, and makes the connection that its browser is checked on, which has to be there before the
+/// client's.
+async fn start(
+    supervision: &Supervision,
+    toolchain: &Toolchain,
+    options: &LaunchOptions,
+) -> Result<(Server, Option<Prober>), String> {
+    let server = supervision.start_server(toolchain, options).await?;
+    let patience = supervision.shared.config.load().worker.start_timeout;
+    let prober = match Prober::connect(server.address(), patience).await {
+        Ok(prober) => Some(prober),
+        Err(CheckError::NotUnderstood(_)) => None,
+        Err(error) => {
+            server.stop(ready(())).await;
+            return Err(supervision.or_out_of_memory(error.to_string()));
+        }
+    };
+    server.serves();
+    Ok((server, prober))
 }

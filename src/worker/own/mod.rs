@@ -12,6 +12,7 @@
 
 mod launches;
 pub mod pipe;
+pub mod pipe_prober;
 mod pool;
 mod pools;
 mod spares;
@@ -21,13 +22,14 @@ pub use pool::Pool;
 pub use pools::{OwnPools, Processes};
 
 use super::address::ServerAddress;
-use super::probe::Prober;
+use super::probe::{Probe, Prober};
 use super::process::{Launch, Server};
 use super::supervision::{Supervision, Warm};
 use super::toolchain::Toolchain;
 use super::tree;
 use crate::launch::LaunchOptions;
 use pipe::Pipe;
+use pipe_prober::PipeProber;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -49,16 +51,18 @@ const KEPT_WARM: Duration = Duration::from_secs(600);
 pub struct OwnBrowser<W> {
     /// How it is reached.
     pub way: W,
+    /// Why it is broken, once it is; its session is to be told, and to let go of it.
+    pub broken: oneshot::Receiver<String>,
     /// Dropping this is the browser's end.
     pub held: oneshot::Sender<()>,
 }
 
 /// A browser that is warm, and that nobody has yet.
-pub struct Fresh<W> {
+pub struct Fresh<W: Kind> {
     server: Server,
     way: W,
-    /// Checks it until somebody has it, where that leaves no trace.
-    prober: Option<Prober>,
+    /// Checks it, unless it does not understand that.
+    probe: Option<W::Probe>,
     /// How long its start took.
     took: Duration,
 }
@@ -67,6 +71,8 @@ pub struct Fresh<W> {
 pub trait Kind: Sized + Send + 'static {
     /// Whether some are kept warm although nobody has asked for one yet.
     const ALWAYS_WARM: bool;
+    /// How one is checked.
+    type Probe: Probe + 'static;
 
     /// Starts one that is warm; in its turn, unless `at_once`.
     fn start(
@@ -78,6 +84,7 @@ pub trait Kind: Sized + Send + 'static {
 
 impl Kind for ServerAddress {
     const ALWAYS_WARM: bool = true;
+    type Probe = Prober;
 
     async fn start(
         supervision: Arc<Supervision>,
@@ -91,6 +98,7 @@ impl Kind for ServerAddress {
 
 impl Kind for Pipe {
     const ALWAYS_WARM: bool = false;
+    type Probe = PipeProber;
 
     async fn start(
         supervision: Arc<Supervision>,
@@ -112,12 +120,12 @@ impl Kind for Pipe {
         };
         let started = pipe::start(launch).await;
         drop(permit);
-        let (server, way) =
+        let (server, way, prober) =
             started.map_err(|error| supervision.or_out_of_memory(error.to_string()))?;
         Ok(Fresh {
             server,
             way,
-            prober: None,
+            probe: Some(prober),
             took: began.elapsed(),
         })
     }
@@ -128,7 +136,7 @@ impl Fresh<ServerAddress> {
         Fresh {
             way: warm.server.address().clone(),
             server: warm.server,
-            prober: warm.prober,
+            probe: warm.prober,
             took: warm.took,
         }
     }

@@ -3,6 +3,7 @@
 //! Chromium reads commands from descriptor 3 and writes answers and events to descriptor 4, JSON that
 //! ends in NUL (`content/browser/devtools/devtools_pipe_handler.cc`).
 
+use super::pipe_prober::{Checked, PipeProber};
 use crate::worker::address::ServerAddress;
 use crate::worker::process::{Launch, Server, StartError, passed_on};
 use crate::worker::{group, plan, sandbox, spawn, tree};
@@ -54,20 +55,26 @@ const ARGUMENTS: [&str; 15] = [
 pub struct Pipe {
     pub commands: UnixStream,
     pub answers: UnixStream,
+    pub checked: Checked,
 }
 
-/// Starts a browser, and sees to it that its first page has been opened. Dropping the future ends the
-/// attempt.
-pub async fn start(launch: Launch<'_>) -> Result<(Server, Pipe), StartError> {
+/// Starts a browser, and sees to it that its first page has been opened; with what checks it while it has a
+/// session. Dropping the future ends the attempt.
+pub async fn start(launch: Launch<'_>) -> Result<(Server, Pipe, PipeProber), StartError> {
     let patience = launch.settings.start_timeout;
     let (commands, theirs) = pair().map_err(StartError::Pipe)?;
     let (answers, theirs_too) = pair().map_err(StartError::Pipe)?;
     let ends = [theirs, theirs_too];
     let mut server = begin(&launch, ends).await?;
-    let mut pipe = Pipe { commands, answers };
+    let (prober, checked) = PipeProber::new();
+    let mut pipe = Pipe {
+        commands,
+        answers,
+        checked,
+    };
     let warm = tokio::time::timeout(patience, warm_up(&mut pipe)).await;
     let why = match warm {
-        Ok(Ok(())) => return Ok((server, pipe)),
+        Ok(Ok(())) => return Ok((server, pipe, prober)),
         Ok(Err(_)) => StartError::Ended(server.exited().await),
         Err(_) => StartError::Timeout(patience, "no answer over its pipe".to_owned()),
     };

@@ -3,12 +3,12 @@
 use super::spares::{Advice, Spares, Stock};
 use super::{BACKLOG, Fresh, KEPT_WARM, Kind, OwnBrowser, Reply, Seats, State, Supply};
 use crate::worker::machine::MemoryClaim;
-use crate::worker::probe::Prober;
+use crate::worker::probe::Probe;
 use crate::worker::process::Server;
 use crate::worker::supervision::{DesiredServer, Supervision, reaches};
 use crate::worker::toolchain::Toolchain;
 use std::collections::{HashMap, VecDeque};
-use std::future::ready;
+use std::future::{pending, ready};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::available_parallelism;
@@ -21,6 +21,9 @@ use tokio::time::{MissedTickBehavior, interval};
 const TICK: Duration = Duration::from_millis(250);
 /// Starts that fail in a row until the worker is given up, if nobody uses it.
 const MOST_FAILURES: u32 = 3;
+
+/// How long a session may take to say why its browser is ended.
+const PARTING: Duration = Duration::from_secs(2);
 
 /// A browser that nobody has yet.
 struct Idle<W> {
@@ -38,7 +41,7 @@ const PROCESSORS_PER_START: usize = 2;
 type Starts<W> = JoinSet<Result<Fresh<W>, String>>;
 
 /// The task that has the browsers of one kind.
-pub struct Pool<W> {
+pub struct Pool<W: Kind> {
     supervision: Arc<Supervision>,
     toolchain: Toolchain,
     seats: Arc<Seats>,
@@ -217,22 +220,20 @@ impl<W: Kind> Pool<W> {
     /// Gives a warm browser to whoever waits, or keeps it.
     fn keep(&mut self, fresh: Fresh<W>) {
         let Fresh {
-            server,
-            way,
-            prober,
-            ..
+            server, way, probe, ..
         } = fresh;
         self.next += 1;
         let number = self.next;
         let (held, holds) = oneshot::channel();
-        let browser = OwnBrowser { way, held };
+        let (tell, broken) = oneshot::channel();
+        let browser = OwnBrowser { way, broken, held };
         let node = server.node();
         self.nodes.insert(number, node);
         self.state.nodes().insert(node);
         let (unused, used) = oneshot::channel();
         let supervision = Arc::clone(&self.supervision);
-        let broken = broken_unused(supervision, prober, node, used);
-        let life = serve(server, holds, self.over.subscribe(), broken);
+        let checks = until_broken(supervision, probe, node, used, tell);
+        let life = serve(server, holds, self.over.subscribe(), checks);
         self.browsers.spawn(async move {
             life.await;
             number
@@ -303,21 +304,38 @@ impl<W: Kind> Pool<W> {
     }
 }
 
-/// Checks a browser that nobody has yet, and returns why it is broken if it is.
-async fn broken_unused(
+/// Checks a browser, before a session has it and then, and returns why it is to be ended.
+async fn until_broken(
     supervision: Arc<Supervision>,
-    prober: Option<Prober>,
+    probe: Option<impl Probe>,
     node: i32,
     mut used: oneshot::Receiver<()>,
+    tell: oneshot::Sender<String>,
 ) -> String {
-    if let Some(mut prober) = prober {
-        tokio::select! {
-            why = supervision.check_spare(&mut prober, node) => return why,
-            _ = &mut used => {}
-        }
-    }
     // `used` is closed by the browser's end alone, which is how the pool knows of that.
-    std::future::pending().await
+    let Some(mut probe) = probe else {
+        return pending().await;
+    };
+    tokio::select! {
+        why = supervision.check_spare(&mut probe, node) => return why,
+        _ = &mut used => {}
+    }
+    broken_in_use(&supervision, &mut probe, node, tell).await
+}
+
+/// Checks a browser that has its session, and returns why it is broken when the session has had time to say
+/// so. One that has let go of it by then has ended it.
+pub(super) async fn broken_in_use(
+    supervision: &Supervision,
+    probe: &mut impl Probe,
+    node: i32,
+    tell: oneshot::Sender<String>,
+) -> String {
+    let why = supervision.check_in_use(probe, node).await;
+    log::warn!(worker:% = supervision.key.id, why = why; "the browser of a session is broken, ending both");
+    tell.send(why.clone()).ok();
+    tokio::time::sleep(PARTING).await;
+    why
 }
 
 /// One browser's life, to its end by itself, because it is `broken`, with its session, or with the worker.
@@ -331,7 +349,7 @@ pub(super) async fn serve(
         let broken = std::pin::pin!(broken);
         tokio::select! {
             why = server.exited() => log::debug!(why = why; "a browser of one session is gone"),
-            why = broken => log::warn!(why = why; "a spare browser is broken, ending it"),
+            why = broken => log::warn!(why = why; "a browser is broken, ending it"),
             _ = held => {}
             _ = over.wait_for(|over| *over) => {}
         }
