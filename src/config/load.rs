@@ -15,6 +15,7 @@ use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
 use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -118,11 +119,15 @@ impl Sources {
         piped: Option<&Arc<Piped>>,
         purpose: Purpose,
     ) -> (Result<Loaded, ConfigErrors>, Fingerprints) {
+        let read_other: ReadFile<'_> = match purpose {
+            Purpose::Start => &read_small_file,
+            Purpose::Reload => &read_again,
+        };
         let Some(Piped(text)) = piped.map(|piped| &**piped) else {
-            return self.fingerprinted(&read_small_file, purpose);
+            return self.fingerprinted(read_other, purpose);
         };
         let read_file = |path: &Path| match text {
-            _ if self.file.as_deref() != Some(path) => read_small_file(path),
+            _ if self.file.as_deref() != Some(path) => read_other(path),
             Ok(text) => Ok(text.clone()),
             Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
         };
@@ -250,18 +255,32 @@ impl Loaded {
 
 /// Reads a text file that cannot be larger than a configuration is.
 pub(super) fn read_small_file(path: &Path) -> io::Result<String> {
+    read_small(&fs::File::open(path)?)
+}
+
+/// The same in a process that serves: a pipe that came into the file's place is not waited for.
+fn read_again(path: &Path) -> io::Result<String> {
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    read_small(&file)
+}
+
+fn read_small(file: &fs::File) -> io::Result<String> {
     let mut text = String::new();
     let limit = MAX_BYTES as u64 + 1;
-    fs::File::open(path)?
-        .take(limit)
-        .read_to_string(&mut text)?;
+    file.take(limit).read_to_string(&mut text)?;
     Ok(text)
 }
 
 /// How the files look at this moment.
 pub(super) fn fingerprints(files: impl IntoIterator<Item = PathBuf>) -> Fingerprints {
     let look = |path: PathBuf| {
-        let content = read_small_file(&path).ok();
+        let content = read_again(&path).ok();
         (path, content.as_deref().map(fingerprint))
     };
     files.into_iter().map(look).collect()

@@ -24,6 +24,8 @@ use tokio::time::Instant;
 pub(super) struct Share {
     /// Most seats that it may hold at once.
     most: u32,
+    /// Seats that were free and are left to the other proxies.
+    others: u32,
     /// Sessions that it gave the worker since.
     given: u32,
 }
@@ -31,10 +33,17 @@ pub(super) struct Share {
 impl Share {
     /// The share of one of `proxies` that holds `held` seats of a worker with `free` more.
     fn new(held: u32, free: u32, proxies: u32) -> Share {
+        let part = free / proxies.max(1);
         Share {
-            most: held + free / proxies.max(1),
+            most: held + part,
+            others: free - part,
             given: 0,
         }
+    }
+
+    /// Whether the worker may have seats that are not this proxy's to give.
+    pub(super) fn leaves_some(&self) -> bool {
+        self.others > 0
     }
 
     /// How selection sees the worker: as full as it is beyond this share.

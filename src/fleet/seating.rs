@@ -37,6 +37,8 @@ pub type PlaceGuard = queue::PlaceGuard<Seat, Grant>;
 pub enum NoSeat {
     /// Every worker that is reached has as many sessions as it may have.
     AllTaken,
+    /// The store is away, and this proxy has given what it may give meanwhile.
+    ShareGiven,
     /// There are seats, but their workers are not reached from here, or were too slow.
     OutOfReach,
     NoWorker,
@@ -341,6 +343,11 @@ impl Fleet {
             }
         } else if available.is_empty() {
             NoSeat::AllDraining
+        } else if available
+            .iter()
+            .any(|it| it.share.is_some_and(|share| share.leaves_some()))
+        {
+            NoSeat::ShareGiven
         } else if available.into_iter().any(|it| of_no_use(&it)) {
             NoSeat::OutOfReach
         } else if self.store.is_being_restored() {

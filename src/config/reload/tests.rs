@@ -446,3 +446,22 @@ fn secrets_are_masked_in_a_diff() {
     let origin = merged.loaded.origin("auth.tokens").unwrap();
     assert!(matches!(origin, Origin::File { .. }));
 }
+
+/// Whoever waited for somebody to write into it would never read the file that comes after it.
+#[tokio::test(start_paused = true)]
+async fn a_pipe_in_the_place_of_the_file_is_told_and_not_waited_for() {
+    let mut running = Running::start(&seats(5));
+    fs::remove_file(&running.file).unwrap();
+    nix::unistd::mkfifo(&running.file, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    running.asked.notify_one();
+    let status = running.when(|s| s.outcome == Outcome::Invalid).await;
+    assert!(
+        status.errors[0].contains("no regular file"),
+        "{:?}",
+        status.errors
+    );
+    fs::remove_file(&running.file).unwrap();
+    running.write(&seats(7));
+    running.when(|s| s.outcome == Outcome::Applied).await;
+    assert_eq!(running.config().limits.max_concurrent_sessions, 7);
+}

@@ -296,6 +296,7 @@ mod tests {
             Refusal::OutOf(Shortage::Descriptors),
             Refusal::NotDialled { tried: 3 },
             no_seat(NoSeat::AllTaken),
+            no_seat(NoSeat::ShareGiven),
             no_seat(NoSeat::OutOfReach),
             no_seat(NoSeat::NoWorker),
             no_seat(NoSeat::AllDraining),

@@ -350,6 +350,11 @@ fn no_seat(browser: Browser, why: NoSeat, waited: Duration) -> RefusalResponse {
             format!("all {browser} seats are taken"),
             "Try again, add workers, or raise queue.timeout.",
         ),
+        NoSeat::ShareGiven => (
+            RefusalCode::StoreAway,
+            format!("the shared store is away, this proxy's {browser} seats are taken"),
+            "Try again in a moment: it gives a part of the free seats meanwhile.",
+        ),
         NoSeat::OutOfReach => (
             RefusalCode::WorkersOutOfReach,
             format!("the {browser} workers with free seats are slow or out of reach"),
