@@ -194,7 +194,7 @@ impl Fleet {
                 }
                 Ok(Reserved::Full { counts }) => {
                     for (worker, counts) in counts {
-                        self.count(&worker, counts);
+                        self.count_asked(&worker, counts);
                     }
                 }
                 Ok(Reserved::Gone) => {

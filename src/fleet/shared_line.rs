@@ -92,7 +92,7 @@ impl Fleet {
         }
         for (worker, counts) in served.looked_at {
             match counts {
-                Some(counts) => self.count(&worker, counts),
+                Some(counts) => self.count_asked(&worker, counts),
                 None => self.mark_unavailable(&worker),
             }
         }

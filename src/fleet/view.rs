@@ -150,6 +150,16 @@ impl Fleet {
         self.publish(key);
     }
 
+    /// The store answered how full a worker is. If more is known of it by then, a seat may have come free
+    /// behind the answer: whoever serves the line looks again.
+    pub(super) fn count_asked(&self, key: &WorkerKey, counts: Counts) {
+        let known = self.table.lock().get(key).map(|it| it.counts.revision);
+        self.count(key, counts);
+        if known.is_some_and(|known| known > counts.revision) {
+            self.queue.wake(key.browser);
+        }
+    }
+
     /// A health check ended.
     pub(super) fn note_check(&self, target: &Arc<Target>, outcome: Result<(), Unreachable>) {
         self.change(target, |worker| {
