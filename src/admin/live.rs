@@ -10,7 +10,7 @@ use crate::events::Kind;
 use crate::fleet::{LiveView, NoLiveView};
 use crate::metrics::Metrics;
 use crate::model::{SessionId, WorkerKey};
-use crate::proxy::Grid;
+use crate::proxy::ProxyState;
 use crate::proxy::connections::Connection;
 use http::StatusCode;
 use pingora::protocols::Stream;
@@ -32,7 +32,7 @@ const SILENCE: Duration = Duration::from_secs(30);
 const PIECE: usize = 64 * 1024;
 
 /// Who looks through this proxy.
-pub(super) struct Places(Arc<Semaphore>);
+pub(super) struct Viewers(Arc<Semaphore>);
 
 /// Somebody who looks; counted out when this is dropped.
 #[must_use]
@@ -43,24 +43,24 @@ pub(super) struct Look {
     _place: OwnedSemaphorePermit,
 }
 
-impl Default for Places {
-    fn default() -> Places {
-        Places(Arc::new(Semaphore::new(MAX_VIEWERS)))
+impl Default for Viewers {
+    fn default() -> Viewers {
+        Viewers(Arc::new(Semaphore::new(MAX_VIEWERS)))
     }
 }
 
-impl Places {
+impl Viewers {
     /// Begins to look at a session. The operator has shown the token.
     ///
     /// # Errors
     /// The answer that is no live view.
-    pub(super) async fn look(&self, grid: &Grid, id: &str) -> Result<Look, Answer> {
-        let config = grid.config.load();
+    pub(super) async fn look(&self, proxy: &ProxyState, id: &str) -> Result<Look, Answer> {
+        let config = proxy.config.load();
         if !config.admin.live_view {
             let message = "The live view is off: admin.live_view: true turns it on.";
             return Err(error(StatusCode::FORBIDDEN, "live_view_off", message));
         }
-        if config.admin.token_sha256.or(grid.admin_token).is_none() {
+        if config.admin.token_sha256.or(proxy.admin_token).is_none() {
             let message = "The live view is for operators with a token: set admin.token_sha256.";
             return Err(error(StatusCode::FORBIDDEN, "live_view_off", message));
         }
@@ -73,7 +73,7 @@ impl Places {
             let status = StatusCode::TOO_MANY_REQUESTS;
             return Err(error(status, "too_many_live_views", &message));
         };
-        let worker = match peers::whereabouts(grid, session).await {
+        let worker = match peers::whereabouts(proxy, session).await {
             Whereabouts::On(worker) => worker,
             Whereabouts::NoSuchSession => {
                 let message = "No such session is open; GET /v1/sessions lists them.";
@@ -89,7 +89,7 @@ impl Places {
                 ));
             }
         };
-        let view = grid.fleet.live_view(&worker, session).await;
+        let view = proxy.fleet.live_view(&worker, session).await;
         Ok(Look {
             session,
             worker,
@@ -140,7 +140,7 @@ impl Drop for Counted {
 
 /// Shows an operator what the session shows, until one side ends it. `head` is the answer's.
 pub(super) async fn show(
-    grid: Arc<Grid>,
+    proxy: Arc<ProxyState>,
     look: Look,
     head: String,
     operator: Stream,
@@ -153,11 +153,12 @@ pub(super) async fn show(
         view,
         _place,
     } = look;
-    let _counted = Counted::new(&grid.metrics);
+    let _counted = Counted::new(&proxy.metrics);
     log::info!(session:% = session, worker:% = worker.id, client:% = connection.client(), operator = "admin";
         "an operator looks at the session");
     let id = session.to_string();
-    grid.events
+    proxy
+        .events
         .note(Kind::Operator, "session looked at", Some(&id));
     let begun = Instant::now();
     let mut shown = 0;

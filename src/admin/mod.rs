@@ -14,7 +14,7 @@ use crate::admission::tokens;
 use crate::events::Kind;
 use crate::metrics::TEXT_FORMAT;
 use crate::model::unix_millis;
-use crate::proxy::Grid;
+use crate::proxy::ProxyState;
 use crate::proxy::front_door::{Application, Downstream, Kept};
 use crate::proxy::into_stream;
 use crate::proxy::refusal::error_json;
@@ -41,9 +41,9 @@ pub type ConfigView = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
 
 /// The admin port's application.
 pub struct Admin {
-    grid: Arc<Grid>,
+    proxy: Arc<ProxyState>,
     config_view: ConfigView,
-    live_views: live::Places,
+    live_views: live::Viewers,
 }
 
 /// What a request comes to.
@@ -61,11 +61,11 @@ impl From<Answer> for Reply {
 type Answer = (StatusCode, &'static str, Vec<u8>);
 
 impl Admin {
-    pub fn new(grid: Arc<Grid>, config_view: ConfigView) -> Admin {
+    pub fn new(proxy: Arc<ProxyState>, config_view: ConfigView) -> Admin {
         Admin {
-            grid,
+            proxy,
             config_view,
-            live_views: live::Places::default(),
+            live_views: live::Viewers::default(),
         }
     }
 
@@ -88,9 +88,9 @@ impl Admin {
                 let page = DASHBOARD.replace("{nonce}", nonce);
                 (StatusCode::OK, HTML, page.into_bytes())
             }
-            Route::Metrics => (StatusCode::OK, TEXT_FORMAT, self.grid.prometheus().await),
+            Route::Metrics => (StatusCode::OK, TEXT_FORMAT, self.proxy.prometheus().await),
             Route::Healthz => (StatusCode::OK, "text/plain", b"ok\n".to_vec()),
-            Route::Readyz => match self.grid.not_ready() {
+            Route::Readyz => match self.proxy.not_ready() {
                 None => (StatusCode::OK, "text/plain", b"ready\n".to_vec()),
                 Some(why) => {
                     let why = format!("{why}\n").into_bytes();
@@ -98,20 +98,20 @@ impl Admin {
                 }
             },
             Route::Workers => {
-                self.grid.fleet.freshen().await;
-                json(&views::workers(&self.grid))
+                self.proxy.fleet.freshen().await;
+                json(&views::workers(&self.proxy))
             }
-            Route::Sessions => json(&peers::all_sessions(&self.grid).await),
+            Route::Sessions => json(&peers::all_sessions(&self.proxy).await),
             Route::Capacity => self.capacity(query).await,
-            Route::Events => json(&serde_json::json!({ "events": self.grid.events.list() })),
+            Route::Events => json(&serde_json::json!({ "events": self.proxy.events.list() })),
             Route::History => json(&serde_json::json!({
                 "now": unix_millis(),
-                "samples": self.grid.history.list(),
+                "samples": self.proxy.history.list(),
             })),
             Route::Config => json(&(self.config_view)()),
             Route::DrainWorker(id) => self.drain(&id).await,
             Route::KillSession(id) => self.kill(&id).await,
-            Route::LiveView(id) => match self.live_views.look(&self.grid, &id).await {
+            Route::LiveView(id) => match self.live_views.look(&self.proxy, &id).await {
                 Ok(look) => return Reply::LiveView(Box::new(look)),
                 Err(answer) => answer,
             },
@@ -120,9 +120,9 @@ impl Admin {
     }
 
     fn authorized(&self, request: &ServerSession) -> bool {
-        let config = self.grid.config.load();
+        let config = self.proxy.config.load();
         let configured = config.admin.token_sha256.as_ref();
-        let Some(sha256) = configured.or(self.grid.admin_token.as_ref()) else {
+        let Some(sha256) = configured.or(self.proxy.admin_token.as_ref()) else {
             return true;
         };
         request
@@ -137,11 +137,11 @@ impl Admin {
             let message = "A pool is chromium, chromium/1.65 or chromium/1.65/shared.";
             return error(StatusCode::BAD_REQUEST, "bad_request", message);
         };
-        json(&views::capacity(&self.grid, filter).await)
+        json(&views::capacity(&self.proxy, filter).await)
     }
 
     async fn drain(&self, id: &str) -> Answer {
-        let workers = self.grid.fleet.workers();
+        let workers = self.proxy.fleet.workers();
         let found = workers.iter().find(|worker| {
             let key = &worker.record.key;
             key.id.as_str() == id || key.to_string() == id
@@ -155,11 +155,11 @@ impl Admin {
             let message = "This worker stands in a configuration and has no agent that drains it: take it out of workers.";
             return error(StatusCode::CONFLICT, "not_drained", message);
         }
-        let ttl = self.grid.config.load().recycle.command_ttl;
-        match self.grid.store.order_recycle(key, ttl).await {
+        let ttl = self.proxy.config.load().recycle.command_ttl;
+        match self.proxy.store.order_recycle(key, ttl).await {
             Ok(()) => {
                 log::info!(worker:% = key; "an operator asked the worker to drain and recycle");
-                let events = &self.grid.events;
+                let events = &self.proxy.events;
                 events.note(Kind::Operator, "drain asked for", Some(key.id.as_str()));
                 let body = serde_json::json!({ "worker": key.id.as_str(), "draining": true });
                 (
@@ -180,9 +180,9 @@ impl Admin {
             let message = "A session id is 16 hexadecimal digits; GET /v1/sessions lists them.";
             return error(StatusCode::BAD_REQUEST, "bad_request", message);
         };
-        match peers::kill(&self.grid, session).await {
+        match peers::kill(&self.proxy, session).await {
             Kill::Done => {
-                self.grid
+                self.proxy
                     .events
                     .note(Kind::Operator, "session killed", Some(id));
                 json(&serde_json::json!({ "session": id, "killed": true }))
@@ -309,8 +309,9 @@ impl Application for Admin {
             Reply::LiveView(look) => {
                 let head = head_of_live_view(look.content_type());
                 let (operator, _) = into_stream(request).await.ok()??;
-                let (grid, connection) = (self.grid.clone(), downstream.connection);
-                let showing = live::show(grid, *look, head, operator, connection, shutdown.clone());
+                let (proxy, connection) = (self.proxy.clone(), downstream.connection);
+                let showing =
+                    live::show(proxy, *look, head, operator, connection, shutdown.clone());
                 tokio::spawn(showing);
                 return None;
             }

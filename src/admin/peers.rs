@@ -7,7 +7,7 @@
 use super::views::{Peers, Session, Sessions, sessions};
 use crate::fleet::Queue;
 use crate::model::{SessionId, WorkerKey};
-use crate::proxy::Grid;
+use crate::proxy::ProxyState;
 use crate::proxy::demand::WaitingClients;
 use crate::session::registry::Registry;
 use crate::store::Store;
@@ -93,11 +93,15 @@ fn end(registry: &Registry, session: SessionId) -> bool {
 }
 
 /// The sessions of the grid, oldest first.
-pub(super) async fn all_sessions(grid: &Grid) -> Sessions {
-    let mut sessions = sessions(&grid.registry);
+pub(super) async fn all_sessions(proxy: &ProxyState) -> Sessions {
+    let mut sessions = sessions(&proxy.registry);
     let mut others = Peers::default();
     let question = text(&PeerQuery::Sessions);
-    match grid.store.query_peers(&question, PATIENCE, |_| false).await {
+    match proxy
+        .store
+        .query_peers(&question, PATIENCE, |_| false)
+        .await
+    {
         Ok(answers) => {
             others.silent = answers.silent;
             for (proxy, answer) in answers.given {
@@ -117,12 +121,12 @@ pub(super) async fn all_sessions(grid: &Grid) -> Sessions {
 }
 
 /// Ends a session wherever it is open.
-pub(super) async fn kill(grid: &Grid, session: SessionId) -> Kill {
-    if end(&grid.registry, session) {
+pub(super) async fn kill(proxy: &ProxyState, session: SessionId) -> Kill {
+    if end(&proxy.registry, session) {
         return Kill::Done;
     }
     let question = text(&PeerQuery::Kill(session));
-    let answers = match grid
+    let answers = match proxy
         .store
         .query_peers(&question, PATIENCE, |answer| {
             parse_killed(answer) == Some(true)
@@ -147,13 +151,13 @@ pub(super) async fn kill(grid: &Grid, session: SessionId) -> Kill {
 }
 
 /// The worker that a session is on, whichever proxy it came through.
-pub(super) async fn whereabouts(grid: &Grid, session: SessionId) -> Whereabouts {
-    if let Some(worker) = worker_of(&grid.registry, session) {
+pub(super) async fn whereabouts(proxy: &ProxyState, session: SessionId) -> Whereabouts {
+    if let Some(worker) = worker_of(&proxy.registry, session) {
         return Whereabouts::On(worker);
     }
     let question = text(&PeerQuery::WorkerOf(session));
     let known = |answer: &str| matches!(parse_worker(answer), Some(Some(_)));
-    let answers = match grid.store.query_peers(&question, PATIENCE, known).await {
+    let answers = match proxy.store.query_peers(&question, PATIENCE, known).await {
         Ok(answers) => answers,
         Err(error) => return Whereabouts::Unknown(error.to_string()),
     };

@@ -1,7 +1,7 @@
 //! The shapes of the admin API's answers.
 
 use crate::model::{Browser, PoolFilter, PoolState, SeatKind};
-use crate::proxy::Grid;
+use crate::proxy::ProxyState;
 use crate::session::registry::Registry;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -24,7 +24,7 @@ pub struct Worker {
     pub endpoint: String,
     pub active_sessions: u32,
     pub lifetime_sessions: u32,
-    /// What its sessions get.
+    /// Kind of its seats.
     #[serde(default)]
     pub seat: SeatKind,
     /// Sessions that it takes at once.
@@ -52,7 +52,7 @@ pub struct Worker {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Sessions {
     pub sessions: Vec<Session>,
-    /// Absent in the answer of a version that only knew its own.
+    /// Absent in the answer of a proxy of 0.1.
     #[serde(default)]
     pub others: Peers,
 }
@@ -148,9 +148,9 @@ pub struct BrowserCapacity {
     pub workers: usize,
 }
 
-pub(super) fn workers(grid: &Grid) -> Workers {
-    let of_grid = grid.config.load().limits;
-    let workers = grid.fleet.workers().into_iter().map(|worker| {
+pub(super) fn workers(proxy: &ProxyState) -> Workers {
+    let of_grid = proxy.config.load().limits;
+    let workers = proxy.fleet.workers().into_iter().map(|worker| {
         let record = worker.record;
         let limits = of_grid.of(record.size);
         Worker {
@@ -203,8 +203,8 @@ pub(super) fn sessions(registry: &Registry) -> Vec<Session> {
 }
 
 /// The grid as a whole, or the part of it that `filter` names.
-pub(super) async fn capacity(grid: &Grid, filter: Option<PoolFilter>) -> Capacity {
-    let demand = grid.demand().await;
+pub(super) async fn capacity(proxy: &ProxyState, filter: Option<PoolFilter>) -> Capacity {
+    let demand = proxy.demand().await;
     let tenants = demand.tenants.into_iter();
     let mut capacity = Capacity {
         tenants: tenants

@@ -10,7 +10,7 @@ use super::runtime::{Health, StatusSocket};
 use super::succession::predecessor::Following;
 use super::succession::successor::{Successor, SuccessorEnd};
 use crate::config::ReloadStatus;
-use crate::proxy::Grid;
+use crate::proxy::ProxyState;
 use crate::store::memory::MemoryStore;
 use crate::tunnel::Close;
 use std::sync::Arc;
@@ -58,7 +58,7 @@ impl Stage {
 
 /// A serving process until its end.
 pub struct Ending {
-    grid: Arc<Grid>,
+    proxy: Arc<ProxyState>,
     ports: Ports,
     /// Wakes when the configuration was reloaded.
     reloaded: watch::Receiver<ReloadStatus>,
@@ -82,14 +82,14 @@ enum Outcome {
 impl Ending {
     pub fn new(
         role: &'static str,
-        grid: Arc<Grid>,
+        proxy: Arc<ProxyState>,
         ports: Ports,
         reloaded: watch::Receiver<ReloadStatus>,
     ) -> Ending {
         Ending {
             role,
-            status_socket: status_socket(role, &grid, &ports),
-            grid,
+            status_socket: status_socket(role, &proxy, &ports),
+            proxy,
             ports,
             reloaded,
             succession: None,
@@ -122,12 +122,12 @@ impl Ending {
             Stage::Stopping => SHORT_LAST_RELEASES,
             _ => LAST_RELEASES,
         };
-        timeout(patience, self.grid.releaser.idle()).await.ok();
+        timeout(patience, self.proxy.releaser.idle()).await.ok();
     }
 
     /// Does the work of a stage until it is done or an order leads to another.
     async fn at(&mut self, stage: Stage, orders: &mut Orders) -> Outcome {
-        let grid = self.grid.clone();
+        let proxy = self.proxy.clone();
         let succession = self.succession.is_some();
         let work = self.work(stage);
         tokio::pin!(work);
@@ -136,7 +136,7 @@ impl Ending {
                 outcome = &mut work => return outcome,
                 order = orders.next() => order,
             };
-            let sessions = grid.registry.len();
+            let sessions = proxy.registry.len();
             match stage.on_order(order) {
                 Some(Stage::HandingOver) if !succession => {
                     log::warn!("asked to hand over; only `playhouse proxy` does that");
@@ -166,11 +166,11 @@ impl Ending {
         let Some(sockets) = self.ports.sockets() else {
             return Outcome::Next(Stage::Serving);
         };
-        let socket = self.grid.config.load().server.upgrade_socket.clone();
+        let socket = self.proxy.config.load().server.upgrade_socket.clone();
         let seats = self.succession.clone().flatten();
         match Successor::hand_over(&socket, sockets, seats).await {
             Ok(successor) => {
-                log::info!(sessions = self.grid.registry.len(); "a new process serves");
+                log::info!(sessions = self.proxy.registry.len(); "a new process serves");
                 self.successor = Some(successor);
                 Outcome::Next(Stage::Replaced)
             }
@@ -189,9 +189,9 @@ impl Ending {
         let Some(successor) = &self.successor else {
             return Outcome::Over;
         };
-        let (grid, predecessor) = (&self.grid, &mut self.predecessor);
+        let (proxy, predecessor) = (&self.proxy, &mut self.predecessor);
         let finished = async {
-            grid.registry.emptied().await;
+            proxy.registry.emptied().await;
             // Its seats are told on from here.
             if let Some(predecessor) = predecessor {
                 predecessor.ended().await;
@@ -206,11 +206,11 @@ impl Ending {
         };
         if gone == SuccessorEnd::Left {
             self.ports.close_data();
-            self.grid.registry.emptied().await;
+            self.proxy.registry.emptied().await;
             return Outcome::Over;
         }
         self.successor = None;
-        self.status_socket = status_socket(self.role, &self.grid, &self.ports);
+        self.status_socket = status_socket(self.role, &self.proxy, &self.ports);
         match self.ports.accept() {
             Ok(()) => {
                 log::warn!("the new process has died; this one serves again");
@@ -223,26 +223,28 @@ impl Ending {
 
     async fn drain(&mut self) {
         self.leave_predecessor().await;
-        self.grid.draining.send_replace(true);
+        self.proxy.draining.send_replace(true);
         if self.successor.is_none() {
             notify::stopping();
-            sleep(self.grid.config.load().server.shutdown_grace).await;
+            sleep(self.proxy.config.load().server.shutdown_grace).await;
         }
         self.ports.close_data();
         if !self.emptied_in_time().await {
-            let sessions = self.grid.registry.len();
+            let sessions = self.proxy.registry.len();
             log::warn!(sessions = sessions; "the drain timeout is over, ending the rest");
-            self.grid.registry.end_all(Close::draining);
-            timeout(CLOSE_TIME, self.grid.registry.emptied()).await.ok();
+            self.proxy.registry.end_all(Close::draining);
+            timeout(CLOSE_TIME, self.proxy.registry.emptied())
+                .await
+                .ok();
         }
     }
 
     async fn stop(&mut self) {
         notify::stopping();
-        self.grid.draining.send_replace(true);
-        self.grid.registry.end_all(Close::shutting_down);
-        let grid = self.grid.clone();
-        let emptied = timeout(SHORT_CLOSE_TIME, grid.registry.emptied());
+        self.proxy.draining.send_replace(true);
+        self.proxy.registry.end_all(Close::shutting_down);
+        let proxy = self.proxy.clone();
+        let emptied = timeout(SHORT_CLOSE_TIME, proxy.registry.emptied());
         tokio::join!(self.leave_predecessor(), emptied).1.ok();
     }
 
@@ -251,9 +253,9 @@ impl Ending {
     async fn emptied_in_time(&mut self) -> bool {
         let begun = Instant::now();
         loop {
-            let until = begun + self.grid.config.load().session.drain_timeout;
+            let until = begun + self.proxy.config.load().session.drain_timeout;
             tokio::select! {
-                () = self.grid.registry.emptied() => return true,
+                () = self.proxy.registry.emptied() => return true,
                 () = sleep_until(until) => return false,
                 // Without a reloader nothing changes.
                 Ok(()) = self.reloaded.changed() => {}
@@ -270,14 +272,14 @@ impl Ending {
 }
 
 /// The socket of this process in the runtime folder. Without one it serves all the same.
-fn status_socket(role: &str, grid: &Arc<Grid>, ports: &Ports) -> Option<StatusSocket> {
-    let grid = grid.clone();
+fn status_socket(role: &str, proxy: &Arc<ProxyState>, ports: &Ports) -> Option<StatusSocket> {
+    let proxy = proxy.clone();
     let handles = ports.handles();
     let health: Health = Box::new(move || {
-        let (grid, beat) = (grid.clone(), beat(handles.clone()));
+        let (proxy, beat) = (proxy.clone(), beat(handles.clone()));
         Box::pin(async move {
             beat.await;
-            grid.not_ready().map(|why| why.to_string())
+            proxy.not_ready().map(|why| why.to_string())
         })
     });
     let opened = StatusSocket::open(role, health);

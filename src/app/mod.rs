@@ -33,7 +33,7 @@ use crate::config::{
     Sources, schema,
 };
 use crate::metrics::Metrics;
-use crate::proxy::Grid;
+use crate::proxy::ProxyState;
 use crate::proxy::refusal::RefusalCode;
 use crate::settings::forms::yaml_text;
 use crate::store::memory::MemoryStore;
@@ -187,7 +187,7 @@ async fn run_proxy(sources: Sources, loaded: Loaded, upgrade: bool) -> anyhow::R
     };
     if let Some(upgrade) = upgrade {
         tokio::select! {
-            offered = take_over(upgrade, &plane.grid) => {
+            offered = take_over(upgrade, &plane.proxy) => {
                 let (predecessor, inherited) = offered?;
                 sockets = Some(inherited);
                 succession.predecessor = Some(predecessor);
@@ -260,15 +260,18 @@ async fn run_worker(sources: Sources, loaded: Loaded) -> anyhow::Result<()> {
 }
 
 /// Waits for the process that is to be replaced, and until this one could serve in its place.
-async fn take_over(upgrade: UpgradeSocket, grid: &Grid) -> anyhow::Result<(Predecessor, Sockets)> {
-    let config = grid.config.load_full();
+async fn take_over(
+    upgrade: UpgradeSocket,
+    proxy: &ProxyState,
+) -> anyhow::Result<(Predecessor, Sockets)> {
+    let config = proxy.config.load_full();
     log::info!(socket:% = config.server.upgrade_socket.display();
         "waits for the running proxy to hand over; send it SIGQUIT");
     let nobody = "no running proxy handed over in time; send it SIGQUIT, and check that \
                   server.upgrade_socket is the same in both";
     let offered = timeout(predecessor::TAKE_OVER_TIMEOUT, upgrade.offered()).await;
     let (predecessor, mut inherited) = offered.context(nobody)??;
-    match prepare(&config, &mut inherited, grid).await {
+    match prepare(&config, &mut inherited, proxy).await {
         Ok(sockets) => Ok((predecessor, sockets)),
         Err(error) => {
             predecessor.refuse(&format!("{error:#}")).await;
@@ -280,11 +283,11 @@ async fn take_over(upgrade: UpgradeSocket, grid: &Grid) -> anyhow::Result<(Prede
 async fn prepare(
     config: &Config,
     inherited: &mut Inherited,
-    grid: &Grid,
+    proxy: &ProxyState,
 ) -> anyhow::Result<Sockets> {
     let sockets = Sockets::open(config, inherited)?;
     let view = async {
-        while !grid.fleet.has_view() {
+        while !proxy.fleet.has_view() {
             tokio::time::sleep(VIEW_POLL).await;
         }
     };

@@ -9,7 +9,7 @@ use super::tls::Certificate;
 use crate::admin::{Admin, ConfigView};
 use crate::proxy::connections::PortConnections;
 use crate::proxy::front_door::{Application, FrontDoor};
-use crate::proxy::{DataApplication, Grid, listener};
+use crate::proxy::{DataApplication, ProxyState, listener};
 use anyhow::Context;
 use pingora::server::ShutdownWatch;
 use pingora::server::configuration::ServerConf;
@@ -64,12 +64,12 @@ impl Drop for Threads {
 impl Ports {
     /// Ports that nobody accepts on yet.
     pub fn new(
-        grid: Arc<Grid>,
+        proxy: Arc<ProxyState>,
         config_view: ConfigView,
         certificate: Option<Arc<Certificate>>,
         sockets: Sockets,
     ) -> anyhow::Result<Ports> {
-        let threads = match grid.config.load().server.threads {
+        let threads = match proxy.config.load().server.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
@@ -79,18 +79,18 @@ impl Ports {
             ..ServerConf::default()
         });
         let data_door = FrontDoor::new(
-            grid.clone(),
+            proxy.clone(),
             sockets.data.address.ip(),
-            PortConnections::of_data_port(grid.metrics.connections.clone()),
+            PortConnections::of_data_port(proxy.metrics.connections.clone()),
             tls(),
-            DataApplication::new(grid.clone(), &conf),
+            DataApplication::new(proxy.clone(), &conf),
         );
         let admin_door = FrontDoor::new(
-            grid.clone(),
+            proxy.clone(),
             sockets.admin.address.ip(),
             PortConnections::of_admin_port(),
             tls(),
-            Admin::new(grid, config_view),
+            Admin::new(proxy, config_view),
         );
         Ok(Ports {
             threads,

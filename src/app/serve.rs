@@ -19,7 +19,7 @@ use crate::kubernetes;
 use crate::metrics::Metrics;
 use crate::proxy::demand::PeerDemand;
 use crate::proxy::history::{self, History};
-use crate::proxy::{Grid, MetricsPage};
+use crate::proxy::{MetricsPage, ProxyState};
 use crate::session::quota;
 use crate::session::registry::Registry;
 use crate::session::seat::Releaser;
@@ -32,7 +32,7 @@ use tokio::task::spawn_blocking;
 
 /// The control plane of a serving process.
 pub struct ControlPlane {
-    pub grid: Arc<Grid>,
+    pub proxy: Arc<ProxyState>,
     pub metrics: Arc<Metrics>,
     /// Turns true when background work has to end.
     stop: watch::Sender<bool>,
@@ -70,7 +70,7 @@ impl ControlPlane {
             metrics.clone(),
         );
         tokio::spawn(fleet.clone().run(stopped));
-        let grid = Arc::new(Grid {
+        let proxy = Arc::new(ProxyState {
             config,
             metrics: metrics.clone(),
             store,
@@ -79,7 +79,7 @@ impl ControlPlane {
             quotas,
             releaser,
             registry,
-            elsewhere: PeerDemand::default(),
+            peer_demand: PeerDemand::default(),
             events,
             history: History::default(),
             metrics_page: MetricsPage::default(),
@@ -88,9 +88,9 @@ impl ControlPlane {
             draining: watch::Sender::new(false),
             serving: AtomicBool::new(false),
         });
-        tokio::spawn(history::keep(Arc::downgrade(&grid)));
+        tokio::spawn(history::keep(Arc::downgrade(&proxy)));
         ControlPlane {
-            grid,
+            proxy,
             metrics,
             stop,
         }
@@ -110,7 +110,7 @@ impl ControlPlane {
         status: watch::Receiver<ReloadStatus>,
         orders: &mut Orders,
     ) -> anyhow::Result<()> {
-        let config = self.grid.config.load_full();
+        let config = self.proxy.config.load_full();
         install_crypto(
             config
                 .tls
@@ -120,7 +120,7 @@ impl ControlPlane {
         );
         check_authorities()?;
         kubernetes::keep_annotations(
-            &self.grid.fleet,
+            &self.proxy.fleet,
             kubernetes::host_of_environment(),
             &config.server.service_account,
         );
@@ -134,26 +134,26 @@ impl ControlPlane {
         let config_view: ConfigView = Arc::new(move || serde_json::json!(*shown.borrow()));
         tokio::spawn(follow(
             status.clone(),
-            self.grid.clone(),
+            self.proxy.clone(),
             certificate.clone(),
         ));
         let (data, admin) = (sockets.data.local(), sockets.admin.local());
-        let mut ports = Ports::new(self.grid.clone(), config_view, certificate, sockets)?;
+        let mut ports = Ports::new(self.proxy.clone(), config_view, certificate, sockets)?;
         let predecessor = match succession.predecessor {
             None => {
                 ports.accept()?;
                 None
             }
             Some(predecessor) => {
-                let store = self.grid.store.clone();
+                let store = self.proxy.store.clone();
                 Some(predecessor.take_over(store, || ports.accept()).await?)
             }
         };
-        self.grid.serving.store(true, Ordering::Relaxed);
+        self.proxy.serving.store(true, Ordering::Relaxed);
         log::info!(listen:% = data, admin:% = admin; "serving");
         notify::ready();
         let mut ending =
-            Ending::new(role, self.grid.clone(), ports, status).succeeding(predecessor);
+            Ending::new(role, self.proxy.clone(), ports, status).succeeding(predecessor);
         if let Some(seats) = succession.seats {
             ending = ending.succeeded(seats);
         }
@@ -177,13 +177,13 @@ pub struct Succession {
 /// Makes a reload reach those who do not read the configuration at each turn.
 async fn follow(
     mut status: watch::Receiver<ReloadStatus>,
-    grid: Arc<Grid>,
+    proxy: Arc<ProxyState>,
     certificate: Option<Arc<Certificate>>,
 ) {
     while status.changed().await.is_ok() {
-        note_reload(&grid, &status.borrow_and_update());
-        grid.fleet.reconfigure();
-        let tls = grid.config.load().tls.files();
+        note_reload(&proxy, &status.borrow_and_update());
+        proxy.fleet.reconfigure();
+        let tls = proxy.config.load().tls.files();
         let Some((certificate, tls)) = certificate.clone().zip(tls) else {
             continue;
         };
@@ -194,9 +194,9 @@ async fn follow(
     }
 }
 
-fn note_reload(grid: &Grid, status: &ReloadStatus) {
+fn note_reload(proxy: &ProxyState, status: &ReloadStatus) {
     let outcome = status.outcome.as_str();
     if outcome != "unchanged" {
-        grid.events.note(Kind::Configuration, outcome, None);
+        proxy.events.note(Kind::Configuration, outcome, None);
     }
 }

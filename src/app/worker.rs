@@ -46,13 +46,13 @@ pub async fn run(
         tokio::select! {
             () = &mut running => break,
             order = orders.next() => {
-                let wish = match order {
+                let end = match order {
                     Order::HandOver => continue,
                     Order::Drain => Shutdown::Drain,
                     Order::Stop => Shutdown::Now,
                 };
-                log::info!(order:? = order, wish:? = wish; "asked to end");
-                shutdown.send_replace(wish);
+                log::info!(order:? = order, end:? = end; "asked to end");
+                shutdown.send_replace(end);
             }
         }
     }

@@ -301,17 +301,17 @@ async fn read_answer(
 
 /// The body of a refusal, or what comes of it in time. Playwright's has no length: it closes.
 async fn read_body(mut stream: Transport, mut body: BytesMut, length: Body) -> String {
-    let wish = match length {
+    let most = match length {
         Body::OfLength(length) => length.min(MAX_BODY),
         Body::ToTheEnd => MAX_BODY,
         Body::Chunked => return String::new(),
     };
     let reading = async {
-        while body.len() < wish && stream.read_buf(&mut body).await.is_ok_and(|read| read > 0) {}
+        while body.len() < most && stream.read_buf(&mut body).await.is_ok_and(|read| read > 0) {}
     };
     // What has come by then will do.
     tokio::time::timeout(BODY_TIMEOUT, reading).await.ok();
-    body.truncate(wish);
+    body.truncate(most);
     String::from_utf8_lossy(&body).into_owned()
 }
 

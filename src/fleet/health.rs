@@ -78,8 +78,8 @@ async fn probe_at(address: SocketAddr, target: &Target, until: Instant) -> Resul
 const AT_ONCE: usize = 256;
 /// Workers that are asked in one round: those that failed the last time or stand in the configuration, which have
 /// no other word, and of the others, which say by themselves how they are.
-const MOST_WITHOUT_A_WORD: usize = 1000;
-const MOST_OTHERS: usize = 100;
+const MAX_SILENT_CHECKS: usize = 1000;
+const MAX_OTHER_CHECKS: usize = 100;
 
 impl Fleet {
     /// Asks workers whether they answer. Runs until it is dropped.
@@ -119,8 +119,8 @@ impl Fleet {
                 others.push(worker);
             }
         }
-        let mut due = longest_unasked(wordless, MOST_WITHOUT_A_WORD);
-        due.extend(longest_unasked(others, MOST_OTHERS));
+        let mut due = longest_unasked(wordless, MAX_SILENT_CHECKS);
+        due.extend(longest_unasked(others, MAX_OTHER_CHECKS));
         let now = Some(Instant::now());
         let ask = |worker: &mut Known| {
             worker.asked_at = now;

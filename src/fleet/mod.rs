@@ -71,7 +71,7 @@ pub struct Fleet {
     learned: Notify,
     /// The configuration changed.
     reconfigured: Notify,
-    /// The same, for the health checks.
+    /// The same, for the health checks: their interval may have changed.
     interval_changed: Notify,
     /// The store was read whole at least once.
     has_view: AtomicBool,

@@ -168,12 +168,12 @@ impl Fleet {
             let policy = policy(&self.config);
             let begun = Instant::now();
             // What is known of a store of our own is never behind: its first answer stands.
-            let wish = if self.store.is_shared() {
+            let most = if self.store.is_shared() {
                 CANDIDATES
             } else {
                 1
             };
-            let best = self.best(&seeker.wanted, &asked, wish, &policy);
+            let best = self.best(&seeker.wanted, &asked, most, &policy);
             self.metrics.phases.select.observe_time(begun.elapsed());
             if best.is_empty() {
                 return Err(NoGrant::NoneFree);
@@ -216,10 +216,10 @@ impl Fleet {
         &self,
         wanted: &Wanted,
         except: &[WorkerKey],
-        wish: usize,
+        most: usize,
         policy: &Policy,
     ) -> Vec<Candidate> {
-        let best = candidates(&self.balancer, wanted, except, wish);
+        let best = candidates(&self.balancer, wanted, except, most);
         let table = self.table.lock();
         best.into_iter()
             .filter_map(|key| {
@@ -280,7 +280,7 @@ impl Fleet {
         } else {
             let turn = config.worker.drain_timeout + config.worker.start_timeout;
             self.store
-                .order_recycle_in_turn(key, ttl, max_out, turn)
+                .order_recycle_with_permit(key, ttl, max_out, turn)
                 .await
         };
         match ordered {

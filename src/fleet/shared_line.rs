@@ -163,8 +163,8 @@ impl Fleet {
         let waiting = self.queue.waiting().into_iter();
         let mut best: Vec<Candidate> = Vec::new();
         for (wanted, clients) in waiting.filter(|(wanted, _)| wanted.browser == browser) {
-            let wish = clients.clamp(MIN_CANDIDATES, MAX_CANDIDATES);
-            for candidate in self.some_of_the_best(&wanted, except, wish, crowded, &policy) {
+            let most = clients.clamp(MIN_CANDIDATES, MAX_CANDIDATES);
+            for candidate in self.some_of_the_best(&wanted, except, most, crowded, &policy) {
                 if best.len() < MAX_CANDIDATES && !best.contains(&candidate) {
                     best.push(candidate);
                 }
@@ -177,15 +177,15 @@ impl Fleet {
         &self,
         wanted: &Wanted,
         except: &[WorkerKey],
-        wish: usize,
+        most: usize,
         crowded: bool,
         policy: &crate::selection::Policy,
     ) -> Vec<Candidate> {
         if !crowded {
-            return self.best(wanted, except, wish, policy);
+            return self.best(wanted, except, most, policy);
         }
-        let best = self.best(wanted, except, wish * SPREAD, policy);
-        let mut chosen = sample(&mut rand::rng(), best.len(), wish.min(best.len())).into_vec();
+        let best = self.best(wanted, except, most * SPREAD, policy);
+        let mut chosen = sample(&mut rand::rng(), best.len(), most.min(best.len())).into_vec();
         // Still in order: the best of them first.
         chosen.sort_unstable();
         chosen.into_iter().map(|n| best[n].clone()).collect()

@@ -15,7 +15,7 @@ words! {
         Age = "age",
         /// It failed its checks several times in a row.
         Failures = "failures",
-        /// Somebody asked for it.
+        /// An operator ordered it, with `playhouse drain`.
         Operator = "operator",
     }
 }

@@ -100,7 +100,7 @@ pub struct WorkerRecord {
     /// Whether it replaces its browser before it drains the old one (make before break). Such a
     /// worker may go past its lifetime limit while the replacement warms up.
     pub replaces_itself: bool,
-    /// What its sessions get.
+    /// Kind of its seats.
     #[serde(default)]
     pub seat: SeatKind,
     #[serde(default)]

@@ -3,7 +3,7 @@
 //! Anybody may scrape the data port, so the others are asked at most once in [`FRESH`], by one
 //! request at a time, and all who come meanwhile are told the same.
 
-use super::Grid;
+use super::ProxyState;
 use crate::fleet::Queue;
 use crate::fleet::demand::{Waiting, pools};
 use crate::model::{Browser, PoolState, SeatKind};
@@ -109,7 +109,7 @@ pub struct Demand {
     pub tenants: BTreeMap<String, usize>,
 }
 
-impl Grid {
+impl ProxyState {
     /// Every pool of the grid, with the clients that wait at whichever proxy. Those of a proxy that
     /// does not answer in time are missing.
     pub async fn demand(&self) -> Demand {
@@ -124,13 +124,13 @@ impl Grid {
     }
 
     async fn waiting_at_peers(&self) -> WaitingClients {
-        if let Some(waiting) = self.elsewhere.fresh() {
+        if let Some(waiting) = self.peer_demand.fresh() {
             return waiting;
         }
-        let Ok(_permit) = self.elsewhere.asking.acquire().await else {
+        let Ok(_permit) = self.peer_demand.asking.acquire().await else {
             return WaitingClients::default();
         };
-        if let Some(waiting) = self.elsewhere.fresh() {
+        if let Some(waiting) = self.peer_demand.fresh() {
             return waiting;
         }
         let answers = self.store.query_peers(QUESTION, PATIENCE, |_| false).await;
@@ -142,7 +142,7 @@ impl Grid {
             }
         }
         let mut heard = self
-            .elsewhere
+            .peer_demand
             .heard
             .lock()
             .unwrap_or_else(PoisonError::into_inner);

@@ -6,7 +6,7 @@
 //! is read first, within one deadline and one size, TLS and the PROXY protocol included, and handed
 //! on as bytes that came early.
 
-use super::Grid;
+use super::ProxyState;
 use super::client_address::{Preamble, forwarded_for, read_preamble};
 use super::connections::{Connection, PortConnections, TooMany, is_in};
 use super::head::{self, Head, HeadError};
@@ -75,7 +75,7 @@ pub struct Kept {
 
 /// One port's front door.
 pub struct FrontDoor<A> {
-    grid: Arc<Grid>,
+    proxy: Arc<ProxyState>,
     application: A,
     connections: Arc<PortConnections>,
     tls: Option<TlsAcceptor>,
@@ -108,15 +108,15 @@ enum PreparationError {
 impl<A: Application> FrontDoor<A> {
     /// A front door for a port that listens at `address`.
     pub fn new(
-        grid: Arc<Grid>,
+        proxy: Arc<ProxyState>,
         address: IpAddr,
         connections: Arc<PortConnections>,
         tls: Option<TlsAcceptor>,
         application: A,
     ) -> FrontDoor<A> {
-        let trusted_proxies = grid.config.load().server.trusted_proxies.clone();
+        let trusted_proxies = proxy.config.load().server.trusted_proxies.clone();
         FrontDoor {
-            grid,
+            proxy,
             application,
             connections,
             tls,
@@ -139,7 +139,7 @@ impl<A: Application> FrontDoor<A> {
     ) {
         let peer = peer.to_canonical();
         let trusted = is_in(&self.trusted_proxies, peer);
-        let limits = self.grid.config.load().limits;
+        let limits = self.proxy.config.load().limits;
         match self.connections.enter(peer, trusted, &limits) {
             Ok(connection) => {
                 let (door, shutdown) = (self.clone(), shutdown.clone());
@@ -155,7 +155,7 @@ impl<A: Application> FrontDoor<A> {
     /// where they wait to be accepted.
     fn turn_away(&self, socket: TcpStream, peer: IpAddr, why: TooMany) {
         let refusal = Refusal::TooManyConnections(why);
-        self.grid.count_refusal(&refusal);
+        self.proxy.count_refusal(&refusal);
         if let Some(count) = self.rejections_to_log() {
             log::warn!(client:% = peer, count, reason = refusal.code().as_str(); "connections turned away");
         }
@@ -190,7 +190,7 @@ impl<A: Application> FrontDoor<A> {
         trusted: bool,
         mut shutdown: ShutdownWatch,
     ) {
-        let mut deadline = Instant::now() + self.grid.config.load().limits.header_timeout;
+        let mut deadline = Instant::now() + self.proxy.config.load().limits.header_timeout;
         let beginning = self.begin(socket, &connection, trusted);
         let beginning = timeout_at(deadline, beginning);
         let Some(begun) = connection.idle().unless_it_gives_way(beginning).await else {
@@ -216,7 +216,7 @@ impl<A: Application> FrontDoor<A> {
             mut early,
         } = kept;
         loop {
-            let limits = self.grid.config.load().limits;
+            let limits = self.proxy.config.load().limits;
             let head = read_head(&mut stream, &mut early, limits.max_header_bytes);
             let head = timeout_at(deadline, head);
             let Some(head) = connection.idle().unless_it_gives_way(head).await else {
@@ -264,7 +264,7 @@ impl<A: Application> FrontDoor<A> {
                     return;
                 }
             }
-            deadline = Instant::now() + self.grid.config.load().limits.header_timeout;
+            deadline = Instant::now() + self.proxy.config.load().limits.header_timeout;
         }
     }
 
@@ -301,7 +301,7 @@ impl<A: Application> FrontDoor<A> {
             .map_err(PreparationError::Broken)?;
         if !early.is_empty() || (read > 0 && first[0] != TLS_HANDSHAKE) {
             let mut stream: Stream = Box::new(Transport::from(socket));
-            let max = self.grid.config.load().limits.max_header_bytes;
+            let max = self.proxy.config.load().limits.max_header_bytes;
             // For what it says of the client, and so that the answer can be read.
             read_head(&mut stream, &mut early, max).await;
             let kept = Box::new(Kept { stream, early });
@@ -315,10 +315,11 @@ impl<A: Application> FrontDoor<A> {
 
     /// Counts a connection for the client that its PROXY protocol names.
     fn attribute(&self, connection: &Connection, client: IpAddr) -> Result<(), PreparationError> {
-        let limits = self.grid.config.load().limits;
+        let limits = self.proxy.config.load().limits;
         let counted = connection.attribute(client, &limits);
         counted.map_err(|why| {
-            self.grid.refused(&Refusal::TooManyConnections(why), client);
+            self.proxy
+                .refused(&Refusal::TooManyConnections(why), client);
             PreparationError::Broken(io::Error::other(why))
         })
     }
@@ -334,7 +335,7 @@ impl<A: Application> FrontDoor<A> {
         let head = Head::parse(bytes)?;
         let plain = head.plain;
         if head.names_its_page() || (self.on_loopback && head.may_come_from_page()) {
-            let config = self.grid.config.load();
+            let config = self.proxy.config.load();
             if !head.is_for(&config.auth.allowed_hosts) {
                 return Err(Refusal::ForeignHost);
             }
@@ -354,7 +355,7 @@ impl<A: Application> FrontDoor<A> {
     }
 
     async fn refuse(&self, stream: Stream, connection: &Connection, refusal: Refusal, head: &[u8]) {
-        self.grid.refused(&refusal, connection.client());
+        self.proxy.refused(&refusal, connection.client());
         let playwright = head::is_from_playwright(head);
         send_last(stream, &refusal.to_http(playwright, &[])).await;
     }

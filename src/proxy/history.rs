@@ -1,7 +1,7 @@
 //! How full the grid was over the last minutes, for people who open the dashboard when something has
 //! already happened. Of the whole grid, as this process saw it; bounded, and in memory alone.
 
-use super::Grid;
+use super::ProxyState;
 use crate::model::unix_millis;
 use serde::Serialize;
 use std::collections::VecDeque;
@@ -45,12 +45,12 @@ impl History {
 }
 
 /// Takes samples for as long as the grid is there.
-pub async fn keep(grid: Weak<Grid>) {
+pub async fn keep(proxy: Weak<ProxyState>) {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let Some(grid) = grid.upgrade() else {
+        let Some(proxy) = proxy.upgrade() else {
             return;
         };
         let mut sample = Sample {
@@ -59,12 +59,12 @@ pub async fn keep(grid: Weak<Grid>) {
             free: 0,
             queued: 0,
         };
-        for pool in grid.demand().await.pools {
+        for pool in proxy.demand().await.pools {
             sample.used += pool.used;
             sample.free += pool.free;
             sample.queued += pool.queued;
         }
-        grid.history.note(sample);
+        proxy.history.note(sample);
     }
 }
 

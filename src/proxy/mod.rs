@@ -64,14 +64,14 @@ use ticket::Signer;
 use tokio::sync::watch;
 
 /// Everything that a session meets on its way, shared by all of them.
-pub struct Grid {
+pub struct ProxyState {
     pub config: LiveConfig,
     pub metrics: Arc<Metrics>,
     pub store: Arc<dyn Store>,
     pub fleet: Arc<Fleet>,
     pub queue: Arc<Queue>,
     /// Who waits at other proxies.
-    pub elsewhere: PeerDemand,
+    pub peer_demand: PeerDemand,
     pub quotas: Arc<Quotas>,
     pub releaser: Releaser,
     pub registry: Arc<Registry>,
@@ -103,7 +103,7 @@ struct Arrival {
     client: ClientGuard,
 }
 
-impl Grid {
+impl ProxyState {
     pub fn is_draining(&self) -> bool {
         *self.draining.borrow()
     }
@@ -129,7 +129,7 @@ impl Grid {
         log::warn!(client:% = client, reason = refusal.code().as_str(); "refused");
     }
 
-    /// Reads the wish and checks everything that needs no waiting.
+    /// Reads what is asked for and checks everything that needs no waiting.
     fn admit(
         &self,
         request: &Session,
@@ -287,8 +287,8 @@ fn take_out(request: &mut Session) -> ServerSession {
 pub struct DataApplication(Arc<HttpProxy<DataPort>>);
 
 impl DataApplication {
-    pub fn new(grid: Arc<Grid>, conf: &Arc<ServerConf>) -> DataApplication {
-        DataApplication(Arc::new(http_proxy(conf, DataPort(grid))))
+    pub fn new(proxy: Arc<ProxyState>, conf: &Arc<ServerConf>) -> DataApplication {
+        DataApplication(Arc::new(http_proxy(conf, DataPort(proxy))))
     }
 }
 
@@ -322,7 +322,7 @@ pub struct RequestContext {
 }
 
 /// The data port as Pingora sees it.
-pub struct DataPort(pub Arc<Grid>);
+pub struct DataPort(pub Arc<ProxyState>);
 
 #[async_trait]
 impl ProxyHttp for DataPort {

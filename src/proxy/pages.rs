@@ -1,6 +1,6 @@
 //! The data port's answers that are not sessions: where to connect, metrics, health, refusals.
 
-use super::Grid;
+use super::ProxyState;
 use super::front_door::Downstream;
 use super::refusal::Refusal;
 use super::session_request::{self, CDP_SEAT};
@@ -94,22 +94,22 @@ fn below<'a>(path: &'a str, base: Option<&str>) -> &'a str {
 
 /// Answers anything that is not an upgrade where sessions are opened.
 pub(super) async fn answer(
-    grid: &Arc<Grid>,
+    proxy: &Arc<ProxyState>,
     request: &mut Session,
     page: Option<Page>,
     downstream: &Downstream,
 ) -> pingora::Result<()> {
     let head = request.as_downstream().req_header();
     let Some(page) = page else {
-        return refuse(grid, request, &Refusal::NotFound, downstream).await;
+        return refuse(proxy, request, &Refusal::NotFound, downstream).await;
     };
     match (page, &head.method) {
         // Chromium has some of them asked for with PUT.
-        (Page::Targets, _) => refuse(grid, request, &Refusal::NoTargets, downstream).await,
+        (Page::Targets, _) => refuse(proxy, request, &Refusal::NoTargets, downstream).await,
         // How some balancers ask whether a server is well.
-        (_, &Method::OPTIONS) => answer_check(grid, request, StatusCode::NO_CONTENT).await,
+        (_, &Method::OPTIONS) => answer_check(proxy, request, StatusCode::NO_CONTENT).await,
         (Page::Root | Page::Cdp, &Method::HEAD) => {
-            answer_check(grid, request, StatusCode::OK).await
+            answer_check(proxy, request, StatusCode::OK).await
         }
         (Page::Root | Page::Cdp, &Method::GET) => {
             let refusal = match (lost_its_upgrade(head), page) {
@@ -117,41 +117,41 @@ pub(super) async fn answer(
                 (false, Page::Cdp) => Refusal::CdpUpgradeRequired,
                 (false, _) => Refusal::UpgradeRequired,
             };
-            refuse(grid, request, &refusal, downstream).await
+            refuse(proxy, request, &refusal, downstream).await
         }
         (Page::Version, &Method::GET | &Method::HEAD) => {
-            show_version(grid, request, downstream).await
+            show_version(proxy, request, downstream).await
         }
-        (_, &Method::GET | &Method::HEAD) => show(grid, request, page).await,
-        _ => refuse(grid, request, &Refusal::MethodNotAllowed, downstream).await,
+        (_, &Method::GET | &Method::HEAD) => show(proxy, request, page).await,
+        _ => refuse(proxy, request, &Refusal::MethodNotAllowed, downstream).await,
     }
 }
 
-async fn show(grid: &Arc<Grid>, request: &mut Session, page: Page) -> pingora::Result<()> {
+async fn show(proxy: &Arc<ProxyState>, request: &mut Session, page: Page) -> pingora::Result<()> {
     let ok = StatusCode::OK;
     match page {
         Page::Metrics if wants_prometheus(&request.as_downstream().req_header().headers) => {
-            let asked = grid.clone();
+            let asked = proxy.clone();
             let text = async move { Bytes::from(asked.prometheus().await) };
-            let text = grid.metrics_page.prometheus.of(0, || text.boxed()).await;
+            let text = proxy.metrics_page.prometheus.of(0, || text.boxed()).await;
             send(request, ok, TEXT_FORMAT, text).await
         }
         Page::Metrics => {
-            let asked = grid.clone();
+            let asked = proxy.clone();
             let text = async move {
                 let active = asked.active_sessions().await;
                 format!(r#"{{"activeConnections":{active}}}"#).into()
             };
             // A session of this proxy that began or ended is worth another question: it cost more.
-            let sessions = grid.registry.len();
-            let text = grid
+            let sessions = proxy.registry.len();
+            let text = proxy
                 .metrics_page
                 .sessions
                 .of(sessions, || text.boxed())
                 .await;
             send(request, ok, "application/json", text).await
         }
-        Page::Readyz => match grid.not_ready() {
+        Page::Readyz => match proxy.not_ready() {
             None => send(request, ok, "text/plain", "ready\n".into()).await,
             Some(why) => {
                 let body = format!("{why}\n").into();
@@ -168,18 +168,18 @@ async fn show(grid: &Arc<Grid>, request: &mut Session, page: Page) -> pingora::R
 
 /// What Chromium's own port tells of itself, with an address for one DevTools connection.
 async fn show_version(
-    grid: &Arc<Grid>,
+    proxy: &Arc<ProxyState>,
     request: &mut Session,
     downstream: &Downstream,
 ) -> pingora::Result<()> {
-    match version(grid, request.as_downstream().req_header(), downstream).await {
+    match version(proxy, request.as_downstream().req_header(), downstream).await {
         Ok(body) => send(request, StatusCode::OK, "application/json", body).await,
-        Err(refusal) => refuse(grid, request, &refusal, downstream).await,
+        Err(refusal) => refuse(proxy, request, &refusal, downstream).await,
     }
 }
 
 async fn version(
-    grid: &Arc<Grid>,
+    proxy: &Arc<ProxyState>,
     head: &RequestHeader,
     downstream: &Downstream,
 ) -> Result<Bytes, Refusal> {
@@ -194,13 +194,13 @@ async fn version(
     };
     // Below the base path for whoever asked below it.
     let path = head.uri.path();
-    let config = grid.config.load();
+    let config = proxy.config.load();
     let rest = below(path, config.server.base_path.as_deref());
     let base = path.strip_suffix(rest).unwrap_or_default();
-    let (target, browser) = match ticket(grid, head, downstream).await {
+    let (target, browser) = match ticket(proxy, head, downstream).await {
         Ok(ticket) => {
             let target = session_request::ticket_target(&ticket);
-            (target, grid.fleet.devtools_version(&CDP_SEAT))
+            (target, proxy.fleet.devtools_version(&CDP_SEAT))
         }
         // Its `connectOverCDP` tells its user the status of this answer alone, and all of what it reads
         // there (playwright-core, `server/chromium/chromium.ts`). A stranger learns nothing of the browsers.
@@ -229,22 +229,26 @@ fn came_by_tls(headers: &HeaderMap) -> bool {
 
 /// A ticket for whoever asks, if there can be a session for him.
 async fn ticket(
-    grid: &Arc<Grid>,
+    proxy: &Arc<ProxyState>,
     head: &RequestHeader,
     downstream: &Downstream,
 ) -> Result<String, Refusal> {
     let query = downstream.query.as_deref();
-    let who = grid.identify(query, &head.headers)?;
+    let who = proxy.identify(query, &head.headers)?;
     session_request::check_cdp(query)?;
-    if let Some(refusal) = never_served(grid, &CDP_SEAT) {
+    if let Some(refusal) = never_served(proxy, &CDP_SEAT) {
         return Err(refusal);
     }
-    grid.issue_ticket(&who).await
+    proxy.issue_ticket(&who).await
 }
 
 /// Answers a balancer that asks for a status and nothing else: whether sessions are taken.
-async fn answer_check(grid: &Grid, request: &mut Session, well: StatusCode) -> pingora::Result<()> {
-    let status = match grid.not_ready() {
+async fn answer_check(
+    proxy: &ProxyState,
+    request: &mut Session,
+    well: StatusCode,
+) -> pingora::Result<()> {
+    let status = match proxy.not_ready() {
         None => well,
         Some(_) => StatusCode::SERVICE_UNAVAILABLE,
     };
@@ -273,12 +277,12 @@ fn wants_prometheus(headers: &HeaderMap) -> bool {
 
 /// Refuses a request that is still in Pingora's hands.
 pub(super) async fn refuse(
-    grid: &Grid,
+    proxy: &ProxyState,
     request: &mut Session,
     refusal: &Refusal,
     downstream: &Downstream,
 ) -> pingora::Result<()> {
-    grid.refused(refusal, downstream.connection.client());
+    proxy.refused(refusal, downstream.connection.client());
     let head = request.as_downstream().req_header();
     let (body, content_type) = refusal.body(session_request::is_playwright(&head.headers));
     let mut header = response(refusal.status(), content_type, body.len())?;
@@ -324,7 +328,7 @@ async fn write(request: &mut Session, header: ResponseHeader, body: Bytes) -> pi
     Ok(())
 }
 
-impl Grid {
+impl ProxyState {
     /// Open or reserved sessions of the whole grid; of this proxy alone while the store is away.
     pub async fn active_sessions(&self) -> u64 {
         match self.store.active_sessions().await {

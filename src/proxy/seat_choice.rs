@@ -167,9 +167,9 @@ mod tests {
     const LANGUAGE: &str = r#"{"args":["--lang=de-DE"],"headless":false}"#;
 
     /// A grid of these seats, whose shared browsers have these launch options of themselves.
-    struct Grid(&'static [SeatKind], &'static str);
+    struct ProxyState(&'static [SeatKind], &'static str);
 
-    impl Offer for Grid {
+    impl Offer for ProxyState {
         fn usual_seat(&self, _: Browser) -> SeatKind {
             self.0.iter().copied().min().unwrap_or_default()
         }
@@ -184,21 +184,21 @@ mod tests {
         }
     }
 
-    const BOTH: Grid = Grid(&[SeatKind::Shared, SeatKind::Own], "{}");
-    const SHARED: Grid = Grid(&[SeatKind::Shared], "{}");
+    const BOTH: ProxyState = ProxyState(&[SeatKind::Shared, SeatKind::Own], "{}");
+    const SHARED: ProxyState = ProxyState(&[SeatKind::Shared], "{}");
 
-    fn ask(query: &str, header: &str, grid: &Grid) -> Result<SeatChoice, Refusal> {
+    fn ask(query: &str, header: &str, proxy: &ProxyState) -> Result<SeatChoice, Refusal> {
         let mut headers = HeaderMap::new();
         if !header.is_empty() {
             headers.insert(HEADER, header.parse().unwrap());
         }
         let browser = Browser::Chromium;
         let options = launch_options(Some(query), &headers, browser, &Permission::DEFAULT)?;
-        choose(Some(query), browser, None, options, grid)
+        choose(Some(query), browser, None, options, proxy)
     }
 
-    fn seat(query: &str, header: &str, grid: &Grid) -> (SeatKind, usize, bool) {
-        let choice = ask(query, header, grid).unwrap();
+    fn seat(query: &str, header: &str, proxy: &ProxyState) -> (SeatKind, usize, bool) {
+        let choice = ask(query, header, proxy).unwrap();
         let seat = choice.wanted.seat;
         (seat, choice.launch.args.len(), choice.note.is_some())
     }
@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn options_that_the_shared_browsers_have_take_a_shared_seat() {
-        let same = Grid(&[SeatKind::Shared, SeatKind::Own], LANGUAGE);
+        let same = ProxyState(&[SeatKind::Shared, SeatKind::Own], LANGUAGE);
         assert_eq!(seat("", LANGUAGE, &same), (SeatKind::Shared, 0, false));
         let other = r#"{"args":["--lang=fr"]}"#;
         assert_eq!(seat("", other, &same), (SeatKind::Own, 1, false));

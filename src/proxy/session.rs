@@ -9,7 +9,7 @@ use super::first_message::heard;
 use super::refusal::Refusal;
 use super::session_request::SessionRequest;
 use super::unserved::{never_served, refusal, try_elsewhere};
-use super::{Arrival, Grid};
+use super::{Arrival, ProxyState};
 use crate::admission::line::{LineTimeouts, Refused, SeatRequest};
 use crate::admission::tokens::{Identity, QuotaPermit};
 use crate::events::Kind;
@@ -84,23 +84,23 @@ impl Running {
 
 /// Serves one client: a session, or a refusal.
 pub(super) fn serve(
-    grid: Arc<Grid>,
+    proxy: Arc<ProxyState>,
     arrival: Arrival,
     stream: Stream,
     early: Vec<u8>,
 ) -> impl Future<Output = ()> + Send {
     // Boxed, so that an open session does not carry the size of what led to it; and outside of the
     // block, which would keep a place for everything it is given.
-    let opening = Box::pin(open(grid.clone(), arrival, stream, early));
+    let opening = Box::pin(open(proxy.clone(), arrival, stream, early));
     async move {
         let Some((running, ends, stop)) = opening.await else {
             return;
         };
-        let limits = SessionLimits::from(&grid.config.load().session);
+        let limits = SessionLimits::from(&proxy.config.load().session);
         let id = running.entry.id;
         let traffic = running.entry.traffic.clone();
         let over = tunnel::run(id, ends, limits, traffic, stop).await;
-        finish(&grid, &running, &over.ended);
+        finish(&proxy, &running, &over.ended);
         let client = running.give_back();
         over.part().await;
         drop(client);
@@ -110,7 +110,12 @@ pub(super) fn serve(
 type Opened = (Running, Ends, tokio::sync::oneshot::Receiver<tunnel::Close>);
 
 /// Queue, reservation, dial, 101. `None` when the client was refused or has gone.
-async fn open(grid: Arc<Grid>, arrival: Arrival, stream: Stream, early: Vec<u8>) -> Option<Opened> {
+async fn open(
+    proxy: Arc<ProxyState>,
+    arrival: Arrival,
+    stream: Stream,
+    early: Vec<u8>,
+) -> Option<Opened> {
     let mut client = Client { stream, early };
     let Arrival {
         wanted_session,
@@ -121,13 +126,13 @@ async fn open(grid: Arc<Grid>, arrival: Arrival, stream: Stream, early: Vec<u8>)
         client: client_guard,
     } = arrival;
     let seated = tokio::select! {
-        seated = find_seat(&grid, &wanted_session, &who, &quota_permit, came) => seated,
+        seated = find_seat(&proxy, &wanted_session, &who, &quota_permit, came) => seated,
         () = client.gone() => Err(NoSession::ClientGone),
     };
     let seated = match seated {
         Ok(seated) => seated,
         Err(NoSession::ClientGone) => {
-            grid.note_client_gone(
+            proxy.note_client_gone(
                 wanted_session.wanted.browser,
                 &who.tenant,
                 &connection,
@@ -136,7 +141,7 @@ async fn open(grid: Arc<Grid>, arrival: Arrival, stream: Stream, early: Vec<u8>)
             return None;
         }
         Err(NoSession::Refused(refusal)) => {
-            grid.count_refusal(&refusal);
+            proxy.count_refusal(&refusal);
             log::warn!(browser:% = wanted_session.wanted.browser, token = &*who.tenant,
                 client:% = connection.client(), reason = refusal.code().as_str(); "session refused");
             let note = (
@@ -159,7 +164,7 @@ async fn open(grid: Arc<Grid>, arrival: Arrival, stream: Stream, early: Vec<u8>)
         dial_time,
     } = seated;
     // Entered before the client can know of its session: whoever has read the 101 is listed.
-    let (entry, stop) = grid.registry.enter(SessionInfo {
+    let (entry, stop) = proxy.registry.enter(SessionInfo {
         id: seat.session(),
         worker: target.key.clone(),
         browser: target.key.browser,
@@ -184,10 +189,10 @@ async fn open(grid: Arc<Grid>, arrival: Arrival, stream: Stream, early: Vec<u8>)
     // The worker saw a client: its lifetime count stands, whether that one hears of it or not.
     seat.reached();
     if told.await.is_err() {
-        grid.note_client_gone(target.key.browser, &entry.token, &connection, came);
+        proxy.note_client_gone(target.key.browser, &entry.token, &connection, came);
         return None;
     }
-    grid.metrics.phases.upgrade.observe_time(begun.elapsed());
+    proxy.metrics.phases.upgrade.observe_time(begun.elapsed());
     let version = target.version.map_or("unknown".into(), |v| v.to_string());
     log::info!(session:% = entry.id, worker:% = target.key.id,
         browser:% = target.key.browser, version:% = version, token = &*entry.token,
@@ -208,7 +213,7 @@ async fn open(grid: Arc<Grid>, arrival: Arrival, stream: Stream, early: Vec<u8>)
         early: client.early.into(),
     };
     if wanted_session.speaks_anything {
-        client = heard(&grid.registry, id, client);
+        client = heard(&proxy.registry, id, client);
     }
     let ends = Ends {
         client,
@@ -223,13 +228,13 @@ async fn open(grid: Arc<Grid>, arrival: Arrival, stream: Stream, early: Vec<u8>)
 /// A seat on a worker that was dialled: the client's way through the line, as often as a worker
 /// cannot be dialled. The time it may take is that of [`admission::line`](crate::admission::line).
 async fn find_seat(
-    grid: &Arc<Grid>,
+    proxy: &Arc<ProxyState>,
     wanted_session: &SessionRequest,
     who: &Identity,
     quota_permit: &QuotaPermit,
     came: Instant,
 ) -> Result<Seated, NoSession> {
-    let config = grid.config.load_full();
+    let config = proxy.config.load_full();
     let request = SeatRequest {
         wanted: wanted_session.wanted,
         tenant: who.tenant.clone(),
@@ -239,13 +244,13 @@ async fn find_seat(
         waiting: config.queue.timeout,
         dial: config.selection.dial_timeout,
     };
-    let mut place = grid.queue.arrive(request, timeouts, came);
-    check(grid, wanted_session, quota_permit, &place).await?;
-    let refused = |tried, why| refusal(grid, &wanted_session.wanted, tried, why, came);
+    let mut place = proxy.queue.arrive(request, timeouts, came);
+    check(proxy, wanted_session, quota_permit, &place).await?;
+    let refused = |tried, why| refusal(proxy, &wanted_session.wanted, tried, why, came);
     place.enter();
     let mut tried = 0;
     loop {
-        let Grant { seat, target } = wait(grid, &mut place)
+        let Grant { seat, target } = wait(proxy, &mut place)
             .await?
             .map_err(|why| refused(tried, why))?;
         let waited = came.elapsed();
@@ -254,10 +259,10 @@ async fn find_seat(
         let can_be_shown = config.admin.live_view;
         let named = can_be_shown.then(|| wanted_session.handshake.of_session(seat.session()));
         let handshake = named.as_ref().unwrap_or(&wanted_session.handshake);
-        match grid.fleet.dial(&target, handshake, place.dial()).await {
+        match proxy.fleet.dial(&target, handshake, place.dial()).await {
             Ok(dialled) => {
                 let dial_time = dialling.elapsed();
-                grid.metrics.phases.dial.observe_time(dial_time);
+                proxy.metrics.phases.dial.observe_time(dial_time);
                 return Ok(Seated {
                     seat,
                     target,
@@ -269,7 +274,7 @@ async fn find_seat(
             Err(DialFailure::Worker(_)) => {}
             Err(DialFailure::Client(answer)) => {
                 drop(seat);
-                try_elsewhere(grid, &wanted_session.wanted, answer, &mut place)?;
+                try_elsewhere(proxy, &wanted_session.wanted, answer, &mut place)?;
                 continue;
             }
             Err(DialFailure::Ours(shortage)) => return Err(Refusal::OutOf(shortage).into()),
@@ -286,15 +291,15 @@ async fn find_seat(
 /// What needs no seat: that there are workers which the client can use, and that its tenant may
 /// have one more session. The store may be slow to say so; the client's time runs meanwhile.
 async fn check(
-    grid: &Grid,
+    proxy: &ProxyState,
     wanted_session: &SessionRequest,
     quota_permit: &QuotaPermit,
     place: &PlaceGuard,
 ) -> Result<(), Refusal> {
-    if let Some(refusal) = never_served(grid, &wanted_session.wanted) {
+    if let Some(refusal) = never_served(proxy, &wanted_session.wanted) {
         return Err(refusal);
     }
-    let asking = quota::is_within(&*grid.store, quota_permit);
+    let asking = quota::is_within(&*proxy.store, quota_permit);
     let Some(until) = place.waits_until() else {
         return Ok(());
     };
@@ -307,13 +312,16 @@ async fn check(
 
 /// Waits for the grant of one who stands in line. A proxy that drains lets nobody wait on; who has
 /// a grant by then is served.
-async fn wait(grid: &Arc<Grid>, place: &mut PlaceGuard) -> Result<Result<Grant, Refused>, Refusal> {
-    grid.fleet.serve_newcomer(place.browser()).await;
+async fn wait(
+    proxy: &Arc<ProxyState>,
+    place: &mut PlaceGuard,
+) -> Result<Result<Grant, Refused>, Refusal> {
+    proxy.fleet.serve_newcomer(place.browser()).await;
     if let Some(answer) = place.answered() {
         return Ok(answer);
     }
-    let _waiting = ObserveWait(grid, Instant::now());
-    let mut draining = grid.draining.subscribe();
+    let _waiting = ObserveWait(proxy, Instant::now());
+    let mut draining = proxy.draining.subscribe();
     tokio::select! {
         biased;
         answer = place.granted() => Ok(answer),
@@ -322,17 +330,17 @@ async fn wait(grid: &Arc<Grid>, place: &mut PlaceGuard) -> Result<Result<Grant, 
 }
 
 /// Observes how long somebody stood in line, however that ended.
-struct ObserveWait<'a>(&'a Grid, Instant);
+struct ObserveWait<'a>(&'a ProxyState, Instant);
 
 impl Drop for ObserveWait<'_> {
     fn drop(&mut self) {
-        let ObserveWait(grid, begun) = self;
-        grid.metrics.phases.queue.observe_time(begun.elapsed());
-        grid.metrics.queue_wait.observe_time(begun.elapsed());
+        let ObserveWait(proxy, begun) = self;
+        proxy.metrics.phases.queue.observe_time(begun.elapsed());
+        proxy.metrics.queue_wait.observe_time(begun.elapsed());
     }
 }
 
-fn finish(grid: &Grid, running: &Running, ended: &Ended) {
+fn finish(proxy: &ProxyState, running: &Running, ended: &Ended) {
     let info = &*running.entry;
     let lasted = info.since.elapsed();
     let traffic = &info.traffic;
@@ -342,9 +350,9 @@ fn finish(grid: &Grid, running: &Running, ended: &Ended) {
         ended_by:% = ended.by, why:% = ended.why, code = ended.code.unwrap_or(code::ABNORMAL); "session ended");
     if !matches!(ended.why, EndReason::Closed | EndReason::ClientGone) {
         let (why, worker) = (ended.why.as_str(), info.worker.id.as_str());
-        grid.events.note(Kind::Session, why, Some(worker));
+        proxy.events.note(Kind::Session, why, Some(worker));
     }
-    let metrics = &grid.metrics;
+    let metrics = &proxy.metrics;
     let outcome = [info.browser.as_str(), ended.why.as_str()];
     metrics.sessions_total.with_label_values(&outcome).inc();
     metrics.session_duration.observe_time(lasted);

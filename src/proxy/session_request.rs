@@ -44,7 +44,7 @@ pub const BROWSER_HEADER: &str = "x-playwright-browser";
 /// Sent by `connect`, empty where nothing is exposed.
 const PROXY_HEADER: &str = "x-playwright-proxy";
 
-/// A wish for a session, well-formed but not yet granted.
+/// A request for a session, well-formed but not yet granted.
 #[derive(Debug, PartialEq, Eq)]
 pub struct SessionRequest {
     pub wanted: Wanted,
@@ -89,7 +89,7 @@ pub fn is_playwright(headers: &HeaderMap) -> bool {
     user_agent(headers).is_some_and(|agent| agent.starts_with("Playwright/"))
 }
 
-/// Reads the wish out of an upgrade request. What the client does not say is said by what the grid has.
+/// Reads what session an upgrade request asks for. What the client does not say is said by what the grid has.
 pub fn read(
     query: Option<&str>,
     headers: &HeaderMap,
@@ -158,7 +158,7 @@ pub fn check_cdp(query: Option<&str>) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Reads the wish for a browser that is driven by the DevTools protocol.
+/// Reads the request for a browser that is driven by the DevTools protocol.
 pub fn read_cdp(
     query: Option<&str>,
     headers: &HeaderMap,

@@ -1,6 +1,6 @@
 //! What a client hears for whom there was no seat: which of the reasons is the true one.
 
-use super::Grid;
+use super::ProxyState;
 use super::refusal::Refusal;
 use crate::admission::line::Refused;
 use crate::fleet::{Instead, NoSeat, PlaceGuard, WorkerAnswer};
@@ -9,7 +9,7 @@ use std::time::Instant;
 
 /// What a client is told that the line has refused.
 pub(super) fn refusal(
-    grid: &Grid,
+    proxy: &ProxyState,
     wanted: &Wanted,
     tried: usize,
     why: Refused,
@@ -17,18 +17,18 @@ pub(super) fn refusal(
 ) -> Refusal {
     match why {
         Refused::Full => Refusal::QueueFull {
-            max_waiting: grid.config.load().queue.max_waiting,
+            max_waiting: proxy.config.load().queue.max_waiting,
         },
         Refused::StoreAway => Refusal::StoreAway,
         Refused::NotDialled => Refusal::NotDialled { tried },
         Refused::TimedOut | Refused::NeverServed => {
-            if let Some(refusal) = never_served(grid, wanted) {
+            if let Some(refusal) = never_served(proxy, wanted) {
                 return refusal;
             }
-            if grid.fleet.waits_for_store() {
+            if proxy.fleet.waits_for_store() {
                 return Refusal::StoreAway;
             }
-            let why = grid.fleet.why_no_seat(wanted, tried > 0);
+            let why = proxy.fleet.why_no_seat(wanted, tried > 0);
             if tried > 0 && why != NoSeat::AllTaken {
                 return Refusal::NotDialled { tried };
             }
@@ -48,13 +48,13 @@ pub(super) fn refusal(
 ///
 /// What it is told otherwise: of its version, which ones there are.
 pub(super) fn try_elsewhere(
-    grid: &Grid,
+    proxy: &ProxyState,
     wanted: &Wanted,
     answer: WorkerAnswer,
     place: &mut PlaceGuard,
 ) -> Result<(), Refusal> {
     let mismatch = answer.is_version_mismatch();
-    if mismatch && let Some(refusal) = never_served(grid, wanted) {
+    if mismatch && let Some(refusal) = never_served(proxy, wanted) {
         return Err(refusal);
     }
     let may_fit = mismatch && answer.server_version().is_some();
@@ -65,9 +65,9 @@ pub(super) fn try_elsewhere(
 }
 
 /// There are workers, and none that the client could use.
-pub(super) fn never_served(grid: &Grid, wanted: &Wanted) -> Option<Refusal> {
+pub(super) fn never_served(proxy: &ProxyState, wanted: &Wanted) -> Option<Refusal> {
     let Wanted { browser, seat, .. } = *wanted;
-    Some(match grid.fleet.instead_of(wanted)? {
+    Some(match proxy.fleet.instead_of(wanted)? {
         Instead::Versions(available) => Refusal::NoSuchVersion {
             browser,
             client: wanted.version?,

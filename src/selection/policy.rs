@@ -216,12 +216,12 @@ pub fn rank<'a>(workers: &'a [Facts], policy: &Policy, wanted: &Wanted) -> Vec<&
     ranked.sort_by_cached_key(|worker| {
         let bounds = policy.bounds(worker.size);
         let tier = tier(worker);
-        let by_load = match bounds.excess(worker.lifetime) {
+        let by_strategy = match bounds.excess(worker.lifetime) {
             Some(excess) => (excess, worker.active),
             None => order(policy.strategy, worker, bounds.left(worker.lifetime)),
         };
         let by_age = (worker.started_at, worker.key.id.clone());
-        (worker.suspected, tier, by_load, by_age)
+        (worker.suspected, tier, by_strategy, by_age)
     });
     ranked
 }

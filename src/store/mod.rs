@@ -241,7 +241,7 @@ pub trait WorkerStore: Send + Sync + 'static {
     /// workers of its browser at most `max_out` are out by such an order at a time. A turn ends
     /// when a new worker of the browser registers after the ordered one has gone, or after
     /// `turn`. Returns whether it was ordered; one that has its turn already is ordered again.
-    async fn order_recycle_in_turn(
+    async fn order_recycle_with_permit(
         &self,
         worker: &WorkerKey,
         ttl: Duration,

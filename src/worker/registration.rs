@@ -264,7 +264,7 @@ impl Registration {
         let time = config.worker.drain_timeout + config.worker.start_timeout;
         let store = &self.registrar.store;
         let requested = store
-            .order_recycle_in_turn(&self.record.key, ttl, max_out, time)
+            .order_recycle_with_permit(&self.record.key, ttl, max_out, time)
             .await;
         self.registrar.note(requested);
     }

@@ -141,7 +141,7 @@ impl Shell {
             // again who is still there.
             Some(Event::Recycle(key) | Event::Gone(key)) => {
                 if let Some(generation) = self.generation_of(&key) {
-                    self.ask_for_beat(generation);
+                    self.request_heartbeat(generation);
                 }
             }
             Some(Event::Suspect(key)) => {
@@ -154,7 +154,7 @@ impl Shell {
             Some(Event::Resync | Event::Reachable(true)) | None => {
                 let all: Vec<Generation> = self.lives.keys().copied().collect();
                 all.into_iter()
-                    .for_each(|generation| self.ask_for_beat(generation));
+                    .for_each(|generation| self.request_heartbeat(generation));
             }
         }
     }
@@ -164,7 +164,7 @@ impl Shell {
         found.map(|(generation, _)| *generation)
     }
 
-    fn ask_for_beat(&self, generation: Generation) {
+    fn request_heartbeat(&self, generation: Generation) {
         self.set_desired(generation, |desired| desired.heartbeats_requested += 1);
     }
 
@@ -234,7 +234,7 @@ impl Shell {
                 if let Some(life) = self.lives.get_mut(&generation) {
                     life.claim = None;
                 }
-                self.tell_ready(generation);
+                self.report_ready(generation);
             }
             Output::Recycling(generation, reason) => {
                 self.set_desired(generation, |desired| desired.recycled = Some(reason));
@@ -353,7 +353,7 @@ impl Shell {
         }
     }
 
-    fn tell_ready(&mut self, generation: Generation) {
+    fn report_ready(&mut self, generation: Generation) {
         let up = self
             .lives
             .get(&generation)

@@ -114,7 +114,7 @@ impl Supervision {
     /// Starts what the generation consists of, and opens the way to it.
     async fn start(self: &Arc<Self>) -> Result<(Started, Route), String> {
         let shared = &self.shared;
-        let toolchain = shared.toolchain.as_of_now();
+        let toolchain = shared.toolchain.reread();
         let mut warm = self.warm(toolchain.clone(), self.at_once).await?;
         let took = warm.took;
         let browser_version = warm.prober.as_ref().and_then(Prober::browser_version);

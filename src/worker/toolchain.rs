@@ -97,7 +97,7 @@ const STOCK_FIREFOX: std::ops::RangeInclusive<u16> = 62..=64;
 impl Toolchain {
     /// The same with the version that the package has at this moment: it may have been upgraded in place, and
     /// the next server will be of the new one.
-    pub fn as_of_now(&self) -> Toolchain {
+    pub fn reread(&self) -> Toolchain {
         let mut toolchain = self.clone();
         if let Ok((release, version)) = read_version(&self.playwright) {
             toolchain.release = release;

@@ -177,7 +177,7 @@ async fn proxies_do_their_part(proxies: &[RedisStore; 2]) {
     assert!(done("a quota", async || one.hold(quota).await).await);
     let c = &key("c");
     done("register", async || one.register(&record(c), TTL).await).await;
-    let turn = async || one.order_recycle_in_turn(c, TTL, 1, TTL).await;
+    let turn = async || one.order_recycle_with_permit(c, TTL, 1, TTL).await;
     assert!(done("a turn", turn).await);
     done("a word to a worker", async || one.suspect(c).await).await;
     done("recycles", async || one.recycles().await).await;

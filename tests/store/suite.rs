@@ -351,7 +351,7 @@ async fn workers_are_out_by_turns(grid: impl Grid) {
         one.register(&record(worker), TTL).await.unwrap();
     }
     let turn = async |store: &dyn Store, worker| {
-        let ordered = store.order_recycle_in_turn(worker, TTL, 1, TTL);
+        let ordered = store.order_recycle_with_permit(worker, TTL, 1, TTL);
         ordered.await.unwrap()
     };
     assert!(turn(&*one, &a).await);

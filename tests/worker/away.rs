@@ -95,7 +95,7 @@ impl WorkerStore for Patchy {
         self.memory.order_recycle(worker, ttl).await
     }
 
-    async fn order_recycle_in_turn(
+    async fn order_recycle_with_permit(
         &self,
         worker: &WorkerKey,
         ttl: Duration,
@@ -103,7 +103,7 @@ impl WorkerStore for Patchy {
         turn: Duration,
     ) -> Result<bool, StoreError> {
         self.memory
-            .order_recycle_in_turn(worker, ttl, max_out, turn)
+            .order_recycle_with_permit(worker, ttl, max_out, turn)
             .await
     }
 

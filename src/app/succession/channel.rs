@@ -25,10 +25,10 @@ pub struct Channel {
 
 impl Channel {
     /// # Errors
-    /// [`Failure::Stranger`] when another user's process is at the other end.
+    /// [`Failure::OtherUser`] when another user's process is at the other end.
     pub fn new(stream: UnixStream) -> Result<Channel, Failure> {
         if stream.peer_cred()?.uid() != geteuid().as_raw() {
-            return Err(Failure::Stranger);
+            return Err(Failure::OtherUser);
         }
         Ok(Channel {
             stream,

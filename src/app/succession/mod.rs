@@ -61,7 +61,7 @@ pub enum Failure {
     #[error("nobody takes over at {0}: start `playhouse proxy --upgrade` first, then send SIGQUIT")]
     NoSuccessor(String),
     #[error("the process at the other end belongs to another user")]
-    Stranger,
+    OtherUser,
     #[error("the other process has gone")]
     Gone,
     #[error("the new process cannot take over: {0}")]

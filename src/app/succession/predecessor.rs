@@ -72,7 +72,7 @@ impl UpgradeSocket {
             let (stream, _) = self.listener.accept().await?;
             match offer(stream).await {
                 // Others may have connected before the file was protected.
-                Err(Failure::Stranger) => {
+                Err(Failure::OtherUser) => {
                     log::warn!("a process of another user wants to be replaced")
                 }
                 other => return other,

@@ -84,7 +84,7 @@ element! {
     /// Its Playwright's version.
     version: Version, known_version();
 
-    /// What its clients get.
+    /// Kind of seat for its clients.
     seat: SeatKind = SeatKind::Shared, seat();
 }
 

@@ -38,7 +38,7 @@ impl WorkerStore for MemoryStore {
         Ok(())
     }
 
-    async fn order_recycle_in_turn(
+    async fn order_recycle_with_permit(
         &self,
         worker: &WorkerKey,
         ttl: Duration,

@@ -210,9 +210,9 @@ async fn serve(
     };
     let keep = keeper::keep(inner.clone());
     let deliver = upkeep::deliver(inner.clone());
-    let release = seats::tell_releases(inner.clone());
+    let release = seats::send_releases(inner.clone());
     let answer = peers::serve(inner.clone(), questions);
-    let obey = upkeep::look_up_orders(inner.clone(), orders);
+    let deliver_orders = upkeep::look_up_orders(inner.clone(), orders);
     let mend = mistyped::mend(inner.clone());
     let duties = async {
         match inner.role {
@@ -228,7 +228,7 @@ async fn serve(
         }
     };
     tokio::select! {
-        _ = async { tokio::join!(keep, deliver, release, answer, obey, mend, duties) } => {}
+        _ = async { tokio::join!(keep, deliver, release, answer, deliver_orders, mend, duties) } => {}
         _ = stopped => inner.bye().await,
     }
 }

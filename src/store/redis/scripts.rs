@@ -57,7 +57,7 @@ scripts!(
     mend,
     reap,
     recycle,
-    recycle_in_turn,
+    recycle_with_permit,
     register,
     release,
     reseat,

@@ -102,7 +102,7 @@ impl SeatStore for RedisStore {
         if !self.inner.ledger().release(session, refund) {
             return Ok(());
         }
-        self.tell_release(session).await
+        self.send_release(session).await
     }
 
     fn adopt(&self, session: SessionId, worker: &WorkerKey) {
@@ -141,7 +141,7 @@ impl RedisStore {
     ) -> Result<Reserved, StoreError> {
         let inner = &*self.inner;
         if !inner.ledger().begin(session) {
-            self.tell_release(session).await?;
+            self.send_release(session).await?;
             inner.ledger().begin(session);
         }
         let asking = Asking {
@@ -176,7 +176,7 @@ impl RedisStore {
 
     /// Tells Redis of a session that ended, together with all others that end meanwhile. The ledger keeps
     /// it until Redis has confirmed.
-    async fn tell_release(&self, session: SessionId) -> Result<(), StoreError> {
+    async fn send_release(&self, session: SessionId) -> Result<(), StoreError> {
         let inner = &*self.inner;
         let mut rounds = inner.release_rounds.subscribe();
         inner.ended.notify_one();
@@ -193,7 +193,7 @@ impl RedisStore {
 
 /// Tells Redis of sessions that ended. One call is on its way at a time: what ends meanwhile goes with
 /// the next one.
-pub async fn tell_releases(inner: Arc<Inner>) {
+pub async fn send_releases(inner: Arc<Inner>) {
     loop {
         inner.ended.notified().await;
         loop {

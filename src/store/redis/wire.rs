@@ -203,7 +203,7 @@ pub type LineAnswer = (
     i64,
 );
 
-/// Reads it.
+/// Reads the answer of `line.lua`.
 pub fn served(answer: &LineAnswer) -> Option<Served> {
     let (verb, places, grants, looked_at, revision, elsewhere, _) = answer;
     if verb == "unknown" {

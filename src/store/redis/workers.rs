@@ -26,7 +26,7 @@ impl WorkerStore for RedisStore {
         self.inner.link.invoke::<u8>(&call).await.map(|_| ())
     }
 
-    async fn order_recycle_in_turn(
+    async fn order_recycle_with_permit(
         &self,
         worker: &WorkerKey,
         ttl: Duration,
@@ -34,7 +34,11 @@ impl WorkerStore for RedisStore {
         turn: Duration,
     ) -> Result<bool, StoreError> {
         let keys = &self.inner.keys;
-        let mut call = self.inner.scripts.recycle_in_turn.key(keys.record(worker));
+        let mut call = self
+            .inner
+            .scripts
+            .recycle_with_permit
+            .key(keys.record(worker));
         call.key(keys.command(worker))
             .key(keys.turns(worker.browser))
             .arg(worker.to_string())

@@ -103,7 +103,7 @@ struct Open {
     /// How to end each.
     stops: HashMap<u64, oneshot::Sender<Close>>,
     /// What the sessions are told at the end; nobody is let in once it is known.
-    last_word: Option<Close>,
+    farewell_close: Option<Close>,
 }
 
 impl Connections {
@@ -116,30 +116,32 @@ impl Connections {
     /// which they know by name. Those that they have not ended by [`end`](Connections::end), because they do not
     /// hear of it, are told then.
     pub fn close(&self, why: Option<&str>) {
-        let last_word = match why {
+        let farewell_close = match why {
             Some(why) => Close::worker_condemned(None, why),
             None => Close::worker_draining(None),
         };
-        self.lock().last_word.get_or_insert(last_word);
+        self.lock().farewell_close.get_or_insert(farewell_close);
     }
 
     /// Ends whoever is still there after [`close`](Connections::close); without that, nobody. To be called
     /// before the browser is ended: a session that is told reads why, and not that its connection broke.
     pub fn end(&self) {
         let mut open = self.lock();
-        let Some(last_word) = open.last_word.clone() else {
+        let Some(farewell_close) = open.farewell_close.clone() else {
             return;
         };
         for (_, stop) in open.stops.drain() {
             // A session that ended meanwhile needs no word.
-            stop.send(last_word.clone()).ok();
+            stop.send(farewell_close.clone()).ok();
         }
     }
 
     /// Why nobody is let in, when that is so.
     pub(super) fn closed(&self) -> Option<String> {
         let open = self.lock();
-        open.last_word.as_ref().map(|it| it.reason().to_owned())
+        open.farewell_close
+            .as_ref()
+            .map(|it| it.reason().to_owned())
     }
 
     pub(super) fn upstream(&self) -> &Upstream {

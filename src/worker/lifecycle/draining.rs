@@ -89,7 +89,7 @@ impl Lifecycle {
         self.learn(generation, |life| {
             life.phase = Phase::Draining {
                 until,
-                sealed: false,
+                confirmed: false,
                 memory: life.memory,
             };
         });

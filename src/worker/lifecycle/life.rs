@@ -16,7 +16,7 @@ pub(super) enum Phase {
         /// When its sessions are ended, if ever.
         until: Option<Instant>,
         /// The store knows that it drains: no session is added.
-        sealed: bool,
+        confirmed: bool,
         /// What it used when it began to drain.
         memory: u64,
     },
@@ -101,10 +101,10 @@ impl Life {
 
     /// The store took a heartbeat that said `status`.
     pub fn status_written(&mut self, status: WorkerStatus) {
-        if let Phase::Draining { sealed, .. } = &mut self.phase
+        if let Phase::Draining { confirmed, .. } = &mut self.phase
             && status != WorkerStatus::Available
         {
-            *sealed = true;
+            *confirmed = true;
         }
     }
 
@@ -134,7 +134,7 @@ impl Life {
     /// Whether its last session has ended, as far as anybody knows.
     pub fn is_empty(&self) -> bool {
         let trusted = match self.phase {
-            Phase::Draining { sealed, .. } => sealed && !self.miscounted,
+            Phase::Draining { confirmed, .. } => confirmed && !self.miscounted,
             _ => !self.miscounted,
         };
         self.quiet || trusted && self.counts.active == 0

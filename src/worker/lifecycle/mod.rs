@@ -61,7 +61,7 @@ const EVICTION_GRACE: Duration = Duration::from_secs(2);
 pub struct Lifecycle {
     lives: BTreeMap<Generation, Life>,
     /// How many generations there have been.
-    born: u64,
+    started_generations: u64,
     /// From the order to start a server until it was warm, as it has to be reckoned with.
     lead: Duration,
     fill: FillRate,
@@ -97,7 +97,7 @@ impl Default for Lifecycle {
     fn default() -> Self {
         Lifecycle {
             lives: BTreeMap::new(),
-            born: 0,
+            started_generations: 0,
             lead: FIRST_LEAD,
             fill: FillRate::default(),
             usual: 0,
@@ -124,7 +124,7 @@ impl Lifecycle {
             self.end_growing(&mut step);
             self.end_drained(&mut step);
             if self.ending.is_none() {
-                self.forgive(now);
+                self.reset_setbacks(now);
                 self.decide_who_leaves(&mut step);
                 match rules.mode {
                     RecycleMode::MakeBeforeBreak => self.make_before_break(&mut step),
@@ -276,7 +276,7 @@ impl Lifecycle {
         pause
     }
 
-    fn forgive(&mut self, now: Instant) {
+    fn reset_setbacks(&mut self, now: Instant) {
         let sound = |life: &Life| {
             life.phase == Phase::Available && life.age(now).is_some_and(|age| age >= SOUND_AFTER)
         };
@@ -329,10 +329,10 @@ impl Lifecycle {
     fn spawn(&mut self, step: &mut Step<'_>) {
         if self.not_before.is_none_or(|time| step.now >= time) {
             self.not_before = None;
-            self.born += 1;
-            let generation = Generation(self.born);
+            self.started_generations += 1;
+            let generation = Generation(self.started_generations);
             // The first ones of a process all start together, and take turns.
-            let at_once = self.born > 1 && self.available().is_empty();
+            let at_once = self.started_generations > 1 && self.available().is_empty();
             self.lives.insert(generation, Life::new(step.now));
             step.todo.push(Output::Spawn {
                 generation,

@@ -3,11 +3,11 @@
 //!
 //! The gateway asks [`OwnSeats`] for a browser and holds the [`OwnBrowser`] that it gets for as long as the
 //! session lasts: dropping that is how the browser ends, whatever else happens. The `pool` behind it is
-//! a task of the worker's, because it starts and ends processes; those of a generation are its `pools`. How many are kept is decided in
-//! [`spares`].
+//! a task of the worker's, because it starts and ends processes; those of a generation are its `pools`. How
+//! many are kept is decided in [`spares`].
 //!
 //! There are browsers behind a Playwright server, and, of Chromium, such that are driven over a
-//! [`pipe`]; each kind has a pool of its own. Those with launch options of a client are started when it
+//! [`pipe`], and checked over it by [`pipe_prober`]; each kind has a pool of its own. Those with launch options of a client are started when it
 //! comes ([`Launches`]). All together have the worker's seats.
 
 mod launches;
