@@ -4,7 +4,7 @@
 
 use super::replica_set::{Candidate, Phase, first_to_go};
 use playhouse::config::Strategy;
-use playhouse::kubernetes::{Annotated, Load, Loads, SETTLED};
+use playhouse::kubernetes::{Annotated, PodUse, PodUses, SETTLED};
 use playhouse::model::{Browser, Pod, SeatKind, Size, WorkerKey};
 use playhouse::selection::{Facts, Index, Policy, Wanted, worker_key};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -73,7 +73,7 @@ pub struct Cluster {
     index: Index,
     /// When each came, and how long it wants to stay.
     waiting: VecDeque<(u64, u64)>,
-    loads: Loads,
+    loads: PodUses,
     epoch: Instant,
     serial: usize,
     pub outcome: Outcome,
@@ -92,7 +92,7 @@ impl Cluster {
                 ceiling: None,
             }),
             waiting: VecDeque::new(),
-            loads: Loads::default(),
+            loads: PodUses::default(),
             epoch: Instant::now(),
             serial: 0,
             outcome: Outcome::default(),
@@ -328,7 +328,7 @@ impl Cluster {
                 .pods
                 .get_mut(&pod.name)
                 .expect("it has sessions or none");
-            told.cost = if load == Load::Busy { 100 } else { 0 };
+            told.cost = if load == PodUse::Busy { 100 } else { 0 };
         }
     }
 }

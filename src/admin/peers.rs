@@ -24,7 +24,7 @@ const MAX_SESSIONS: usize = 1000;
 /// What proxies ask each other, as JSON.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-enum PeerQuery {
+enum AdminQuestion {
     /// Answered with [`SessionList`].
     Sessions,
     /// Answered with whether it was open; it ends then.
@@ -66,15 +66,15 @@ pub fn serve_peers(store: &dyn Store, registry: Arc<Registry>, queue: Arc<Queue>
 
 fn answer(registry: &Registry, queue: &Queue, question: &str) -> String {
     match serde_json::from_str(question) {
-        Ok(PeerQuery::Sessions) => {
+        Ok(AdminQuestion::Sessions) => {
             let mut sessions = sessions(registry);
             let unlisted = sessions.len().saturating_sub(MAX_SESSIONS);
             sessions.truncate(MAX_SESSIONS);
             text(&SessionList { sessions, unlisted })
         }
-        Ok(PeerQuery::Kill(session)) => text(&end(registry, session)),
-        Ok(PeerQuery::WorkerOf(session)) => text(&worker_of(registry, session)),
-        Ok(PeerQuery::Waiting) => text(&WaitingClients::of(queue)),
+        Ok(AdminQuestion::Kill(session)) => text(&end(registry, session)),
+        Ok(AdminQuestion::WorkerOf(session)) => text(&worker_of(registry, session)),
+        Ok(AdminQuestion::Waiting) => text(&WaitingClients::of(queue)),
         // Of a version that knows more. Whoever asked makes nothing of this and counts us as silent.
         Err(_) => text(&()),
     }
@@ -96,7 +96,7 @@ fn end(registry: &Registry, session: SessionId) -> bool {
 pub(super) async fn all_sessions(proxy: &ProxyState) -> Sessions {
     let mut sessions = sessions(&proxy.registry);
     let mut others = Peers::default();
-    let question = text(&PeerQuery::Sessions);
+    let question = text(&AdminQuestion::Sessions);
     match proxy
         .store
         .query_peers(&question, PATIENCE, |_| false)
@@ -125,7 +125,7 @@ pub(super) async fn kill(proxy: &ProxyState, session: SessionId) -> Kill {
     if end(&proxy.registry, session) {
         return Kill::Done;
     }
-    let question = text(&PeerQuery::Kill(session));
+    let question = text(&AdminQuestion::Kill(session));
     let answers = match proxy
         .store
         .query_peers(&question, PATIENCE, |answer| {
@@ -155,7 +155,7 @@ pub(super) async fn whereabouts(proxy: &ProxyState, session: SessionId) -> Where
     if let Some(worker) = worker_of(&proxy.registry, session) {
         return Whereabouts::On(worker);
     }
-    let question = text(&PeerQuery::WorkerOf(session));
+    let question = text(&AdminQuestion::WorkerOf(session));
     let known = |answer: &str| matches!(parse_worker(answer), Some(Some(_)));
     let answers = match proxy.store.query_peers(&question, PATIENCE, known).await {
         Ok(answers) => answers,
@@ -175,12 +175,12 @@ pub(super) async fn whereabouts(proxy: &ProxyState, session: SessionId) -> Where
     Whereabouts::Unknown(format!("no answer from {}", silent.join(", ")))
 }
 
-/// What another proxy answered to [`PeerQuery::WorkerOf`].
+/// What another proxy answered to [`AdminQuestion::WorkerOf`].
 fn parse_worker(answer: &str) -> Option<Option<WorkerKey>> {
     serde_json::from_str(answer).ok()
 }
 
-/// What another proxy answered to [`PeerQuery::Kill`].
+/// What another proxy answered to [`AdminQuestion::Kill`].
 fn parse_killed(answer: &str) -> Option<bool> {
     serde_json::from_str(answer).ok()
 }
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn who_waits_is_asked_as_it_is_answered() {
-        assert_eq!(text(&PeerQuery::Waiting), QUESTION);
+        assert_eq!(text(&AdminQuestion::Waiting), QUESTION);
         let answer = answer(&Registry::new(), &Queue::new(), QUESTION);
         assert!(
             serde_json::from_str::<WaitingClients>(&answer).is_ok(),

@@ -70,7 +70,8 @@ pub struct Peers {
     pub error: Option<String>,
 }
 
-/// One session.
+/// One session. Also what proxies tell each other: a field that is added has to have a default, or the answers
+/// of older proxies cannot be read.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Session {
@@ -192,7 +193,7 @@ pub(super) fn sessions(registry: &Registry) -> Vec<Session> {
         worker: info.worker.id.to_string(),
         browser: info.browser,
         client: info.client.map(|address| address.to_string()),
-        token: (!info.token.is_empty()).then(|| info.token.to_string()),
+        token: (!info.tenant.is_empty()).then(|| info.tenant.to_string()),
         started_at: info.started_at,
         age_seconds: info.since.elapsed().as_secs_f64(),
         idle_seconds: info.traffic.idle().as_secs_f64(),

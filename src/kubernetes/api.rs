@@ -3,7 +3,7 @@
 //! Blocking, on a thread of their own: they are few. The `kube` crate would bring some sixty more
 //! crates for them.
 
-use super::load::{Annotated, Load};
+use super::pod_use::{Annotated, PodUse};
 use crate::model::Pod;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -73,7 +73,7 @@ impl Api {
 
     /// Makes the annotations of a pod say `load`. Another proxy may have done so already: then
     /// nothing is written.
-    pub fn annotate(&self, pod: &Pod, load: Load) -> Annotated {
+    pub fn annotate(&self, pod: &Pod, load: PodUse) -> Annotated {
         match self.try_annotate(pod, load) {
             Ok(told) => told,
             Err(why) => {
@@ -83,7 +83,7 @@ impl Api {
         }
     }
 
-    fn try_annotate(&self, pod: &Pod, load: Load) -> Result<Annotated, String> {
+    fn try_annotate(&self, pod: &Pod, load: PodUse) -> Result<Annotated, String> {
         let url = format!(
             "{}/api/v1/namespaces/{}/pods/{}",
             self.base, pod.namespace, pod.name
@@ -136,8 +136,8 @@ impl Api {
 
 /// What each autoscaler reads: the ReplicaSet, Karpenter, and the cluster autoscaler. All values are
 /// given, so that a patch and a comparison are the same for both loads.
-fn annotations(load: Load) -> Value {
-    let busy = load == Load::Busy;
+fn annotations(load: PodUse) -> Value {
+    let busy = load == PodUse::Busy;
     json!({
         "controller.kubernetes.io/pod-deletion-cost": if busy { BUSY_COST } else { "0" },
         "karpenter.sh/do-not-disrupt": busy.to_string(),

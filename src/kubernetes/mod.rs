@@ -5,10 +5,10 @@
 //! sessions could read it. Every proxy tells; what one has written the others find done.
 
 mod api;
-mod load;
+mod pod_use;
 
 pub use api::{Api, NoApi};
-pub use load::{Annotated, Load, Loads, SETTLED};
+pub use pod_use::{Annotated, PodUse, PodUses, SETTLED};
 
 use crate::fleet::Fleet;
 use crate::model::Pod;
@@ -58,7 +58,7 @@ pub fn host_of_environment() -> Option<String> {
 }
 
 fn annotate_forever(fleet: &Weak<Fleet>, api: &Api) {
-    let mut loads = Loads::default();
+    let mut loads = PodUses::default();
     while let Some(sessions) = fleet.upgrade().map(|fleet| sessions(&fleet, api)) {
         let due = loads.step(Instant::now(), &sessions);
         for (pod, load) in due.into_iter().take(MAX_PER_LOOK) {

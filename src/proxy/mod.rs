@@ -115,10 +115,10 @@ impl ProxyState {
     }
 
     /// Counts and logs a client that hung up before it had its 101.
-    fn note_client_gone(&self, browser: Browser, token: &str, client: &Connection, came: Instant) {
+    fn note_client_gone(&self, browser: Browser, tenant: &str, client: &Connection, came: Instant) {
         let reason = RefusalCode::ClientGone.as_str();
         self.metrics.rejections.with_label_values(&[reason]).inc();
-        log::info!(browser:%, token, client:% = client.client(), reason,
+        log::info!(browser:%, token = tenant, client:% = client.client(), reason,
             waited_ms = came.elapsed().as_millis() as u64;
             "client left before it had a session");
     }

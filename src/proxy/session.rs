@@ -169,7 +169,7 @@ async fn open(
         worker: target.key.clone(),
         browser: target.key.browser,
         client: Some(connection.client()),
-        token: who.tenant,
+        tenant: who.tenant,
         started_at: unix_millis(),
         since: Instant::now(),
         traffic: Arc::new(Traffic::new()),
@@ -189,13 +189,13 @@ async fn open(
     // The worker saw a client: its lifetime count stands, whether that one hears of it or not.
     seat.reached();
     if told.await.is_err() {
-        proxy.note_client_gone(target.key.browser, &entry.token, &connection, came);
+        proxy.note_client_gone(target.key.browser, &entry.tenant, &connection, came);
         return None;
     }
     proxy.metrics.phases.upgrade.observe_time(begun.elapsed());
     let version = target.version.map_or("unknown".into(), |v| v.to_string());
     log::info!(session:% = entry.id, worker:% = target.key.id,
-        browser:% = target.key.browser, version:% = version, token = &*entry.token,
+        browser:% = target.key.browser, version:% = version, token = &*entry.tenant,
         client:% = connection.client(), waited_ms = waited.as_millis() as u64, dial_ms = dial_time.as_millis() as u64;
         "session started");
     let id = entry.id;

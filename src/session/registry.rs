@@ -38,8 +38,8 @@ pub struct SessionInfo {
     pub worker: WorkerKey,
     pub browser: Browser,
     pub client: Option<IpAddr>,
-    /// Name of the token; empty without.
-    pub token: Arc<str>,
+    /// The owner of its token; empty without one.
+    pub tenant: Arc<str>,
     /// Milliseconds since the epoch, for people.
     pub started_at: u64,
     pub since: Instant,

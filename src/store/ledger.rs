@@ -19,7 +19,7 @@ pub struct Ledger {
     unseen: HashMap<WorkerKey, u32>,
     /// Leases found in the store that nobody here holds: given back when found twice.
     orphans: HashSet<SessionId>,
-    workers: HashMap<WorkerKey, Registration>,
+    workers: HashMap<WorkerKey, RegisteredWorker>,
     /// Workers whose deregistration the store has not confirmed.
     departed: HashSet<WorkerKey>,
     /// Seats that the store is being told of at this moment.
@@ -53,7 +53,7 @@ enum SyncState {
 
 /// A worker that this process registered.
 #[derive(Clone)]
-pub struct Registration {
+pub struct RegisteredWorker {
     pub record: WorkerRecord,
     /// When its record expires, as far as its agent's last sign of life goes, whether that reached
     /// the store or not.
@@ -316,13 +316,13 @@ impl Ledger {
         self.orphans = orphans;
     }
 
-    pub fn register(&mut self, record: &WorkerRecord, expires: Instant) -> Registration {
+    pub fn register(&mut self, record: &WorkerRecord, expires: Instant) -> RegisteredWorker {
         self.departed.remove(&record.key);
         let (lifetime, active) = self
             .workers
             .get(&record.key)
             .map_or((0, 0), |known| (known.lifetime, known.active));
-        let registration = Registration {
+        let registration = RegisteredWorker {
             record: record.clone(),
             expires,
             lifetime,
@@ -361,8 +361,8 @@ impl Ledger {
     }
 
     /// The registered workers that are not overdue with a sign of life.
-    pub fn registrations(&self, now: Instant) -> Vec<Registration> {
-        let alive = |registration: &&Registration| registration.expires > now;
+    pub fn registrations(&self, now: Instant) -> Vec<RegisteredWorker> {
+        let alive = |registration: &&RegisteredWorker| registration.expires > now;
         self.workers.values().filter(alive).cloned().collect()
     }
 

@@ -96,6 +96,7 @@ impl Watch {
             next: None,
             end: None,
         };
+        // Of limits that are reached at once the first one here is told.
         if let Some(limit) = limits.max_duration {
             clock.end_at(Some(self.started + limit), EndReason::TooLong, limit);
         }

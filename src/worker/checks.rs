@@ -26,7 +26,9 @@ impl Supervision {
             tokio::time::sleep(CHECK_PAUSE).await;
             let pause = self.check_interval() - CHECK_PAUSE;
             // Whoever asks is answered by the check.
-            tokio::time::timeout(pause, self.look.notified()).await.ok();
+            tokio::time::timeout(pause, self.check_now.notified())
+                .await
+                .ok();
             let health = match probe.check(SUSPECT_AFTER).await {
                 Ok(()) => {
                     log::debug!(worker:% = self.key.id; "the browser opened a page");

@@ -1,5 +1,5 @@
-//! How fast a worker fills: sessions given to it per second, whichever of its browsers got them.
-//! Pure.
+//! How fast a worker fills: sessions given to it per second, whichever of its browsers got them. And how long
+//! before a need a browser has to be started. Pure.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -10,6 +10,36 @@ const WINDOW: Duration = Duration::from_secs(10);
 const SPACING: Duration = Duration::from_millis(250);
 /// A rate is never taken from less time than this: what comes at once is not a stream yet.
 const SHORTEST: Duration = Duration::from_secs(1);
+
+/// What is started for an expected need is started this much earlier.
+const LEAD_MARGIN: f64 = 1.5;
+/// A slow start is forgotten by this part with each one that is not.
+const LEAD_FADES: u32 = 8;
+
+/// How long a browser takes to be warm, as it has to be reckoned with.
+#[derive(Clone, Copy, Debug)]
+pub struct Lead(Duration);
+
+impl Lead {
+    /// After a first start that took so long, or is likely to.
+    pub fn first(took: Duration) -> Lead {
+        Lead(took)
+    }
+
+    /// A start took so long. One quick start does not mean that the next one is.
+    pub fn measured(&mut self, took: Duration) {
+        self.0 = took.max(self.0 - self.0 / LEAD_FADES);
+    }
+
+    pub fn time(&self) -> Duration {
+        self.0
+    }
+
+    /// So much before an expected need a start begins.
+    pub fn with_margin(&self) -> Duration {
+        self.0.mul_f64(LEAD_MARGIN)
+    }
+}
 
 /// The recent course of the number of sessions that one worker was ever given.
 #[derive(Debug, Default)]

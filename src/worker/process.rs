@@ -27,7 +27,7 @@ const STOP_PATIENCE: Duration = Duration::from_secs(5);
 const DROP_PATIENCE: Duration = Duration::from_millis(500);
 const DROP_POLL: Duration = Duration::from_millis(2);
 /// How long a server that does not answer may take to end, if it does.
-const LAST_CAUSE: Duration = Duration::from_secs(1);
+pub const LAST_CAUSE: Duration = Duration::from_secs(1);
 /// How long to listen for the last words of a server that ended.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 /// Longest line of output that is read as a whole.

@@ -26,7 +26,7 @@ struct GenerationHandles {
     /// Set once it is to have a record in the store.
     desired: Option<watch::Sender<Desired>>,
     /// Has its browser looked at at once.
-    look: Arc<Notify>,
+    check_now: Arc<Notify>,
     /// The memory that is kept for it until it serves.
     claim: Option<MemoryClaim>,
 }
@@ -147,7 +147,7 @@ impl Shell {
             Some(Event::Suspect(key)) => {
                 let life = self.generation_of(&key).and_then(|it| self.lives.get(&it));
                 if let Some(life) = life {
-                    life.look.notify_one();
+                    life.check_now.notify_one();
                 }
             }
             Some(Event::Worker(_) | Event::Reachable(false)) => {}
@@ -266,12 +266,12 @@ impl Shell {
         let id = format!("{:016x}", rand::random::<u64>());
         let key = WorkerKey::new(self.shared.toolchain.browser, id);
         let (server, desired) = watch::channel(DesiredServer::Serve);
-        let look = Arc::new(Notify::new());
+        let check_now = Arc::new(Notify::new());
         let supervision = Supervision {
             shared: Arc::clone(&self.shared),
             generation,
             at_once,
-            look: Arc::clone(&look),
+            check_now: Arc::clone(&check_now),
             key: key.clone(),
             store: self.registrar.store.clone(),
             desired,
@@ -284,7 +284,7 @@ impl Shell {
             server,
             up: None,
             desired: None,
-            look,
+            check_now,
             claim,
         };
         self.lives.insert(generation, life);

@@ -7,7 +7,7 @@ use super::lifecycle::Generation;
 use super::machine::WarmUpPermit;
 use super::own::{OwnPools, Processes};
 use super::probe::{CheckError, Prober};
-use super::process::{Launch, Server};
+use super::process::{LAST_CAUSE, Launch, Server};
 use super::progress::Progress;
 use super::toolchain::Toolchain;
 use crate::launch::LaunchOptions;
@@ -21,8 +21,6 @@ use tokio::time::Instant;
 
 /// Between two looks whether this process has a permit free.
 const PERMIT_RETRY: Duration = Duration::from_millis(50);
-/// How long to wait for the end of a server that has ceased to answer, to learn its cause.
-const LAST_CAUSE: Duration = Duration::from_secs(1);
 /// A browser that ends this soon after the kernel ended a process for want of memory died of it.
 const OOM_IS_THE_CAUSE: Duration = Duration::from_secs(3);
 
@@ -73,7 +71,7 @@ pub struct Supervision {
     /// Warm up without waiting for a permit: there is no seat without it.
     pub at_once: bool,
     /// Somebody suspects the browser: it is to be looked at at once.
-    pub look: Arc<Notify>,
+    pub check_now: Arc<Notify>,
     pub key: WorkerKey,
     pub store: Arc<dyn Store>,
     pub desired: watch::Receiver<DesiredServer>,

@@ -3,6 +3,7 @@
 //! is the caller's business.
 
 use super::address::ServerAddress;
+use super::own::pipe::END;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use std::fmt::Display;
@@ -11,8 +12,6 @@ use tokio::net::UnixStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{WebSocketStream, client_async};
 
-/// Ends a message where there are no frames.
-const END: u8 = 0;
 /// Largest message that is read where there are no frames, in bytes.
 const MAX_MESSAGE: usize = 16 << 20;
 

@@ -4,7 +4,7 @@ use super::keeper::millis;
 use super::link::Live;
 use super::{Inner, RedisStore, keys, upkeep, wire};
 use crate::model::{Counts, RecycleReason, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
-use crate::store::ledger::{Heartbeat, Registration};
+use crate::store::ledger::{Heartbeat, RegisteredWorker};
 use crate::store::{Event, HeartbeatReply, StoreError, WorkerStore, WorkerView};
 use async_trait::async_trait;
 use redis::{RedisResult, ScriptInvocation};
@@ -179,14 +179,14 @@ impl Inner {
     pub async fn write_registration(
         &self,
         live: &mut Live,
-        registration: &Registration,
+        registration: &RegisteredWorker,
     ) -> RedisResult<()> {
         let call = self.register_call(registration);
         let _: (u32, u32, u64) = call.invoke_async(&mut live.connection).await?;
         Ok(())
     }
 
-    pub fn register_call(&self, registration: &Registration) -> ScriptInvocation<'_> {
+    pub fn register_call(&self, registration: &RegisteredWorker) -> ScriptInvocation<'_> {
         let worker = &registration.record.key;
         let mut call = self.scripts.register.key(self.keys.record(worker));
         let (lifetime, active) = (registration.lifetime, registration.active);

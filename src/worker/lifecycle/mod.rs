@@ -1,6 +1,7 @@
 //! The life of a worker as a pure state machine: what to do next, given what happened and the time.
 //!
-//! A worker is a line of *generations*, each a browser server with an id of its own:
+//! A worker is a series of *generations*, each a browser server with an id of its own. No arrow leads back: what
+//! drains does not serve again.
 //!
 //! ```text
 //! Starting ── answered ─> Announcing ── registered ─> Available ── replaced, or told ─> Draining
@@ -32,19 +33,15 @@ pub use words::{Generation, Health, Input, Output, Room, Rules};
 
 use crate::config::RecycleMode;
 use crate::model::Counts;
-use crate::worker::fill::FillRate;
+use crate::worker::fill::{FillRate, Lead};
 use life::{Life, Phase};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// How long a replacement takes to be warm, until the first one has been measured.
 const FIRST_LEAD: Duration = Duration::from_secs(2);
-/// The replacement is started this much earlier than the expected need.
-const LEAD_MARGIN: f64 = 1.5;
 /// A measured memory counts for this part of what is usual, until others are measured.
 const USUAL_FADES: u64 = 8;
-/// A slow start is forgotten by this part with each one that is not.
-const LEAD_FADES: u32 = 8;
 /// A browser that lived this long was sound: what happened before it is forgiven.
 const SOUND_AFTER: Duration = Duration::from_secs(30);
 /// One that served this long before it died is replaced after the first pause.
@@ -63,7 +60,7 @@ pub struct Lifecycle {
     /// How many generations there have been.
     started_generations: u64,
     /// From the order to start a server until it was warm, as it has to be reckoned with.
-    lead: Duration,
+    lead: Lead,
     fill: FillRate,
     /// What a browser of this worker uses, in bytes: an average over the last ones, of the kind that
     /// forgets; 0 until one has been measured.
@@ -98,7 +95,7 @@ impl Default for Lifecycle {
         Lifecycle {
             lives: BTreeMap::new(),
             started_generations: 0,
-            lead: FIRST_LEAD,
+            lead: Lead::first(FIRST_LEAD),
             fill: FillRate::default(),
             usual: 0,
             no_room_told: false,
@@ -212,14 +209,10 @@ impl Lifecycle {
         life.answered = Some(step.now);
         // The first ones of a machine all start together, and wait longer for their turn than any
         // replacement will.
-        self.lead = match generation {
-            Generation(1) => took,
-            // One quick start does not mean that the next one is.
-            _ => step
-                .now
-                .duration_since(life.spawned)
-                .max(self.lead - self.lead / LEAD_FADES),
-        };
+        match generation {
+            Generation(1) => self.lead = Lead::first(took),
+            _ => self.lead.measured(step.now.duration_since(life.spawned)),
+        }
         step.todo.push(Output::Register(generation));
     }
 
@@ -286,8 +279,7 @@ impl Lifecycle {
     }
 
     fn decide_who_leaves(&mut self, step: &mut Step<'_>) {
-        let lead = self.lead.mul_f64(LEAD_MARGIN);
-        let expected = self.fill.expected(step.now, lead);
+        let expected = self.fill.expected(step.now, self.lead.with_margin());
         let all: u64 = self.lives.values().map(|life| life.memory).sum();
         for (generation, life) in &mut self.lives {
             if life.phase != Phase::Available || life.leaving.is_some() {

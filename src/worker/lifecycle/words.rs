@@ -4,7 +4,7 @@ use crate::config::RecycleMode;
 use crate::model::{Counts, RecycleReason, WorkerStatus};
 use std::time::Duration;
 
-/// One browser server in the line of a worker's.
+/// One browser server in the series of a worker's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Generation(pub u64);
 

@@ -6,6 +6,7 @@
 use super::pipe_prober::{Checked, PipeProber};
 use crate::worker::address::ServerAddress;
 use crate::worker::process::{Launch, Server, StartError, passed_on};
+use crate::worker::seal::ABOVE;
 use crate::worker::{group, plan, sandbox, spawn, tree};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::unistd::dup2_raw;
@@ -22,9 +23,6 @@ use tokio::process::Command;
 /// Where the browser reads and writes.
 const COMMANDS: i32 = 3;
 const ANSWERS: i32 = 4;
-/// The ends that the browser gets are moved above this, so that neither stands where the other one
-/// has to be.
-const ABOVE: i32 = 10;
 /// Ends a message.
 pub const END: u8 = 0;
 /// What a browser calls its own folder.

@@ -1,13 +1,9 @@
 //! How many browsers have to be warm before anybody asks for one: as many as the configuration wants
 //! in any case, and as many as are likely to be asked for while one starts. Pure.
 
-use crate::worker::fill::FillRate;
+use crate::worker::fill::{FillRate, Lead};
 use std::time::{Duration, Instant};
 
-/// A spare is started this much earlier than the expected need.
-const LEAD_MARGIN: f64 = 1.5;
-/// A slow start is forgotten by this part with each one that is not.
-const LEAD_FADES: u32 = 8;
 /// How long there may be more of them than are wanted, until the first one is ended: arrivals come in
 /// waves.
 const SURPLUS_STAYS: Duration = Duration::from_secs(30);
@@ -40,8 +36,7 @@ pub enum Advice {
 #[derive(Debug)]
 pub struct Spares {
     fill: FillRate,
-    /// How long a browser takes to be warm, as it has to be reckoned with.
-    lead: Duration,
+    lead: Lead,
     /// Starts that failed in a row.
     failures: u32,
     /// No spare is started before this.
@@ -54,7 +49,7 @@ impl Spares {
     pub fn new(lead: Duration) -> Spares {
         Spares {
             fill: FillRate::default(),
-            lead,
+            lead: Lead::first(lead),
             failures: 0,
             not_before: None,
             surplus_since: None,
@@ -68,7 +63,7 @@ impl Spares {
 
     /// A browser is warm, after so long.
     pub fn started(&mut self, took: Duration) {
-        self.lead = took.max(self.lead - self.lead / LEAD_FADES);
+        self.lead.measured(took);
         self.failures = 0;
     }
 
@@ -87,7 +82,7 @@ impl Spares {
 
     /// How many are to be idle or on their way, of which `least` in any case.
     pub fn wanted(&self, now: Instant, least: u32, stock: Stock) -> u32 {
-        let expected = self.fill.expected(now, self.lead.mul_f64(LEAD_MARGIN));
+        let expected = self.fill.expected(now, self.lead.with_margin());
         least
             .max(expected)
             .min(stock.most.saturating_sub(stock.taken))
@@ -96,7 +91,7 @@ impl Spares {
     /// Whether more are likely to be asked for while one starts than are warm: a spare that waited for its turn
     /// would come too late for somebody.
     pub fn are_short(&self, now: Instant, stock: Stock) -> bool {
-        self.fill.expected(now, self.lead) > stock.idle
+        self.fill.expected(now, self.lead.time()) > stock.idle
     }
 
     /// What to do next, with `least` spares in any case.

@@ -16,7 +16,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// What autoscalers ought to know of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Load {
+pub enum PodUse {
     Idle,
     Busy,
 }
@@ -33,28 +33,28 @@ pub enum Annotated {
 
 /// The pods of the grid.
 #[derive(Default)]
-pub struct Loads {
+pub struct PodUses {
     pods: HashMap<Pod, State>,
 }
 
 struct State {
-    load: Load,
+    load: PodUse,
     /// What Kubernetes knows; `None` before it was ever told by this process.
-    annotated: Option<Load>,
+    annotated: Option<PodUse>,
     last_busy: Option<Instant>,
     not_before: Option<Instant>,
     pause: Duration,
 }
 
-impl Loads {
+impl PodUses {
     /// Takes in how many sessions each pod has, and says what is to be told. What was not
-    /// confirmed with [`Loads::annotated`] comes again.
-    pub fn step(&mut self, now: Instant, sessions: &HashMap<Pod, u32>) -> Vec<(Pod, Load)> {
+    /// confirmed with [`PodUses::annotated`] comes again.
+    pub fn step(&mut self, now: Instant, sessions: &HashMap<Pod, u32>) -> Vec<(Pod, PodUse)> {
         self.pods.retain(|pod, _| sessions.contains_key(pod));
         let mut due = Vec::new();
         for (pod, sessions) in sessions {
             let state = self.pods.entry(pod.clone()).or_insert(State {
-                load: Load::Idle,
+                load: PodUse::Idle,
                 annotated: None,
                 last_busy: None,
                 not_before: None,
@@ -65,8 +65,8 @@ impl Loads {
             }
             let settled = |at: Instant| now.saturating_duration_since(at) >= SETTLED;
             state.load = match state.last_busy {
-                Some(at) if !settled(at) => Load::Busy,
-                _ => Load::Idle,
+                Some(at) if !settled(at) => PodUse::Busy,
+                _ => PodUse::Idle,
             };
             let waits = state.not_before.is_some_and(|at| now < at);
             if state.annotated != Some(state.load) && !waits {
@@ -74,12 +74,12 @@ impl Loads {
             }
         }
         // What protects sessions comes first.
-        due.sort_by_key(|(pod, load)| (*load == Load::Idle, pod.clone()));
+        due.sort_by_key(|(pod, load)| (*load == PodUse::Idle, pod.clone()));
         due
     }
 
     /// Takes in what came of telling.
-    pub fn annotated(&mut self, now: Instant, pod: &Pod, load: Load, outcome: Annotated) {
+    pub fn annotated(&mut self, now: Instant, pod: &Pod, load: PodUse, outcome: Annotated) {
         let Some(state) = self.pods.get_mut(pod) else {
             return;
         };
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn a_pod_is_busy_at_once_and_idle_after_a_while() {
-        let (mut loads, start) = (Loads::default(), Instant::now());
+        let (mut loads, start) = (PodUses::default(), Instant::now());
         let mut step = |after: u64, sessions: u32| {
             let now = start + Duration::from_secs(after);
             let due = loads.step(now, &HashMap::from([(pod("a"), sessions)]));
@@ -119,21 +119,21 @@ mod tests {
         };
         assert_eq!(
             step(0, 0),
-            Some(Load::Idle),
+            Some(PodUse::Idle),
             "nobody knows what it was told before"
         );
-        assert_eq!(step(1, 1), Some(Load::Busy));
+        assert_eq!(step(1, 1), Some(PodUse::Busy));
         assert_eq!(step(2, 0), None);
         assert_eq!(step(25, 1), None, "the same suite goes on");
         assert_eq!(step(26, 0), None);
         assert_eq!(step(54, 0), None);
-        assert_eq!(step(56, 0), Some(Load::Idle));
+        assert_eq!(step(56, 0), Some(PodUse::Idle));
         assert_eq!(step(57, 0), None);
     }
 
     #[test]
     fn what_failed_is_told_again_and_less_and_less_often() {
-        let (mut loads, start) = (Loads::default(), Instant::now());
+        let (mut loads, start) = (PodUses::default(), Instant::now());
         let mut tries = 0;
         for second in 0..600 {
             let now = start + Duration::from_secs(second);
