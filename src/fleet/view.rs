@@ -18,7 +18,9 @@ impl Fleet {
         match event {
             Event::Worker(view) => self.learn(*view),
             Event::Gone(key) => self.forget(&key),
-            Event::Counts(key, counts) => self.count(&key, counts),
+            Event::Counts(key, counts) => {
+                self.count(&key, counts);
+            }
             Event::Reachable(up) => self.note_store(up),
             // The worker's own business, and the watch loop's.
             Event::Recycle(_) | Event::Suspect(_) | Event::Resync => {}
@@ -135,27 +137,26 @@ impl Fleet {
         }
     }
 
-    /// A worker's counters changed.
-    pub(super) fn count(&self, key: &WorkerKey, counts: Counts) {
+    /// A worker's counters changed. Returns whether newer ones are known already.
+    pub(super) fn count(&self, key: &WorkerKey, counts: Counts) -> bool {
         {
             let mut table = self.table.lock();
             let Some(worker) = table.get_mut(key) else {
-                return;
+                return false;
             };
             if counts.revision <= worker.counts.revision {
-                return;
+                return counts.revision < worker.counts.revision;
             }
             worker.counts = counts;
         }
         self.publish(key);
+        false
     }
 
     /// The store answered how full a worker is. If more is known of it by then, a seat may have come free
     /// behind the answer: whoever serves the line looks again.
     pub(super) fn count_asked(&self, key: &WorkerKey, counts: Counts) {
-        let known = self.table.lock().get(key).map(|it| it.counts.revision);
-        self.count(key, counts);
-        if known.is_some_and(|known| known > counts.revision) {
+        if self.count(key, counts) {
             self.queue.wake(key.browser);
         }
     }

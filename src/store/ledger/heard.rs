@@ -67,6 +67,8 @@ impl Ledger {
     pub fn forget(&mut self, worker: &WorkerKey) {
         if let Some(known) = self.heard.remove(worker) {
             let lifetime = known.view.counts.lifetime;
+            // One that comes and goes takes the place of no other.
+            self.silent.retain(|(before, _)| before != worker);
             self.silent.push_back((worker.clone(), lifetime));
             if self.silent.len() > SILENT_REMEMBERED {
                 self.silent.pop_front();

@@ -220,6 +220,10 @@ fn lifetimes_of_workers_that_left_are_remembered() {
     ledger.learn_all(&[], 4);
     assert_eq!(ledger.silent(), [(worker(1), 1), (worker(2), 2)]);
     assert_eq!(ledger.remembered().len(), 1);
+    // One that came back and left again is remembered once, as it was last.
+    ledger.learn(&view(worker(1), 7, 6));
+    ledger.forget(&worker(1));
+    assert_eq!(ledger.silent(), [(worker(2), 2), (worker(1), 7)]);
 }
 
 #[test]
