@@ -214,8 +214,8 @@ fn candidates(workers: &[WorkerKey]) -> Vec<Candidate> {
     let best = workers.iter().cycle().skip(start).take(MAX_CANDIDATES);
     best.map(|key| Candidate {
         key: key.clone(),
-        max_active: MAX_ACTIVE,
-        max_lifetime: Some(u32::MAX),
+        max_concurrent_sessions: MAX_ACTIVE,
+        lifetime_cap: Some(u32::MAX),
     })
     .collect()
 }

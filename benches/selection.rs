@@ -8,10 +8,8 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use pingora_load_balancing::discovery::ServiceDiscovery;
 use pingora_load_balancing::{Backend, Backends, LoadBalancer};
 use playhouse::config::Strategy;
-use playhouse::model::{Browser, SeatKind, Size, Version, WorkerKey};
-use playhouse::selection::{
-    Facts, IndexSelection, Policy, SharedIndex, Wanted, candidates, policy,
-};
+use playhouse::model::{Browser, Pool, SeatKind, Size, Version, WorkerKey};
+use playhouse::selection::{Facts, IndexSelection, Policy, SharedIndex, candidates, policy};
 use std::collections::{BTreeSet, HashMap};
 use std::hint::black_box;
 use std::time::Duration;
@@ -20,12 +18,12 @@ const FLEETS: [u32; 5] = [10, 100, 1_000, 10_000, 100_000];
 
 const POLICY: Policy = Policy {
     strategy: Strategy::LifetimeFirst,
-    max_active: 5,
-    max_lifetime: Some(50),
+    max_concurrent_sessions: 5,
+    max_lifetime_sessions: Some(50),
     ceiling: Some(2.0),
 };
 
-const WANTED: Wanted = Wanted {
+const WANTED: Pool = Pool {
     browser: Browser::Chromium,
     version: Some(Version {
         major: 1,
@@ -48,7 +46,7 @@ fn fleet(size: u32) -> Vec<Facts> {
         active: n * 7 % 8,
         lifetime: n.wrapping_mul(2_654_435_761) % 60,
         started_at: u64::from(n % 97),
-        open: n % 50 != 49,
+        takes_sessions: n % 50 != 49,
         suspected: false,
         replaces_itself: true,
     };

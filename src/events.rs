@@ -18,7 +18,7 @@ const MAX_TEXT: usize = 200;
 /// What an event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum EventKind {
     /// A worker came, drains, or went.
     Worker,
     /// A session ended in another way than its client wished.
@@ -35,10 +35,10 @@ pub enum Kind {
 
 /// One entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Event {
+pub struct GridEvent {
     /// Milliseconds since the epoch, of the last time.
     pub at: u64,
-    pub kind: Kind,
+    pub kind: EventKind,
     pub what: String,
     /// The worker or session that it is about.
     pub subject: Option<String>,
@@ -48,17 +48,17 @@ pub struct Event {
 
 /// The ring.
 #[derive(Debug, Default)]
-pub struct Events(Mutex<VecDeque<Event>>);
+pub struct Events(Mutex<VecDeque<GridEvent>>);
 
 impl Events {
     /// Notes that something happens.
-    pub fn note(&self, kind: Kind, what: &str, subject: Option<&str>) {
+    pub fn note(&self, kind: EventKind, what: &str, subject: Option<&str>) {
         self.note_at(unix_millis(), kind, what, subject);
     }
 
-    fn note_at(&self, at: u64, kind: Kind, what: &str, subject: Option<&str>) {
+    fn note_at(&self, at: u64, kind: EventKind, what: &str, subject: Option<&str>) {
         let cut = |text: &str| text.chars().take(MAX_TEXT).collect::<String>();
-        let mut event = Event {
+        let mut event = GridEvent {
             at,
             kind,
             what: cut(what),
@@ -82,7 +82,7 @@ impl Events {
     }
 
     /// All of them, the last first.
-    pub fn list(&self) -> Vec<Event> {
+    pub fn list(&self) -> Vec<GridEvent> {
         let ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         ring.iter().rev().cloned().collect()
     }
@@ -95,17 +95,22 @@ mod tests {
     #[test]
     fn what_happens_again_is_counted_and_the_ring_is_bounded() {
         let events = Events::default();
-        events.note_at(0, Kind::Worker, "joined", Some("a"));
+        events.note_at(0, EventKind::Worker, "joined", Some("a"));
         for n in 0..1000 {
-            events.note_at(n, Kind::Refusal, "queue_full", None);
+            events.note_at(n, EventKind::Refusal, "queue_full", None);
         }
         let list = events.list();
         assert_eq!(list.len(), 2);
         assert_eq!((list[0].count, list[0].at), (1000, 999));
-        events.note_at(999 + SAME, Kind::Refusal, "queue_full", None);
+        events.note_at(999 + SAME, EventKind::Refusal, "queue_full", None);
         assert_eq!(events.list()[0].count, 1, "an hour later it is news");
         for n in 0..1000 {
-            events.note_at(n, Kind::Session, &"long".repeat(1000), Some(&n.to_string()));
+            events.note_at(
+                n,
+                EventKind::Session,
+                &"long".repeat(1000),
+                Some(&n.to_string()),
+            );
         }
         assert_eq!(events.list().len(), MOST);
         assert!(events.list().iter().all(|it| it.what.len() <= MAX_TEXT));

@@ -20,7 +20,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("store", &["model"]),
     ("selection", &["config", "model"]),
     ("session", &["admission", "model", "store", "tunnel"]),
-    ("admission", &["config", "model", "selection"]),
+    ("admission", &["config", "model"]),
     ("tunnel", &["config", "model"]),
     (
         "worker",
@@ -53,7 +53,6 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "launch",
             "metrics",
             "model",
-            "selection",
             "session",
             "store",
             "tunnel",
@@ -98,17 +97,7 @@ const LONG_FILES: &[(&str, &str)] = &[];
 const LONG_FUNCTIONS: &[(&str, &str)] = &[
     ("app/operate.rs status_table", "columns of a table"),
     ("metrics/mod.rs new", "one line or two a metric"),
-    (
-        "proxy/front_door.rs serve",
-        "one loop over the requests of a connection",
-    ),
     ("proxy/refusal/table.rs response", "one arm a refusal"),
-    (
-        "proxy/session.rs open",
-        "a session from its arrival to its 101, in order",
-    ),
-    ("worker/diagnosis.rs known_cause", "one arm a cause"),
-    ("worker/shell.rs carry_out", "one arm an order"),
 ];
 
 const MOST_LINES_OF_A_FILE: usize = 400;

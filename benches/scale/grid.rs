@@ -316,8 +316,8 @@ async fn session(store: &RedisStore, workers: usize) -> anyhow::Result<()> {
     let first = rand::random_range(0..workers);
     let best = (first..first + 8).map(|n| Candidate {
         key: WorkerKey::new(Browser::Chromium, format!("{:08}-worker", n % workers)),
-        max_active: SEATS,
-        max_lifetime: Some(SEATS),
+        max_concurrent_sessions: SEATS,
+        lifetime_cap: Some(SEATS),
     });
     let best: Vec<Candidate> = best.take(workers).collect();
     let newcomer = Waiter {

@@ -5,14 +5,14 @@
 use super::replica_set::{Candidate, Phase, first_to_go};
 use playhouse::config::Strategy;
 use playhouse::kubernetes::{Annotated, PodUse, PodUses, SETTLED};
-use playhouse::model::{Browser, Pod, SeatKind, Size, WorkerKey};
-use playhouse::selection::{Facts, Index, Policy, Wanted, worker_key};
+use playhouse::model::{Browser, Pod, Pool, SeatKind, Size, WorkerKey};
+use playhouse::selection::{Facts, Index, Policy, worker_key};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 /// Pods that a node has room for.
 const PODS_PER_NODE: usize = 4;
-const WANTED: Wanted = Wanted {
+const WANTED: Pool = Pool {
     browser: Browser::Chromium,
     version: None,
     seat: SeatKind::Shared,
@@ -87,8 +87,8 @@ impl Cluster {
             pods: BTreeMap::new(),
             index: Index::new(Policy {
                 strategy: Strategy::LifetimeFirst,
-                max_active: rules.seats,
-                max_lifetime: None,
+                max_concurrent_sessions: rules.seats,
+                max_lifetime_sessions: None,
                 ceiling: None,
             }),
             waiting: VecDeque::new(),
@@ -309,7 +309,7 @@ impl Cluster {
             active: pod.sessions.len() as u32,
             lifetime: pod.served,
             started_at: pod.ready_at,
-            open: true,
+            takes_sessions: true,
             suspected: false,
             replaces_itself: true,
         });

@@ -3,8 +3,8 @@
 
 use crate::load::Arrival;
 use playhouse::config::Strategy;
-use playhouse::model::{Browser, SeatKind, Size, WorkerKey};
-use playhouse::selection::{Facts, Index, Policy, Wanted, worker_key};
+use playhouse::model::{Browser, Pool, SeatKind, Size, WorkerKey};
+use playhouse::selection::{Facts, Index, Policy, worker_key};
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 
@@ -15,7 +15,7 @@ const WARM_UP: u64 = 1_000;
 /// How long a client waits for a seat.
 const PATIENCE: u64 = 5_000;
 
-const WANTED: Wanted = Wanted {
+const WANTED: Pool = Pool {
     browser: Browser::Chromium,
     version: None,
     seat: SeatKind::Shared,
@@ -64,8 +64,8 @@ impl Setup {
                 Order::Ranked(strategy) => strategy,
                 Order::RoundRobin => Strategy::LifetimeFirst,
             },
-            max_active: self.seats,
-            max_lifetime: (self.recycling != Recycling::Never).then_some(self.limit),
+            max_concurrent_sessions: self.seats,
+            max_lifetime_sessions: (self.recycling != Recycling::Never).then_some(self.limit),
             ceiling: match self.recycling {
                 Recycling::Never | Recycling::AtOnce => None,
                 Recycling::ByPermit { .. } => Some(f64::INFINITY),
@@ -247,7 +247,7 @@ impl<'a> Grid<'a> {
                 self.start(slot);
                 self.recycles -= 1;
                 if let Some(old) = old {
-                    self.change(&old, |facts| facts.open = false);
+                    self.change(&old, |facts| facts.takes_sessions = false);
                     self.leave_if_drained(&old);
                 }
             }
@@ -309,7 +309,7 @@ impl<'a> Grid<'a> {
             active: 0,
             lifetime: 0,
             started_at: self.now,
-            open: true,
+            takes_sessions: true,
             suspected: false,
             replaces_itself: true,
         };
@@ -336,10 +336,10 @@ impl<'a> Grid<'a> {
         }
         let bounds = self.policy.bounds(facts.size);
         let cap = bounds.lifetime_cap(facts.replaces_itself);
-        let out = !facts.open || cap.is_some_and(|cap| facts.lifetime >= cap);
+        let out = !facts.takes_sessions || cap.is_some_and(|cap| facts.lifetime >= cap);
         self.out = self.out + usize::from(out) - usize::from(state.out);
         state.out = out;
-        let limit = self.policy.max_lifetime;
+        let limit = self.policy.max_lifetime_sessions;
         if !state.recycling && limit.is_some_and(|limit| facts.lifetime >= limit) {
             state.recycling = true;
             self.to_recycle.push_back(*slot);
@@ -354,7 +354,7 @@ impl<'a> Grid<'a> {
             if let Recycling::MakeBeforeBreak { .. } = self.setup.recycling {
                 self.at(self.now + WARM_UP, Event::Warm(slot));
             } else if let Some(key) = self.slots[slot].current.clone() {
-                self.change(&key, |facts| facts.open = false);
+                self.change(&key, |facts| facts.takes_sessions = false);
                 self.leave_if_drained(&key);
             }
         }
@@ -362,7 +362,7 @@ impl<'a> Grid<'a> {
 
     /// Takes a closed browser without sessions away; a slot that is empty then starts anew.
     fn leave_if_drained(&mut self, key: &WorkerKey) {
-        let drained = |live: &&Live| !live.facts.open && live.facts.active == 0;
+        let drained = |live: &&Live| !live.facts.takes_sessions && live.facts.active == 0;
         let Some(Live { slot, .. }) = self.live.get(key).filter(drained) else {
             return;
         };

@@ -4,25 +4,26 @@
 //! the few that there are, and one buffer; what an operator does not read stays where it is, and the worker
 //! leaves pictures out.
 
-use super::peers::{self, Whereabouts};
-use super::{Answer, error};
-use crate::events::Kind;
+use super::answer::{Answer, NoSession, error};
+use super::peers;
+use crate::events::EventKind;
 use crate::fleet::{LiveView, NoLiveView};
 use crate::metrics::Metrics;
 use crate::model::{SessionId, WorkerKey};
 use crate::proxy::ProxyState;
 use crate::proxy::connections::Connection;
+use crate::tunnel::hung_up;
 use http::StatusCode;
 use pingora::protocols::Stream;
 use pingora::server::ShutdownWatch;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
-/// Operators that look through one proxy at a time.
+/// Operators that watch through one proxy at a time.
 const MAX_VIEWERS: usize = 32;
 /// How long an operator may take no bytes.
 const STALL: Duration = Duration::from_secs(30);
@@ -31,12 +32,12 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// What is passed on at once, in bytes.
 const PIECE: usize = 64 * 1024;
 
-/// Who looks through this proxy.
+/// The operators who watch through this proxy.
 pub(super) struct Viewers(Arc<Semaphore>);
 
-/// Somebody who looks; counted out when this is dropped.
+/// An operator who watches; counted out when this is dropped.
 #[must_use]
-pub(super) struct Look {
+pub(super) struct Viewing {
     session: SessionId,
     worker: WorkerKey,
     view: LiveView,
@@ -50,11 +51,11 @@ impl Default for Viewers {
 }
 
 impl Viewers {
-    /// Begins to look at a session. The operator has shown the token.
+    /// Begins the live view of a session. The operator has shown the token.
     ///
     /// # Errors
     /// The answer that is no live view.
-    pub(super) async fn look(&self, proxy: &ProxyState, id: &str) -> Result<Look, Answer> {
+    pub(super) async fn begin(&self, proxy: &ProxyState, id: &str) -> Result<Viewing, Answer> {
         let config = proxy.config.load();
         if !config.admin.live_view {
             let message = "The live view is off: admin.live_view: true turns it on.";
@@ -65,32 +66,17 @@ impl Viewers {
             return Err(error(StatusCode::FORBIDDEN, "live_view_off", message));
         }
         let Ok(session) = id.parse() else {
-            let message = "A session id is 16 hexadecimal digits; GET /v1/sessions lists them.";
-            return Err(error(StatusCode::BAD_REQUEST, "bad_request", message));
+            return Err(NoSession::Malformed.answer());
         };
         let Ok(place) = Arc::clone(&self.0).try_acquire_owned() else {
             let message = format!("{MAX_VIEWERS} operators look through this proxy already.");
             let status = StatusCode::TOO_MANY_REQUESTS;
             return Err(error(status, "too_many_live_views", &message));
         };
-        let worker = match peers::whereabouts(proxy, session).await {
-            Whereabouts::On(worker) => worker,
-            Whereabouts::NoSuchSession => {
-                let message = "No such session is open; GET /v1/sessions lists them.";
-                return Err(error(StatusCode::NOT_FOUND, "no_such_session", message));
-            }
-            Whereabouts::Unknown(why) => {
-                let message =
-                    format!("Not open here, and other proxies could not all be asked: {why}.");
-                return Err(error(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "not_confirmed",
-                    &message,
-                ));
-            }
-        };
+        let worker = peers::worker_of_session(proxy, session).await;
+        let worker = worker.map_err(|why| why.answer())?;
         let view = proxy.fleet.live_view(&worker, session).await;
-        Ok(Look {
+        Ok(Viewing {
             session,
             worker,
             view: view.map_err(refused)?,
@@ -99,7 +85,7 @@ impl Viewers {
     }
 }
 
-impl Look {
+impl Viewing {
     pub(super) fn content_type(&self) -> &str {
         &self.view.content_type
     }
@@ -121,7 +107,7 @@ fn refused(why: NoLiveView) -> Answer {
     error(status, code, &message)
 }
 
-/// Counts somebody who looks.
+/// Counts an operator who watches.
 struct Counted(Arc<Metrics>);
 
 impl Counted {
@@ -141,25 +127,25 @@ impl Drop for Counted {
 /// Shows an operator what the session shows, until one side ends it. `head` is the answer's.
 pub(super) async fn show(
     proxy: Arc<ProxyState>,
-    look: Look,
+    viewing: Viewing,
     head: String,
     operator: Stream,
     connection: Arc<Connection>,
     mut shutdown: ShutdownWatch,
 ) {
-    let Look {
+    let Viewing {
         session,
         worker,
         view,
         _place,
-    } = look;
+    } = viewing;
     let _counted = Counted::new(&proxy.metrics);
     log::info!(session:% = session, worker:% = worker.id, client:% = connection.client(), operator = "admin";
         "an operator looks at the session");
     let id = session.to_string();
     proxy
         .events
-        .note(Kind::Operator, "session looked at", Some(&id));
+        .note(EventKind::Operator, "session looked at", Some(&id));
     let begun = Instant::now();
     let mut shown = 0;
     let (mut from_operator, mut to_operator) = tokio::io::split(operator);
@@ -168,7 +154,7 @@ pub(super) async fn show(
         passed = showing => if let Err(error) = passed {
             log::debug!(session:% = session, error:% = error; "the live view was cut");
         },
-        () = gone(&mut from_operator) => {}
+        () = hung_up(&mut from_operator) => {}
         _ = shutdown.wait_for(|begun| *begun) => {}
     }
     log::info!(session:% = session, worker:% = worker.id, client:% = connection.client(), operator = "admin",
@@ -197,10 +183,4 @@ async fn pass_on(
             read => bytes.truncate(read),
         }
     }
-}
-
-/// Returns when the operator has hung up. What it says is of no interest.
-async fn gone(operator: &mut (impl AsyncRead + Unpin)) {
-    let mut bytes = [0; 256];
-    while matches!(operator.read(&mut bytes).await, Ok(1..)) {}
 }

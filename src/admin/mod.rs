@@ -3,6 +3,7 @@
 //! Reads and acts through the grid; keeps nothing of its own. Paths and shapes are promised in
 //! docs/admin-api.md: they grow by adding, never by renaming.
 
+mod answer;
 mod live;
 mod peers;
 mod routes;
@@ -11,20 +12,19 @@ pub mod views;
 pub use peers::serve_peers;
 
 use crate::admission::tokens;
-use crate::events::Kind;
+use crate::events::EventKind;
 use crate::metrics::TEXT_FORMAT;
 use crate::model::unix_millis;
 use crate::proxy::ProxyState;
 use crate::proxy::front_door::{Application, Downstream, Kept};
 use crate::proxy::into_stream;
-use crate::proxy::refusal::error_json;
+use answer::{Answer, HTML, NoSession, content_security_policy, error, json};
 use async_trait::async_trait;
 use http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST,
     ORIGIN, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, Method, StatusCode};
-use peers::Kill;
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
 use pingora::server::ShutdownWatch;
@@ -33,8 +33,6 @@ use std::sync::Arc;
 
 /// The dashboard: one page without a build step, fed by the API beside it.
 const DASHBOARD: &str = include_str!("dashboard.html");
-
-const HTML: &str = "text/html; charset=utf-8";
 
 /// What `/v1/config` shows; made by whoever loaded the configuration, secrets masked.
 pub type ConfigView = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
@@ -49,7 +47,7 @@ pub struct Admin {
 /// What a request comes to.
 enum Reply {
     Page(Answer),
-    LiveView(Box<live::Look>),
+    LiveView(Box<live::Viewing>),
 }
 
 impl From<Answer> for Reply {
@@ -57,8 +55,6 @@ impl From<Answer> for Reply {
         Reply::Page(answer)
     }
 }
-
-type Answer = (StatusCode, &'static str, Vec<u8>);
 
 impl Admin {
     pub fn new(proxy: Arc<ProxyState>, config_view: ConfigView) -> Admin {
@@ -111,8 +107,8 @@ impl Admin {
             Route::Config => json(&(self.config_view)()),
             Route::DrainWorker(id) => self.drain(&id).await,
             Route::KillSession(id) => self.kill(&id).await,
-            Route::LiveView(id) => match self.live_views.look(&self.proxy, &id).await {
-                Ok(look) => return Reply::LiveView(Box::new(look)),
+            Route::LiveView(id) => match self.live_views.begin(&self.proxy, &id).await {
+                Ok(viewing) => return Reply::LiveView(Box::new(viewing)),
                 Err(answer) => answer,
             },
         };
@@ -160,7 +156,11 @@ impl Admin {
             Ok(()) => {
                 log::info!(worker:% = key; "an operator asked the worker to drain and recycle");
                 let events = &self.proxy.events;
-                events.note(Kind::Operator, "drain asked for", Some(key.id.as_str()));
+                events.note(
+                    EventKind::Operator,
+                    "drain asked for",
+                    Some(key.id.as_str()),
+                );
                 let body = serde_json::json!({ "worker": key.id.as_str(), "draining": true });
                 (
                     StatusCode::ACCEPTED,
@@ -177,25 +177,16 @@ impl Admin {
 
     async fn kill(&self, id: &str) -> Answer {
         let Ok(session) = id.parse() else {
-            let message = "A session id is 16 hexadecimal digits; GET /v1/sessions lists them.";
-            return error(StatusCode::BAD_REQUEST, "bad_request", message);
+            return NoSession::Malformed.answer();
         };
         match peers::kill(&self.proxy, session).await {
-            Kill::Done => {
+            Ok(()) => {
                 self.proxy
                     .events
-                    .note(Kind::Operator, "session killed", Some(id));
+                    .note(EventKind::Operator, "session killed", Some(id));
                 json(&serde_json::json!({ "session": id, "killed": true }))
             }
-            Kill::NoSuchSession => {
-                let message = "No such session is open; GET /v1/sessions lists them.";
-                error(StatusCode::NOT_FOUND, "no_such_session", message)
-            }
-            Kill::Unknown(why) => {
-                let message =
-                    format!("Not open here, and other proxies could not all be asked: {why}.");
-                error(StatusCode::SERVICE_UNAVAILABLE, "not_confirmed", &message)
-            }
+            Err(why) => why.answer(),
         }
     }
 }
@@ -214,42 +205,13 @@ fn from_foreign_page(headers: &HeaderMap) -> bool {
     }
 }
 
-/// The page may run its own script and ask its own port, and nothing else; JSON may do nothing.
-fn policy(content_type: &str, nonce: &str) -> String {
-    let page = match content_type {
-        HTML => format!(
-            "script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; img-src data:; "
-        ),
-        _ => String::new(),
-    };
-    format!("default-src 'none'; {page}base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
-}
-
-fn json(value: &impl serde::Serialize) -> Answer {
-    match serde_json::to_vec(value) {
-        Ok(body) => (StatusCode::OK, "application/json", body),
-        Err(why) => {
-            let message = format!("The answer cannot be written: {why}.");
-            error(StatusCode::INTERNAL_SERVER_ERROR, "internal", &message)
-        }
-    }
-}
-
-fn error(status: StatusCode, code: &str, message: &str) -> Answer {
-    (
-        status,
-        "application/json",
-        error_json(code, message).to_vec(),
-    )
-}
-
 /// The head of an answer that ends with its connection.
 fn head_of_live_view(content_type: &str) -> String {
     format!(
         "HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nCache-Control: no-store\r\n\
          X-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\n\
          Content-Security-Policy: {}\r\nConnection: close\r\n\r\n",
-        policy(content_type, "")
+        content_security_policy(content_type, "")
     )
 }
 
@@ -271,7 +233,10 @@ impl Admin {
         header.insert_header(CACHE_CONTROL, "no-store")?;
         header.insert_header("X-Content-Type-Options", "nosniff")?;
         header.insert_header("Referrer-Policy", "no-referrer")?;
-        header.insert_header(CONTENT_SECURITY_POLICY, policy(content_type, nonce))?;
+        header.insert_header(
+            CONTENT_SECURITY_POLICY,
+            content_security_policy(content_type, nonce),
+        )?;
         if status == StatusCode::UNAUTHORIZED {
             header.insert_header(WWW_AUTHENTICATE, "Bearer")?;
         }
@@ -306,12 +271,18 @@ impl Application for Admin {
         let query = downstream.query.as_deref();
         let answer = match self.reply(&request, query, &nonce).await {
             Reply::Page(answer) => answer,
-            Reply::LiveView(look) => {
-                let head = head_of_live_view(look.content_type());
+            Reply::LiveView(viewing) => {
+                let head = head_of_live_view(viewing.content_type());
                 let (operator, _) = into_stream(request).await.ok()??;
                 let (proxy, connection) = (self.proxy.clone(), downstream.connection);
-                let showing =
-                    live::show(proxy, *look, head, operator, connection, shutdown.clone());
+                let showing = live::show(
+                    proxy,
+                    *viewing,
+                    head,
+                    operator,
+                    connection,
+                    shutdown.clone(),
+                );
                 tokio::spawn(showing);
                 return None;
             }

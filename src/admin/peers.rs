@@ -4,13 +4,14 @@
 //! Only a request that came through the admin port with its token leads to a question. An answer
 //! that does not come is told as such: a session that may be open elsewhere is not called gone.
 
+use super::answer::NoSession;
 use super::views::{Peers, Session, Sessions, sessions};
 use crate::fleet::Queue;
 use crate::model::{SessionId, WorkerKey};
 use crate::proxy::ProxyState;
 use crate::proxy::demand::WaitingClients;
 use crate::session::registry::Registry;
-use crate::store::Store;
+use crate::store::{EnoughAnswers, Store};
 use crate::tunnel::Close;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -39,22 +40,6 @@ enum AdminQuestion {
 struct SessionList {
     sessions: Vec<Session>,
     unlisted: usize,
-}
-
-/// What came of ending a session.
-pub(super) enum Kill {
-    Done,
-    NoSuchSession,
-    /// It may be open at a proxy that could not be asked.
-    Unknown(String),
-}
-
-/// Where a session is.
-pub(super) enum Whereabouts {
-    On(WorkerKey),
-    NoSuchSession,
-    /// It may be open at a proxy that could not be asked.
-    Unknown(String),
 }
 
 /// Makes this process answer what other proxies ask of its sessions and its line.
@@ -121,58 +106,60 @@ pub(super) async fn all_sessions(proxy: &ProxyState) -> Sessions {
 }
 
 /// Ends a session wherever it is open.
-pub(super) async fn kill(proxy: &ProxyState, session: SessionId) -> Kill {
+pub(super) async fn kill(proxy: &ProxyState, session: SessionId) -> Result<(), NoSession> {
     if end(&proxy.registry, session) {
-        return Kill::Done;
+        return Ok(());
     }
-    let question = text(&AdminQuestion::Kill(session));
-    let answers = match proxy
-        .store
-        .query_peers(&question, PATIENCE, |answer| {
-            parse_killed(answer) == Some(true)
-        })
-        .await
-    {
-        Ok(answers) => answers,
-        Err(error) => return Kill::Unknown(error.to_string()),
-    };
-    let mut silent = answers.silent;
-    for (proxy, answer) in answers.given {
-        match parse_killed(&answer) {
-            Some(true) => return Kill::Done,
-            Some(false) => {}
-            None => silent.push(proxy),
-        }
-    }
-    if silent.is_empty() {
-        return Kill::NoSuchSession;
-    }
-    Kill::Unknown(format!("no answer from {}", silent.join(", ")))
+    let question = AdminQuestion::Kill(session);
+    find(proxy, &question, parse_killed, |answer| {
+        matches!(parse_killed(answer), Some(Some(())))
+    })
+    .await
 }
 
 /// The worker that a session is on, whichever proxy it came through.
-pub(super) async fn whereabouts(proxy: &ProxyState, session: SessionId) -> Whereabouts {
+pub(super) async fn worker_of_session(
+    proxy: &ProxyState,
+    session: SessionId,
+) -> Result<WorkerKey, NoSession> {
     if let Some(worker) = worker_of(&proxy.registry, session) {
-        return Whereabouts::On(worker);
+        return Ok(worker);
     }
-    let question = text(&AdminQuestion::WorkerOf(session));
-    let known = |answer: &str| matches!(parse_worker(answer), Some(Some(_)));
-    let answers = match proxy.store.query_peers(&question, PATIENCE, known).await {
-        Ok(answers) => answers,
-        Err(error) => return Whereabouts::Unknown(error.to_string()),
-    };
+    let question = AdminQuestion::WorkerOf(session);
+    find(proxy, &question, parse_worker, |answer| {
+        matches!(parse_worker(answer), Some(Some(_)))
+    })
+    .await
+}
+
+/// What the other proxy says that has the session. `parse` reads an answer: `None` when it is none, and
+/// `Some(None)` from a proxy that has not the session; the first one that is `enough` is waited for.
+async fn find<T>(
+    proxy: &ProxyState,
+    question: &AdminQuestion,
+    parse: fn(&str) -> Option<Option<T>>,
+    enough: EnoughAnswers,
+) -> Result<T, NoSession> {
+    let question = text(question);
+    let asked = proxy.store.query_peers(&question, PATIENCE, enough);
+    let answers = asked
+        .await
+        .map_err(|error| NoSession::Unknown(error.to_string()))?;
     let mut silent = answers.silent;
     for (proxy, answer) in answers.given {
-        match parse_worker(&answer) {
-            Some(Some(worker)) => return Whereabouts::On(worker),
+        match parse(&answer) {
+            Some(Some(found)) => return Ok(found),
             Some(None) => {}
             None => silent.push(proxy),
         }
     }
     if silent.is_empty() {
-        return Whereabouts::NoSuchSession;
+        return Err(NoSession::NotOpen);
     }
-    Whereabouts::Unknown(format!("no answer from {}", silent.join(", ")))
+    Err(NoSession::Unknown(format!(
+        "no answer from {}",
+        silent.join(", ")
+    )))
 }
 
 /// What another proxy answered to [`AdminQuestion::WorkerOf`].
@@ -181,8 +168,9 @@ fn parse_worker(answer: &str) -> Option<Option<WorkerKey>> {
 }
 
 /// What another proxy answered to [`AdminQuestion::Kill`].
-fn parse_killed(answer: &str) -> Option<bool> {
-    serde_json::from_str(answer).ok()
+fn parse_killed(answer: &str) -> Option<Option<()>> {
+    let killed: bool = serde_json::from_str(answer).ok()?;
+    Some(killed.then_some(()))
 }
 
 fn text(value: &impl Serialize) -> String {

@@ -14,8 +14,7 @@
 //! those who fill it; and at the front, by the time they have waited.
 
 use super::turns::{Fit, Place, Tenant, Turns};
-use crate::model::{Browser, WorkerKey};
-use crate::selection::Wanted;
+use crate::model::{Browser, Pool, WorkerKey};
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
@@ -25,7 +24,7 @@ pub const MAX_WORKERS: usize = 3;
 /// What a client wants, and whose it is.
 #[derive(Clone, Debug)]
 pub struct SeatRequest {
-    pub wanted: Wanted,
+    pub wanted: Pool,
     pub tenant: Tenant,
     pub priority: u32,
 }
@@ -57,7 +56,7 @@ pub enum Refused {
 /// What a seat has to be for a client to use it.
 #[derive(Clone, Copy, Debug)]
 pub struct Need<'a> {
-    pub wanted: Wanted,
+    pub wanted: Pool,
     /// Workers that it was offered already.
     pub offered: &'a [WorkerKey],
     pub place: Place,
@@ -364,7 +363,7 @@ impl Line {
     }
 
     /// What of this browser is waited for, and how many wait for each.
-    pub fn wanted(&self, browser: Browser) -> BTreeMap<Wanted, usize> {
+    pub fn wanted(&self, browser: Browser) -> BTreeMap<Pool, usize> {
         self.turns[browser as usize].wanted()
     }
 
@@ -375,7 +374,7 @@ impl Line {
     }
 
     /// Those who wait for this.
-    pub fn places_of(&self, wanted: &Wanted) -> Vec<Place> {
+    pub fn places_of(&self, wanted: &Pool) -> Vec<Place> {
         self.turns[wanted.browser as usize].places_of(wanted)
     }
 }

@@ -16,8 +16,7 @@ pub use place_guard::PlaceGuard;
 
 use super::line::{Line, LineTimeouts, Need, Refused, SeatRequest};
 use super::turns::{Place, Tenant};
-use crate::model::{Browser, SessionId, Waiter, WorkerKey};
-use crate::selection::Wanted;
+use crate::model::{Browser, Pool, SessionId, Waiter, WorkerKey};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -63,7 +62,7 @@ struct Claim<C> {
 #[derive(Clone, Debug)]
 pub struct Seeker {
     pub place: Place,
-    pub wanted: Wanted,
+    pub wanted: Pool,
     /// Workers that it was offered already.
     pub offered: Vec<WorkerKey>,
 }
@@ -123,7 +122,7 @@ impl<C, G> Queue<C, G> {
     }
 
     /// How many wait at this proxy for each thing that is wanted.
-    pub fn waiting(&self) -> Vec<(Wanted, usize)> {
+    pub fn waiting(&self) -> Vec<(Pool, usize)> {
         let state = self.state();
         let of_browser = |browser: Browser| state.line.wanted(browser);
         Browser::ALL.into_iter().flat_map(of_browser).collect()
@@ -173,7 +172,7 @@ impl<C, G> Queue<C, G> {
     }
 
     /// Those for whom nobody is left who could serve them are refused.
-    pub fn refuse(&self, wanted: &Wanted, why: Refused) {
+    pub fn refuse(&self, wanted: &Pool, why: Refused) {
         let places = self.state().line.places_of(wanted);
         for place in places {
             self.end(place, why);
@@ -370,7 +369,7 @@ mod tests {
     type TestQueue = Queue<Arc<()>, Arc<()>>;
     type TestPlace = PlaceGuard<Arc<()>, Arc<()>>;
 
-    const WANTED: Wanted = Wanted {
+    const WANTED: Pool = Pool {
         browser: Browser::Chromium,
         version: None,
         seat: SeatKind::Shared,

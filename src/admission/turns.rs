@@ -8,8 +8,7 @@
 //! among the others by going away. So of two tenants that both have somebody waiting whom the free
 //! seats fit, neither is more than one turn ahead of the other, however many clients each has.
 
-use crate::model::STRIDE;
-use crate::selection::Wanted;
+use crate::model::{Pool, STRIDE};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -44,7 +43,7 @@ pub struct Turns {
 #[derive(Debug)]
 struct OfTenant {
     /// By what the clients want. What nobody waits for is dropped.
-    waiting: BTreeMap<Wanted, BTreeSet<Place>>,
+    waiting: BTreeMap<Pool, BTreeSet<Place>>,
     priority: u32,
     /// When its next turn is due.
     due: u64,
@@ -62,8 +61,8 @@ impl OfTenant {
     }
 
     /// The first of its clients whom a seat fits.
-    fn first(&self, fits: &mut impl FnMut(&Wanted, Place) -> Fit) -> Option<Place> {
-        let first_of = |(wanted, places): (&Wanted, &BTreeSet<Place>)| {
+    fn first(&self, fits: &mut impl FnMut(&Pool, Place) -> Fit) -> Option<Place> {
+        let first_of = |(wanted, places): (&Pool, &BTreeSet<Place>)| {
             for place in places {
                 match fits(wanted, *place) {
                     Fit::Yes => return Some(*place),
@@ -79,7 +78,7 @@ impl OfTenant {
 
 impl Turns {
     /// Puts a client where its place is among those of its tenant.
-    pub fn join(&mut self, tenant: &Tenant, priority: u32, wanted: Wanted, place: Place) {
+    pub fn join(&mut self, tenant: &Tenant, priority: u32, wanted: Pool, place: Place) {
         let (served, priority) = (self.served, priority.max(1));
         let of = self.tenants.entry(tenant.clone());
         let of = of.or_insert_with(|| OfTenant {
@@ -94,7 +93,7 @@ impl Turns {
 
     /// The client who is first among those whom a free seat fits. Stays the same until somebody
     /// comes, leaves or is served.
-    pub fn first(&self, mut fits: impl FnMut(&Wanted, Place) -> Fit) -> Option<Place> {
+    pub fn first(&self, mut fits: impl FnMut(&Pool, Place) -> Fit) -> Option<Place> {
         let first_of = |of: &OfTenant| {
             let place = of.first(&mut fits)?;
             Some((of.due.max(self.served), of.last, place))
@@ -104,7 +103,7 @@ impl Turns {
     }
 
     /// A client got a seat: it leaves the line, and its tenant has had a turn.
-    pub fn serve(&mut self, tenant: &Tenant, wanted: &Wanted, place: Place) {
+    pub fn serve(&mut self, tenant: &Tenant, wanted: &Pool, place: Place) {
         self.seats += 1;
         let (served, seats) = (self.served, self.seats);
         if let Some(of) = self.tenants.get_mut(tenant) {
@@ -124,7 +123,7 @@ impl Turns {
     }
 
     /// A client leaves without a seat. Nothing happens if it is not in line.
-    pub fn leave(&mut self, tenant: &Tenant, wanted: &Wanted, place: Place) {
+    pub fn leave(&mut self, tenant: &Tenant, wanted: &Pool, place: Place) {
         let Some(of) = self.tenants.get_mut(tenant) else {
             return;
         };
@@ -144,7 +143,7 @@ impl Turns {
     }
 
     /// What clients wait for, with how many want it.
-    pub fn wanted(&self) -> BTreeMap<Wanted, usize> {
+    pub fn wanted(&self) -> BTreeMap<Pool, usize> {
         let mut wanted = BTreeMap::new();
         for of in self.tenants.values() {
             for (what, places) in &of.waiting {
@@ -155,7 +154,7 @@ impl Turns {
     }
 
     /// Those who want this.
-    pub fn places_of(&self, wanted: &Wanted) -> Vec<Place> {
+    pub fn places_of(&self, wanted: &Pool) -> Vec<Place> {
         let all = self.tenants.values();
         let alike = all.filter_map(|of| of.waiting.get(wanted));
         alike.flatten().copied().collect()
@@ -182,14 +181,14 @@ mod tests {
         Arc::from(name)
     }
 
-    const ANY: Wanted = Wanted {
+    const ANY: Pool = Pool {
         browser: Browser::Chromium,
         version: None,
         seat: SeatKind::Shared,
     };
 
-    fn version(minor: u16) -> Wanted {
-        Wanted {
+    fn version(minor: u16) -> Pool {
+        Pool {
             version: Some(Version { major: 1, minor }),
             ..ANY
         }
@@ -265,7 +264,7 @@ mod tests {
         turns.join(&tenant("a"), 1, version(65), 1);
         turns.join(&tenant("b"), 1, version(65), 2);
         let only = |wanted: u16| {
-            move |found: &Wanted, _| match *found == version(wanted) {
+            move |found: &Pool, _| match *found == version(wanted) {
                 true => Fit::Yes,
                 false => Fit::NoneAlike,
             }

@@ -1,12 +1,12 @@
-//! How a serving process ends: on an order, stage by stage, and not a moment later than it must.
+//! How a serving process ends: on a signal, stage by stage, and not a moment later than it must.
 //!
 //! A drain takes no new sessions, closes the data port after a short grace, and lets sessions go on
 //! until they end or their time is up. A hand-over lets them go on while a successor accepts.
 
 use super::notify;
-use super::orders::{Order, Orders};
 use super::ports::{Ports, beat};
 use super::runtime::{Health, StatusSocket};
+use super::signals::{Signal, Signals};
 use super::succession::predecessor::Following;
 use super::succession::successor::{Successor, SuccessorEnd};
 use crate::config::ReloadStatus;
@@ -43,15 +43,15 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// What an order leads to; `None` when it changes nothing, because it, or one of a higher rank,
-    /// is obeyed already. Only a drain that is ordered twice is more than the first.
-    pub fn on_order(self, order: Order) -> Option<Stage> {
-        match (self, order) {
+    /// What a signal leads to; `None` when it changes nothing, because it, or one of a higher rank,
+    /// is obeyed already. Only a drain that is asked for twice is more than the first.
+    pub fn on_signal(self, signal: Signal) -> Option<Stage> {
+        match (self, signal) {
             (Stage::Stopping, _) => None,
-            (Stage::Serving, Order::HandOver) => Some(Stage::HandingOver),
-            (_, Order::HandOver) => None,
-            (Stage::Draining, Order::Drain) | (_, Order::Stop) => Some(Stage::Stopping),
-            (_, Order::Drain) => Some(Stage::Draining),
+            (Stage::Serving, Signal::HandOver) => Some(Stage::HandingOver),
+            (_, Signal::HandOver) => None,
+            (Stage::Draining, Signal::Drain) | (_, Signal::Stop) => Some(Stage::Stopping),
+            (_, Signal::Drain) => Some(Stage::Draining),
         }
     }
 }
@@ -110,12 +110,12 @@ impl Ending {
         self
     }
 
-    /// Serves until an order, and then until the grid's sessions have come to their end. When it
+    /// Serves until a signal, and then until the grid's sessions have come to their end. When it
     /// returns, no session is open and the store knows of every release, as far as that could be
     /// had in time. The admin port answers until this is dropped.
-    pub async fn run(&mut self, orders: &mut Orders) {
+    pub async fn run(&mut self, signals: &mut Signals) {
         let mut stage = Stage::Serving;
-        while let Outcome::Next(next) = self.at(stage, orders).await {
+        while let Outcome::Next(next) = self.at(stage, signals).await {
             stage = next;
         }
         let patience = match stage {
@@ -125,27 +125,29 @@ impl Ending {
         timeout(patience, self.proxy.releaser.idle()).await.ok();
     }
 
-    /// Does the work of a stage until it is done or an order leads to another.
-    async fn at(&mut self, stage: Stage, orders: &mut Orders) -> Outcome {
+    /// Does the work of a stage until it is done or a signal leads to another.
+    async fn at(&mut self, stage: Stage, signals: &mut Signals) -> Outcome {
         let proxy = self.proxy.clone();
         let succession = self.succession.is_some();
         let work = self.work(stage);
         tokio::pin!(work);
         loop {
-            let order = tokio::select! {
+            let signal = tokio::select! {
                 outcome = &mut work => return outcome,
-                order = orders.next() => order,
+                signal = signals.next() => signal,
             };
             let sessions = proxy.registry.len();
-            match stage.on_order(order) {
+            match stage.on_signal(signal) {
                 Some(Stage::HandingOver) if !succession => {
                     log::warn!("asked to hand over; only `playhouse proxy` does that");
                 }
                 Some(next) => {
-                    log::info!(order:? = order, was:? = stage, sessions = sessions; "asked to end");
+                    log::info!(signal:? = signal, was:? = stage, sessions = sessions; "asked to end");
                     return Outcome::Next(next);
                 }
-                None => log::warn!(order:? = order, stage:? = stage; "the order changes nothing"),
+                None => {
+                    log::warn!(signal:? = signal, stage:? = stage; "the signal changes nothing")
+                }
             }
         }
     }
@@ -293,7 +295,7 @@ fn status_socket(role: &str, proxy: &Arc<ProxyState>, ports: &Ports) -> Option<S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Order::{Drain, HandOver, Stop};
+    use Signal::{Drain, HandOver, Stop};
     use Stage::{Draining, HandingOver, Replaced, Serving, Stopping};
 
     const STAGES: [Stage; 5] = [Serving, HandingOver, Replaced, Draining, Stopping];
@@ -302,14 +304,14 @@ mod tests {
     fn a_higher_order_takes_the_place_of_a_lower_one_and_no_other() {
         for stage in STAGES {
             let hands_over = (stage == Serving).then_some(HandingOver);
-            assert_eq!(stage.on_order(HandOver), hands_over, "{stage:?}");
+            assert_eq!(stage.on_signal(HandOver), hands_over, "{stage:?}");
             let stops = (stage != Stopping).then_some(Stopping);
-            assert_eq!(stage.on_order(Stop), stops, "{stage:?}");
+            assert_eq!(stage.on_signal(Stop), stops, "{stage:?}");
         }
         for stage in [Serving, HandingOver, Replaced] {
-            assert_eq!(stage.on_order(Drain), Some(Draining), "{stage:?}");
+            assert_eq!(stage.on_signal(Drain), Some(Draining), "{stage:?}");
         }
-        assert_eq!(Draining.on_order(Drain), Some(Stopping), "the second one");
-        assert_eq!(Stopping.on_order(Drain), None);
+        assert_eq!(Draining.on_signal(Drain), Some(Stopping), "the second one");
+        assert_eq!(Stopping.on_signal(Drain), None);
     }
 }

@@ -6,7 +6,7 @@
 //! * [`tls`]: the certificate of both ports. `limits`: descriptors, and no core file.
 //! * [`notify`]: what the service manager is told.
 //! * [`sockets`], [`ports`]: the listening sockets, and who accepts on them.
-//! * [`orders`], [`terminal`]: what signals order, and when a SIGHUP is the end of a terminal.
+//! * [`signals`], [`terminal`]: what signals ask for, and when a SIGHUP is the end of a terminal.
 //! * [`ending`]: draining, handing over, and the end of the process.
 //! * [`succession`]: what two processes say to each other when one takes the other's place.
 //! * [`operate`]: the commands that talk to a running grid's admin port.
@@ -16,10 +16,10 @@ pub mod ending;
 pub mod limits;
 pub mod notify;
 pub mod operate;
-pub mod orders;
 pub mod ports;
 pub mod runtime;
 pub mod serve;
+pub mod signals;
 pub mod sockets;
 pub mod succession;
 pub mod terminal;
@@ -42,9 +42,9 @@ use crate::worker::{Observer, locate};
 use crate::{admission, logging};
 use anyhow::Context;
 use operate::AdminClient;
-use orders::Orders;
 use runtime::AdminToken;
 use serve::{ControlPlane, Succession};
+use signals::Signals;
 use sockets::{Inherited, Sockets};
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -62,7 +62,7 @@ const CONTROL_THREADS: usize = 2;
 const READERS_STAY: Duration = Duration::from_secs(600);
 /// How long the store may take to say goodbye.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Between two looks whether the fleet is known.
+/// Between two checks whether the fleet is known.
 const VIEW_POLL: Duration = Duration::from_millis(10);
 /// How often `status --watch` looks again.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
@@ -162,7 +162,7 @@ fn block_on(serving: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result
 }
 
 async fn run_proxy(sources: Sources, loaded: Loaded, upgrade: bool) -> anyhow::Result<()> {
-    let mut orders = Orders::listen(None).context("cannot listen to signals")?;
+    let mut signals = Signals::listen(None).context("cannot listen to signals")?;
     let upgrade_socket = &loaded.config.server.upgrade_socket;
     let (upgrade, mut sockets) = match upgrade {
         true => (Some(UpgradeSocket::listen(upgrade_socket)?), None),
@@ -179,7 +179,7 @@ async fn run_proxy(sources: Sources, loaded: Loaded, upgrade: bool) -> anyhow::R
         Some(memory) => memory.clone(),
         None => open_store(&loaded.config, StoreRole::Proxy, stopped.clone()).await?,
     };
-    let (config, status) = reloading(sources, loaded, &metrics, stopped, orders.reloads());
+    let (config, status) = reloading(sources, loaded, &metrics, stopped, signals.reloads());
     let plane = ControlPlane::start(config, store, metrics, None);
     let mut succession = Succession {
         predecessor: None,
@@ -192,19 +192,20 @@ async fn run_proxy(sources: Sources, loaded: Loaded, upgrade: bool) -> anyhow::R
                 sockets = Some(inherited);
                 succession.predecessor = Some(predecessor);
             }
-            () = orders.to_end() => return Ok(()),
+            () = signals.to_end() => return Ok(()),
         }
     }
     let sockets = sockets.expect("opened, or taken over");
     let served = plane
-        .serve("proxy", sockets, succession, status, &mut orders)
+        .serve("proxy", sockets, succession, status, &mut signals)
         .await;
     close_store(&stop).await;
     served
 }
 
 async fn run_up(sources: Sources, loaded: Loaded, workers: usize) -> anyhow::Result<()> {
-    let mut orders = Orders::listen(Terminal::of_process()).context("cannot listen to signals")?;
+    let mut signals =
+        Signals::listen(Terminal::of_process()).context("cannot listen to signals")?;
     let toolchain = locate(&loaded.config.worker)?;
     let sockets = Sockets::open(&loaded.config, &mut Inherited::default())?;
     let metrics = Metrics::new(&RefusalCode::ALL.map(RefusalCode::as_str));
@@ -227,14 +228,14 @@ async fn run_up(sources: Sources, loaded: Loaded, workers: usize) -> anyhow::Res
         address: operate::reachable(sockets.admin.local()),
         token,
     };
-    let (config, status) = reloading(sources, loaded, &metrics, stopped, orders.reloads());
+    let (config, status) = reloading(sources, loaded, &metrics, stopped, signals.reloads());
     let plane = ControlPlane::start(config.clone(), store.clone(), metrics, token_hash);
     welcome.begin(&toolchain, &dashboard);
     let observer: Observer = Arc::new(move |progress| welcome.observe(&progress));
     let workers = up::Workers::start(workers, &config, toolchain, &store, observer)?;
     let succession = Succession::default();
     let served = plane
-        .serve("up", sockets, succession, status, &mut orders)
+        .serve("up", sockets, succession, status, &mut signals)
         .await;
     workers.stop().await;
     drop(dashboard);
@@ -243,7 +244,7 @@ async fn run_up(sources: Sources, loaded: Loaded, workers: usize) -> anyhow::Res
 }
 
 async fn run_worker(sources: Sources, loaded: Loaded) -> anyhow::Result<()> {
-    let mut orders = Orders::listen(None).context("cannot listen to signals")?;
+    let mut signals = Signals::listen(None).context("cannot listen to signals")?;
     let toolchain = locate(&loaded.config.worker)?;
     let (stop, stopped) = watch::channel(false);
     let store = open_store(&loaded.config, StoreRole::Worker, stopped.clone()).await?;
@@ -252,9 +253,9 @@ async fn run_worker(sources: Sources, loaded: Loaded) -> anyhow::Result<()> {
         loaded,
         &Metrics::new(&[]),
         stopped,
-        orders.reloads(),
+        signals.reloads(),
     );
-    let ran = worker::run(config, toolchain, store, orders).await;
+    let ran = worker::run(config, toolchain, store, signals).await;
     close_store(&stop).await;
     ran
 }

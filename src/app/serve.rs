@@ -5,15 +5,15 @@
 
 use super::ending::Ending;
 use super::notify;
-use super::orders::Orders;
 use super::ports::Ports;
+use super::signals::Signals;
 use super::sockets::Sockets;
 use super::succession::predecessor::Predecessor;
 use super::tls::{Certificate, check_authorities, install_crypto};
 use crate::admin::{ConfigView, serve_peers};
 use crate::admission::tokens::Quotas;
 use crate::config::{LiveConfig, ReloadStatus, TlsVersion};
-use crate::events::{Events, Kind};
+use crate::events::{EventKind, Events};
 use crate::fleet::{self, Fleet, Queue};
 use crate::kubernetes;
 use crate::metrics::Metrics;
@@ -96,7 +96,7 @@ impl ControlPlane {
         }
     }
 
-    /// Accepts on both sockets as a process of this role (`proxy`, `up`), and serves until the process is ordered to end and its sessions
+    /// Accepts on both sockets as a process of this role (`proxy`, `up`), and serves until the process is asked to end and its sessions
     /// have ended.
     ///
     /// # Errors
@@ -108,7 +108,7 @@ impl ControlPlane {
         sockets: Sockets,
         succession: Succession,
         status: watch::Receiver<ReloadStatus>,
-        orders: &mut Orders,
+        signals: &mut Signals,
     ) -> anyhow::Result<()> {
         let config = self.proxy.config.load_full();
         install_crypto(
@@ -157,7 +157,7 @@ impl ControlPlane {
         if let Some(seats) = succession.seats {
             ending = ending.succeeded(seats);
         }
-        ending.run(orders).await;
+        ending.run(signals).await;
         self.stop.send_replace(true);
         log::info!("ended");
         Ok(())
@@ -197,6 +197,6 @@ async fn follow(
 fn note_reload(proxy: &ProxyState, status: &ReloadStatus) {
     let outcome = status.outcome.as_str();
     if outcome != "unchanged" {
-        proxy.events.note(Kind::Configuration, outcome, None);
+        proxy.events.note(EventKind::Configuration, outcome, None);
     }
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 /// The controlling terminal of the process that asks, whichever it is (tty(4)).
 const CONTROLLING: &str = "/dev/tty";
 /// A shell that ends sends the signal a moment before its terminal is taken away.
-const LOOKS: u32 = 20;
-const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
+const CHECKS: u32 = 20;
+const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A terminal whose end is the end of this process.
 pub struct Terminal(());
@@ -36,11 +36,11 @@ impl Terminal {
 
     /// Whether it was taken away.
     pub async fn is_gone(&self) -> bool {
-        for _ in 0..LOOKS {
+        for _ in 0..CHECKS {
             if !Terminal::is_there() {
                 return true;
             }
-            tokio::time::sleep(BETWEEN_LOOKS).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
         }
         false
     }

@@ -1,8 +1,8 @@
 //! `playhouse worker`: one worker in a process of its own, until a signal or, with
 //! `recycle.mode: exit`, until its browser has lived its life.
 
-use super::orders::{Order, Orders};
 use super::runtime::{Health, StatusSocket};
+use super::signals::{Signal, Signals};
 use crate::config::LiveConfig;
 use crate::model::WorkerId;
 use crate::store::Store;
@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// Between two looks for our address, while the store is away.
+/// Between two checks of our address, while the store is away.
 const ADDRESS_RETRY: Duration = Duration::from_secs(1);
 
 /// Runs the worker to its end.
@@ -21,7 +21,7 @@ pub async fn run(
     config: LiveConfig,
     toolchain: Toolchain,
     store: Arc<dyn Store>,
-    mut orders: Orders,
+    mut signals: Signals,
 ) -> anyhow::Result<()> {
     let up: Arc<Mutex<HashSet<WorkerId>>> = Arc::default();
     let _status_socket = status_socket(up.clone());
@@ -34,7 +34,7 @@ pub async fn run(
         Some(hostname) => hostname,
         None => tokio::select! {
             address = own_address(&*store) => address,
-            _ = orders.next() => return Ok(()),
+            _ = signals.next() => return Ok(()),
         },
     };
     log::info!(address = advertise; "proxies reach this worker at");
@@ -45,13 +45,13 @@ pub async fn run(
     loop {
         tokio::select! {
             () = &mut running => break,
-            order = orders.next() => {
-                let end = match order {
-                    Order::HandOver => continue,
-                    Order::Drain => Shutdown::Drain,
-                    Order::Stop => Shutdown::Now,
+            signal = signals.next() => {
+                let end = match signal {
+                    Signal::HandOver => continue,
+                    Signal::Drain => Shutdown::Drain,
+                    Signal::Stop => Shutdown::Now,
                 };
-                log::info!(order:? = order, end:? = end; "asked to end");
+                log::info!(signal:? = signal, end:? = end; "asked to end");
                 shutdown.send_replace(end);
             }
         }

@@ -102,7 +102,7 @@ impl Reloader {
                 };
                 if by_request {
                     log::info!("asked to reload the configuration");
-                } else if self.look().await == self.read {
+                } else if self.fingerprints().await == self.read {
                     continue;
                 }
                 self.reload(by_request, &asked).await;
@@ -114,14 +114,14 @@ impl Reloader {
         }
     }
 
-    /// Looks until two looks agree and nobody writes.
+    /// Reads until two readings agree and nobody writes.
     async fn settled(&self) -> Fingerprints {
-        let mut before = self.look().await;
+        let mut before = self.fingerprints().await;
         let begun = Instant::now();
         let mut told = false;
         loop {
             sleep(SETTLE).await;
-            let now = self.look().await;
+            let now = self.fingerprints().await;
             if now == before {
                 match self.written().await {
                     None => return now,
@@ -157,14 +157,14 @@ impl Reloader {
             if by_request {
                 return true;
             }
-            if self.look().await != *settled {
+            if self.fingerprints().await != *settled {
                 return false;
             }
         }
         true
     }
 
-    async fn look(&self) -> Fingerprints {
+    async fn fingerprints(&self) -> Fingerprints {
         let files: Vec<_> = self.read.keys().cloned().collect();
         let looked = spawn_blocking(move || fingerprints(files)).await;
         // It cannot panic, and is cancelled only with the whole runtime.

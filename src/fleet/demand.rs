@@ -6,11 +6,10 @@
 
 use super::WorkerState;
 use crate::model::{Pool, PoolState};
-use crate::selection::Wanted;
 use std::collections::BTreeMap;
 
 /// Clients that wait for one thing, and how many there are.
-pub type Waiting = (Wanted, usize);
+pub type Waiting = (Pool, usize);
 
 /// The pools that have workers or are expected, and the clients that wait, each in one of them. Who
 /// waits for a version of which there is neither is counted under its browser without a version, so
@@ -21,7 +20,7 @@ pub fn pools(workers: &[WorkerState], waiting: &[Waiting], expected: &[Pool]) ->
         entry(&mut pools, *pool).expected = true;
     }
     for worker in workers {
-        let pool = entry(&mut pools, pool_of(worker));
+        let pool = entry(&mut pools, worker.record.pool());
         pool.used += u64::from(worker.counts.active);
         pool.free += u64::from(worker.free);
         pool.workers += 1;
@@ -37,24 +36,13 @@ fn entry(pools: &mut BTreeMap<Pool, PoolState>, pool: Pool) -> &mut PoolState {
     pools.entry(pool).or_insert_with(|| PoolState::empty(pool))
 }
 
-fn pool_of(worker: &WorkerState) -> Pool {
-    Pool {
-        browser: worker.record.key.browser,
-        version: worker.record.version,
-        seat: worker.record.seat,
-    }
-}
-
 /// The pool that should grow for this client: its version's, or, if any version will do, that of
 /// the newest.
-fn waiting_for(pools: &BTreeMap<Pool, PoolState>, wanted: &Wanted) -> Pool {
-    let versions = pools
-        .keys()
-        .filter(|pool| pool.browser == wanted.browser && wanted.accepts(pool.seat, pool.version));
+fn waiting_for(pools: &BTreeMap<Pool, PoolState>, wanted: &Pool) -> Pool {
+    let versions = pools.keys().filter(|pool| wanted.accepts(pool));
     versions.max().copied().unwrap_or(Pool {
-        browser: wanted.browser,
         version: None,
-        seat: wanted.seat,
+        ..*wanted
     })
 }
 
@@ -101,8 +89,8 @@ mod tests {
         }
     }
 
-    fn wanted(version: Option<&str>) -> Wanted {
-        Wanted {
+    fn wanted(version: Option<&str>) -> Pool {
+        Pool {
             browser: Browser::Chromium,
             version: version.and_then(|version| version.parse().ok()),
             seat: SeatKind::Shared,
@@ -150,10 +138,6 @@ mod tests {
         ) {
             let workers: Vec<WorkerState> =
                 workers.into_iter().map(|(pool, active, free)| worker(pool, active, free)).collect();
-            let waiting: Vec<Waiting> = waiting
-                .into_iter()
-                .map(|(Pool { browser, version, seat }, n)| (Wanted { browser, version, seat }, n))
-                .collect();
             let pools = pools(&workers, &waiting, &expect);
             let used: u64 = workers.iter().map(|it| u64::from(it.counts.active)).sum();
             let queued: usize = waiting.iter().map(|(_, n)| n).sum();
@@ -161,7 +145,7 @@ mod tests {
             prop_assert_eq!(pools.iter().map(|it| it.queued).sum::<u64>(), queued as u64);
             prop_assert_eq!(pools.iter().map(|it| it.workers).sum::<usize>(), workers.len());
             for pool in &pools {
-                let vouched = workers.iter().any(|it| pool_of(it) == pool.pool)
+                let vouched = workers.iter().any(|it| it.record.pool() == pool.pool)
                     || expect.contains(&pool.pool)
                     || pool.pool.version.is_none();
                 prop_assert!(vouched, "{:?}", pool);

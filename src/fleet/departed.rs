@@ -2,8 +2,7 @@
 //! until it is warm again: who can only be served there waits for it like for a seat. Pure: it is handed
 //! the time.
 
-use crate::model::{Browser, SeatKind, Version, WorkerRecord, WorkerStatus};
-use crate::selection::Wanted;
+use crate::model::{Browser, Pool, SeatKind, Version, WorkerRecord, WorkerStatus};
 use std::collections::HashMap;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -12,26 +11,22 @@ use tokio::time::Instant;
 /// before it takes on a machine that is not busy.
 const RETURN_TIME: Duration = Duration::from_secs(60);
 
-/// The kinds of workers that have left, and until when one of them may come back.
+/// The pools that workers have left, and until when one of them may come back.
 #[derive(Debug, Default)]
-pub(super) struct Departed(HashMap<Kind, Instant>);
-
-type Kind = (Browser, SeatKind, Option<Version>);
+pub(super) struct Departed(HashMap<Pool, Instant>);
 
 impl Departed {
-    /// A worker of this `version` has left the books.
-    pub(super) fn left(&mut self, record: &WorkerRecord, version: Option<Version>, now: Instant) {
+    /// A worker of this pool has left the books.
+    pub(super) fn left(&mut self, record: &WorkerRecord, pool: Pool, now: Instant) {
         self.0.retain(|_, until| now < *until);
         if may_return(record) {
-            let kind = (record.key.browser, record.seat, version);
-            self.0.insert(kind, now + RETURN_TIME);
+            self.0.insert(pool, now + RETURN_TIME);
         }
     }
 
     /// Whether somebody who may come back would serve this.
-    pub(super) fn serves(&self, wanted: &Wanted, now: Instant) -> bool {
-        let mut versions = self.versions(wanted.browser, wanted.seat, now);
-        versions.any(|version| wanted.accepts(wanted.seat, version))
+    pub(super) fn serves(&self, wanted: &Pool, now: Instant) -> bool {
+        self.pools(now).any(|pool| wanted.accepts(pool))
     }
 
     /// The versions of those who may come back; `None` stands for one that did not tell.
@@ -41,11 +36,13 @@ impl Departed {
         seat: SeatKind,
         now: Instant,
     ) -> impl Iterator<Item = Option<Version>> {
+        let alike = move |pool: &&Pool| pool.browser == browser && pool.seat == seat;
+        self.pools(now).filter(alike).map(|pool| pool.version)
+    }
+
+    fn pools(&self, now: Instant) -> impl Iterator<Item = &Pool> {
         let there = self.0.iter().filter(move |(_, until)| now < **until);
-        let kinds = there.map(|(kind, _)| *kind);
-        kinds.filter_map(move |(of, kind, version)| {
-            (of == browser && kind == seat).then_some(version)
-        })
+        there.map(|(pool, _)| pool)
     }
 }
 
@@ -64,11 +61,6 @@ mod tests {
     use super::*;
     use crate::model::WorkerKey;
 
-    const V65: Version = Version {
-        major: 1,
-        minor: 65,
-    };
-
     fn record() -> WorkerRecord {
         let key = WorkerKey::new(Browser::Chromium, "w");
         let endpoint = "ws://10.0.0.1:3131/path".parse().unwrap();
@@ -78,8 +70,8 @@ mod tests {
         }
     }
 
-    fn wanted(minor: u16) -> Wanted {
-        Wanted {
+    fn wanted(minor: u16) -> Pool {
+        Pool {
             browser: Browser::Chromium,
             version: Some(Version { major: 1, minor }),
             seat: SeatKind::Shared,
@@ -89,7 +81,7 @@ mod tests {
     fn returns(record: &WorkerRecord) -> bool {
         let now = Instant::now();
         let mut departed = Departed::default();
-        departed.left(record, Some(V65), now);
+        departed.left(record, wanted(65), now);
         departed.serves(&wanted(65), now)
     }
 
@@ -128,7 +120,7 @@ mod tests {
     fn one_is_waited_for_by_those_whom_it_served_and_not_for_ever() {
         let now = Instant::now();
         let mut departed = Departed::default();
-        departed.left(&record(), Some(V65), now);
+        departed.left(&record(), wanted(65), now);
         assert!(!departed.serves(&wanted(64), now));
         assert!(!departed.serves(&wanted(65), now + RETURN_TIME));
         let versions = |now| {

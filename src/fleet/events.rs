@@ -1,6 +1,6 @@
 //! What happens to workers and the store, as the store tells it, for those who look at the grid.
 
-use crate::events::{Events, Kind};
+use crate::events::{EventKind, Events};
 use crate::model::{WorkerKey, WorkerStatus};
 use crate::store::{Event, Store};
 use std::collections::{HashMap, HashSet};
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
 
-/// Between two looks at what the store told. Each session makes it tell of counts, which nobody who looks at the
+/// Between two checks of what the store told. Each session makes it tell of counts, which nobody who looks at the
 /// grid hears of here: to be woken for every one would cost more than the session does.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -16,10 +16,10 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub async fn follow(store: Arc<dyn Store>, events: Arc<Events>) {
     let mut heard = store.events();
     drop(store);
-    let (mut known, mut asked) = (HashMap::new(), HashSet::new());
+    let (mut known, mut ordered) = (HashMap::new(), HashSet::new());
     loop {
         match heard.recv().await {
-            Ok(event) => note(&event, &mut known, &mut asked, &events),
+            Ok(event) => note(&event, &mut known, &mut ordered, &events),
             // Those that were missed are not told: this is no log.
             Err(RecvError::Lagged(_)) => {}
             Err(RecvError::Closed) => return,
@@ -30,15 +30,15 @@ pub async fn follow(store: Arc<dyn Store>, events: Arc<Events>) {
     }
 }
 
-/// Statuses in `known`, and who was `asked` to recycle: every proxy asks until it is done.
+/// Statuses in `known`, and who was `ordered` to recycle: every proxy orders it until it is done.
 fn note(
     event: &Event,
     known: &mut HashMap<WorkerKey, WorkerStatus>,
-    asked: &mut HashSet<WorkerKey>,
+    ordered: &mut HashSet<WorkerKey>,
     events: &Events,
 ) {
     let worker = |key: &WorkerKey, what: &str| {
-        events.note(Kind::Worker, what, Some(key.id.as_str()));
+        events.note(EventKind::Worker, what, Some(key.id.as_str()));
     };
     match event {
         Event::Worker(view) => {
@@ -51,13 +51,13 @@ fn note(
         }
         Event::Gone(key) => {
             known.remove(key);
-            asked.remove(key);
+            ordered.remove(key);
             worker(key, "left");
         }
-        Event::Recycle(key) if known.contains_key(key) && !asked.insert(key.clone()) => {}
+        Event::Recycle(key) if known.contains_key(key) && !ordered.insert(key.clone()) => {}
         Event::Recycle(key) => worker(key, "asked to recycle"),
-        Event::Reachable(true) => events.note(Kind::Store, "the store is back", None),
-        Event::Reachable(false) => events.note(Kind::Store, "the store is away", None),
+        Event::Reachable(true) => events.note(EventKind::Store, "the store is back", None),
+        Event::Reachable(false) => events.note(EventKind::Store, "the store is away", None),
         Event::Suspect(key) => worker(key, "suspected to hang"),
         Event::Counts(..) | Event::Resync => {}
     }

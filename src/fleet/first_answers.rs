@@ -1,11 +1,11 @@
 //! Sessions whose first messages have no answer: their worker is asked to look at its browser. It may
-//! find it well, a page may be slow; a look costs little.
+//! find it well, a page may be slow; a check costs little.
 
 use super::Fleet;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Between two looks at the sessions; also how often one worker is asked at most.
+/// Between two checks of the sessions; also how often one worker is asked at most.
 const INTERVAL: Duration = Duration::from_secs(2);
 /// A browser that is well answers the first messages sooner, but for pages that are slow.
 const UNANSWERED: Duration = Duration::from_secs(2);

@@ -41,7 +41,7 @@ use crate::metrics::Metrics;
 use crate::model::{
     Browser, Counts, DevToolsVersion, Pool, SeatKind, Version, WorkerKey, WorkerRecord,
 };
-use crate::selection::{Facts, IndexSelection, Policy, SharedIndex, Wanted};
+use crate::selection::{Facts, IndexSelection, Policy, SharedIndex};
 use crate::session::registry::Registry;
 use crate::session::seat::Releaser;
 use crate::store::Store;
@@ -190,11 +190,11 @@ impl Fleet {
 
     /// What a client could have had in the place of what it wants. `None` when it can be served, at once or
     /// by workers that are expected, or when there is nothing of the browser.
-    pub fn instead_of(&self, wanted: &Wanted) -> Option<Instead> {
+    pub fn instead_of(&self, wanted: &Pool) -> Option<Instead> {
         let config = self.config.load();
         let expected = config.pools.iter();
         let expected: Vec<&Pool> = expected.filter(|it| it.browser == wanted.browser).collect();
-        let serves = |pool: &&Pool| wanted.accepts(pool.seat, pool.version);
+        let serves = |pool: &&Pool| wanted.accepts(pool);
         let now = Instant::now();
         let table = self.table.lock();
         let (departed, index) = (table.departed(), table.index());
@@ -218,37 +218,35 @@ impl Fleet {
     }
 
     /// Whether there are workers, or some are expected, from which this client may get what it wants.
-    pub fn serves(&self, wanted: &Wanted) -> bool {
-        let expected =
-            |pool: &Pool| pool.browser == wanted.browser && wanted.accepts(pool.seat, pool.version);
+    pub fn serves(&self, wanted: &Pool) -> bool {
         let config = self.config.load();
         // Let go of before the next lock: a guard in the first operand would live to the end.
         let knows = self.table.index().knows(wanted);
         let now = Instant::now();
         knows
-            || config.pools.iter().any(expected)
+            || config.pools.iter().any(|pool| wanted.accepts(pool))
             || self.table.lock().departed().serves(wanted, now)
     }
 
     /// Whether every browser that this client may get has these launch options of itself.
-    pub fn has_launch_options(&self, wanted: &Wanted, options: &LaunchOptions) -> bool {
+    pub fn has_launch_options(&self, wanted: &Pool, options: &LaunchOptions) -> bool {
         let digest = options.digest();
         let table = self.table.lock();
         let mut records = table
             .values()
             .map(|worker| &worker.record)
-            .filter(|it| it.key.browser == wanted.browser && wanted.accepts(it.seat, it.version))
+            .filter(|record| wanted.accepts(&record.pool()))
             .peekable();
         records.peek().is_some()
             && records.all(|it| it.launch_options.as_deref() == Some(digest.as_str()))
     }
 
     /// What a browser that this client may get tells clients of the DevTools protocol, if a worker knows.
-    pub fn devtools_version(&self, wanted: &Wanted) -> Option<DevToolsVersion> {
+    pub fn devtools_version(&self, wanted: &Pool) -> Option<DevToolsVersion> {
         let table = self.table.lock();
         let mut records = table.values().map(|worker| &worker.record);
         records.find_map(|it| {
-            let fits = it.key.browser == wanted.browser && wanted.accepts(it.seat, it.version);
+            let fits = wanted.accepts(&it.pool());
             it.devtools.clone().filter(|_| fits)
         })
     }

@@ -50,7 +50,7 @@ impl Share {
     pub(super) fn apply(&self, facts: &mut Facts, held: u32, policy: &Policy) {
         let left = self.most.saturating_sub(held);
         let bounds = policy.bounds(facts.size);
-        facts.active = bounds.max_active.saturating_sub(left);
+        facts.active = bounds.max_concurrent_sessions.saturating_sub(left);
         facts.lifetime = facts.lifetime.saturating_add(self.given);
     }
 }
@@ -63,7 +63,9 @@ impl Fleet {
         let proxies = u32::try_from(self.store.proxies()).unwrap_or(u32::MAX);
         self.change_shares(|key, worker| {
             let bounds = policy.bounds(worker.record.size);
-            let free = bounds.max_active.saturating_sub(worker.counts.active);
+            let free = bounds
+                .max_concurrent_sessions
+                .saturating_sub(worker.counts.active);
             Some(Share::new(self.releaser.held(key), free, proxies))
         });
     }

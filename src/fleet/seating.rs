@@ -8,8 +8,8 @@ use crate::admission::line::{Need, Refused};
 use crate::admission::queue::{self, Seeker};
 use crate::admission::turns::Place;
 use crate::metrics::ObserveTime;
-use crate::model::{Browser, Counts, SessionId, Size, WorkerKey, WorkerStatus};
-use crate::selection::{Policy, Wanted, candidates, worker_key};
+use crate::model::{Browser, Counts, Pool, SessionId, Size, WorkerKey, WorkerStatus};
+use crate::selection::{Policy, candidates, worker_key};
 use crate::session::seat::Seat;
 use crate::store::{Candidate, Reserved};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 /// Candidates that go to the store in one search. Enough that with several proxies one of them
 /// still has a seat, few enough for a constant cost.
 const CANDIDATES: usize = 8;
-/// Between two looks for seats that nobody was woken for, while somebody waits.
+/// Between two checks for seats that nobody was woken for, while somebody waits.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A seat on a worker, for a client that has not dialled it yet.
@@ -64,7 +64,7 @@ pub enum NoGrant {
 /// For whom there was no seat when it was asked for, so that the others are served.
 #[derive(Default)]
 struct Unserved {
-    wanted: Vec<Wanted>,
+    wanted: Vec<Pool>,
     clients: Vec<Place>,
 }
 
@@ -189,7 +189,7 @@ impl Fleet {
                     seat.taken(worker.clone());
                     self.count(&worker, counts);
                     self.order_recycle_at_limit(&worker, counts, &policy);
-                    // If it left between the two looks, the dropped seat is given back.
+                    // If it left between the two checks, the dropped seat is given back.
                     return self.target(&worker).ok_or(NoGrant::NoneFree);
                 }
                 Ok(Reserved::Full { counts }) => {
@@ -214,7 +214,7 @@ impl Fleet {
     /// The `wish` best workers with a seat, none of those in `except`.
     pub(super) fn best(
         &self,
-        wanted: &Wanted,
+        wanted: &Pool,
         except: &[WorkerKey],
         most: usize,
         policy: &Policy,
@@ -225,29 +225,30 @@ impl Fleet {
             .filter_map(|key| {
                 let worker = table.get(&key)?;
                 let bounds = policy.bounds(worker.record.size);
-                let max_lifetime = if worker.fixed() {
+                let lifetime_cap = if worker.fixed() {
                     None
                 } else {
                     bounds.lifetime_cap(worker.record.replaces_itself)
                 };
                 Some(Candidate {
                     key,
-                    max_active: bounds.max_active,
-                    max_lifetime,
+                    max_concurrent_sessions: bounds.max_concurrent_sessions,
+                    lifetime_cap,
                 })
             })
             .collect()
     }
 
-    /// Asks a worker that has reached its lifetime limit to recycle itself. Whoever gives the
-    /// session that reaches it asks; the watch loop asks again.
+    /// Orders a worker that has reached its lifetime limit to recycle itself. Whoever gives the
+    /// session that reaches it does; the watch loop does it again.
     pub(super) fn order_recycle_at_limit(
         self: &Arc<Self>,
         key: &WorkerKey,
         counts: Counts,
         policy: &Policy,
     ) {
-        let at_limit = |size: Size| policy.bounds(size).max_lifetime == Some(counts.lifetime);
+        let at_limit =
+            |size: Size| policy.bounds(size).max_lifetime_sessions == Some(counts.lifetime);
         let table = self.table.lock();
         let worker = table.get(key).filter(|worker| !worker.fixed());
         let worker = worker.filter(|worker| at_limit(worker.record.size));
@@ -257,7 +258,7 @@ impl Fleet {
         }
     }
 
-    /// Asks the workers that are due to recycle themselves, in the background. Those that replace
+    /// Orders the workers that are due to recycle themselves, in the background. Those that replace
     /// themselves first cost no seats and all may; of the others as many as may be out at a time.
     pub(super) fn order_overdue(self: &Arc<Self>) {
         let overdue = self.overdue();
@@ -325,17 +326,14 @@ impl Fleet {
 
     /// Why a client got no seat, for its message. One that has `dialled` was offered seats, so those
     /// that are free are no use to it; for another one they have come free this moment.
-    pub fn why_no_seat(&self, wanted: &Wanted, dialled: bool) -> NoSeat {
+    pub fn why_no_seat(&self, wanted: &Pool, dialled: bool) -> NoSeat {
         let policy = policy(&self.config);
         let table = self.table.lock();
-        let fits = |it: &&Known| {
-            let record = &it.record;
-            record.key.browser == wanted.browser && wanted.accepts(record.seat, it.version())
-        };
+        let fits = |it: &&Known| wanted.accepts(&it.pool());
         let fitting: Vec<_> = table.values().filter(fits).collect();
         let available = |it: &&&Known| it.record.status == WorkerStatus::Available;
         let available: Vec<_> = fitting.iter().filter(available).collect();
-        let of_no_use = |it: &&&Known| it.left(&policy) > 0 && (dialled || !it.open());
+        let of_no_use = |it: &&&Known| it.left(&policy) > 0 && (dialled || !it.takes_sessions());
         if fitting.is_empty() {
             match table.departed().serves(wanted, tokio::time::Instant::now()) {
                 true => NoSeat::LeftJustNow,

@@ -5,8 +5,7 @@ use super::seating::Grant;
 use super::{Fleet, Target, policy};
 use crate::admission::turns::Place;
 use crate::metrics::ObserveTime;
-use crate::model::{Browser, SessionId, WorkerKey};
-use crate::selection::Wanted;
+use crate::model::{Browser, Pool, SessionId, WorkerKey};
 use crate::session::seat::Seat;
 use crate::store::{Candidate, Granted, LineServed, MAX_CANDIDATES, Served, StoreError};
 use rand::seq::index::sample;
@@ -175,7 +174,7 @@ impl Fleet {
 
     fn some_of_the_best(
         &self,
-        wanted: &Wanted,
+        wanted: &Pool,
         except: &[WorkerKey],
         most: usize,
         crowded: bool,

@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[derive(Clone, Copy, Debug)]
-    enum Event {
+    enum Step {
         Failed,
         Served,
         Doubt,
@@ -316,13 +316,13 @@ mod tests {
         Pass(u64),
     }
 
-    fn event() -> impl Strategy<Value = Event> {
+    fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            Just(Event::Failed),
-            Just(Event::Served),
-            Just(Event::Doubt),
-            any::<Option<bool>>().prop_map(Event::Trial),
-            (0..100_000u64).prop_map(Event::Pass),
+            Just(Step::Failed),
+            Just(Step::Served),
+            Just(Step::Doubt),
+            any::<Option<bool>>().prop_map(Step::Trial),
+            (0..100_000u64).prop_map(Step::Pass),
         ]
     }
 
@@ -330,19 +330,19 @@ mod tests {
         /// Whatever happens: a worker that is not trusted is asked again, only trials take it
         /// out, trials keep their distance, and one that works for long is trusted again.
         #[test]
-        fn a_worker_is_never_forgotten(events in prop::collection::vec(event(), 0..200)) {
+        fn a_worker_is_never_forgotten(steps in prop::collection::vec(step(), 0..200)) {
             let mut now = Instant::now();
             let mut suspicion = Suspicion::default();
             let mut last_trial = None;
-            for event in events {
+            for step in steps {
                 let was_out = suspicion.trust() == Trust::Out;
                 let mut answered_badly = false;
-                match event {
-                    Event::Failed => suspicion.session_failed(now),
-                    Event::Served => suspicion.session_served(now),
-                    Event::Doubt => suspicion.request_trial(now),
-                    Event::Pass(time) => now += Duration::from_millis(time),
-                    Event::Trial(outcome) => {
+                match step {
+                    Step::Failed => suspicion.session_failed(now),
+                    Step::Served => suspicion.session_served(now),
+                    Step::Doubt => suspicion.request_trial(now),
+                    Step::Pass(time) => now += Duration::from_millis(time),
+                    Step::Trial(outcome) => {
                         let Some(due) = suspicion.next_trial() else { continue };
                         now = now.max(due);
                         if let Some(last) = last_trial {

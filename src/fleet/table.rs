@@ -8,7 +8,7 @@ use super::outage::Share;
 use super::shown_version::ShownVersion;
 use super::suspicion::{Suspicion, Trust};
 use super::unreachable::{Obstacles, Unreachable};
-use crate::model::{Counts, WorkerKey, WorkerRecord, WorkerStatus};
+use crate::model::{Counts, Pool, WorkerKey, WorkerRecord, WorkerStatus};
 use crate::selection::{Facts, Index, Policy, SharedIndex};
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
@@ -83,8 +83,9 @@ impl LockedTable<'_> {
     /// Takes a worker out, which may come back.
     pub(super) fn depart(&mut self, key: &WorkerKey, now: Instant) -> Option<Known> {
         let worker = self.workers.known.remove(key)?;
-        let version = worker.version();
-        self.workers.departed.left(&worker.record, version, now);
+        self.workers
+            .departed
+            .left(&worker.record, worker.pool(), now);
         self.index.lock().remove(key);
         Some(worker)
     }
@@ -147,7 +148,7 @@ impl Known {
             active: self.counts.active,
             lifetime: self.lifetime(),
             started_at: self.record.started_at,
-            open: self.open(),
+            takes_sessions: self.takes_sessions(),
             suspected: self.suspicion.trust() == Trust::Suspected,
             replaces_itself: self.record.replaces_itself,
         })
@@ -155,7 +156,11 @@ impl Known {
 
     /// Sessions that it would take.
     pub(super) fn free(&self, policy: &Policy) -> u32 {
-        if self.open() { self.left(policy) } else { 0 }
+        if self.takes_sessions() {
+            self.left(policy)
+        } else {
+            0
+        }
     }
 
     /// Sessions that it would take if it were reached: never more than its life has left.
@@ -164,7 +169,11 @@ impl Known {
         let of_its_life = bounds
             .lifetime_cap(self.record.replaces_itself)
             .map_or(u32::MAX, |cap| cap.saturating_sub(self.lifetime()));
-        of_its_life.min(bounds.max_active.saturating_sub(self.counts.active))
+        of_its_life.min(
+            bounds
+                .max_concurrent_sessions
+                .saturating_sub(self.counts.active),
+        )
     }
 
     /// Sessions of its life so far. Nobody recycles a fixed worker: it is always young.
@@ -186,7 +195,16 @@ impl Known {
         self.obstacles.first().or(self.suspicion.why())
     }
 
-    pub(super) fn open(&self) -> bool {
+    /// The pool that it belongs to, by what it has shown of its version.
+    pub(super) fn pool(&self) -> Pool {
+        Pool {
+            version: self.version(),
+            ..self.record.pool()
+        }
+    }
+
+    /// Whether it is available and reached: see [`Facts::takes_sessions`].
+    pub(super) fn takes_sessions(&self) -> bool {
         self.record.status == WorkerStatus::Available
             && self.unreachable().is_none()
             && !self.target.addresses().is_empty()
@@ -209,7 +227,7 @@ mod tests {
             active,
             lifetime: 0,
             started_at: 0,
-            open: true,
+            takes_sessions: true,
             suspected: false,
             replaces_itself: false,
         }
@@ -220,8 +238,8 @@ mod tests {
     fn a_seat_is_gained_by_whom_there_was_none_for() {
         let table = WorkerTable::new(SharedIndex::new(Policy {
             strategy: Strategy::LifetimeFirst,
-            max_active: 2,
-            max_lifetime: None,
+            max_concurrent_sessions: 2,
+            max_lifetime_sessions: None,
             ceiling: None,
         }));
         let gains = |facts| table.lock().put(facts).gained_seat;
@@ -240,7 +258,7 @@ mod tests {
         };
         assert!(gains(told.clone()), "for clients of this version");
         let closed = Facts {
-            open: false,
+            takes_sessions: false,
             ..told.clone()
         };
         assert!(!gains(closed));

@@ -122,7 +122,11 @@ impl Fleet {
     /// A reservation found that a worker is not there or not available. When its new status has
     /// been heard meanwhile, that is why; else it is gone.
     pub(super) fn mark_unavailable(&self, key: &WorkerKey) {
-        let open = self.table.lock().get(key).is_some_and(Known::open);
+        let open = self
+            .table
+            .lock()
+            .get(key)
+            .is_some_and(Known::takes_sessions);
         if open {
             self.forget(key);
             // Nobody may tell of it again: the next look reads who is there.

@@ -29,7 +29,7 @@ const FRESHENING_SHARE: u32 = 20;
 /// Telling Pingora who is there may take one part of this process' time in so many and one.
 const DISCOVERY_SHARE: u32 = 9;
 
-/// Pause between two looks at the store's events. Each session makes some of them, and to be woken
+/// Pause between two checks of the store's events. Each session makes some of them, and to be woken
 /// for every one would cost more than the session does.
 const EVENT_PAUSE: Duration = Duration::from_millis(2);
 

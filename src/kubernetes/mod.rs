@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 /// How often the sessions of each pod are looked at.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Pods that are told of in one look, at most; the others have their turn at the next.
-const MAX_PER_LOOK: usize = 64;
+const MAX_PER_ROUND: usize = 64;
 
 /// Keeps the annotations of the workers' pods for as long as the fleet is there, if this process
 /// runs in a cluster: the cluster gives `host` to every pod, and `folder` to those with a service
@@ -61,7 +61,7 @@ fn annotate_forever(fleet: &Weak<Fleet>, api: &Api) {
     let mut loads = PodUses::default();
     while let Some(sessions) = fleet.upgrade().map(|fleet| sessions(&fleet, api)) {
         let due = loads.step(Instant::now(), &sessions);
-        for (pod, load) in due.into_iter().take(MAX_PER_LOOK) {
+        for (pod, load) in due.into_iter().take(MAX_PER_ROUND) {
             let outcome = api.annotate(&pod, load);
             loads.annotated(Instant::now(), &pod, load, outcome);
         }

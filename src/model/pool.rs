@@ -1,7 +1,8 @@
-//! What workers have in common that are one to an autoscaler: browser, version and kind of seat.
+//! What workers have in common that can stand in for each other: browser, version and kind of seat.
 
 use super::{Browser, Version, words};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::str::FromStr;
 
 words! {
@@ -17,21 +18,61 @@ words! {
     }
 }
 
-/// Workers that can stand in for each other.
+/// Workers that can stand in for each other, and what a client wants of them. Its text is the key of a
+/// selection, and what proxies call it among themselves: `chromium/1.65`, or `chromium` without a version;
+/// `chromium/1.65/own` and `chromium//own` with seats of one's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Pool {
     pub browser: Browser,
-    /// Playwright's version; `None` for workers that do not tell, and for clients that wait for a
-    /// version of which there is no worker.
+    /// Playwright's version; `None` for workers that do not tell, for clients to whom every version will
+    /// do, and for all that wait for a version of which there is no worker.
     pub version: Option<Version>,
     pub seat: SeatKind,
 }
 
 impl Pool {
+    /// Whether a worker of `pool` can serve a client that wants this one. Where one of the two has no
+    /// version, any will do.
+    pub fn accepts(&self, pool: &Pool) -> bool {
+        let any_version = pool.version.is_none() || self.version.is_none();
+        self.browser == pool.browser
+            && self.seat == pool.seat
+            && (any_version || self.version == pool.version)
+    }
+
     /// The version as a metric label and a table show it.
     pub fn version_label(&self) -> String {
         self.version
             .map_or_else(|| "unknown".to_owned(), |version| version.to_string())
+    }
+}
+
+impl fmt::Display for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.browser)?;
+        match (self.version, self.seat) {
+            (None, SeatKind::Shared) => Ok(()),
+            (Some(version), SeatKind::Shared) => write!(f, "/{version}"),
+            (None, seat) => write!(f, "//{seat}"),
+            (Some(version), seat) => write!(f, "/{version}/{seat}"),
+        }
+    }
+}
+
+impl FromStr for Pool {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let PoolFilter {
+            browser,
+            version,
+            seat,
+        } = text.parse()?;
+        Ok(Pool {
+            browser,
+            version,
+            seat: seat.unwrap_or_default(),
+        })
     }
 }
 
@@ -69,8 +110,7 @@ impl PoolState {
     }
 }
 
-/// Some pools: `chromium`, `chromium/1.65`, `chromium/1.65/shared`. What is left out may be
-/// anything.
+/// Some pools, by the beginning of a [`Pool`]'s text. What is left out may be anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolFilter {
     browser: Browser,
@@ -79,6 +119,7 @@ pub struct PoolFilter {
 }
 
 impl PoolFilter {
+    /// Whether the pool is one of them.
     pub fn matches(&self, pool: &Pool) -> bool {
         pool.browser == self.browser
             && (self.version.is_none() || pool.version == self.version)
@@ -92,22 +133,54 @@ impl FromStr for PoolFilter {
     fn from_str(text: &str) -> Result<Self, ()> {
         let mut parts = text.split('/');
         let browser = parts.next().ok_or(())?.parse().map_err(|_| ())?;
-        let version = parts.next().map(|version| version.parse().map_err(|_| ()));
-        let seat = parts.next().map(|seat| seat.parse().map_err(|_| ()));
-        match parts.next() {
-            Some(_) => Err(()),
-            None => Ok(PoolFilter {
-                browser,
-                version: version.transpose()?,
-                seat: seat.transpose()?,
-            }),
+        let (version, seat) = match (parts.next(), parts.next()) {
+            (Some(""), Some(seat)) => (None, Some(seat)),
+            parts => parts,
+        };
+        if parts.next().is_some() {
+            return Err(());
         }
+        Ok(PoolFilter {
+            browser,
+            version: version.map(str::parse).transpose().map_err(|_| ())?,
+            seat: seat.map(str::parse).transpose().map_err(|_| ())?,
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pool_is_read_as_it_was_written() {
+        let v65 = "1.65".parse().ok();
+        for (text, version, seat) in [
+            ("chromium/1.65", v65, SeatKind::Shared),
+            ("chromium", None, SeatKind::Shared),
+            ("chromium/1.65/own", v65, SeatKind::Own),
+            ("chromium//own", None, SeatKind::Own),
+        ] {
+            let pool = Pool {
+                browser: Browser::Chromium,
+                version,
+                seat,
+            };
+            assert_eq!(pool.to_string(), text);
+            assert_eq!(text.parse(), Ok(pool));
+        }
+        for text in [
+            "",
+            "opera",
+            "chromium/",
+            "chromium/one",
+            "/1.65",
+            "chromium/1.65/sofa",
+            "chromium/1.65/own/",
+        ] {
+            assert_eq!(text.parse::<Pool>(), Err(()), "{text}");
+        }
+    }
 
     #[test]
     fn a_filter_names_pools_from_the_left() {
@@ -117,10 +190,20 @@ mod tests {
             seat: SeatKind::Shared,
         };
         let matches = |text: &str| text.parse::<PoolFilter>().map(|it| it.matches(&pool));
-        for text in ["chromium", "chromium/1.65", "chromium/1.65/shared"] {
+        for text in [
+            "chromium",
+            "chromium/1.65",
+            "chromium/1.65/shared",
+            "chromium//shared",
+        ] {
             assert_eq!(matches(text), Ok(true), "{text}");
         }
-        for text in ["firefox", "chromium/1.64", "chromium/1.65/own"] {
+        for text in [
+            "firefox",
+            "chromium/1.64",
+            "chromium/1.65/own",
+            "chromium//own",
+        ] {
             assert_eq!(matches(text), Ok(false), "{text}");
         }
         for text in [

@@ -1,6 +1,6 @@
 //! A worker as the store records it: one browser server with an id of its own.
 
-use super::{Browser, DevToolsVersion, Endpoint, Pod, SeatKind, Version, words};
+use super::{Browser, DevToolsVersion, Endpoint, Pod, Pool, SeatKind, Version, words};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -79,9 +79,9 @@ words! {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Size {
     /// At once.
-    pub concurrent: Option<u32>,
+    pub max_concurrent_sessions: Option<u32>,
     /// In the life of one of its browsers; 0 = any number.
-    pub lifetime: Option<u32>,
+    pub max_lifetime_sessions: Option<u32>,
 }
 
 /// What a worker says of itself.
@@ -130,6 +130,15 @@ pub struct WorkerRecord {
 }
 
 impl WorkerRecord {
+    /// The pool that the worker belongs to.
+    pub fn pool(&self) -> Pool {
+        Pool {
+            browser: self.key.browser,
+            version: self.version,
+            seat: self.seat,
+        }
+    }
+
     /// An available worker of which no more is known than where it is and since when.
     pub fn new(key: WorkerKey, endpoint: Endpoint, started_at: u64) -> WorkerRecord {
         WorkerRecord {

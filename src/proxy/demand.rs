@@ -6,8 +6,7 @@
 use super::ProxyState;
 use crate::fleet::Queue;
 use crate::fleet::demand::{Waiting, pools};
-use crate::model::{Browser, PoolState, SeatKind};
-use crate::selection::Wanted;
+use crate::model::{Browser, Pool, PoolState, SeatKind};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -67,7 +66,7 @@ impl WaitingClients {
         self.wanted.iter().filter_map(|(line, clients)| {
             let wanted = line.parse().ok().or_else(|| {
                 let browser: Browser = line.split('/').next()?.parse().ok()?;
-                Some(Wanted {
+                Some(Pool {
                     browser,
                     version: None,
                     seat: SeatKind::default(),

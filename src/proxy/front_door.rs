@@ -10,7 +10,7 @@ use super::ProxyState;
 use super::client_address::{Preamble, forwarded_for, read_preamble};
 use super::connections::{Connection, PortConnections, TooMany, is_in};
 use super::head::{self, Head, HeadError};
-use super::head_reader::{HEAD_READ, HeadRead, read_head};
+use super::head_reader::{HeadRead, into_request, next_request, pingora_takes, read_head};
 use super::refusal::Refusal;
 use crate::config::Limits;
 use crate::tunnel::{Transport, send_last};
@@ -24,14 +24,10 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
-/// How long a connection may be idle between two requests. WebSockets are not meant: they have left
-/// the front door by then.
-const KEEPALIVE: Duration = Duration::from_secs(60);
 /// How long a request may take from its head to the end of its answer, with a body that nobody
 /// wants and a client that reads slowly. Sessions are not meant.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -190,31 +186,12 @@ impl<A: Application> FrontDoor<A> {
         trusted: bool,
         mut shutdown: ShutdownWatch,
     ) {
-        let mut deadline = Instant::now() + self.proxy.config.load().limits.header_timeout;
-        let beginning = self.begin(socket, &connection, trusted);
-        let beginning = timeout_at(deadline, beginning);
-        let Some(begun) = connection.idle().unless_it_gives_way(beginning).await else {
+        let mut deadline = self.head_deadline();
+        let prepared = self.prepare(socket, &connection, trusted, deadline);
+        let Some(Prepared { kept, behind_proxy }) = prepared.await else {
             return;
         };
-        let begun = match begun {
-            Ok(Ok(begun)) => begun,
-            Ok(Err(PreparationError::Refused(refusal, kept))) => {
-                let Kept { stream, early } = *kept;
-                return self.refuse(stream, &connection, refusal, &early).await;
-            }
-            Ok(Err(PreparationError::Broken(error))) => {
-                log::debug!(client:% = connection.client(), error:% = error; "connection broken");
-                return;
-            }
-            // Who has said nothing at all gets no answer: it may be a health check of a balancer,
-            // or a browser's spare connection.
-            Err(_) => return,
-        };
-        let Prepared { kept, behind_proxy } = begun;
-        let Kept {
-            mut stream,
-            mut early,
-        } = kept;
+        let (mut stream, mut early) = (kept.stream, kept.early);
         loop {
             let limits = self.proxy.config.load().limits;
             let head = read_head(&mut stream, &mut early, limits.max_header_bytes);
@@ -222,22 +199,19 @@ impl<A: Application> FrontDoor<A> {
             let Some(head) = connection.idle().unless_it_gives_way(head).await else {
                 return;
             };
-            match head {
-                Ok(HeadRead::Whole) => {}
-                Ok(HeadRead::TooLarge) => {
-                    let max = limits.max_header_bytes;
-                    let refusal = Refusal::HeadTooLarge { max };
-                    return self.refuse(stream, &connection, refusal, &early).await;
+            let checked = match head {
+                Ok(HeadRead::Whole) => {
+                    let checked = self.check(&mut early, &connection, behind_proxy, &limits);
+                    checked.await
                 }
+                Ok(HeadRead::TooLarge) => Err(Refusal::HeadTooLarge {
+                    max: limits.max_header_bytes,
+                }),
                 Ok(HeadRead::Gone) => return,
                 Err(_) if early.is_empty() || !A::ANSWERS_SLOW_CLIENTS => return,
-                Err(_) => {
-                    let refusal = Refusal::HeaderTimeout;
-                    return self.refuse(stream, &connection, refusal, &early).await;
-                }
-            }
-            let checked = self.check(&mut early, &connection, behind_proxy, &limits);
-            let query = match checked.await {
+                Err(_) => Err(Refusal::HeaderTimeout),
+            };
+            let query = match checked {
                 Ok(query) => query,
                 Err(refusal) => return self.refuse(stream, &connection, refusal, &early).await,
             };
@@ -247,10 +221,7 @@ impl<A: Application> FrontDoor<A> {
                 tls: self.tls.is_some(),
                 behind_proxy,
             };
-            let mut request = ServerSession::new_http1(stream);
-            request.set_keepalive(Some(KEEPALIVE.as_secs()));
-            request.set_pipelining_enabled(true);
-            request.set_pipelined_prefix(early);
+            let request = into_request(stream, early);
             let answer = self.application.answer(request, downstream, &shutdown);
             // Boxed by `Application`, so that this task stays small while a session is on its way.
             let Ok(Some(kept)) = timeout(ANSWER_TIMEOUT, answer).await else {
@@ -264,7 +235,38 @@ impl<A: Application> FrontDoor<A> {
                     return;
                 }
             }
-            deadline = Instant::now() + self.proxy.config.load().limits.header_timeout;
+            deadline = self.head_deadline();
+        }
+    }
+
+    /// When a head whose time begins at this moment has to be there.
+    fn head_deadline(&self) -> Instant {
+        Instant::now() + self.proxy.config.load().limits.header_timeout
+    }
+
+    /// Brings a connection to its first request. `None` when there is none: whoever can be told why has been.
+    async fn prepare(
+        &self,
+        socket: TcpStream,
+        connection: &Connection,
+        trusted: bool,
+        deadline: Instant,
+    ) -> Option<Prepared> {
+        let beginning = timeout_at(deadline, self.begin(socket, connection, trusted));
+        let begun = connection.idle().unless_it_gives_way(beginning).await?;
+        // Who has said nothing at all gets no answer: it may be a health check of a balancer,
+        // or a browser's spare connection.
+        match begun.ok()? {
+            Ok(prepared) => Some(prepared),
+            Err(PreparationError::Refused(refusal, kept)) => {
+                let Kept { stream, early } = *kept;
+                self.refuse(stream, connection, refusal, &early).await;
+                None
+            }
+            Err(PreparationError::Broken(error)) => {
+                log::debug!(client:% = connection.client(), error:% = error; "connection broken");
+                None
+            }
         }
     }
 
@@ -358,28 +360,5 @@ impl<A: Application> FrontDoor<A> {
         self.proxy.refused(&refusal, connection.client());
         let playwright = head::is_from_playwright(head);
         send_last(stream, &refusal.to_http(playwright, &[])).await;
-    }
-}
-
-/// Whether Pingora will take this head, which may be followed by other bytes. What it refuses it would
-/// answer by itself, in no shape of ours.
-async fn pingora_takes(bytes: &[u8]) -> bool {
-    let nothing: Stream = Box::new(io::Cursor::new(Vec::new()));
-    let mut request = ServerSession::new_http1(nothing);
-    request.set_pipelined_prefix(bytes.into());
-    request.read_request().await.is_ok_and(|is_whole| is_whole)
-}
-
-/// Waits for the first bytes of another request; `false` when none comes.
-async fn next_request(
-    stream: &mut Stream,
-    early: &mut BytesMut,
-    shutdown: &mut ShutdownWatch,
-) -> bool {
-    early.reserve(HEAD_READ);
-    let read = timeout(KEEPALIVE, stream.read_buf(early));
-    tokio::select! {
-        read = read => matches!(read, Ok(Ok(1..))),
-        _ = shutdown.wait_for(|begun| *begun) => false,
     }
 }

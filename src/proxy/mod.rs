@@ -28,7 +28,7 @@ pub use pages::MetricsPage;
 
 use crate::admission::tokens::{self, Quotas, Unauthorized};
 use crate::config::LiveConfig;
-use crate::events::{Events, Kind};
+use crate::events::{EventKind, Events};
 use crate::fleet::{Fleet, Queue};
 use crate::metrics::Metrics;
 use crate::model::{Browser, unix_millis};
@@ -110,7 +110,7 @@ impl ProxyState {
 
     fn count_refusal(&self, refusal: &Refusal) {
         let code = refusal.code().as_str();
-        self.events.note(Kind::Refusal, code, None);
+        self.events.note(EventKind::Refusal, code, None);
         self.metrics.rejections.with_label_values(&[code]).inc();
     }
 

@@ -4,8 +4,7 @@ use super::refusal::Refusal;
 use super::session_request::parameter;
 use crate::fleet::Fleet;
 use crate::launch::{HEADER, LaunchError, LaunchOptions, Permission};
-use crate::model::{Browser, SeatKind, Version};
-use crate::selection::Wanted;
+use crate::model::{Browser, Pool, SeatKind, Version};
 use http::HeaderMap;
 use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
@@ -18,9 +17,9 @@ pub trait Offer {
     /// The kind of seat for somebody who asks for none.
     fn usual_seat(&self, browser: Browser) -> SeatKind;
     /// Whether there is such a thing.
-    fn serves(&self, wanted: &Wanted) -> bool;
+    fn serves(&self, wanted: &Pool) -> bool;
     /// Whether all browsers that would do have these launch options of themselves.
-    fn has_launch_options(&self, wanted: &Wanted, options: &LaunchOptions) -> bool;
+    fn has_launch_options(&self, wanted: &Pool, options: &LaunchOptions) -> bool;
 }
 
 /// What the fleet has.
@@ -35,11 +34,11 @@ impl Offer for FleetOffer<'_> {
         self.usual.unwrap_or_else(|| self.fleet.usual_seat(browser))
     }
 
-    fn serves(&self, wanted: &Wanted) -> bool {
+    fn serves(&self, wanted: &Pool) -> bool {
         self.fleet.serves(wanted)
     }
 
-    fn has_launch_options(&self, wanted: &Wanted, options: &LaunchOptions) -> bool {
+    fn has_launch_options(&self, wanted: &Pool, options: &LaunchOptions) -> bool {
         self.fleet.has_launch_options(wanted, options)
     }
 }
@@ -47,7 +46,7 @@ impl Offer for FleetOffer<'_> {
 /// A client's seat.
 #[derive(Debug, PartialEq)]
 pub struct SeatChoice {
-    pub wanted: Wanted,
+    pub wanted: Pool,
     /// What its browser is to be started with; nothing special, if empty.
     pub launch: LaunchOptions,
     /// Launch options that it does not get, in words.
@@ -119,7 +118,7 @@ pub fn choose(
     options: LaunchOptions,
     offer: &impl Offer,
 ) -> Result<SeatChoice, Refusal> {
-    let wanted = |seat| Wanted {
+    let wanted = |seat| Pool {
         browser,
         version,
         seat,
@@ -174,11 +173,11 @@ mod tests {
             self.0.iter().copied().min().unwrap_or_default()
         }
 
-        fn serves(&self, wanted: &Wanted) -> bool {
+        fn serves(&self, wanted: &Pool) -> bool {
             self.0.contains(&wanted.seat)
         }
 
-        fn has_launch_options(&self, wanted: &Wanted, options: &LaunchOptions) -> bool {
+        fn has_launch_options(&self, wanted: &Pool, options: &LaunchOptions) -> bool {
             let own = LaunchOptions::read(self.1.as_bytes()).unwrap();
             wanted.seat == SeatKind::Shared && own == *options
         }

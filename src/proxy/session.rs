@@ -11,11 +11,11 @@ use super::session_request::SessionRequest;
 use super::unserved::{never_served, refusal, try_elsewhere};
 use super::{Arrival, ProxyState};
 use crate::admission::line::{LineTimeouts, Refused, SeatRequest};
-use crate::admission::tokens::{Identity, QuotaPermit};
-use crate::events::Kind;
+use crate::admission::tokens::QuotaPermit;
+use crate::events::EventKind;
 use crate::fleet::{DialFailure, Dialled, Grant, PlaceGuard, Target};
 use crate::metrics::ObserveTime;
-use crate::model::unix_millis;
+use crate::model::{SessionId, unix_millis};
 use crate::session::quota;
 use crate::session::registry::{ClientGuard, OpenSession, SessionInfo};
 use crate::session::seat::Seat;
@@ -117,51 +117,54 @@ async fn open(
     early: Vec<u8>,
 ) -> Option<Opened> {
     let mut client = Client { stream, early };
-    let Arrival {
-        wanted_session,
-        who,
-        quota_permit,
-        came,
-        connection,
-        client: client_guard,
-    } = arrival;
     let seated = tokio::select! {
-        seated = find_seat(&proxy, &wanted_session, &who, &quota_permit, came) => seated,
+        seated = find_seat(&proxy, &arrival) => seated,
         () = client.gone() => Err(NoSession::ClientGone),
     };
-    let seated = match seated {
-        Ok(seated) => seated,
+    match seated {
+        Ok(seated) => begin(&proxy, arrival, client, seated).await,
         Err(NoSession::ClientGone) => {
             proxy.note_client_gone(
-                wanted_session.wanted.browser,
-                &who.tenant,
-                &connection,
-                came,
+                arrival.wanted_session.wanted.browser,
+                &arrival.who.tenant,
+                &arrival.connection,
+                arrival.came,
             );
-            return None;
+            None
         }
         Err(NoSession::Refused(refusal)) => {
-            proxy.count_refusal(&refusal);
-            log::warn!(browser:% = wanted_session.wanted.browser, token = &*who.tenant,
-                client:% = connection.client(), reason = refusal.code().as_str(); "session refused");
-            let note = (
-                "x-playwright-debug-log",
-                format!("playhouse: {}", refusal.code()),
-            );
-            tunnel::send_last(
-                client.stream,
-                &refusal.to_http(wanted_session.playwright, &[note]),
-            )
-            .await;
-            return None;
+            refuse(&proxy, &arrival, client.stream, &refusal).await;
+            None
         }
-    };
+    }
+}
+
+async fn refuse(proxy: &ProxyState, arrival: &Arrival, stream: Stream, refusal: &Refusal) {
+    let wanted_session = &arrival.wanted_session;
+    proxy.count_refusal(refusal);
+    log::warn!(browser:% = wanted_session.wanted.browser, token = &*arrival.who.tenant,
+        client:% = arrival.connection.client(), reason = refusal.code().as_str(); "session refused");
+    let note = (
+        "x-playwright-debug-log",
+        format!("playhouse: {}", refusal.code()),
+    );
+    tunnel::send_last(stream, &refusal.to_http(wanted_session.playwright, &[note])).await;
+}
+
+/// Answers a client whose worker has said yes. `None` when the client has gone.
+async fn begin(
+    proxy: &ProxyState,
+    arrival: Arrival,
+    mut client: Client,
+    seated: Seated,
+) -> Option<Opened> {
+    let Arrival {
+        wanted_session,
+        connection,
+        ..
+    } = arrival;
     let Seated {
-        mut seat,
-        target,
-        dialled,
-        waited,
-        dial_time,
+        mut seat, target, ..
     } = seated;
     // Entered before the client can know of its session: whoever has read the 101 is listed.
     let (entry, stop) = proxy.registry.enter(SessionInfo {
@@ -169,19 +172,14 @@ async fn open(
         worker: target.key.clone(),
         browser: target.key.browser,
         client: Some(connection.client()),
-        tenant: who.tenant,
+        tenant: arrival.who.tenant,
         started_at: unix_millis(),
         since: Instant::now(),
         traffic: Arc::new(Traffic::new()),
     });
     let begun = Instant::now();
-    let answer = switching_protocols(
-        &seat,
-        &target,
-        &dialled.forwarded,
-        waited,
-        &wanted_session.notes,
-    );
+    let (forwarded, notes) = (&seated.dialled.forwarded, &wanted_session.notes);
+    let answer = switching_protocols(&seat, &target, forwarded, seated.waited, notes);
     let told = async {
         client.stream.write_all(&answer).await?;
         client.stream.flush().await
@@ -189,25 +187,36 @@ async fn open(
     // The worker saw a client: its lifetime count stands, whether that one hears of it or not.
     seat.reached();
     if told.await.is_err() {
-        proxy.note_client_gone(target.key.browser, &entry.tenant, &connection, came);
+        proxy.note_client_gone(target.key.browser, &entry.tenant, &connection, arrival.came);
         return None;
     }
     proxy.metrics.phases.upgrade.observe_time(begun.elapsed());
     let version = target.version.map_or("unknown".into(), |v| v.to_string());
     log::info!(session:% = entry.id, worker:% = target.key.id,
         browser:% = target.key.browser, version:% = version, token = &*entry.tenant,
-        client:% = connection.client(), waited_ms = waited.as_millis() as u64, dial_ms = dial_time.as_millis() as u64;
+        client:% = connection.client(), waited_ms = seated.waited.as_millis() as u64, dial_ms = seated.dial_time.as_millis() as u64;
         "session started");
-    let id = entry.id;
+    let ends = ends(proxy, entry.id, &wanted_session, client, seated.dialled);
     let running = Running {
         entry,
         seat,
-        _quota: quota_permit,
+        _quota: arrival.quota_permit,
         client: ConnectedClient {
             _connection: connection,
-            _client: client_guard,
+            _client: arrival.client,
         },
     };
+    Some((running, ends, stop))
+}
+
+/// The two connections that the tunnel is to relay.
+fn ends(
+    proxy: &ProxyState,
+    id: SessionId,
+    wanted_session: &SessionRequest,
+    client: Client,
+    worker: Dialled,
+) -> Ends {
     let mut client = Side {
         stream: Transport::from(client.stream),
         early: client.early.into(),
@@ -215,37 +224,29 @@ async fn open(
     if wanted_session.speaks_anything {
         client = heard(&proxy.registry, id, client);
     }
-    let ends = Ends {
-        client,
-        worker: Side {
-            stream: dialled.stream,
-            early: dialled.early,
-        },
+    let worker = Side {
+        stream: worker.stream,
+        early: worker.early,
     };
-    Some((running, ends, stop))
+    Ends { client, worker }
 }
 
 /// A seat on a worker that was dialled: the client's way through the line, as often as a worker
 /// cannot be dialled. The time it may take is that of [`admission::line`](crate::admission::line).
-async fn find_seat(
-    proxy: &Arc<ProxyState>,
-    wanted_session: &SessionRequest,
-    who: &Identity,
-    quota_permit: &QuotaPermit,
-    came: Instant,
-) -> Result<Seated, NoSession> {
+async fn find_seat(proxy: &Arc<ProxyState>, arrival: &Arrival) -> Result<Seated, NoSession> {
+    let (wanted_session, came) = (&arrival.wanted_session, arrival.came);
     let config = proxy.config.load_full();
     let request = SeatRequest {
         wanted: wanted_session.wanted,
-        tenant: who.tenant.clone(),
-        priority: who.priority,
+        tenant: arrival.who.tenant.clone(),
+        priority: arrival.who.priority,
     };
     let timeouts = LineTimeouts {
         waiting: config.queue.timeout,
         dial: config.selection.dial_timeout,
     };
     let mut place = proxy.queue.arrive(request, timeouts, came);
-    check(proxy, wanted_session, quota_permit, &place).await?;
+    check(proxy, wanted_session, &arrival.quota_permit, &place).await?;
     let refused = |tried, why| refusal(proxy, &wanted_session.wanted, tried, why, came);
     place.enter();
     let mut tried = 0;
@@ -255,7 +256,7 @@ async fn find_seat(
             .map_err(|why| refused(tried, why))?;
         let waited = came.elapsed();
         let dialling = Instant::now();
-        // Its worker has to know it by name, so that an operator may look at it.
+        // Its worker has to know it by name, so that an operator may watch it.
         let can_be_shown = config.admin.live_view;
         let named = can_be_shown.then(|| wanted_session.handshake.of_session(seat.session()));
         let handshake = named.as_ref().unwrap_or(&wanted_session.handshake);
@@ -350,7 +351,7 @@ fn finish(proxy: &ProxyState, running: &Running, ended: &Ended) {
         ended_by:% = ended.by, why:% = ended.why, code = ended.code.unwrap_or(code::ABNORMAL); "session ended");
     if !matches!(ended.why, EndReason::Closed | EndReason::ClientGone) {
         let (why, worker) = (ended.why.as_str(), info.worker.id.as_str());
-        proxy.events.note(Kind::Session, why, Some(worker));
+        proxy.events.note(EventKind::Session, why, Some(worker));
     }
     let metrics = &proxy.metrics;
     let outcome = [info.browser.as_str(), ended.why.as_str()];

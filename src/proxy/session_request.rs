@@ -6,8 +6,7 @@ use super::seat_choice::{self, Offer};
 use crate::config::{self, Config};
 use crate::fleet::{CDP, Handshake, LAUNCH_HEADER, PROTOCOL_HEADER};
 use crate::launch;
-use crate::model::{Browser, SeatKind, Version};
-use crate::selection::Wanted;
+use crate::model::{Browser, Pool, SeatKind, Version};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::HeaderMap;
@@ -18,7 +17,7 @@ use std::borrow::Cow;
 const TICKET: &str = "ticket";
 
 /// What a client of the DevTools protocol gets: whatever Playwright's version is.
-pub const CDP_SEAT: Wanted = Wanted {
+pub const CDP_SEAT: Pool = Pool {
     browser: Browser::Chromium,
     version: None,
     seat: SeatKind::Own,
@@ -47,7 +46,7 @@ const PROXY_HEADER: &str = "x-playwright-proxy";
 /// A request for a session, well-formed but not yet granted.
 #[derive(Debug, PartialEq, Eq)]
 pub struct SessionRequest {
-    pub wanted: Wanted,
+    pub wanted: Pool,
     /// Whether the client is Playwright, and so shows text bodies to its user.
     pub playwright: bool,
     /// Whether its headers leave open which protocol it speaks.
@@ -283,11 +282,11 @@ mod tests {
             SeatKind::Shared
         }
 
-        fn serves(&self, _: &Wanted) -> bool {
+        fn serves(&self, _: &Pool) -> bool {
             true
         }
 
-        fn has_launch_options(&self, _: &Wanted, _: &LaunchOptions) -> bool {
+        fn has_launch_options(&self, _: &Pool, _: &LaunchOptions) -> bool {
             false
         }
     }

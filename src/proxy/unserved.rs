@@ -4,13 +4,13 @@ use super::ProxyState;
 use super::refusal::Refusal;
 use crate::admission::line::Refused;
 use crate::fleet::{Instead, NoSeat, PlaceGuard, WorkerAnswer};
-use crate::selection::Wanted;
+use crate::model::Pool;
 use std::time::Instant;
 
 /// What a client is told that the line has refused.
 pub(super) fn refusal(
     proxy: &ProxyState,
-    wanted: &Wanted,
+    wanted: &Pool,
     tried: usize,
     why: Refused,
     came: Instant,
@@ -49,7 +49,7 @@ pub(super) fn refusal(
 /// What it is told otherwise: of its version, which ones there are.
 pub(super) fn try_elsewhere(
     proxy: &ProxyState,
-    wanted: &Wanted,
+    wanted: &Pool,
     answer: WorkerAnswer,
     place: &mut PlaceGuard,
 ) -> Result<(), Refusal> {
@@ -65,8 +65,8 @@ pub(super) fn try_elsewhere(
 }
 
 /// There are workers, and none that the client could use.
-pub(super) fn never_served(proxy: &ProxyState, wanted: &Wanted) -> Option<Refusal> {
-    let Wanted { browser, seat, .. } = *wanted;
+pub(super) fn never_served(proxy: &ProxyState, wanted: &Pool) -> Option<Refusal> {
+    let Pool { browser, seat, .. } = *wanted;
     Some(match proxy.fleet.instead_of(wanted)? {
         Instead::Versions(available) => Refusal::NoSuchVersion {
             browser,

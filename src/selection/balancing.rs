@@ -6,9 +6,9 @@
 //! same reason it ignores the backends it is built from: facts in them would go stale.
 
 use super::index::{Cursor, Index};
-use super::policy::{Policy, Wanted};
+use super::policy::Policy;
 use crate::config::Strategy;
-use crate::model::WorkerKey;
+use crate::model::{Pool, WorkerKey};
 use pingora_load_balancing::selection::{BackendIter, BackendSelection};
 use pingora_load_balancing::{Backend, Backends, LoadBalancer};
 use std::cell::RefCell;
@@ -41,7 +41,7 @@ impl SharedIndex {
     }
 }
 
-/// Selects by [`rank`](super::policy::rank). Its keys are written by [`Wanted`]; for any other key
+/// Selects by [`rank`](super::policy::rank). Its keys are written by [`Pool`]; for any other key
 /// there is no backend.
 pub struct IndexSelection {
     index: SharedIndex,
@@ -62,8 +62,8 @@ impl BackendSelection for IndexSelection {
         IndexSelection {
             index: SharedIndex::new(Policy {
                 strategy: Strategy::LifetimeFirst,
-                max_active: 0,
-                max_lifetime: None,
+                max_concurrent_sessions: 0,
+                max_lifetime_sessions: None,
                 ceiling: None,
             }),
         }
@@ -104,7 +104,7 @@ pub fn worker_key(backend: &Backend) -> Option<&WorkerKey> {
 /// `except`. Fewer when there are fewer with a seat. Nothing is reserved: offer them to the store in this order.
 pub fn candidates(
     balancer: &LoadBalancer<IndexSelection>,
-    wanted: &Wanted,
+    wanted: &Pool,
     except: &[WorkerKey],
     n: usize,
 ) -> Vec<WorkerKey> {
@@ -135,12 +135,12 @@ mod tests {
 
     const POLICY: Policy = Policy {
         strategy: Strategy::LifetimeFirst,
-        max_active: 5,
-        max_lifetime: Some(50),
+        max_concurrent_sessions: 5,
+        max_lifetime_sessions: Some(50),
         ceiling: None,
     };
 
-    const WANTED: Wanted = Wanted {
+    const WANTED: Pool = Pool {
         browser: Browser::Chromium,
         version: Some(Version {
             major: 1,
@@ -159,7 +159,7 @@ mod tests {
             active: 0,
             lifetime,
             started_at: 0,
-            open: true,
+            takes_sessions: true,
             suspected: false,
             replaces_itself: false,
         }

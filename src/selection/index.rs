@@ -6,9 +6,9 @@
 //! grows with the fleet. Only a change of policy rebuilds. Takes no
 //! lock; [`super::balancing`] shares it.
 
-use super::policy::{Facts, Policy, Wanted};
+use super::policy::{Facts, Policy};
 use super::strategy::{margin, order};
-use crate::model::{Browser, SeatKind, Version, WorkerId, WorkerKey};
+use crate::model::{Browser, Pool, SeatKind, Version, WorkerId, WorkerKey};
 use pingora_load_balancing::{Backend, Extensions};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::{Bound, Range};
@@ -33,8 +33,8 @@ struct Worker {
 /// The workers of one browser that have one kind of seats.
 #[derive(Debug, Default)]
 struct OfKind {
-    /// Workers that are [`Facts::open`]: what the margin is computed from.
-    open: usize,
+    /// Workers that are [`Facts::takes_sessions`]: what the margin is computed from.
+    taking_sessions: usize,
     /// Groups without a worker are dropped.
     groups: BTreeMap<GroupKey, Group>,
 }
@@ -52,7 +52,7 @@ struct Group {
 
 /// Where a worker stands among those that fit, of whichever group. The tier before and the one behind the
 /// threshold are both stretches of `past == false`: the threshold moves with every worker that
-/// opens or closes, and must not move the others.
+/// begins or ceases to take sessions, and must not move the others.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
     /// Behind all that are not.
@@ -68,7 +68,7 @@ struct Rank {
 }
 
 impl Rank {
-    /// Before every place with this `suspected`, this `past` and at least this `first`.
+    /// Before every rank with this `suspected`, this `past` and at least this `first`.
     fn start(suspected: bool, past: bool, first: u32) -> Rank {
         Rank {
             suspected,
@@ -112,11 +112,11 @@ fn kind(browser: Browser, seat: SeatKind) -> usize {
 }
 
 /// How far one selection has come. It outlives changes of the index between two steps: it carries
-/// on behind the place where it stood, so a worker that moved meanwhile may come twice or not at
+/// on behind the rank at which it stood, so a worker that moved meanwhile may come twice or not at
 /// all.
 #[derive(Debug)]
 pub struct Cursor {
-    wanted: Wanted,
+    wanted: Pool,
     suspected: bool,
     tier: Option<Tier>,
     after: Option<Rank>,
@@ -130,7 +130,7 @@ enum Tier {
 }
 
 impl Cursor {
-    pub fn new(wanted: Wanted) -> Cursor {
+    pub fn new(wanted: Pool) -> Cursor {
         Cursor {
             wanted,
             suspected: false,
@@ -227,67 +227,66 @@ impl Index {
         self.workers.get(key).map(|worker| &worker.facts)
     }
 
-    /// All workers, open or not, as backends: what discovery tells Pingora. The cost grows with
+    /// All workers, whether they take sessions or not, as backends: what discovery tells Pingora. The cost grows with
     /// the fleet.
     pub fn backends(&self) -> BTreeSet<Backend> {
         let backend = |worker: &Worker| Backend::clone(&worker.backend);
         self.workers.values().map(backend).collect()
     }
 
-    /// Workers of a browser with such seats, open or not.
+    /// Workers of a browser with such seats, whether they take sessions or not.
     pub fn registered(&self, browser: Browser, seat: SeatKind) -> usize {
         let groups = self.kinds[kind(browser, seat)].groups.values();
         groups.map(|group| group.workers).sum()
     }
 
-    /// Those of them that are open, full ones included.
-    pub fn open(&self, browser: Browser, seat: SeatKind) -> usize {
-        self.kinds[kind(browser, seat)].open
+    /// Those of them that take sessions, full ones included.
+    pub fn taking_sessions(&self, browser: Browser, seat: SeatKind) -> usize {
+        self.kinds[kind(browser, seat)].taking_sessions
     }
 
-    /// The versions of a browser's workers with such seats, open or not, in rising order; `None`
+    /// The versions of a browser's workers with such seats, whether they take sessions or not, in rising order; `None`
     /// comes first and stands for workers that do not tell.
     pub fn versions(&self, browser: Browser, seat: SeatKind) -> BTreeSet<Option<Version>> {
         let groups = self.kinds[kind(browser, seat)].groups.keys();
         groups.map(|(version, _)| *version).collect()
     }
 
-    /// Whether any worker, open or not, could ever serve this client.
-    pub fn knows(&self, wanted: &Wanted) -> bool {
+    /// Whether any worker, whether they take sessions or not, could ever serve this client.
+    pub fn knows(&self, wanted: &Pool) -> bool {
         let groups = &self.kinds[kind(wanted.browser, wanted.seat)].groups;
-        groups
-            .keys()
-            .any(|(version, _)| wanted.accepts(wanted.seat, *version))
+        groups.keys().any(|(version, _)| accepts(wanted, *version))
     }
 
     /// Whether a worker has a seat for this client.
-    pub fn has_seat(&self, wanted: &Wanted) -> bool {
+    pub fn has_seat(&self, wanted: &Pool) -> bool {
         self.next(&mut Cursor::new(*wanted)).is_some()
     }
 
     /// The backends for one client in the order of [`rank`](super::policy::rank), found one at a
     /// time.
-    pub fn ranked(&self, wanted: &Wanted) -> impl Iterator<Item = &Arc<Backend>> {
+    pub fn ranked(&self, wanted: &Pool) -> impl Iterator<Item = &Arc<Backend>> {
         let mut cursor = Cursor::new(*wanted);
         std::iter::from_fn(move || self.next(&mut cursor))
     }
 
     /// One step of a selection that lets go of the index in between.
     pub fn next(&self, cursor: &mut Cursor) -> Option<&Arc<Backend>> {
-        let Wanted { browser, seat, .. } = cursor.wanted;
+        let Pool { browser, seat, .. } = cursor.wanted;
         let of_kind = &self.kinds[kind(browser, seat)];
         while let Some(tier) = cursor.tier {
             let best = of_kind
                 .groups
                 .iter()
-                .filter(|((version, _), _)| cursor.wanted.accepts(seat, *version))
+                .filter(|((version, _), _)| accepts(&cursor.wanted, *version))
                 .filter_map(|((_, limit), group)| {
-                    let stretch = self.stretch(cursor.suspected, tier, *limit, of_kind.open);
+                    let stretch =
+                        self.stretch(cursor.suspected, tier, *limit, of_kind.taking_sessions);
                     group.first(stretch, cursor.after.as_ref())
                 })
-                .min_by_key(|(place, _)| *place);
-            if let Some((place, backend)) = best {
-                cursor.after = Some(place.clone());
+                .min_by_key(|(rank, _)| *rank);
+            if let Some((rank, backend)) = best {
+                cursor.after = Some(rank.clone());
                 return Some(backend);
             }
             cursor.next_tier();
@@ -295,13 +294,19 @@ impl Index {
         None
     }
 
-    /// The places of a tier among workers with this lifetime limit. Its start is never behind its
+    /// The ranks of a tier among workers with this lifetime limit. Its start is never behind its
     /// end, which [`BTreeMap::range`] needs.
-    fn stretch(&self, suspected: bool, tier: Tier, limit: Option<u32>, open: usize) -> Range<Rank> {
+    fn stretch(
+        &self,
+        suspected: bool,
+        tier: Tier,
+        limit: Option<u32>,
+        workers: usize,
+    ) -> Range<Rank> {
         let start = |past, first| Rank::start(suspected, past, first);
         let below = start(false, 0);
         let past = start(true, 0);
-        let margin = limit.and_then(|limit| margin(self.policy.strategy, limit, open));
+        let margin = limit.and_then(|limit| margin(self.policy.strategy, limit, workers));
         let threshold = match margin {
             Some(margin) => start(false, margin.saturating_add(1)),
             None => below.clone(),
@@ -317,25 +322,25 @@ impl Index {
 
 impl OfKind {
     fn enter(&mut self, worker: &Worker, policy: &Policy) {
-        self.open += usize::from(worker.facts.open);
+        self.taking_sessions += usize::from(worker.facts.takes_sessions);
         let group = self.groups.entry(group_of(&worker.facts, policy));
         let group = group.or_default();
         group.workers += 1;
-        if let Some(place) = Rank::of(&worker.facts, policy) {
-            group.seats.insert(place, worker.backend.clone());
+        if let Some(rank) = Rank::of(&worker.facts, policy) {
+            group.seats.insert(rank, worker.backend.clone());
         }
     }
 
     /// Undoes [`OfKind::enter`]; worker and policy have to be the same as then.
     fn leave(&mut self, worker: &Worker, policy: &Policy) {
-        self.open -= usize::from(worker.facts.open);
+        self.taking_sessions -= usize::from(worker.facts.takes_sessions);
         let key = group_of(&worker.facts, policy);
         let Some(group) = self.groups.get_mut(&key) else {
             return;
         };
         group.workers -= 1;
-        if let Some(place) = Rank::of(&worker.facts, policy) {
-            group.seats.remove(&place);
+        if let Some(rank) = Rank::of(&worker.facts, policy) {
+            group.seats.remove(&rank);
         }
         if group.workers == 0 {
             self.groups.remove(&key);
@@ -343,12 +348,20 @@ impl OfKind {
     }
 }
 
+/// Whether a worker of this version, with the wanted browser and seats, serves the client.
+fn accepts(wanted: &Pool, version: Option<Version>) -> bool {
+    wanted.accepts(&Pool { version, ..*wanted })
+}
+
 fn group_of(worker: &Facts, policy: &Policy) -> GroupKey {
-    (worker.version, policy.bounds(worker.size).max_lifetime)
+    (
+        worker.version,
+        policy.bounds(worker.size).max_lifetime_sessions,
+    )
 }
 
 impl Group {
-    /// The first of its places in a stretch, behind the place of the last step, which may lie
+    /// The first of its ranks in a stretch, behind that of the last step, which may lie
     /// outside of it.
     fn first(&self, stretch: Range<Rank>, after: Option<&Rank>) -> Option<(&Rank, &Arc<Backend>)> {
         let Range { start, end } = stretch;

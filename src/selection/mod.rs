@@ -13,4 +13,4 @@ mod strategy;
 
 pub use balancing::{IndexSelection, SharedIndex, candidates, worker_key};
 pub use index::{Cursor, Index};
-pub use policy::{Facts, Policy, Wanted};
+pub use policy::{Facts, Policy};

@@ -1,14 +1,12 @@
 //! The order in which workers are filled, as a pure function: the specification.
 //!
-//! Owns eligibility, the order, and the words of a question ([`Wanted`]). Looks at every worker
-//! each time; [`super::index`] answers the same question quickly and is tested against this.
+//! Owns eligibility and the order. Looks at every worker each time; [`super::index`] answers the
+//! same question quickly and is tested against this.
 
 use super::strategy::{margin, order};
 use crate::config::{Limits, Recycle, Selection, Strategy, isolates, stretched};
-use crate::model::{Browser, SeatKind, Size, Version, WorkerKey};
-use std::fmt;
+use crate::model::{Pool, SeatKind, Size, Version, WorkerKey};
 use std::net::SocketAddr;
-use std::str::FromStr;
 
 /// One worker as selection sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +25,7 @@ pub struct Facts {
     /// When its browser was started, in milliseconds since the epoch.
     pub started_at: u64,
     /// Available, alive and healthy, as far as this proxy knows.
-    pub open: bool,
+    pub takes_sessions: bool,
     /// Sessions failed there, and whether it works is not known yet: the last choice.
     pub suspected: bool,
     /// Whether it warms up its replacement before it drains. Then it goes on past its lifetime
@@ -40,9 +38,9 @@ pub struct Facts {
 pub struct Policy {
     pub strategy: Strategy,
     /// Sessions at once on one worker, where its [size](Facts::size) does not say.
-    pub max_active: u32,
+    pub max_concurrent_sessions: u32,
     /// Sessions until a worker is recycled, where its size does not say; `None` = never recycled.
-    pub max_lifetime: Option<u32>,
+    pub max_lifetime_sessions: Option<u32>,
     /// Sessions that a worker which [replaces itself](Facts::replaces_itself) takes at most while
     /// its replacement is not there, as a multiple of its limit. `None` makes the limit hard for all.
     pub ceiling: Option<f64>,
@@ -52,17 +50,17 @@ pub struct Policy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
     /// Sessions at once.
-    pub max_active: u32,
+    pub max_concurrent_sessions: u32,
     /// Sessions until it is recycled; `None` = never recycled.
-    pub max_lifetime: Option<u32>,
-    /// Sessions that it takes at most if it replaces itself; `None` makes `max_lifetime` hard.
+    pub max_lifetime_sessions: Option<u32>,
+    /// Sessions that it takes at most if it replaces itself; `None` makes `max_lifetime_sessions` hard.
     pub ceiling: Option<u32>,
 }
 
 impl Bounds {
     /// The number of lifetime sessions from which on the worker takes no more; `None` = no end.
     pub fn lifetime_cap(&self, replaces_itself: bool) -> Option<u32> {
-        let limit = self.max_lifetime?;
+        let limit = self.max_lifetime_sessions?;
         match self.ceiling {
             None => Some(limit),
             Some(ceiling) if replaces_itself => Some(limit.max(ceiling)),
@@ -74,14 +72,25 @@ impl Bounds {
     /// Sessions that are left until the limit. Of workers without one, the one that has had most is
     /// said to have fewest left, and more than any that has a limit.
     pub fn left(&self, lifetime: u32) -> u32 {
-        self.max_lifetime
+        self.max_lifetime_sessions
             .unwrap_or(u32::MAX)
             .saturating_sub(lifetime)
     }
 
     /// Sessions beyond the limit; `None` below it.
     pub fn excess(&self, lifetime: u32) -> Option<u32> {
-        lifetime.checked_sub(self.max_lifetime?)
+        lifetime.checked_sub(self.max_lifetime_sessions?)
+    }
+}
+
+impl Facts {
+    /// The pool that the worker belongs to.
+    pub fn pool(&self) -> Pool {
+        Pool {
+            browser: self.key.browser,
+            version: self.version,
+            seat: self.seat,
+        }
     }
 }
 
@@ -90,26 +99,28 @@ impl Policy {
     pub fn new(limits: &Limits, selection: &Selection, recycle: &Recycle) -> Policy {
         Policy {
             strategy: selection.strategy,
-            max_active: limits.max_concurrent_sessions,
-            max_lifetime: limits.lifetime(),
+            max_concurrent_sessions: limits.max_concurrent_sessions,
+            max_lifetime_sessions: limits.lifetime(),
             ceiling: (recycle.ceiling > 1.0).then_some(recycle.ceiling),
         }
     }
 
     /// How far a worker of this size is filled.
     pub fn bounds(&self, size: Size) -> Bounds {
-        let max_active = size.concurrent.unwrap_or(self.max_active);
-        let max_lifetime = match size.lifetime {
+        let max_concurrent_sessions = size
+            .max_concurrent_sessions
+            .unwrap_or(self.max_concurrent_sessions);
+        let max_lifetime_sessions = match size.max_lifetime_sessions {
             Some(limit) => (limit > 0).then_some(limit),
-            None => self.max_lifetime,
+            None => self.max_lifetime_sessions,
         };
-        let isolates = isolates(max_active, max_lifetime);
+        let isolates = isolates(max_concurrent_sessions, max_lifetime_sessions);
         let ceiling = self.ceiling.filter(|_| !isolates);
         Bounds {
-            max_active,
-            max_lifetime,
+            max_concurrent_sessions,
+            max_lifetime_sessions,
             ceiling: ceiling
-                .zip(max_lifetime)
+                .zip(max_lifetime_sessions)
                 .map(|(ceiling, limit)| stretched(limit, ceiling)),
         }
     }
@@ -117,65 +128,11 @@ impl Policy {
     /// Whether a worker has a seat for one more session, whoever asks.
     pub fn has_seat(&self, worker: &Facts) -> bool {
         let bounds = self.bounds(worker.size);
-        worker.open
-            && worker.active < bounds.max_active
+        worker.takes_sessions
+            && worker.active < bounds.max_concurrent_sessions
             && bounds
                 .lifetime_cap(worker.replaces_itself)
                 .is_none_or(|cap| worker.lifetime < cap)
-    }
-}
-
-/// What a client asks for. As bytes, the key of a selection: `chromium/1.65`, or `chromium` from a
-/// client that does not tell its version; `chromium/1.65/own` and `chromium//own` for a seat of its
-/// own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Wanted {
-    pub browser: Browser,
-    /// Playwright's version; without one, every worker of the browser will do.
-    pub version: Option<Version>,
-    pub seat: SeatKind,
-}
-
-impl Wanted {
-    /// Whether a worker with such seats and of this version can serve the client; the browser is
-    /// compared elsewhere.
-    pub fn accepts(&self, seat: SeatKind, version: Option<Version>) -> bool {
-        let any_version = version.is_none() || self.version.is_none();
-        seat == self.seat && (any_version || version == self.version)
-    }
-}
-
-impl fmt::Display for Wanted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.browser)?;
-        match (self.version, self.seat) {
-            (None, SeatKind::Shared) => Ok(()),
-            (Some(version), SeatKind::Shared) => write!(f, "/{version}"),
-            (None, seat) => write!(f, "//{seat}"),
-            (Some(version), seat) => write!(f, "/{version}/{seat}"),
-        }
-    }
-}
-
-impl FromStr for Wanted {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let mut parts = text.split('/');
-        let browser = parts.next().ok_or(())?.parse().map_err(|_| ())?;
-        let (version, seat) = match (parts.next(), parts.next()) {
-            (None, _) => (None, None),
-            (Some(""), Some(seat)) => (None, Some(seat)),
-            (Some(version), seat) => (Some(version.parse().map_err(|_| ())?), seat),
-        };
-        match parts.next() {
-            Some(_) => Err(()),
-            None => Ok(Wanted {
-                browser,
-                version,
-                seat: seat.map_or(Ok(SeatKind::Shared), |seat| seat.parse().map_err(|_| ()))?,
-            }),
-        }
     }
 }
 
@@ -191,17 +148,18 @@ impl FromStr for Wanted {
 /// Ties: fewest active, then the oldest, then by id. [`Strategy::LeastActive`] puts those of 1 and
 /// 2 together: fewest active first, then lowest lifetime, oldest, id. Those without a limit are
 /// in 1.
-pub fn rank<'a>(workers: &'a [Facts], policy: &Policy, wanted: &Wanted) -> Vec<&'a Facts> {
+pub fn rank<'a>(workers: &'a [Facts], policy: &Policy, wanted: &Pool) -> Vec<&'a Facts> {
     let of_kind = |it: &&Facts| it.key.browser == wanted.browser && it.seat == wanted.seat;
-    let open = workers.iter().filter(of_kind).filter(|w| w.open).count();
+    let serving = workers.iter().filter(of_kind).filter(|w| w.takes_sessions);
+    let serving = serving.count();
 
     let tier = |worker: &Facts| {
         let bounds = policy.bounds(worker.size);
         let left = bounds.left(worker.lifetime);
-        let Some(limit) = bounds.max_lifetime else {
+        let Some(limit) = bounds.max_lifetime_sessions else {
             return 1;
         };
-        match margin(policy.strategy, limit, open) {
+        match margin(policy.strategy, limit, serving) {
             _ if worker.lifetime >= limit => 3,
             Some(margin) if left <= margin => 2,
             _ => 1,
@@ -209,8 +167,7 @@ pub fn rank<'a>(workers: &'a [Facts], policy: &Policy, wanted: &Wanted) -> Vec<&
     };
     let mut ranked: Vec<&Facts> = workers
         .iter()
-        .filter(|worker| worker.key.browser == wanted.browser)
-        .filter(|worker| wanted.accepts(worker.seat, worker.version))
+        .filter(|worker| wanted.accepts(&worker.pool()))
         .filter(|worker| policy.has_seat(worker))
         .collect();
     ranked.sort_by_cached_key(|worker| {

@@ -15,17 +15,17 @@ pub fn order(strategy: Strategy, worker: &Facts, left: u32) -> (u32, u32) {
 }
 
 /// Up to how many sessions left a worker with this limit is behind the others below their limits,
-/// when `open` workers of its browser and seat are open; `None` puts nobody behind.
-pub fn margin(strategy: Strategy, limit: u32, open: usize) -> Option<u32> {
+/// when `workers` workers of its browser and seat take sessions; `None` puts nobody behind.
+pub fn margin(strategy: Strategy, limit: u32, workers: usize) -> Option<u32> {
     match strategy {
-        Strategy::LifetimeFirst => Some(restart_margin(limit, open)),
+        Strategy::LifetimeFirst => Some(restart_margin(limit, workers)),
         Strategy::LeastActive => None,
     }
 }
 
-/// The distance that keeps one worker's restart clear of the next one's: `max(1, limit / open)`.
+/// The distance that keeps one worker's restart clear of the next one's: `max(1, limit / workers)`.
 /// Closed workers do not count, because they share none of the load.
-pub(super) fn restart_margin(limit: u32, open: usize) -> u32 {
-    let open = u32::try_from(open).unwrap_or(u32::MAX).max(1);
-    (limit / open).max(1)
+pub(super) fn restart_margin(limit: u32, workers: usize) -> u32 {
+    let workers = u32::try_from(workers).unwrap_or(u32::MAX).max(1);
+    (limit / workers).max(1)
 }

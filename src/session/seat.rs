@@ -220,8 +220,8 @@ mod tests {
     async fn take(store: &MemoryStore, seat: &mut Seat, key: &WorkerKey) {
         let candidate = Candidate {
             key: key.clone(),
-            max_active: 5,
-            max_lifetime: None,
+            max_concurrent_sessions: 5,
+            lifetime_cap: None,
         };
         let reserved = store.reserve(seat.session(), &[candidate]).await.unwrap();
         let Reserved::Seat { worker, .. } = reserved else {

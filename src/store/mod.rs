@@ -49,9 +49,9 @@ pub const MAX_CANDIDATES: usize = 32;
 pub struct Candidate {
     pub key: WorkerKey,
     /// Most sessions at once.
-    pub max_active: u32,
+    pub max_concurrent_sessions: u32,
     /// From this many lifetime sessions on it takes no more; `None` for no limit.
-    pub max_lifetime: Option<u32>,
+    pub lifetime_cap: Option<u32>,
 }
 
 /// What came of serving a line.
@@ -111,7 +111,7 @@ pub enum Event {
     Gone(WorkerKey),
     /// A worker's counters changed.
     Counts(WorkerKey, Counts),
-    /// The worker of this key is asked to recycle itself.
+    /// The worker of this key is ordered to recycle itself.
     Recycle(WorkerKey),
     /// The worker of this key is to look at its browser.
     Suspect(WorkerKey),
@@ -137,7 +137,7 @@ impl Event {
 pub struct HeartbeatReply {
     /// The record had vanished (expired, or the store came back empty): register again.
     pub unknown: bool,
-    /// A recycle command is pending.
+    /// An order to recycle stands.
     pub recycle: bool,
     pub counts: Counts,
 }
@@ -234,7 +234,7 @@ pub trait WorkerStore: Send + Sync + 'static {
     /// All workers that are alive, with their counters.
     async fn fleet(&self) -> Result<Vec<WorkerView>, StoreError>;
 
-    /// Asks a worker to recycle itself. The request lapses after `ttl` if nobody takes it up.
+    /// Orders a worker to recycle itself. The order lapses after `ttl` if nobody takes it up.
     async fn order_recycle(&self, worker: &WorkerKey, ttl: Duration) -> Result<(), StoreError>;
 
     /// The same for a worker that is out of service while it recycles, if it is its turn: of the

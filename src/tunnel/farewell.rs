@@ -2,7 +2,7 @@
 //! client has yet to hang up. Closing it with unread bytes of the client's would reset it, and take the
 //! reason of the end along. The worker, and the seat, are no part of it.
 
-use super::parting::{ANSWER_TIMEOUT, LOOK_INTERVAL, Parting};
+use super::parting::{ANSWER_TIMEOUT, CHECK_INTERVAL, Parting};
 use super::transport::Transport;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -38,7 +38,7 @@ impl Farewell {
                     if !parting.goes_on(now, left > 0, false, left) {
                         return;
                     }
-                    until = now + LOOK_INTERVAL;
+                    until = now + CHECK_INTERVAL;
                 }
                 read = client.read(&mut rest) => {
                     if !read.is_ok_and(|count| count > 0) {

@@ -54,12 +54,19 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::oneshot;
 use tokio::time::sleep_until;
 
 /// How long a side may take no bytes where somebody else watches the session: longer than anybody
 /// has patience, so that the watcher is the one who says why.
 const PASS_ON_WRITE_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Returns when whoever is at the other end has hung up. What it says is of no interest.
+pub async fn hung_up(stream: &mut (impl AsyncRead + Unpin)) {
+    let mut bytes = [0; 256];
+    while matches!(stream.read(&mut bytes).await, Ok(1..)) {}
+}
 
 /// The two connections of a session, both behind their HTTP heads.
 #[derive(Debug)]

@@ -16,8 +16,8 @@ pub(super) const LINGER: Duration = Duration::from_secs(10);
 /// How long a client that was told the end may take to hang up, when nobody else is waited for.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Between two looks at what a client that is behind has taken.
-pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two checks of what a client that is behind has taken.
+pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A client that is behind has to take this many bytes in this time, so that one that takes a byte now and
 /// then does not hold a session that is over. Kernels let a slow reader's sender go on in large steps.
@@ -129,6 +129,6 @@ mod tests {
         let mut parting = Parting::new(None, now, now, 0);
         parting.took(10);
         assert!(parting.goes_on(now + CLOSE_TIMEOUT, false, true, 0));
-        assert!(!parting.goes_on(now + CLOSE_TIMEOUT + LOOK_INTERVAL, false, true, 0));
+        assert!(!parting.goes_on(now + CLOSE_TIMEOUT + CHECK_INTERVAL, false, true, 0));
     }
 }

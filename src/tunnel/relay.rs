@@ -4,8 +4,8 @@
 use super::close::{Close, EndReason, Ended, Party};
 use super::farewell::Farewell;
 use super::flow::Flow;
-use super::parting::{CLOSE_TIMEOUT, LINGER, LOOK_INTERVAL, Parting};
-use super::stalls::{LOOKS, Stalls};
+use super::parting::{CHECK_INTERVAL, CLOSE_TIMEOUT, LINGER, Parting};
+use super::stalls::{CHECKS, Stalls};
 use super::traffic::{Moved, Traffic};
 use super::transport::Transport;
 use super::watch::{Direction, FAR, Liveness, Watch};
@@ -183,7 +183,7 @@ impl Relay {
         }
         self.stalls.note(now, [(&self.up, up), (&self.down, down)]);
         if self.stalls.any() {
-            self.wake_by(now + self.limits.write_timeout / LOOKS);
+            self.wake_by(now + self.limits.write_timeout / CHECKS);
         }
         if let Some(parting) = &mut self.parting {
             parting.took(down.taken);
@@ -293,7 +293,7 @@ impl Relay {
         let parting = self.parting.as_deref_mut().filter(|_| owes);
         let goes_on = parting.is_some_and(|it| it.goes_on(now, behind, coming, unacknowledged));
         if goes_on {
-            self.until = Some(now + LOOK_INTERVAL);
+            self.until = Some(now + CHECK_INTERVAL);
         }
         goes_on
     }
@@ -331,8 +331,8 @@ impl Relay {
             return;
         }
         if self.stalls.any() {
-            self.stalls.look(now, [&self.worker, &self.client]);
-            self.wake_by(now + self.limits.write_timeout / LOOKS);
+            self.stalls.check(now, [&self.worker, &self.client]);
+            self.wake_by(now + self.limits.write_timeout / CHECKS);
         }
         if self.up.ping_due() {
             // The client has stopped within a frame, so that the worker cannot be asked.

@@ -6,8 +6,8 @@ use super::traffic::Moved;
 use super::transport::Transport;
 use tokio::time::Instant;
 
-/// Looks at a side that lets nobody write, in the time that it may do so.
-pub(super) const LOOKS: u32 = 4;
+/// Checks of a side that lets nobody write, in the time that it may do so.
+pub(super) const CHECKS: u32 = 4;
 
 /// Both directions of a session, the one to the worker first.
 #[derive(Default)]
@@ -45,7 +45,7 @@ impl Stalls {
     }
 
     /// Who has acknowledged something since the last look takes bytes.
-    pub(super) fn look(&mut self, now: Instant, receivers: [&Transport; 2]) {
+    pub(super) fn check(&mut self, now: Instant, receivers: [&Transport; 2]) {
         for (n, receiver) in receivers.into_iter().enumerate() {
             let before = self.unacknowledged[n];
             if let Some(since) = &mut self.since[n] {
@@ -81,12 +81,12 @@ mod tests {
         };
         let later = |seconds| begun + Duration::from_secs(seconds);
         // What was on its way arrives, and after that nothing more is taken.
-        let mut looks = 0;
+        let mut checks = 0;
         loop {
             let before = stalls.down();
-            looks += 1;
-            stalls.look(later(looks), [&near, &near]);
-            if looks > 1 && stalls.down() == before {
+            checks += 1;
+            stalls.check(later(checks), [&near, &near]);
+            if checks > 1 && stalls.down() == before {
                 break;
             }
         }
@@ -97,8 +97,8 @@ mod tests {
             far.read_exact(&mut part).await.unwrap();
             sleep(Duration::from_millis(1)).await;
         }
-        let now = later(looks + 1);
-        stalls.look(now, [&near, &near]);
+        let now = later(checks + 1);
+        stalls.check(now, [&near, &near]);
         assert_eq!(stalls.down(), Some(now));
     }
 }

@@ -126,7 +126,7 @@ impl Watch {
             ping_client = ping(&self.client, &self.down);
             ping_worker = ping(&self.worker, &self.up);
             // Pings that wait for a boundary or for a stalled side have no time of their own.
-            clock.look_at(now + interval);
+            clock.check_at(now + interval);
         }
         Due {
             end: clock.end,
@@ -145,13 +145,13 @@ struct Clock {
 }
 
 impl Clock {
-    fn look_at(&mut self, at: Instant) {
+    fn check_at(&mut self, at: Instant) {
         self.next = Some(self.next.map_or(at, |next| next.min(at)));
     }
 
     fn reached(&mut self, at: Instant) -> bool {
         if at > self.now {
-            self.look_at(at);
+            self.check_at(at);
         }
         at <= self.now
     }
@@ -258,7 +258,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_next_look_is_always_ahead(
+        fn the_next_check_is_always_ahead(
             at in 0..4000u64,
             heard in 0..2000u64,
             asked in proptest::option::of(0..2000u64),

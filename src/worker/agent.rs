@@ -148,7 +148,7 @@ impl Agent {
                 event = next_event(&mut events) => shell.event(event),
                 _ = tick.tick() => {
                     tree::reap_adopted();
-                    shell.look_for_oom_kills();
+                    shell.note_oom_kills();
                     shell.take_in(Input::Tick);
                 }
             }

@@ -17,7 +17,7 @@ const PREFIX: &str = "playhouse-";
 /// Held locked in each of them as long as its process lives. The kernel lets go of it however the
 /// process ends, in whichever container it ran; a process id could mean anything by then.
 const LOCK: &str = "lock";
-/// How old a look at the memory may be.
+/// How old a reading of the memory may be.
 const MEMORY_IS_FRESH: Duration = Duration::from_secs(1);
 
 /// Shared by all [`Agent`](super::Agent)s of a process. Dropping it removes its folder.
@@ -149,17 +149,17 @@ impl Budget {
 
     /// How many processes of ours the kernel has ended for want of memory since this was last asked.
     pub fn take_oom_kills(&mut self) -> u64 {
-        self.look_for_oom_kills();
+        self.note_oom_kills();
         std::mem::take(&mut self.uncounted)
     }
 
     /// Whether it has ended one within this time.
     pub fn oom_killed_within(&mut self, time: Duration) -> bool {
-        self.look_for_oom_kills();
+        self.note_oom_kills();
         self.last_kill.is_some_and(|at| at.elapsed() < time)
     }
 
-    fn look_for_oom_kills(&mut self) {
+    fn note_oom_kills(&mut self) {
         let kills = self.memory.oom_kills();
         let before = std::mem::replace(&mut self.oom_kills, kills);
         let new = before

@@ -9,7 +9,7 @@ pub fn rules(config: &Config, start_over: bool, room: Room) -> Rules {
     let limits = config.limits.of(config.worker_size());
     Rules {
         mode: config.recycle.mode,
-        max_lifetime: limits.lifetime(),
+        max_lifetime_sessions: limits.lifetime(),
         ceiling: config.recycle.ceiling_of(&limits),
         max_memory: config.recycle.max_memory,
         max_age: config.recycle.max_age,

@@ -13,7 +13,7 @@ use crate::model::{WorkerId, WorkerKey, WorkerRecord, WorkerStatus, unix_millis}
 use crate::store::{Event, Store};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 
@@ -94,7 +94,7 @@ impl Shell {
     }
 
     /// Looks whether the kernel has ended processes for want of memory.
-    pub fn look_for_oom_kills(&mut self) {
+    pub fn note_oom_kills(&mut self) {
         let (kills, cause) = {
             let mut budget = self.shared.machine.budget();
             (budget.take_oom_kills(), budget.oom_cause())
@@ -176,66 +176,24 @@ impl Shell {
                 ..
             } => self.spawn(generation, at_once, claims.pop()),
             Output::Register(generation) => self.register(generation),
-            Output::SetStatus(generation, status) => {
-                if status == WorkerStatus::Draining && self.shutting_down() {
-                    self.observe(generation, |id| Progress::Draining { id });
-                }
-                if status == WorkerStatus::Draining {
-                    self.set_desired_server(generation, DesiredServer::Drain);
-                }
-                self.set_desired(generation, |desired| {
-                    desired.status = DesiredStatus::Registered(status)
-                });
-            }
+            Output::SetStatus(generation, status) => self.set_status(generation, status),
             Output::Suspend(generation, suspended) => {
                 self.set_desired(generation, |desired| desired.suspended = suspended);
             }
-            Output::Evict(generation, why) => {
-                if let Some(connections) = self.connections(generation) {
-                    connections.close(why.as_deref());
-                }
-                if let Some(why) = &why {
-                    let why = why.clone();
-                    self.observe(generation, |id| Progress::Condemned { id, why });
-                }
-                self.set_desired(generation, |desired| {
-                    desired.status = DesiredStatus::Registered(WorkerStatus::ShuttingDown);
-                    desired.end_reason = why;
-                });
-            }
+            Output::Evict(generation, why) => self.evict(generation, why),
             Output::NoRoom { needed, room } => log::warn!(
                 needed_mib = needed >> 20, free_mib = room.free >> 20, limit_mib = room.limit >> 20;
                 "a replacement does not fit into memory beside the browsers that are there: waiting \
                  for sessions to end, and ending the old browser first where that does not help"
             ),
-            Output::Deregister(generation) => {
-                self.set_desired(generation, |desired| {
-                    desired.status = DesiredStatus::Unregistered
-                });
-            }
-            Output::Stop { generation, now } => {
-                if let Some(connections) = self.connections(generation) {
-                    connections.end();
-                }
-                let politely = DesiredServer::StopGracefully;
-                self.set_desired_server(
-                    generation,
-                    if now {
-                        DesiredServer::StopNow
-                    } else {
-                        politely
-                    },
-                );
-            }
+            Output::Deregister(generation) => self.set_desired(generation, |desired| {
+                desired.status = DesiredStatus::Unregistered;
+            }),
+            Output::Stop { generation, now } => self.stop(generation, now),
             Output::RequestRecyclePermit(generation) => {
-                self.set_desired(generation, |desired| desired.wants_recycle_permit = true)
+                self.set_desired(generation, |desired| desired.wants_recycle_permit = true);
             }
-            Output::Ready(generation) => {
-                if let Some(life) = self.lives.get_mut(&generation) {
-                    life.claim = None;
-                }
-                self.report_ready(generation);
-            }
+            Output::Ready(generation) => self.report_ready(generation),
             Output::Recycling(generation, reason) => {
                 self.set_desired(generation, |desired| desired.recycled = Some(reason));
                 self.observe(generation, |id| Progress::Recycling { id, reason });
@@ -244,22 +202,49 @@ impl Shell {
                 generation,
                 why,
                 retry_in,
-            } => {
-                let life = self.lives.get(&generation);
-                let was_up = life.is_some_and(|life| life.up.is_some());
-                self.observe(generation, |id| Progress::Crashed {
-                    id,
-                    was_up,
-                    why,
-                    retry_in,
-                });
-            }
+            } => self.report_crash(generation, why, retry_in),
             Output::Drained {
                 generation,
                 evicted,
             } => self.observe(generation, |id| Progress::Drained { id, evicted }),
             Output::Finished => self.finished = true,
         }
+    }
+
+    fn set_status(&self, generation: Generation, status: WorkerStatus) {
+        if status == WorkerStatus::Draining {
+            if self.shutting_down() {
+                self.observe(generation, |id| Progress::Draining { id });
+            }
+            self.set_desired_server(generation, DesiredServer::Drain);
+        }
+        self.set_desired(generation, |desired| {
+            desired.status = DesiredStatus::Registered(status);
+        });
+    }
+
+    fn evict(&self, generation: Generation, why: Option<String>) {
+        if let Some(connections) = self.connections(generation) {
+            connections.close(why.as_deref());
+        }
+        if let Some(why) = why.clone() {
+            self.observe(generation, |id| Progress::Condemned { id, why });
+        }
+        self.set_desired(generation, |desired| {
+            desired.status = DesiredStatus::Registered(WorkerStatus::ShuttingDown);
+            desired.end_reason = why;
+        });
+    }
+
+    fn stop(&self, generation: Generation, now: bool) {
+        if let Some(connections) = self.connections(generation) {
+            connections.end();
+        }
+        let desired = match now {
+            true => DesiredServer::StopNow,
+            false => DesiredServer::StopGracefully,
+        };
+        self.set_desired_server(generation, desired);
     }
 
     fn spawn(&mut self, generation: Generation, at_once: bool, claim: Option<MemoryClaim>) {
@@ -353,12 +338,13 @@ impl Shell {
         }
     }
 
+    /// The memory that was claimed for its start shows in its processes from here on.
     fn report_ready(&mut self, generation: Generation) {
-        let up = self
-            .lives
-            .get(&generation)
-            .and_then(|life| life.up.as_ref());
-        if let Some(up) = up {
+        let Some(life) = self.lives.get_mut(&generation) else {
+            return;
+        };
+        life.claim = None;
+        if let Some(up) = &life.up {
             let authority = up.endpoint.authority();
             let (browser, release) = (up.toolchain.browser, up.toolchain.release.clone());
             let took = up.took;
@@ -370,6 +356,17 @@ impl Shell {
                 took,
             });
         }
+    }
+
+    fn report_crash(&self, generation: Generation, why: String, retry_in: Option<Duration>) {
+        let life = self.lives.get(&generation);
+        let was_up = life.is_some_and(|life| life.up.is_some());
+        self.observe(generation, |id| Progress::Crashed {
+            id,
+            was_up,
+            why,
+            retry_in,
+        });
     }
 
     fn observe(&self, generation: Generation, progress: impl FnOnce(WorkerId) -> Progress) {

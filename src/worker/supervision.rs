@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
-/// Between two looks whether this process has a permit free.
+/// Between two checks whether this process has a permit free.
 const PERMIT_RETRY: Duration = Duration::from_millis(50);
 /// A browser that ends this soon after the kernel ended a process for want of memory died of it.
 const OOM_IS_THE_CAUSE: Duration = Duration::from_secs(3);

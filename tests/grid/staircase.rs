@@ -2,8 +2,8 @@
 
 use crate::support::{Driver, Grid, Language, Scrape};
 use playhouse::config::Strategy;
-use playhouse::model::{Browser, SeatKind, Size, WorkerKey};
-use playhouse::selection::{Facts, Policy, Wanted, policy};
+use playhouse::model::{Browser, Pool, SeatKind, Size, WorkerKey};
+use playhouse::selection::{Facts, Policy, policy};
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::time::Duration;
@@ -124,18 +124,18 @@ fn by_policy(lifetimes: &[Option<u32>]) -> Option<usize> {
         active: 0,
         lifetime: lifetime.unwrap_or_default(),
         started_at: 0,
-        open: lifetime.is_some(),
+        takes_sessions: lifetime.is_some(),
         suspected: false,
         replaces_itself: false,
     });
     let facts: Vec<Facts> = facts.collect();
     let policy = Policy {
         strategy: Strategy::LifetimeFirst,
-        max_active: 5,
-        max_lifetime: Some(LIMIT),
+        max_concurrent_sessions: 5,
+        max_lifetime_sessions: Some(LIMIT),
         ceiling: None,
     };
-    let wanted = Wanted {
+    let wanted = Pool {
         browser: Browser::Chromium,
         version: None,
         seat: SeatKind::Shared,

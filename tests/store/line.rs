@@ -4,8 +4,7 @@
 use crate::stores::*;
 use crate::support::{RedisServer, eventually, eventually_equal};
 use playhouse::admission::turns::{Fit, Tenant, Turns};
-use playhouse::model::{Browser, SeatKind, SessionId, Waiter};
-use playhouse::selection::Wanted;
+use playhouse::model::{Browser, Pool, SeatKind, SessionId, Waiter};
 use playhouse::store::redis::RedisStore;
 use playhouse::store::{
     Candidate, Granted, LineServed, Peers, SeatStore, Served, StoreError, StoreOptions, StoreRole,
@@ -349,7 +348,7 @@ async fn the_turns_are_those_of_one_proxy() {
         let mut proxies = [one, two, Proxy::start(&redis).await];
         let worker = key("a");
         let mut turns = Turns::default();
-        let mut waiting: HashMap<SessionId, (u64, Tenant, Wanted, usize)> = HashMap::new();
+        let mut waiting: HashMap<SessionId, (u64, Tenant, Pool, usize)> = HashMap::new();
         let (mut place, mut seated, mut order) = (0, Vec::new(), Vec::new());
         for _ in 0..120 {
             let at = random.random_range(0..proxies.len());
@@ -357,7 +356,7 @@ async fn the_turns_are_those_of_one_proxy() {
                 let (tenant, priority) = *TENANTS.choose(&mut random).unwrap();
                 let wanted = *["1.64", "1.65", "", "own"].choose(&mut random).unwrap();
                 let waiter = waiter(tenant, wanted);
-                let wanted = Wanted {
+                let wanted = Pool {
                     browser: worker.browser,
                     version: waiter.version,
                     seat: waiter.seat,
@@ -369,7 +368,7 @@ async fn the_turns_are_those_of_one_proxy() {
                 place += 1;
                 continue;
             }
-            let fits = |wanted: &Wanted, _| match (wanted.seat, wanted.version) {
+            let fits = |wanted: &Pool, _| match (wanted.seat, wanted.version) {
                 (SeatKind::Own, _) => Fit::NoneAlike,
                 (_, Some(version)) if version.minor == 64 => Fit::NoneAlike,
                 _ => Fit::Yes,

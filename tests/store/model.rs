@@ -305,7 +305,7 @@ impl<G: Grid> World<G> {
         let unsure = order.iter().any(|candidate| {
             let worker = self.workers.iter().find(|known| known.key == candidate.key);
             matches!(worker.unwrap().state, State::Alive { lifetime: None, .. })
-                && candidate.max_lifetime.is_some()
+                && candidate.lifetime_cap.is_some()
         });
         let reserved = self.proxies[proxy].reserve(id, &order).await.unwrap();
         self.sessions[session] = (id, proxy);
@@ -337,11 +337,11 @@ impl<G: Grid> World<G> {
                 continue;
             }
             there.push(candidate.key.clone());
-            let lifetime_left = match (candidate.max_lifetime, lifetime) {
+            let lifetime_left = match (candidate.lifetime_cap, lifetime) {
                 (Some(limit), Some(lifetime)) => lifetime < limit,
                 _ => true,
             };
-            if self.active(&candidate.key) < candidate.max_active && lifetime_left {
+            if self.active(&candidate.key) < candidate.max_concurrent_sessions && lifetime_left {
                 assert!(
                     matches!(reserved, Reserved::Seat { worker, .. } if *worker == candidate.key),
                     "{reserved:?} and not {}",

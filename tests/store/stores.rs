@@ -112,11 +112,15 @@ pub fn record(worker: &WorkerKey) -> WorkerRecord {
     }
 }
 
-pub fn candidate(worker: &WorkerKey, max_active: u32, max_lifetime: Option<u32>) -> Candidate {
+pub fn candidate(
+    worker: &WorkerKey,
+    max_concurrent_sessions: u32,
+    lifetime_cap: Option<u32>,
+) -> Candidate {
     Candidate {
         key: worker.clone(),
-        max_active,
-        max_lifetime,
+        max_concurrent_sessions,
+        lifetime_cap,
     }
 }
 

@@ -162,8 +162,8 @@ impl<S: Store> Bench<S> {
             let available = self.in_status(WorkerStatus::Available).await;
             let candidate = |key: &WorkerKey| Candidate {
                 key: key.clone(),
-                max_active: 1000,
-                max_lifetime: None,
+                max_concurrent_sessions: 1000,
+                lifetime_cap: None,
             };
             let candidates: Vec<Candidate> = available.iter().map(candidate).collect();
             let session = SessionId::random();

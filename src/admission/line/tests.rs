@@ -1,5 +1,5 @@
 //! The properties of the line, over many random steps with simulated time: clients come, hang up,
-//! are seated and end; workers open, close, hang and refuse; whoever waits is served whenever there
+//! are seated and end; workers take sessions and cease to, hang and refuse; whoever waits is served whenever there
 //! is a seat. `LINE_STEPS` says how many steps each test takes; `make overload` takes a million.
 
 use super::*;
@@ -22,11 +22,10 @@ const TIMEOUTS: LineTimeouts = LineTimeouts {
 
 struct Worker {
     key: WorkerKey,
-    version: Option<Version>,
-    seat: SeatKind,
+    pool: Pool,
     seats: usize,
     used: usize,
-    open: bool,
+    takes_sessions: bool,
     /// How long its handshake takes, and whether it then takes the session.
     handshake: Duration,
     takes: bool,
@@ -81,11 +80,14 @@ impl Lab {
             let minor = random.random_range(63..66);
             Worker {
                 key: WorkerKey::new(browser, format!("w{n}")),
-                version: (minor != 63).then_some(Version { major: 1, minor }),
-                seat: SeatKind::ALL[n / 2 % 2],
+                pool: Pool {
+                    browser,
+                    version: (minor != 63).then_some(Version { major: 1, minor }),
+                    seat: SeatKind::ALL[n / 2 % 2],
+                },
                 seats: random.random_range(1..4),
                 used: 0,
-                open: true,
+                takes_sessions: true,
                 handshake: Duration::from_millis(20),
                 takes: true,
             }
@@ -128,7 +130,7 @@ impl Lab {
         let minor = self.random.random_range(63..67);
         let version = (minor != 63).then_some(Version { major: 1, minor });
         let request = SeatRequest {
-            wanted: Wanted {
+            wanted: Pool {
                 browser,
                 version,
                 seat: *SeatKind::ALL.choose(&mut self.random).unwrap(),
@@ -227,7 +229,7 @@ impl Lab {
 
     fn change_a_worker(&mut self) {
         let worker = self.workers.iter_mut().choose(&mut self.random).unwrap();
-        worker.open = self.random.random_bool(0.8);
+        worker.takes_sessions = self.random.random_bool(0.8);
         let millis = [1, 20, 300, 1500, 60_000].choose(&mut self.random).unwrap();
         worker.handshake = Duration::from_millis(*millis);
         worker.takes = self.random.random_bool(0.8);
@@ -279,10 +281,9 @@ impl Lab {
 
     fn free<'a>(&'a self, need: Need<'a>) -> impl Iterator<Item = usize> + 'a {
         let fits = move |worker: &Worker| {
-            worker.open
+            worker.takes_sessions
                 && worker.used < worker.seats
-                && worker.key.browser == need.wanted.browser
-                && need.wanted.accepts(worker.seat, worker.version)
+                && need.wanted.accepts(&worker.pool)
                 && !need.offered.contains(&worker.key)
         };
         let workers = self.workers.iter().enumerate();

@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(50);
 /// After this long without an answer the log says that the old process is still waiting.
 const SLOW: Duration = Duration::from_secs(10);
-/// Between two looks at the seats that are to be told.
+/// Between two checks of the seats that are to be told.
 const SEATS_PAUSE: Duration = Duration::from_millis(50);
 
 /// A process that accepts in the place of this one. As long as this lives, it counts the seats of

@@ -58,8 +58,8 @@ impl Rig {
     async fn seat(&self, store: &MemoryStore) -> SessionId {
         let candidate = Candidate {
             key: self.worker.clone(),
-            max_active: 100,
-            max_lifetime: None,
+            max_concurrent_sessions: 100,
+            lifetime_cap: None,
         };
         let session = SessionId::random();
         let reserved = store.reserve(session, &[candidate]).await.unwrap();

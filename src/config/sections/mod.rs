@@ -8,14 +8,16 @@ mod server;
 mod sessions;
 mod store;
 mod worker;
+mod workers;
 
-pub use auth::{Auth, StaticWorker, Token, pools, static_workers};
+pub use auth::{Auth, Token};
 pub use ports::{Admin, Tls, TlsFiles, TlsVersion, address};
 pub use recycle::{Recycle, RecycleMode, stretched};
 pub use server::{Log, LogFormat, Server};
 pub use sessions::{Limits, Queue, Selection, Session, Strategy, isolates};
 pub use store::StoreConfig;
 pub use worker::{SealMode, Worker};
+pub use workers::{StaticWorker, pools, static_workers};
 
 use crate::model::{Browser, SeatKind};
 use crate::settings::Form;

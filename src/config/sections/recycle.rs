@@ -56,7 +56,7 @@ section! {
     // One failed check may be a busy moment, three in a row are the browser's doing.
     max_failures: u32 = 3, number(0..=1_000_000);
 
-    /// How long the request to recycle stands.
+    /// How long the order to recycle stands.
     // The original's.
     command_ttl: Duration = seconds(60), time(), .env(&["SHUTDOWN_COMMAND_TTL"]);
 }

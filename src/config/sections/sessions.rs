@@ -44,11 +44,13 @@ section! {
 impl Limits {
     /// The limits of a worker of this size: the grid's, where it says nothing.
     pub fn of(&self, size: Size) -> Limits {
-        let concurrent = size.concurrent.unwrap_or(self.max_concurrent_sessions);
-        let lifetime = size.lifetime.unwrap_or(self.max_lifetime_sessions);
         Limits {
-            max_concurrent_sessions: concurrent,
-            max_lifetime_sessions: lifetime,
+            max_concurrent_sessions: size
+                .max_concurrent_sessions
+                .unwrap_or(self.max_concurrent_sessions),
+            max_lifetime_sessions: size
+                .max_lifetime_sessions
+                .unwrap_or(self.max_lifetime_sessions),
             ..*self
         }
     }
@@ -67,8 +69,8 @@ impl Limits {
 
 /// Whether each session is to have a browser process of its own: one at a time, and one in a
 /// life. Nothing may stretch that, because no session is to meet what another one left.
-pub fn isolates(concurrent: u32, lifetime: Option<u32>) -> bool {
-    concurrent == 1 && lifetime == Some(1)
+pub fn isolates(max_concurrent_sessions: u32, max_lifetime_sessions: Option<u32>) -> bool {
+    max_concurrent_sessions == 1 && max_lifetime_sessions == Some(1)
 }
 
 section! {

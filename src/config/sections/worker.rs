@@ -108,14 +108,14 @@ impl Worker {
     pub fn size(&self, limits: &Limits) -> Size {
         match self.seat {
             SeatKind::Shared => Size {
-                concurrent: self.max_concurrent_sessions,
-                lifetime: self.max_lifetime_sessions,
+                max_concurrent_sessions: self.max_concurrent_sessions,
+                max_lifetime_sessions: self.max_lifetime_sessions,
             },
             SeatKind::Own => Size {
-                concurrent: self
+                max_concurrent_sessions: self
                     .max_concurrent_sessions
                     .or(Some(limits.max_concurrent_sessions)),
-                lifetime: Some(0),
+                max_lifetime_sessions: Some(0),
             },
         }
     }

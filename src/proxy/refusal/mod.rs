@@ -11,8 +11,7 @@ use super::head::HeadError;
 use crate::admission::tokens::QuotaUsedUp;
 use crate::fleet::{NoSeat, Shortage, WorkerAnswer};
 use crate::launch::{LaunchError, Permission};
-use crate::model::{Browser, SeatKind, Version, words};
-use crate::selection::Wanted;
+use crate::model::{Browser, Pool, SeatKind, Version, words};
 use bytes::Bytes;
 use http::StatusCode;
 use std::fmt::Write;
@@ -167,7 +166,7 @@ pub struct RefusalResponse {
 
 impl Refusal {
     /// What the client of `wanted` hears when a worker refused its request.
-    pub fn of_worker(answer: WorkerAnswer, wanted: &Wanted) -> Refusal {
+    pub fn of_worker(answer: WorkerAnswer, wanted: &Pool) -> Refusal {
         let browser = wanted.browser;
         match (wanted.version, answer.server_version()) {
             (Some(client), Some(server)) if answer.is_version_mismatch() => {

@@ -31,10 +31,10 @@ prop_compose! {
 
 prop_compose! {
     fn any_size()(
-        concurrent in prop::option::of(1u32..6),
-        lifetime in prop::option::of(prop_oneof![9 => 0u32..14, 1 => Just(u32::MAX)]),
+        max_concurrent_sessions in prop::option::of(1u32..6),
+        max_lifetime_sessions in prop::option::of(prop_oneof![9 => 0u32..14, 1 => Just(u32::MAX)]),
     ) -> Size {
-        Size { concurrent, lifetime }
+        Size { max_concurrent_sessions, max_lifetime_sessions }
     }
 }
 
@@ -48,13 +48,13 @@ prop_compose! {
         active in 0u32..5,
         lifetime in prop_oneof![9 => 0u32..14, 1 => Just(u32::MAX)],
         started_at in 0u64..3,
-        open in prop::bool::weighted(0.8),
+        takes_sessions in prop::bool::weighted(0.8),
         suspected in prop::bool::weighted(0.2),
         replaces_itself: bool,
     ) -> Facts {
         let address = ([127, 0, 0, 1], port).into();
         Facts {
-            key, address, version, seat, size, active, lifetime, started_at, open, suspected, replaces_itself,
+            key, address, version, seat, size, active, lifetime, started_at, takes_sessions, suspected, replaces_itself,
         }
     }
 }
@@ -62,11 +62,11 @@ prop_compose! {
 prop_compose! {
     fn any_policy()(
         strategy in prop::sample::select(Strategy::ALL.to_vec()),
-        max_active in 1u32..6,
-        max_lifetime in prop::option::of(1u32..12),
+        max_concurrent_sessions in 1u32..6,
+        max_lifetime_sessions in prop::option::of(1u32..12),
         ceiling in prop::option::of(prop_oneof![9 => 0f64..3.0, 1 => Just(f64::INFINITY)]),
     ) -> Policy {
-        Policy { strategy, max_active, max_lifetime, ceiling }
+        Policy { strategy, max_concurrent_sessions, max_lifetime_sessions, ceiling }
     }
 }
 
@@ -78,13 +78,13 @@ fn any_change() -> impl proptest::strategy::Strategy<Value = Change> {
     ]
 }
 
-fn every_question() -> impl Iterator<Item = Wanted> {
+fn every_question() -> impl Iterator<Item = Pool> {
     let minors = [None, Some(64), Some(65), Some(66), Some(67)];
     let kinds = Browser::ALL
         .into_iter()
         .flat_map(|browser| SeatKind::ALL.map(|seat| (browser, seat)));
     kinds.flat_map(move |(browser, seat)| {
-        minors.into_iter().map(move |minor| Wanted {
+        minors.into_iter().map(move |minor| Pool {
             browser,
             version: minor.map(|minor| Version { major: 1, minor }),
             seat,
@@ -125,7 +125,7 @@ proptest! {
                 let of: Vec<_> = workers.iter().filter(alike).collect();
                 let versions: BTreeSet<_> = of.iter().map(|w| w.version).collect();
                 prop_assert_eq!(index.registered(browser, seat), of.len());
-                prop_assert_eq!(index.open(browser, seat), of.iter().filter(|w| w.open).count());
+                prop_assert_eq!(index.taking_sessions(browser, seat), of.iter().filter(|w| w.takes_sessions).count());
                 prop_assert_eq!(index.versions(browser, seat), versions);
             }
             // As many backends as workers: none hides another in Pingora's set.
@@ -164,8 +164,8 @@ proptest! {
 
 const POLICY: Policy = Policy {
     strategy: Strategy::LifetimeFirst,
-    max_active: 5,
-    max_lifetime: Some(10),
+    max_concurrent_sessions: 5,
+    max_lifetime_sessions: Some(10),
     ceiling: None,
 };
 
@@ -179,7 +179,7 @@ fn facts(id: &str, port: u16, lifetime: u32) -> Facts {
         active: 0,
         lifetime,
         started_at: 0,
-        open: true,
+        takes_sessions: true,
         suspected: false,
         replaces_itself: true,
     }
@@ -190,7 +190,7 @@ fn a_selection_survives_a_threshold_that_passes_it() {
     let mut index = Index::new(POLICY);
     index.put(facts("nine", 1, 9));
     index.put(facts("five", 2, 5));
-    let mut cursor = Cursor::new(Wanted {
+    let mut cursor = Cursor::new(Pool {
         browser: Browser::Chromium,
         version: None,
         seat: SeatKind::Shared,

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::{Config, Role, Strategy};
+use crate::model::Browser;
 use crate::selection::strategy::restart_margin;
 use proptest::prelude::*;
 use proptest::strategy::Strategy as _;
@@ -9,13 +10,13 @@ use proptest::strategy::Strategy as _;
 fn policy(strategy: Strategy, limit: u32, ceiling: Option<f64>) -> Policy {
     Policy {
         strategy,
-        max_active: 5,
-        max_lifetime: (limit > 0).then_some(limit),
+        max_concurrent_sessions: 5,
+        max_lifetime_sessions: (limit > 0).then_some(limit),
         ceiling,
     }
 }
 
-/// A worker that is open, of Chromium 1.65 and as old as all the others.
+/// A worker that takes sessions, of Chromium 1.65 and as old as all the others.
 fn worker(id: &str, lifetime: u32, active: u32) -> Facts {
     Facts {
         key: WorkerKey::new(Browser::Chromium, id),
@@ -26,7 +27,7 @@ fn worker(id: &str, lifetime: u32, active: u32) -> Facts {
         active,
         lifetime,
         started_at: 0,
-        open: true,
+        takes_sessions: true,
         suspected: false,
         replaces_itself: false,
     }
@@ -38,13 +39,13 @@ const fn version(minor: u16) -> Version {
     Version { major: 1, minor }
 }
 
-const ANY: Wanted = Wanted {
+const ANY: Pool = Pool {
     browser: Browser::Chromium,
     version: None,
     seat: SeatKind::Shared,
 };
 
-fn order(workers: &[Facts], policy: &Policy, wanted: &Wanted) -> Vec<String> {
+fn order(workers: &[Facts], policy: &Policy, wanted: &Pool) -> Vec<String> {
     let ranked = rank(workers, policy, wanted);
     ranked.iter().map(|w| w.key.id.to_string()).collect()
 }
@@ -74,7 +75,7 @@ fn a_suspected_worker_is_the_last_choice_and_still_one() {
 
 #[test]
 fn fills_the_highest_below_the_margin_first_and_then_the_rest() {
-    // Limit 10 and five open workers: the margin is 2, the threshold 8.
+    // Limit 10 and five workers that take sessions: the margin is 2, the threshold 8.
     let workers = [
         worker("nine", 9, 0),
         worker("eight", 8, 0),
@@ -92,24 +93,24 @@ fn fills_the_highest_below_the_margin_first_and_then_the_rest() {
 #[test]
 fn takes_the_margin_from_the_open_workers_of_the_browser_of_whatever_version() {
     let policy = policy(Strategy::LifetimeFirst, 10, None);
-    let margins = [0, 1, 3, 10, 1000].map(|open| restart_margin(10, open));
+    let margins = [0, 1, 3, 10, 1000].map(|workers| restart_margin(10, workers));
     assert_eq!(margins, [10, 10, 3, 1, 1]);
-    // Two open ones: the threshold is 5, and the closed one and Firefox do not move it.
+    // Two take sessions: the threshold is 5, and the one that does not and Firefox do not move it.
     let mut workers = [
         worker("five", 5, 0),
         worker("four", 4, 0),
         worker("closed", 0, 0),
         worker("firefox", 0, 0),
     ];
-    workers[2].open = false;
+    workers[2].takes_sessions = false;
     workers[3].key.browser = Browser::Firefox;
     assert_eq!(order(&workers, &policy, &ANY), ["four", "five"]);
-    workers[2].open = true;
+    workers[2].takes_sessions = true;
     workers[2].seat = SeatKind::Own;
     assert_eq!(order(&workers, &policy, &ANY), ["four", "five"]);
     workers[2].seat = SeatKind::Shared;
     workers[2].version = Some(version(64));
-    let wanted = Wanted {
+    let wanted = Pool {
         version: Some(V65),
         ..ANY
     };
@@ -182,19 +183,22 @@ fn restarts_are_staggered() {
         for (worker, back_at) in workers.iter_mut().zip(&mut back_at) {
             if *back_at == Some(session) {
                 *back_at = None;
-                (worker.open, worker.lifetime) = (true, 0);
+                (worker.takes_sessions, worker.lifetime) = (true, 0);
             }
         }
         let best = rank(&workers, &policy, &ANY)[0].key.clone();
         for (worker, back_at) in workers.iter_mut().zip(&mut back_at) {
             worker.lifetime += u32::from(worker.key == best);
-            if worker.open && worker.lifetime == 10 {
-                worker.open = false;
+            if worker.takes_sessions && worker.lifetime == 10 {
+                worker.takes_sessions = false;
                 *back_at = Some(session + 3);
                 restarts += 1;
             }
         }
-        let out = workers.iter().filter(|worker| !worker.open).count();
+        let out = workers
+            .iter()
+            .filter(|worker| !worker.takes_sessions)
+            .count();
         assert!(out <= 1, "{out} out after session {session}");
     }
     assert!((28..=30).contains(&restarts), "{restarts}");
@@ -238,10 +242,14 @@ fn a_cap_is_the_limit_when_it_is_hard_the_ceiling_or_none_before_its_turn() {
     assert_eq!(isolated, None, "a process of its own for each session");
 }
 
-fn sized(concurrent: Option<u32>, lifetime: Option<u32>, worker: Facts) -> Facts {
+fn sized(
+    max_concurrent_sessions: Option<u32>,
+    max_lifetime_sessions: Option<u32>,
+    worker: Facts,
+) -> Facts {
     let size = Size {
-        concurrent,
-        lifetime,
+        max_concurrent_sessions,
+        max_lifetime_sessions,
     };
     Facts { size, ..worker }
 }
@@ -258,7 +266,7 @@ fn a_worker_is_filled_by_its_own_limits() {
         sized(None, Some(0), worker("never recycled", 1000, 0)),
         worker("of the grid", 1, 4),
     ];
-    // Six are open: the margins are 1, and 16 of a hundred.
+    // Six take sessions: the margins are 1, and 16 of a hundred.
     assert_eq!(
         order(&workers, &policy, &ANY),
         ["of the grid", "large", "never recycled", "long-lived"]
@@ -282,49 +290,20 @@ fn a_client_gets_the_kind_of_seat_that_it_wants() {
     };
     let workers = [own, worker("shared", 0, 0)];
     assert_eq!(order(&workers, &policy, &ANY), ["shared"]);
-    let wanted = Wanted {
+    let wanted = Pool {
         seat: SeatKind::Own,
         ..ANY
     };
     assert_eq!(order(&workers, &policy, &wanted), ["own"]);
 }
 
-#[test]
-fn a_key_is_read_as_it_was_written() {
-    for (text, version, seat) in [
-        ("chromium/1.65", Some(V65), SeatKind::Shared),
-        ("chromium", None, SeatKind::Shared),
-        ("chromium/1.65/own", Some(V65), SeatKind::Own),
-        ("chromium//own", None, SeatKind::Own),
-    ] {
-        let wanted = Wanted {
-            version,
-            seat,
-            ..ANY
-        };
-        assert_eq!(wanted.to_string(), text);
-        assert_eq!(text.parse(), Ok(wanted));
-    }
-    for text in [
-        "",
-        "opera",
-        "chromium/",
-        "chromium/one",
-        "/1.65",
-        "chromium/1.65/sofa",
-        "chromium/1.65/own/",
-    ] {
-        assert_eq!(text.parse::<Wanted>(), Err(()), "{text}");
-    }
-}
-
 prop_compose! {
     /// Most say nothing, as in most grids.
     fn any_size()(
-        concurrent in prop::option::weighted(0.2, 1u32..7),
-        lifetime in prop::option::weighted(0.2, 0u32..25),
+        max_concurrent_sessions in prop::option::weighted(0.2, 1u32..7),
+        max_lifetime_sessions in prop::option::weighted(0.2, 0u32..25),
     ) -> Size {
-        Size { concurrent, lifetime }
+        Size { max_concurrent_sessions, max_lifetime_sessions }
     }
 }
 
@@ -337,7 +316,7 @@ prop_compose! {
         size in any_size(),
         seat in prop::sample::select(SeatKind::ALL.to_vec()),
         started_at in 0u64..3,
-        open in prop::bool::weighted(0.8),
+        takes_sessions in prop::bool::weighted(0.8),
         replaces_itself: bool,
     ) -> Facts {
         Facts {
@@ -346,7 +325,7 @@ prop_compose! {
             seat,
             size,
             started_at,
-            open,
+            takes_sessions,
             replaces_itself,
             ..worker("", lifetime, active)
         }
@@ -377,7 +356,7 @@ proptest! {
     fn names_exactly_those_who_may_take_the_session(
         workers in any_fleet(), policy in any_policy(), minor in prop::option::of(64u16..66),
     ) {
-        let wanted = Wanted { version: minor.map(version), ..ANY };
+        let wanted = Pool { version: minor.map(version), ..ANY };
         let ranked = rank(&workers, &policy, &wanted);
         for worker in &workers {
             let below = |most: Option<u32>| most.is_none_or(|most| worker.lifetime < most);
@@ -387,9 +366,9 @@ proptest! {
                 && (worker.version == wanted.version
                     || worker.version.is_none()
                     || wanted.version.is_none())
-                && worker.open
-                && worker.active < worker.size.concurrent.unwrap_or(5)
-                && (below(bounds.max_lifetime)
+                && worker.takes_sessions
+                && worker.active < worker.size.max_concurrent_sessions.unwrap_or(5)
+                && (below(bounds.max_lifetime_sessions)
                     || bounds.ceiling.is_some()
                         && (!worker.replaces_itself || below(bounds.ceiling)));
             let named = ranked.iter().filter(|ranked| ranked.key == worker.key).count();
@@ -416,10 +395,10 @@ proptest! {
         let policy = policy(Strategy::LifetimeFirst, limit, None);
         let ranked = rank(&workers, &policy, &ANY);
         let alike = |w: &&Facts| w.key.browser == ANY.browser && w.seat == ANY.seat;
-        let open = workers.iter().filter(alike).filter(|w| w.open).count();
+        let serving = workers.iter().filter(alike).filter(|w| w.takes_sessions).count();
         let near = |worker: &Facts| {
-            let limit = policy.bounds(worker.size).max_lifetime;
-            limit.is_some_and(|limit| worker.lifetime + restart_margin(limit, open) >= limit)
+            let limit = policy.bounds(worker.size).max_lifetime_sessions;
+            limit.is_some_and(|limit| worker.lifetime + restart_margin(limit, serving) >= limit)
         };
         let left = |worker: &Facts| policy.bounds(worker.size).left(worker.lifetime);
         if let Some(first) = ranked.first() && near(first) {

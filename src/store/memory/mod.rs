@@ -46,7 +46,7 @@ struct StoredWorker {
     record: WorkerRecord,
     counts: Counts,
     expires: Instant,
-    /// Until when a request to recycle stands.
+    /// Until when an order to recycle stands.
     recycle_until: Option<Instant>,
     /// It was counted as recycled.
     recycled: bool,

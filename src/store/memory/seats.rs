@@ -119,9 +119,9 @@ impl State {
             }
             let counts = entry.counts;
             let lifetime_left = candidate
-                .max_lifetime
+                .lifetime_cap
                 .is_none_or(|limit| counts.lifetime < limit);
-            if counts.active < candidate.max_active && lifetime_left {
+            if counts.active < candidate.max_concurrent_sessions && lifetime_left {
                 return Ok(candidate.key.clone());
             }
             full.push((candidate.key.clone(), counts));

@@ -280,8 +280,8 @@ impl Inner {
         for candidate in candidates.iter().take(MAX_CANDIDATES) {
             call.key(self.keys.record(&candidate.key))
                 .arg(candidate.key.to_string())
-                .arg(candidate.max_active)
-                .arg(candidate.max_lifetime.map_or(-1, i64::from));
+                .arg(candidate.max_concurrent_sessions)
+                .arg(candidate.lifetime_cap.map_or(-1, i64::from));
         }
     }
 }

@@ -22,10 +22,10 @@ pub fn fields(record: &WorkerRecord) -> Vec<(&'static str, String)> {
     if record.seat != SeatKind::Shared {
         fields.push(("seat", record.seat.to_string()));
     }
-    if let Some(most) = record.size.concurrent {
+    if let Some(most) = record.size.max_concurrent_sessions {
         fields.push(("maxConcurrentSessions", most.to_string()));
     }
-    if let Some(most) = record.size.lifetime {
+    if let Some(most) = record.size.max_lifetime_sessions {
         fields.push(("maxLifetimeSessions", most.to_string()));
     }
     if record.fixed {
@@ -87,8 +87,8 @@ pub fn record(key: WorkerKey, fields: &HashMap<String, String>) -> Option<Worker
         replaces_itself: text("replacesItself") == Some("true"),
         seat: text("seat").map_or(Some(SeatKind::Shared), |seat| seat.parse().ok())?,
         size: Size {
-            concurrent: limit("maxConcurrentSessions").filter(|most| *most > 0),
-            lifetime: limit("maxLifetimeSessions"),
+            max_concurrent_sessions: limit("maxConcurrentSessions").filter(|most| *most > 0),
+            max_lifetime_sessions: limit("maxLifetimeSessions"),
         },
         fixed: text("fixed") == Some("true"),
         started_at: number("startedAt").unwrap_or(0),
@@ -320,8 +320,8 @@ mod tests {
             replaces_itself: true,
             seat: SeatKind::Own,
             size: Size {
-                concurrent: Some(8),
-                lifetime: Some(0),
+                max_concurrent_sessions: Some(8),
+                max_lifetime_sessions: Some(0),
             },
             fixed: true,
             started_at: 1,

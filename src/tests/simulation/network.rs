@@ -134,7 +134,7 @@ impl Network {
     }
 
     /// Looks at the database, and may change it, as nobody on the way could.
-    pub fn look<T>(&self, at: impl FnOnce(&mut Database) -> T) -> T {
+    pub fn inspect<T>(&self, at: impl FnOnce(&mut Database) -> T) -> T {
         let mut database = self.vm.database();
         database.now = self.clock();
         at(&mut database)

@@ -8,8 +8,7 @@ use crate::admission::line::{LineTimeouts, SeatRequest};
 use crate::config::{Config, LiveConfig, Role};
 use crate::fleet::{Fleet, Queue};
 use crate::metrics::Metrics;
-use crate::model::{Browser, SeatKind, WorkerKey, WorkerRecord};
-use crate::selection::Wanted;
+use crate::model::{Browser, Pool, SeatKind, WorkerKey, WorkerRecord};
 use crate::session::registry::Registry;
 use crate::session::seat::Releaser;
 use crate::store::redis::RedisStore;
@@ -180,7 +179,7 @@ async fn serve(
 ) {
     let (browser, version) = (Browser::Chromium, None);
     let request = SeatRequest {
-        wanted: Wanted {
+        wanted: Pool {
             browser,
             version,
             seat: SeatKind::Shared,

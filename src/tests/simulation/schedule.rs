@@ -90,7 +90,7 @@ impl Schedule {
         let network = Network::install(
             vm.clone(),
             plan.traced,
-            Box::new(move |database, caller| observer.look(database, caller)),
+            Box::new(move |database, caller| observer.check(database, caller)),
             Box::new(move |process| answered.answered(process)),
         );
         let common = Arc::new(Common {
@@ -195,7 +195,7 @@ impl Schedule {
 
     fn take_snapshot(&mut self) {
         if self.common.network.is_up() {
-            let now = self.common.network.look(|database| database.clone());
+            let now = self.common.network.inspect(|database| database.clone());
             self.snapshots.push((Instant::now(), now));
         }
     }
@@ -255,13 +255,13 @@ impl Schedule {
             }
             Action::Flush => {
                 self.common.truth.wiped();
-                network.look(Database::clear);
+                network.inspect(Database::clear);
             }
             Action::HoldServer(ms) => {
                 network.change_server(|it| it.requests_held = true);
                 self.later(ms, Repair::Release);
             }
-            Action::Damage(kind) => network.look(|database| damage(database, kind)),
+            Action::Damage(kind) => network.inspect(|database| damage(database, kind)),
         }
     }
 
@@ -289,13 +289,13 @@ impl Schedule {
                     Memory::Whole => {}
                     Memory::Empty => {
                         self.common.truth.wiped();
-                        network.look(Database::clear);
+                        network.inspect(Database::clear);
                     }
                     Memory::Old(age) => {
                         let then = Instant::now() - Duration::from_millis(age);
                         let old = self.snapshots.iter().rev().find(|(at, _)| *at <= then);
                         self.common.truth.wiped();
-                        network.look(|database| match old {
+                        network.inspect(|database| match old {
                             Some((_, old)) => database.go_back(old),
                             None => database.clear(),
                         });

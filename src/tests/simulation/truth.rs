@@ -317,7 +317,7 @@ impl Truth {
     }
 
     /// Holds the database against what is there, after each command.
-    pub fn look(&self, database: &mut Database, caller: &str) {
+    pub fn check(&self, database: &mut Database, caller: &str) {
         let now = Instant::now();
         let mut state = self.state();
         let state = &mut *state;

@@ -4,7 +4,7 @@
 //! [`Reader`] takes the client's frames apart. What the browser says goes out in frames as it comes
 //! ([`PipeMessages`]). The commands of its checks go between the client's.
 
-use super::client_frames::{Event, Reader};
+use super::client_frames::{FramePart, Reader};
 use super::downloads::Downloads;
 use super::pipe_messages::PipeMessages;
 use crate::tunnel::Close;
@@ -153,11 +153,11 @@ async fn pass_up(
     loop {
         let mut rest = &mut bytes[..];
         while !rest.is_empty() {
-            let (taken, event) = reader.advance(rest);
+            let (taken, part) = reader.advance(rest);
             let (piece, after) = rest.split_at_mut(taken);
-            let done = match event {
-                Event::Nothing => Ok(()),
-                Event::Payload { from, ends } => {
+            let done = match part {
+                FramePart::Nothing => Ok(()),
+                FramePart::Payload { from, ends } => {
                     let piece = downloads.pass(&piece[from..], ends);
                     within = !ends && (within || !piece.is_empty());
                     match pass_piece(&mut browser, &piece, ends).await {
@@ -165,15 +165,15 @@ async fn pass_up(
                         Err(_) => return does_not_listen(),
                     }
                 }
-                Event::Ping(payload) => {
+                FramePart::Ping(payload) => {
                     // A client that pings faster than it reads misses some pongs.
                     controls.try_send(control(PONG, &payload)).ok();
                     Ok(())
                 }
-                Event::Close(code) => {
+                FramePart::Close(code) => {
                     return End::Told(code.unwrap_or(code::NORMAL), String::new());
                 }
-                Event::Wrong(code, why) => return End::Told(code, format!("playhouse: {why}")),
+                FramePart::Wrong(code, why) => return End::Told(code, format!("playhouse: {why}")),
             };
             if done.is_err() {
                 // Its end says why.

@@ -10,7 +10,7 @@ const MAX_MESSAGE: u64 = (100 << 20) - 1;
 
 /// What a piece of a client's bytes came to.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Event {
+pub(super) enum FramePart {
     Nothing,
     /// The taken bytes from here on are payload of a message, unmasked; its last ones if it `ends`.
     Payload {
@@ -64,16 +64,16 @@ fn unmask(payload: &mut [u8], mut key: [u8; 4], passed: usize) {
 
 impl Reader {
     /// Takes some bytes, at least one; unmasks what is payload.
-    pub(super) fn advance(&mut self, bytes: &mut [u8]) -> (usize, Event) {
+    pub(super) fn advance(&mut self, bytes: &mut [u8]) -> (usize, FramePart) {
         let mut from = 0;
         if self.frame.is_none() {
             from = match self.read_header(bytes) {
                 Ok(taken) => taken,
-                Err((code, why)) => return (bytes.len(), Event::Wrong(code, why)),
+                Err((code, why)) => return (bytes.len(), FramePart::Wrong(code, why)),
             };
         }
         let Some(frame) = &mut self.frame else {
-            return (from, Event::Nothing);
+            return (from, FramePart::Nothing);
         };
         let rest = &mut bytes[from..];
         let take = usize::try_from(frame.left).map_or(rest.len(), |left| left.min(rest.len()));
@@ -85,27 +85,27 @@ impl Reader {
             frame.control.extend_from_slice(&rest[..take]);
         }
         let whole = frame.left == 0;
-        let event = match (is_control, whole) {
-            (false, _) => Event::Payload {
+        let part = match (is_control, whole) {
+            (false, _) => FramePart::Payload {
                 from,
                 ends: whole && frame.fin,
             },
-            (true, false) => Event::Nothing,
+            (true, false) => FramePart::Nothing,
             (true, true) => match (frame.opcode, &frame.control[..]) {
-                (CLOSE, [a, b, ..]) => Event::Close(Some(u16::from_be_bytes([*a, *b]))),
-                (CLOSE, _) => Event::Close(None),
-                (PING, payload) => Event::Ping(payload.to_vec()),
-                _ => Event::Nothing,
+                (CLOSE, [a, b, ..]) => FramePart::Close(Some(u16::from_be_bytes([*a, *b]))),
+                (CLOSE, _) => FramePart::Close(None),
+                (PING, payload) => FramePart::Ping(payload.to_vec()),
+                _ => FramePart::Nothing,
             },
         };
-        if let Event::Payload { ends, .. } = event {
+        if let FramePart::Payload { ends, .. } = part {
             self.message = if ends { 0 } else { self.message + take as u64 };
         }
         if whole {
             self.frame = None;
             self.header.clear();
         }
-        (from + take, event)
+        (from + take, part)
     }
 
     /// Takes header bytes until the header is whole; how many.
@@ -201,16 +201,16 @@ pub(super) mod tests {
     }
 
     /// What a browser would read, and what else happened.
-    fn read(pieces: impl IntoIterator<Item = Vec<u8>>) -> (Vec<u8>, Vec<Event>) {
+    fn read(pieces: impl IntoIterator<Item = Vec<u8>>) -> (Vec<u8>, Vec<FramePart>) {
         let (mut reader, mut pipe, mut others) = (Reader::default(), Vec::new(), Vec::new());
         for mut piece in pieces {
             let mut rest = &mut piece[..];
             while !rest.is_empty() {
-                let (taken, event) = reader.advance(rest);
+                let (taken, part) = reader.advance(rest);
                 let (now, after) = rest.split_at_mut(taken);
-                match event {
-                    Event::Nothing => {}
-                    Event::Payload { from, ends } => {
+                match part {
+                    FramePart::Nothing => {}
+                    FramePart::Payload { from, ends } => {
                         pipe.extend_from_slice(&now[from..]);
                         pipe.extend(ends.then_some(END));
                     }
@@ -247,7 +247,7 @@ pub(super) mod tests {
             let pieces = wire.chunks(cut).map(<[u8]>::to_vec);
             let (pipe, others) = read(pieces);
             prop_assert_eq!(pipe, expected);
-            prop_assert!(others.iter().all(|it| *it == Event::Ping(b"?".to_vec())));
+            prop_assert!(others.iter().all(|it| *it == FramePart::Ping(b"?".to_vec())));
         }
 
         #[test]
@@ -259,7 +259,7 @@ pub(super) mod tests {
     #[test]
     fn what_is_wrong_is_told_with_its_code() {
         let wrong = |bytes: Vec<u8>| match read([bytes]).1.remove(0) {
-            Event::Wrong(code, _) => code,
+            FramePart::Wrong(code, _) => code,
             other => panic!("{other:?}"),
         };
         let mut unmasked = Vec::new();
@@ -289,6 +289,6 @@ pub(super) mod tests {
         assert_eq!(wrong(twice.concat()), code::PROTOCOL_ERROR);
         assert_eq!(read([masked(BINARY, true, b"hello")]).1, []);
         let closed = read([masked(CLOSE, true, &[0x03, 0xe9, b'x'])]).1;
-        assert_eq!(closed, [Event::Close(Some(1001))]);
+        assert_eq!(closed, [FramePart::Close(Some(1001))]);
     }
 }

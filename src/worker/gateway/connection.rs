@@ -80,7 +80,7 @@ pub(super) async fn serve(mut stream: TcpStream, shared: Arc<Shared>, pending: P
                     }
                     None => Answer::plain(StatusCode::NOT_FOUND),
                 },
-                Request::Live { path, session } => match look(&shared, &path, &session) {
+                Request::Live { path, session } => match begin_viewing(&shared, &path, &session) {
                     Ok(viewer) => {
                         drop(pending);
                         shared.metrics.gateway_answers(StatusCode::OK).inc();
@@ -102,9 +102,9 @@ pub(super) async fn serve(mut stream: TcpStream, shared: Arc<Shared>, pending: P
 }
 
 /// Lets in who shows the path of a browser that is there.
-fn look(shared: &Shared, path: &str, session: &str) -> Result<live::Viewer, Answer> {
+fn begin_viewing(shared: &Shared, path: &str, session: &str) -> Result<live::Viewer, Answer> {
     match shared.routes.find(path) {
-        Some(_) => shared.live_views.look(session),
+        Some(_) => shared.live_views.begin(session),
         None => Err(Answer::plain(StatusCode::NOT_FOUND)),
     }
 }

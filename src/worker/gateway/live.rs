@@ -12,6 +12,7 @@ use super::connection::Answer;
 use super::contexts::{ContextSet, Contexts};
 use super::request::header;
 use crate::model::SessionId;
+use crate::tunnel::hung_up;
 use crate::worker::screencast::{INTERVAL, Picture, Screencast, ShownBrowser};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -20,9 +21,8 @@ use serde_json::json;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -30,27 +30,27 @@ use tokio::time::{Instant, sleep, timeout};
 pub const SESSION_HEADER: &str = "x-playhouse-session";
 /// A proxy names the session in it whose pages an operator wants to see.
 pub const LIVE_HEADER: &str = "x-playhouse-live";
-/// Operators that look through one worker at a time.
+/// Operators that watch through one worker at a time.
 const MAX_VIEWERS: usize = 16;
 /// How long somebody may take no bytes.
 const STALL: Duration = Duration::from_secs(30);
 /// A page that does not change is shown again after this long, so that everybody in between knows that
-/// somebody looks.
+/// somebody watches.
 const REPEAT: Duration = Duration::from_secs(5);
-/// How long somebody may look. It bounds what a tab costs that was forgotten.
-const MAX_LOOK: Duration = Duration::from_secs(3600);
+/// How long somebody may watch. It bounds what a tab costs that was forgotten.
+const MAX_VIEWING: Duration = Duration::from_secs(3600);
 
-/// The last word of a look that lasted as long as its session.
+/// The last word of a viewing that lasted as long as its session.
 const OVER: &str = "the session has ended";
 const BOUNDARY: &str = "playhouse-picture";
 
-/// Who looks through one gateway, and at what they could.
+/// Who watches through one gateway, and what they could watch.
 pub(super) struct LiveViews {
     screens: Screens,
     places: Arc<Semaphore>,
 }
 
-/// The sessions that can be looked at.
+/// The sessions that can be watched.
 type Screens = Arc<Mutex<HashMap<SessionId, Arc<Screen>>>>;
 
 /// What one session shows.
@@ -61,7 +61,7 @@ struct Screen {
     /// Its contexts, which are not all that its browser has; none are known where it is driven by the DevTools
     /// protocol.
     contexts: Option<watch::Receiver<ContextSet>>,
-    /// Where pictures come while somebody looks.
+    /// Where pictures come while somebody watches.
     pictures: Mutex<Option<Arc<watch::Sender<Picture>>>>,
     /// True once the session is over.
     over: watch::Sender<bool>,
@@ -97,7 +97,7 @@ impl ScreenGuard {
     }
 }
 
-/// Somebody who looks.
+/// Somebody who watches.
 pub(super) struct Viewer {
     pictures: watch::Receiver<Picture>,
     _place: OwnedSemaphorePermit,
@@ -148,12 +148,12 @@ impl LiveViews {
         })
     }
 
-    /// Begins to look at a session.
+    /// Begins the live view of a session.
     ///
     /// # Errors
     ///
     /// The answer that is no live view.
-    pub(super) fn look(&self, session: &str) -> Result<Viewer, Answer> {
+    pub(super) fn begin(&self, session: &str) -> Result<Viewer, Answer> {
         let screen = session.parse().ok().and_then(|session: SessionId| {
             let screens = locked(&self.screens);
             screens.get(&session).cloned()
@@ -172,7 +172,7 @@ impl LiveViews {
             return Err(Answer::text(StatusCode::TOO_MANY_REQUESTS, why));
         };
         Ok(Viewer {
-            pictures: screen.look(contexts),
+            pictures: screen.watch(contexts),
             _place: place,
         })
     }
@@ -180,7 +180,7 @@ impl LiveViews {
 
 impl Screen {
     /// Pictures of it, from the screencast that there is or a new one.
-    fn look(self: &Arc<Self>, contexts: watch::Receiver<ContextSet>) -> watch::Receiver<Picture> {
+    fn watch(self: &Arc<Self>, contexts: watch::Receiver<ContextSet>) -> watch::Receiver<Picture> {
         let mut current = locked(&self.pictures);
         if let Some(pictures) = &*current {
             return pictures.subscribe();
@@ -192,7 +192,7 @@ impl Screen {
         viewer
     }
 
-    /// Makes pictures for as long as somebody looks and the session lasts.
+    /// Makes pictures for as long as somebody watches and the session lasts.
     async fn show(
         self: Arc<Self>,
         pictures: Arc<watch::Sender<Picture>>,
@@ -243,7 +243,7 @@ impl Screen {
         }
     }
 
-    /// Returns when nobody looks, and whoever comes will not look at these pictures.
+    /// Returns when nobody watches, and whoever comes will not watch these pictures.
     async fn unwatched(&self, pictures: &Arc<watch::Sender<Picture>>) {
         loop {
             pictures.closed().await;
@@ -265,11 +265,11 @@ pub(super) async fn serve(stream: TcpStream, mut viewer: Viewer) {
              Cache-Control: no-store\r\nConnection: close\r\n\r\n"
         );
         let mut bytes = head.into_bytes();
-        let until = Instant::now() + MAX_LOOK;
+        let until = Instant::now() + MAX_VIEWING;
         loop {
             let mut picture = viewer.pictures.borrow_and_update().clone();
             if Instant::now() >= until {
-                picture = Picture::Ended(format!("you have looked for {MAX_LOOK:?}"));
+                picture = Picture::Ended(format!("you have looked for {MAX_VIEWING:?}"));
             }
             put_part(&mut bytes, &picture);
             let written = timeout(STALL, write.write_all(&bytes)).await;
@@ -288,14 +288,8 @@ pub(super) async fn serve(stream: TcpStream, mut viewer: Viewer) {
     };
     tokio::select! {
         () = showing => {}
-        () = gone(&mut read) => {}
+        () = hung_up(&mut read) => {}
     }
-}
-
-/// Returns when the other side has hung up. What it says is of no interest.
-async fn gone(stream: &mut OwnedReadHalf) {
-    let mut bytes = [0; 256];
-    while matches!(stream.read(&mut bytes).await, Ok(1..)) {}
 }
 
 /// One part of the stream.

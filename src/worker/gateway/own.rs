@@ -191,7 +191,7 @@ async fn relay(
         over = pass_on(ends, Arc::new(Traffic::new()), ended) => over,
         () = told_to_end => unreachable!("it never ends"),
     };
-    // Whoever looks hears that the session has ended, and not that its browser has.
+    // Whoever watches hears that the session has ended, and not that its browser has.
     drop(screen);
     drop(held);
     over

@@ -137,9 +137,9 @@ mod tests {
         let asked = get("/json", "X-Playhouse-Path: /abc\r\n");
         assert_eq!(asked, Request::Answers { path: path() });
         let session = || "0123456789abcdef".to_owned();
-        let looked_at = get("/abc", "X-Playhouse-Live: 0123456789abcdef\r\n");
+        let watched = get("/abc", "X-Playhouse-Live: 0123456789abcdef\r\n");
         let (path, session) = (path(), session());
-        assert_eq!(looked_at, Request::Live { path, session });
+        assert_eq!(watched, Request::Live { path, session });
     }
 
     #[test]

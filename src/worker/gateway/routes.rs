@@ -92,7 +92,7 @@ impl Drop for Route {
 #[derive(Clone)]
 pub struct Connections {
     upstream: Arc<Upstream>,
-    /// The browser that its sessions share, for who looks at one of them.
+    /// The browser that its sessions share, for who watches one of them.
     shown: Option<Arc<ShownBrowser>>,
     open: Arc<Mutex<Open>>,
 }

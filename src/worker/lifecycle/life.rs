@@ -166,7 +166,7 @@ impl Life {
 
     fn is_spent(&self, expected: u32, rules: &Rules) -> bool {
         let lifetime = self.counts.lifetime;
-        rules.max_lifetime.is_some_and(|limit| {
+        rules.max_lifetime_sessions.is_some_and(|limit| {
             let expected = match rules.mode {
                 RecycleMode::MakeBeforeBreak => expected,
                 RecycleMode::Exit => 0,
@@ -189,7 +189,7 @@ impl Life {
 
     /// Whether it has had all sessions that proxies give it.
     pub fn is_full_for_good(&self, rules: &Rules) -> bool {
-        let limit = rules.max_lifetime;
+        let limit = rules.max_lifetime_sessions;
         limit.is_some_and(|limit| self.counts.lifetime >= rules.ceiling.max(limit))
     }
 

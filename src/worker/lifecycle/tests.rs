@@ -10,7 +10,7 @@ const LIMIT: u32 = 20;
 fn rules(mode: RecycleMode) -> Rules {
     Rules {
         mode,
-        max_lifetime: Some(LIMIT),
+        max_lifetime_sessions: Some(LIMIT),
         ceiling: 2 * LIMIT,
         max_memory: Some(1000),
         max_age: Some(Duration::from_secs(600)),
@@ -172,7 +172,7 @@ impl World {
 
     /// Those that proxies may seat sessions on.
     fn available(&self) -> impl Iterator<Item = Generation> {
-        let limited = self.rules.max_lifetime.is_some();
+        let limited = self.rules.max_lifetime_sessions.is_some();
         let ceiling = self.rules.ceiling;
         self.servers
             .iter()
@@ -440,7 +440,7 @@ proptest! {
     #[test]
     fn a_seat_is_given_up_only_for_a_reason(story in story(recycling())) {
         let mut lenient = rules(RecycleMode::MakeBeforeBreak);
-        lenient.max_lifetime = None;
+        lenient.max_lifetime_sessions = None;
         lenient.max_memory = None;
         lenient.max_age = None;
         lenient.max_failures = 0;
@@ -550,7 +550,7 @@ fn the_pace_of_a_worker_and_a_slow_start_are_not_forgotten_with_its_browser() {
 #[test]
 fn with_a_limit_of_one_it_serves_its_one_session() {
     let mut rules = rules(RecycleMode::MakeBeforeBreak);
-    rules.max_lifetime = Some(1);
+    rules.max_lifetime_sessions = Some(1);
     let mut world = World::new(rules);
     let first = world.first_is_up();
     (0..100).for_each(|_| world.pass(Duration::from_secs(1)));

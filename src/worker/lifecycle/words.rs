@@ -13,7 +13,7 @@ pub struct Generation(pub u64);
 pub struct Rules {
     pub mode: RecycleMode,
     /// Sessions of a life; `None` = no limit.
-    pub max_lifetime: Option<u32>,
+    pub max_lifetime_sessions: Option<u32>,
     /// Sessions from which on proxies give it none, replaced or not.
     pub ceiling: u32,
     /// Bytes.
@@ -87,7 +87,7 @@ pub enum Input {
         generation: Generation,
         status: WorkerStatus,
         counts: Counts,
-        /// It has been asked to recycle.
+        /// An order to recycle stands.
         recycle: bool,
     },
     /// The counters changed.

@@ -18,7 +18,7 @@ mod pools;
 mod spares;
 
 pub use launches::{LaunchSupply, Launches};
-pub use pool::Pool;
+pub use pool::SparePool;
 pub use pools::{OwnPools, Processes};
 
 use super::address::ServerAddress;
@@ -58,7 +58,7 @@ pub struct OwnBrowser<W> {
 }
 
 /// A browser that is warm, and that nobody has yet.
-pub struct Fresh<W: Kind> {
+pub struct Fresh<W: BrowserAccess> {
     server: Server,
     way: W,
     /// Checks it, unless it does not understand that.
@@ -68,7 +68,7 @@ pub struct Fresh<W: Kind> {
 }
 
 /// What kind of browsers a pool has, by the way in which they are reached.
-pub trait Kind: Sized + Send + 'static {
+pub trait BrowserAccess: Sized + Send + 'static {
     /// Whether some are kept warm although nobody has asked for one yet.
     const ALWAYS_WARM: bool;
     /// How one is checked.
@@ -82,7 +82,7 @@ pub trait Kind: Sized + Send + 'static {
     ) -> impl Future<Output = Result<Fresh<Self>, String>> + Send;
 }
 
-impl Kind for ServerAddress {
+impl BrowserAccess for ServerAddress {
     const ALWAYS_WARM: bool = true;
     type Probe = Prober;
 
@@ -96,7 +96,7 @@ impl Kind for ServerAddress {
     }
 }
 
-impl Kind for Pipe {
+impl BrowserAccess for Pipe {
     const ALWAYS_WARM: bool = false;
     type Probe = PipeProber;
 

@@ -1,7 +1,7 @@
 //! The task that has the browsers of one kind: starts and ends them, and gives them to who asks.
 
 use super::spares::{Advice, Spares, Stock};
-use super::{BACKLOG, Fresh, KEPT_WARM, Kind, OwnBrowser, Reply, Seats, State, Supply};
+use super::{BACKLOG, BrowserAccess, Fresh, KEPT_WARM, OwnBrowser, Reply, Seats, State, Supply};
 use crate::worker::machine::MemoryClaim;
 use crate::worker::probe::Probe;
 use crate::worker::process::Server;
@@ -41,7 +41,7 @@ const PROCESSORS_PER_START: usize = 2;
 type Starts<W> = JoinSet<Result<Fresh<W>, String>>;
 
 /// The task that has the browsers of one kind.
-pub struct Pool<W: Kind> {
+pub struct SparePool<W: BrowserAccess> {
     supervision: Arc<Supervision>,
     toolchain: Toolchain,
     seats: Arc<Seats>,
@@ -61,10 +61,14 @@ pub struct Pool<W: Kind> {
     over: watch::Sender<bool>,
 }
 
-impl<W: Kind> Pool<W> {
+impl<W: BrowserAccess> SparePool<W> {
     /// A pool whose browsers are made of `toolchain`, and a way to get them; the `first` start took
     /// so long, or is likely to.
-    pub fn new(seats: Arc<Seats>, toolchain: Toolchain, first: Duration) -> (Pool<W>, Supply<W>) {
+    pub fn new(
+        seats: Arc<Seats>,
+        toolchain: Toolchain,
+        first: Duration,
+    ) -> (SparePool<W>, Supply<W>) {
         let (sender, requests) = mpsc::channel(BACKLOG);
         let processors = available_parallelism().map_or(1, usize::from);
         let state = Arc::new(State::default());
@@ -72,7 +76,7 @@ impl<W: Kind> Pool<W> {
             requests: sender,
             state: Arc::clone(&state),
         };
-        let pool = Pool {
+        let pool = SparePool {
             supervision: Arc::clone(&seats.supervision),
             toolchain,
             seats,

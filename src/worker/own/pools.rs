@@ -1,7 +1,7 @@
 //! The pools of a generation whose sessions have browsers of their own, and what is measured of it.
 
 use super::pipe::Pipe;
-use super::{Fresh, Launches, OwnSeats, Pool, Seats};
+use super::{Fresh, Launches, OwnSeats, Seats, SparePool};
 use crate::model::Browser;
 use crate::worker::address::ServerAddress;
 use crate::worker::supervision::{Supervision, Warm};
@@ -33,9 +33,9 @@ impl Processes {
 
 /// The pools of a generation whose sessions have browsers of their own.
 pub struct OwnPools {
-    servers: Pool<ServerAddress>,
+    servers: SparePool<ServerAddress>,
     launches: Launches,
-    pipes: Option<Pool<Pipe>>,
+    pipes: Option<SparePool<Pipe>>,
     first: Fresh<ServerAddress>,
 }
 
@@ -48,9 +48,9 @@ impl OwnPools {
     ) -> (OwnPools, OwnSeats) {
         let took = first.took;
         let seats = Seats::new(Arc::clone(supervision));
-        let (servers, of_servers) = Pool::new(Arc::clone(&seats), toolchain.clone(), took);
+        let (servers, of_servers) = SparePool::new(Arc::clone(&seats), toolchain.clone(), took);
         let pipes = (toolchain.browser == Browser::Chromium)
-            .then(|| Pool::new(Arc::clone(&seats), toolchain.clone(), took));
+            .then(|| SparePool::new(Arc::clone(&seats), toolchain.clone(), took));
         let (pipes, of_pipes) = pipes.unzip();
         let (launches, of_launches) = Launches::new(Arc::clone(&seats), toolchain.clone());
         let own = OwnSeats {

@@ -4,7 +4,7 @@
 //! * [`keys`]: every key of the configuration, and what it does.
 //! * [`reloads`]: the configuration changes under load.
 //! * [`upgrades`]: a new binary takes over under load.
-//! * [`orders`]: signals that come on top of each other, and what an operator can do in a drain.
+//! * [`signals`]: signals that come on top of each other, and what an operator can do in a drain.
 //! * [`terminal`]: `playhouse up` in a terminal that closes, and the token it makes.
 //! * [`tenants`]: a hundred clients of one tenant beside one of another.
 //! * [`service`]: what the service manager is told.
@@ -16,9 +16,9 @@ mod admin;
 mod bad_inputs;
 pub mod keys;
 mod load;
-mod orders;
 pub mod reloads;
 mod service;
+mod signals;
 pub mod tenants;
 mod terminal;
 mod tls;

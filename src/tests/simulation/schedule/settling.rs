@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 const SETTLED_WITHIN: Duration = Duration::from_secs(40);
 /// Within which seats of a dead proxy are free after its TTL, and a look here and there.
 const IN_TIME: Duration = Duration::from_millis(1300);
-const LOOK: Duration = Duration::from_millis(250);
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
 impl Schedule {
     /// What has to hold at any time: nothing was violated, and seats of the dead are free in time.
@@ -44,7 +44,7 @@ impl Schedule {
             let held = self
                 .common
                 .network
-                .look(|database| database.get(&key).is_some());
+                .inspect(|database| database.get(&key).is_some());
             if held && now > free_by {
                 return Err(format!("{name} is dead for {:?} and has seats", now - died));
             }
@@ -55,7 +55,7 @@ impl Schedule {
     /// How many seats the database has under the name of a proxy.
     pub(super) fn seats_of(&self, process: &str) -> usize {
         let key = format!("playhouse:leases:{}", self.common.truth.name(process));
-        self.common.network.look(|database| {
+        self.common.network.inspect(|database| {
             let leases = database.hash(&key).ok().flatten();
             leases.map_or(0, BTreeMap::len)
         })
@@ -69,7 +69,7 @@ impl Schedule {
     ) -> Result<(), String> {
         let deadline = Instant::now() + SETTLED_WITHIN;
         loop {
-            sleep(LOOK).await;
+            sleep(CHECK_INTERVAL).await;
             self.check()?;
             match holds(self) {
                 Ok(()) => return Ok(()),
@@ -94,7 +94,7 @@ impl Schedule {
             let open = truth.open(&worker.key);
             free += seats.saturating_sub(open);
             let name = worker.key.to_string();
-            let (active, held) = self.common.network.look(|database| {
+            let (active, held) = self.common.network.inspect(|database| {
                 let counted = database.hash("cluster:active_connections").ok().flatten();
                 let active = counted.and_then(|it| it.get(&name).cloned());
                 let held = database.hash(&format!("playhouse:seats:{name}"));
@@ -123,7 +123,7 @@ impl Schedule {
                 ));
             }
         }
-        let counted = self.common.network.look(|database| {
+        let counted = self.common.network.inspect(|database| {
             let counted = database.hash("cluster:active_connections").ok().flatten();
             counted.map(|it| it.keys().cloned().collect::<BTreeSet<_>>())
         });
@@ -136,7 +136,7 @@ impl Schedule {
     pub(super) fn check_lifetimes(&self) -> Result<(), String> {
         for worker in &self.workers {
             let name = worker.key.to_string();
-            let lifetime: u32 = self.common.network.look(|database| {
+            let lifetime: u32 = self.common.network.inspect(|database| {
                 let counted = database.hash("cluster:lifetime_connections").ok().flatten();
                 counted
                     .and_then(|it| it.get(&name)?.parse().ok())

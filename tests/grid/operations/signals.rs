@@ -50,7 +50,7 @@ async fn a_drain_timeout_that_is_raised_during_a_drain_holds() {
 
 /// A hand-over, then a drain: the sessions of the replaced process go on.
 #[tokio::test]
-async fn orders_have_ranks() {
+async fn signals_have_ranks() {
     let fake = FakePlaywright::start().await;
     let mut grid = Grid::new()
         .env("PLAYHOUSE_SERVER_UPGRADE_SOCKET", "/nowhere/at all.sock")
@@ -64,7 +64,7 @@ async fn orders_have_ranks() {
     grid.signal(Signal::SIGTERM);
     grid.logs("order=Drain").await;
     grid.signal(Signal::SIGQUIT);
-    grid.logs("the order changes nothing").await;
+    grid.logs("the signal changes nothing").await;
     session.echo("still there").await;
     grid.signal(Signal::SIGTERM);
     assert!(session.closed().await.is_some());

@@ -1,4 +1,4 @@
-//! What signals order a process to do.
+//! What the signals to a process ask of it.
 //!
 //! They are received on a thread of their own, so that nothing that hangs elsewhere keeps them
 //! from being heard; and whoever is told to stop at once ends soon whatever hangs.
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 use tokio::runtime::Builder;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{self, SignalKind, signal};
 use tokio::sync::mpsc;
 
 /// How long a process that is told to stop at once may take to do that in good order. Less than the
@@ -22,12 +22,12 @@ const STOP_LIMIT: Duration = Duration::from_secs(6);
 /// On a machine with much to do a terminal is taken away long after the signal that says so: for this
 /// long, and so often, it is looked at again.
 const DOUBT: Duration = Duration::from_secs(30);
-const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// What a signal asks for, in the order of their ranks: a higher one takes the place of a lower one
+/// What a signal asks for, by rank: a higher one takes the place of a lower one
 /// that is being obeyed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Order {
+pub enum Signal {
     /// SIGQUIT: a new process takes over the listeners.
     HandOver,
     /// SIGTERM: finish what runs, take nothing new.
@@ -36,46 +36,46 @@ pub enum Order {
     Stop,
 }
 
-/// The orders of this process.
-pub struct Orders {
+/// The signals to this process.
+pub struct Signals {
     /// Whether anybody asks for them yet.
     attended: Arc<AtomicBool>,
-    orders: mpsc::UnboundedReceiver<Order>,
+    signals: mpsc::UnboundedReceiver<Signal>,
     /// SIGHUPs that ask for the configuration to be read again.
     reloads: Option<mpsc::UnboundedReceiver<()>>,
 }
 
-impl Orders {
+impl Signals {
     /// Takes the signals over from their defaults. With `terminal` the end of the controlling
-    /// terminal is an order to stop.
+    /// terminal is one to stop.
     ///
     /// # Errors
     /// When the process has no descriptors or threads left.
-    pub fn listen(terminal: Option<Terminal>) -> io::Result<Orders> {
+    pub fn listen(terminal: Option<Terminal>) -> io::Result<Signals> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let signals = {
             let _inside = runtime.enter();
-            Signals::new(terminal)?
+            SignalStreams::new(terminal)?
         };
-        let (order, orders) = mpsc::unbounded_channel();
+        let (sender, receiver) = mpsc::unbounded_channel();
         let (reload, reloads) = mpsc::unbounded_channel();
         let attended = Arc::new(AtomicBool::new(false));
         let is_attended = attended.clone();
         thread::Builder::new()
             .name("signals".to_owned())
-            .spawn(move || runtime.block_on(signals.pass_on(order, reload, &is_attended)))?;
-        Ok(Orders {
+            .spawn(move || runtime.block_on(signals.pass_on(sender, reload, &is_attended)))?;
+        Ok(Signals {
             attended,
-            orders,
+            signals: receiver,
             reloads: Some(reloads),
         })
     }
 
     /// The next one. Safe to drop and call again.
-    pub async fn next(&mut self) -> Order {
+    pub async fn next(&mut self) -> Signal {
         self.attended.store(true, Ordering::Release);
-        match self.orders.recv().await {
-            Some(order) => order,
+        match self.signals.recv().await {
+            Some(signal) => signal,
             // The thread that sends them lives as long as the process.
             None => std::future::pending().await,
         }
@@ -83,7 +83,7 @@ impl Orders {
 
     /// Waits for one that ends a process without sessions.
     pub async fn to_end(&mut self) {
-        while self.next().await == Order::HandOver {
+        while self.next().await == Signal::HandOver {
             log::warn!("asked to hand over before this process serves");
         }
     }
@@ -94,17 +94,17 @@ impl Orders {
     }
 }
 
-struct Signals {
-    term: Signal,
-    int: Signal,
-    quit: Signal,
-    hangup: Signal,
+struct SignalStreams {
+    term: unix::Signal,
+    int: unix::Signal,
+    quit: unix::Signal,
+    hangup: unix::Signal,
     terminal: Option<Terminal>,
 }
 
-impl Signals {
-    fn new(terminal: Option<Terminal>) -> io::Result<Signals> {
-        Ok(Signals {
+impl SignalStreams {
+    fn new(terminal: Option<Terminal>) -> io::Result<SignalStreams> {
+        Ok(SignalStreams {
             term: signal(SignalKind::terminate())?,
             int: signal(SignalKind::interrupt())?,
             quit: signal(SignalKind::quit())?,
@@ -113,10 +113,10 @@ impl Signals {
         })
     }
 
-    /// Passes orders on until one is to stop at once; then sees to it that the process ends.
+    /// Passes signals on until one is to stop at once; then sees to it that the process ends.
     async fn pass_on(
         mut self,
-        orders: mpsc::UnboundedSender<Order>,
+        signals: mpsc::UnboundedSender<Signal>,
         reloads: mpsc::UnboundedSender<()>,
         attended: &AtomicBool,
     ) {
@@ -124,35 +124,35 @@ impl Signals {
         // Until when the terminal from which a SIGHUP may have come is looked at again.
         let mut doubted: Option<Instant> = None;
         loop {
-            let order = tokio::select! {
-                _ = self.term.recv() => if drains { Order::Stop } else { Order::Drain },
-                _ = self.int.recv() => Order::Stop,
-                _ = self.quit.recv() => Order::HandOver,
+            let signal = tokio::select! {
+                _ = self.term.recv() => if drains { Signal::Stop } else { Signal::Drain },
+                _ = self.int.recv() => Signal::Stop,
+                _ = self.quit.recv() => Signal::HandOver,
                 _ = self.hangup.recv() => match &self.terminal {
-                    Some(terminal) if terminal.is_gone().await => Order::Stop,
+                    Some(terminal) if terminal.is_gone().await => Signal::Stop,
                     terminal => {
                         doubted = terminal.as_ref().map(|_| Instant::now() + DOUBT);
                         reloads.send(()).ok();
                         continue;
                     }
                 },
-                () = tokio::time::sleep(BETWEEN_LOOKS), if doubted.is_some() => {
+                () = tokio::time::sleep(CHECK_INTERVAL), if doubted.is_some() => {
                     if Terminal::is_there() {
                         doubted = doubted.filter(|until| Instant::now() < *until);
                         continue;
                     }
-                    Order::Stop
+                    Signal::Stop
                 }
             };
-            if order >= Order::Drain && !attended.load(Ordering::Acquire) {
+            if signal >= Signal::Drain && !attended.load(Ordering::Acquire) {
                 // Still starting, and perhaps held up by a file or a name server: nobody has a
                 // session here.
                 break;
             }
-            drains |= order == Order::Drain;
+            drains |= signal == Signal::Drain;
             // It fails when nobody obeys: the process ends already.
-            orders.send(order).ok();
-            if order == Order::Stop {
+            signals.send(signal).ok();
+            if signal == Signal::Stop {
                 self.see_to_the_end().await;
                 break;
             }
