@@ -5,7 +5,7 @@ use crate::process::{Cpu, Process, free_port};
 use crate::redis::{Redis, Work, record};
 use anyhow::{Context, bail};
 use nix::sys::signal::Signal;
-use playhouse::model::{Browser, SeatKind, SessionId, Waiter, WorkerKey, WorkerStatus};
+use playhouse::model::{Browser, Heartbeat, SeatKind, SessionId, Waiter, WorkerKey, WorkerStatus};
 use playhouse::store::redis::RedisStore;
 use playhouse::store::{Candidate, Event, SeatStore, Served, StoreRole, WorkerStore};
 use std::net::SocketAddr;
@@ -123,8 +123,11 @@ impl Grid {
                 for (n, record) in records.iter().cycle().enumerate() {
                     ticks.tick().await;
                     let memory = Some(n as u64);
-                    let beat =
-                        store.heartbeat(&record.key, WorkerStatus::Available, memory, KEY_TTL);
+                    let beat = store.heartbeat(
+                        &record.key,
+                        Heartbeat::new(WorkerStatus::Available, memory),
+                        KEY_TTL,
+                    );
                     beat.await.ok();
                 }
             });

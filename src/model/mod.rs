@@ -27,7 +27,7 @@ pub use version::Version;
 pub use waiter::{STRIDE, Waiter};
 pub(crate) use word_set::words;
 pub use word_set::{UnknownWord, either};
-pub use worker::{Counts, Size, WorkerId, WorkerKey, WorkerRecord, WorkerStatus};
+pub use worker::{Counts, Heartbeat, Size, WorkerId, WorkerKey, WorkerRecord, WorkerStatus};
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -1,6 +1,6 @@
 //! A worker as the store records it: one browser server with an id of its own.
 
-use super::{Browser, DevToolsVersion, Endpoint, Pod, Pool, SeatKind, Version, words};
+use super::{Browser, DevToolsVersion, Endpoint, Pod, Pool, SeatKind, Version, unix_millis, words};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -160,6 +160,36 @@ impl WorkerRecord {
             launch_options: None,
             seal: None,
         }
+    }
+}
+
+/// A worker's sign of life: what it rewrites of the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heartbeat {
+    pub status: WorkerStatus,
+    /// Memory of the browser's process tree in bytes, when the worker measures it.
+    pub memory: Option<u64>,
+    /// In milliseconds since the epoch.
+    pub at: u64,
+}
+
+impl Heartbeat {
+    /// One of this moment.
+    pub fn new(status: WorkerStatus, memory: Option<u64>) -> Heartbeat {
+        Heartbeat {
+            status,
+            memory,
+            at: unix_millis(),
+        }
+    }
+
+    /// Rewrites the record, and says whether it tells anything but that the worker lives.
+    pub fn rewrite(&self, record: &mut WorkerRecord) -> bool {
+        let before = (record.status, record.memory);
+        record.status = self.status;
+        record.memory = self.memory;
+        record.last_heartbeat = self.at;
+        before != (self.status, self.memory)
     }
 }
 

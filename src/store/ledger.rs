@@ -5,7 +5,7 @@
 
 mod heard;
 
-use crate::model::{SessionId, WorkerKey, WorkerRecord, WorkerStatus};
+use crate::model::{Heartbeat, SessionId, WorkerKey, WorkerRecord};
 use heard::Heard;
 use std::collections::{HashMap, HashSet, VecDeque};
 use tokio::time::Instant;
@@ -61,15 +61,6 @@ pub struct RegisteredWorker {
     /// What was last heard of its counters: a store that comes back without them is told.
     pub lifetime: u32,
     pub active: u32,
-}
-
-/// What a heartbeat rewrites of the record.
-pub struct Heartbeat {
-    pub status: WorkerStatus,
-    /// In bytes.
-    pub memory: Option<u64>,
-    /// In milliseconds since the epoch.
-    pub at: u64,
 }
 
 /// One seat that the store has to be told of.
@@ -341,9 +332,7 @@ impl Ledger {
         expires: Instant,
     ) -> u32 {
         if let Some(registration) = self.workers.get_mut(worker) {
-            registration.record.status = heartbeat.status;
-            registration.record.memory = heartbeat.memory;
-            registration.record.last_heartbeat = heartbeat.at;
+            heartbeat.rewrite(&mut registration.record);
             registration.expires = expires;
             registration.lifetime
         } else {

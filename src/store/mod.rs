@@ -13,7 +13,7 @@ pub use open::{StoreOptions, StoreRole, URLS, accepts_url, open};
 pub use permits::{Permit, PermitHolder, PermitPool, PermitStore};
 
 use crate::model::{
-    Browser, Counts, RecycleReason, SessionId, Waiter, WorkerKey, WorkerRecord, WorkerStatus,
+    Browser, Counts, Heartbeat, RecycleReason, SessionId, Waiter, WorkerKey, WorkerRecord,
 };
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -277,12 +277,12 @@ pub trait WorkerStore: Send + Sync + 'static {
     /// finds the seats that sessions still hold on it counted as active.
     async fn register(&self, record: &WorkerRecord, ttl: Duration) -> Result<(), StoreError>;
 
-    /// A worker's sign of life: extends its record by `ttl` and rewrites its status and memory.
+    /// A worker's sign of life: extends its record by `ttl` and rewrites it as the
+    /// [`Heartbeat`] says.
     async fn heartbeat(
         &self,
         worker: &WorkerKey,
-        status: WorkerStatus,
-        memory: Option<u64>,
+        heartbeat: Heartbeat,
         ttl: Duration,
     ) -> Result<HeartbeatReply, StoreError>;
 

@@ -7,7 +7,9 @@ use super::leftovers;
 use super::lifecycle::{Generation, Input};
 use super::own::Processes;
 use crate::config::{LiveConfig, RecycleMode};
-use crate::model::{Counts, RecycleReason, Size, WorkerRecord, WorkerStatus, unix_millis};
+use crate::model::{
+    Counts, Heartbeat, RecycleReason, Size, WorkerRecord, WorkerStatus, unix_millis,
+};
 use crate::store::{Store, StoreError};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -198,12 +200,8 @@ impl Registration {
         let memory = self.measure().await;
         let ttl = self.registrar.config.load().worker.key_ttl;
         let key = &self.record.key;
-        let shown = self.shown(status);
-        let result = self
-            .registrar
-            .store
-            .heartbeat(key, shown, memory, ttl)
-            .await;
+        let heartbeat = Heartbeat::new(self.shown(status), memory);
+        let result = self.registrar.store.heartbeat(key, heartbeat, ttl).await;
         let Some(beat) = self.registrar.note(result) else {
             return;
         };

@@ -2,7 +2,7 @@
 
 use crate::stores::{Grid, Redis, TTL, connect, event, key, query, record, store_config};
 use crate::support::eventually;
-use playhouse::model::{WorkerKey, WorkerRecord, WorkerStatus};
+use playhouse::model::{Heartbeat, WorkerKey, WorkerRecord, WorkerStatus};
 use playhouse::store::{Event, Store, StoreOptions, StoreRole, WorkerView};
 use std::sync::Arc;
 use tokio::sync::broadcast;
@@ -53,7 +53,11 @@ async fn signs_of_life_are_told_to_nobody() {
     let (_grid, agent, proxy, worker) = grid().await;
     let mut events = proxy.events();
     for memory in [1, 2, 3] {
-        let beat = agent.heartbeat(&worker, WorkerStatus::Available, Some(memory), TTL);
+        let beat = agent.heartbeat(
+            &worker,
+            Heartbeat::new(WorkerStatus::Available, Some(memory)),
+            TTL,
+        );
         beat.await.unwrap();
         let again = WorkerRecord {
             started_at: proxy.fleet().await.unwrap()[0].record.started_at,
@@ -62,7 +66,11 @@ async fn signs_of_life_are_told_to_nobody() {
         };
         agent.register(&again, TTL).await.unwrap();
     }
-    let beat = agent.heartbeat(&worker, WorkerStatus::Draining, Some(4), TTL);
+    let beat = agent.heartbeat(
+        &worker,
+        Heartbeat::new(WorkerStatus::Draining, Some(4)),
+        TTL,
+    );
     beat.await.unwrap();
     // The first that is told is the one that changes somebody's mind.
     let view = told(&mut events).await;

@@ -4,7 +4,7 @@
 use crate::model::audit;
 use crate::stores::*;
 use crate::support::{RedisServer, eventually_equal};
-use playhouse::model::{SessionId, WorkerKey};
+use playhouse::model::{Heartbeat, SessionId, WorkerKey};
 use playhouse::store::redis::RedisStore;
 use playhouse::store::{StoreRole, WorkerStore};
 
@@ -47,7 +47,9 @@ impl Grid {
     /// A heartbeat, as its agent sends it all the time.
     async fn beat(&self) {
         let available = playhouse::model::WorkerStatus::Available;
-        let beat = self.agent.heartbeat(&self.worker, available, None, TTL);
+        let beat = self
+            .agent
+            .heartbeat(&self.worker, Heartbeat::new(available, None), TTL);
         if beat.await.unwrap().unknown {
             let record = record(&self.worker);
             self.agent.register(&record, TTL).await.unwrap();

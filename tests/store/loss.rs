@@ -5,7 +5,7 @@ use crate::model::audit;
 use crate::stores::*;
 use crate::support::{RedisServer, eventually_equal, free_port};
 use futures_util::FutureExt;
-use playhouse::model::{SessionId, WorkerKey};
+use playhouse::model::{Heartbeat, SessionId, WorkerKey};
 use playhouse::store::redis::RedisStore;
 use playhouse::store::{
     Candidate, Event, Peers, Reserved, SeatStore, StoreError, StoreRole, WorkerStore,
@@ -538,10 +538,16 @@ async fn a_workers_heartbeat_carries_its_lifetime() {
     }
     drop(proxy);
     let available = playhouse::model::WorkerStatus::Available;
-    let beat = agent.heartbeat(&a, available, None, TTL).await.unwrap();
+    let beat = agent
+        .heartbeat(&a, Heartbeat::new(available, None), TTL)
+        .await
+        .unwrap();
     assert_eq!(beat.counts.lifetime, 7);
     redis.cli(&["HSET", "cluster:lifetime_connections", "chromium:a", "2"]);
-    let beat = agent.heartbeat(&a, available, None, TTL).await.unwrap();
+    let beat = agent
+        .heartbeat(&a, Heartbeat::new(available, None), TTL)
+        .await
+        .unwrap();
     assert_eq!(beat.counts.lifetime, 7);
 }
 

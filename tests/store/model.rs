@@ -5,7 +5,7 @@
 
 use crate::stores::*;
 use crate::support::{Books, RedisServer, eventually_equal};
-use playhouse::model::{SessionId, WorkerKey, WorkerStatus};
+use playhouse::model::{Heartbeat, SessionId, WorkerKey, WorkerStatus};
 use playhouse::store::{Candidate, Reserved, Store};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, HashMap};
@@ -213,7 +213,11 @@ impl<G: Grid> World<G> {
             Step::Register(worker) => self.register(worker).await,
             Step::Beat(worker, status) => {
                 let key = self.workers[worker].key.clone();
-                let beat = self.agent.heartbeat(&key, status, None, TTL).await.unwrap();
+                let beat = self
+                    .agent
+                    .heartbeat(&key, Heartbeat::new(status, None), TTL)
+                    .await
+                    .unwrap();
                 match &mut self.workers[worker].state {
                     State::Alive { status: known, .. } => {
                         assert!(!beat.unknown);
@@ -238,7 +242,7 @@ impl<G: Grid> World<G> {
                 let key = self.workers[worker].key.clone();
                 let soon = Duration::from_millis(1);
                 self.agent
-                    .heartbeat(&key, status, None, soon)
+                    .heartbeat(&key, Heartbeat::new(status, None), soon)
                     .await
                     .unwrap();
                 self.workers[worker].state = State::Expired;

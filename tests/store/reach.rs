@@ -3,7 +3,7 @@
 
 use crate::stores::*;
 use crate::support::{RedisServer, RedisUser, Sentinels, eventually, eventually_equal, free_port};
-use playhouse::model::{RecycleReason, SessionId, WorkerStatus};
+use playhouse::model::{Heartbeat, RecycleReason, SessionId, WorkerStatus};
 use playhouse::store::redis::RedisStore;
 use playhouse::store::{
     Event, Peers, Permit, PermitHolder, PermitPool, PermitStore, SeatStore, StoreError,
@@ -98,7 +98,9 @@ async fn as_users_with_the_documented_rights() {
         let (session, ..) = seat(&proxies[0], &order).await;
         let heard = async || {
             let available = WorkerStatus::Available;
-            let reply = agent.heartbeat(&a, available, Some(1), TTL).await;
+            let reply = agent
+                .heartbeat(&a, Heartbeat::new(available, Some(1)), TTL)
+                .await;
             let reply = reply.unwrap_or_default();
             if reply.unknown {
                 agent.register(&record(&a), TTL).await.ok();

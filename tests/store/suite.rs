@@ -2,7 +2,7 @@
 
 use crate::stores::*;
 use crate::support::{eventually, eventually_equal};
-use playhouse::model::{RecycleReason, SessionId, WorkerStatus};
+use playhouse::model::{Heartbeat, RecycleReason, SessionId, WorkerStatus};
 use playhouse::store::{
     Event, HeartbeatReply, PeerAnswers, Permit, PermitHolder, PermitPool, Reserved, Store,
 };
@@ -113,11 +113,17 @@ async fn who_is_not_available_gets_nothing(grid: impl Grid) {
     );
     agent.register(&record(&a), TTL).await.unwrap();
     for status in [WorkerStatus::Draining, WorkerStatus::ShuttingDown] {
-        agent.heartbeat(&a, status, None, TTL).await.unwrap();
+        agent
+            .heartbeat(&a, Heartbeat::new(status, None), TTL)
+            .await
+            .unwrap();
         assert_eq!(reserve().await, Reserved::Gone);
     }
     let available = WorkerStatus::Available;
-    agent.heartbeat(&a, available, None, TTL).await.unwrap();
+    agent
+        .heartbeat(&a, Heartbeat::new(available, None), TTL)
+        .await
+        .unwrap();
     assert!(matches!(reserve().await, Reserved::Seat { .. }));
 }
 
@@ -258,7 +264,10 @@ async fn a_heartbeat_tells_and_learns(grid: impl Grid) {
     let (store, agent) = (grid.proxy().await, grid.agent().await);
     let a = key("a");
     let available = WorkerStatus::Available;
-    let nobody = agent.heartbeat(&a, available, None, TTL).await.unwrap();
+    let nobody = agent
+        .heartbeat(&a, Heartbeat::new(available, None), TTL)
+        .await
+        .unwrap();
     assert_eq!(
         nobody,
         HeartbeatReply {
@@ -273,7 +282,10 @@ async fn a_heartbeat_tells_and_learns(grid: impl Grid) {
     agent.register(&old, TTL).await.unwrap();
     seat(&*store, &[candidate(&a, 5, None)]).await;
     let draining = WorkerStatus::Draining;
-    let beat = agent.heartbeat(&a, draining, Some(42), TTL).await.unwrap();
+    let beat = agent
+        .heartbeat(&a, Heartbeat::new(draining, Some(42)), TTL)
+        .await
+        .unwrap();
     assert_eq!((beat.unknown, beat.recycle), (false, false));
     assert_eq!((beat.counts.active, beat.counts.lifetime), (1, 1));
     let seen = &store.fleet().await.unwrap()[0].record;
@@ -290,7 +302,7 @@ async fn an_order_to_recycle_reaches_the_worker(grid: impl Grid) {
     }
     let available = WorkerStatus::Available;
     let ordered = async |worker| {
-        let beat = agent.heartbeat(worker, available, None, TTL);
+        let beat = agent.heartbeat(worker, Heartbeat::new(available, None), TTL);
         beat.await.unwrap().recycle
     };
     assert!(!ordered(&a).await, "ordered before there was a worker");
@@ -315,7 +327,10 @@ async fn an_order_to_recycle_lapses(grid: impl Grid) {
     store.order_recycle(&a, short).await.unwrap();
     eventually_equal("the order stands", false, async || {
         let available = WorkerStatus::Available;
-        let beat = agent.heartbeat(&a, available, None, TTL).await.unwrap();
+        let beat = agent
+            .heartbeat(&a, Heartbeat::new(available, None), TTL)
+            .await
+            .unwrap();
         beat.recycle
     })
     .await;
@@ -357,7 +372,7 @@ async fn workers_are_out_by_turns(grid: impl Grid) {
     assert!(turn(&*one, &a).await);
     assert!(turn(&*other, &a).await, "it has its turn already");
     assert!(!turn(&*other, &b).await, "one is out");
-    let beat = one.heartbeat(&a, WorkerStatus::Draining, None, TTL);
+    let beat = one.heartbeat(&a, Heartbeat::new(WorkerStatus::Draining, None), TTL);
     assert!(beat.await.unwrap().recycle);
     one.deregister(&a).await.unwrap();
     assert!(
@@ -429,11 +444,17 @@ async fn a_silent_worker_is_dropped_and_may_return(grid: impl Grid) {
 
     let available = WorkerStatus::Available;
     let soon = Duration::from_millis(1);
-    agent.heartbeat(&a, available, None, soon).await.unwrap();
+    agent
+        .heartbeat(&a, Heartbeat::new(available, None), soon)
+        .await
+        .unwrap();
     eventually_equal("the fleet", vec![], async || store.fleet().await.unwrap()).await;
     let reserved = store.reserve(SessionId::random(), &order).await.unwrap();
     assert_eq!(reserved, Reserved::Gone);
-    let beat = agent.heartbeat(&a, available, None, TTL).await.unwrap();
+    let beat = agent
+        .heartbeat(&a, Heartbeat::new(available, None), TTL)
+        .await
+        .unwrap();
     assert!(beat.unknown);
 
     eventually_equal("active sessions", 0, async || {
@@ -507,7 +528,10 @@ async fn proxies_hear_of_each_other(grid: impl Grid) {
     assert!(freed.revision > taken.revision);
 
     let draining = WorkerStatus::Draining;
-    agent.heartbeat(&a, draining, None, TTL).await.unwrap();
+    agent
+        .heartbeat(&a, Heartbeat::new(draining, None), TTL)
+        .await
+        .unwrap();
     event(&mut events, |event| match event {
         Event::Worker(view) => (view.record.status == draining).then_some(()),
         _ => None,

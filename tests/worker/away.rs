@@ -4,7 +4,9 @@
 use super::bench::{Bench, processes};
 use super::support::{Kind, eventually, eventually_equal};
 use async_trait::async_trait;
-use playhouse::model::{Browser, RecycleReason, SessionId, WorkerKey, WorkerRecord, WorkerStatus};
+use playhouse::model::{
+    Browser, Heartbeat, RecycleReason, SessionId, WorkerKey, WorkerRecord, WorkerStatus,
+};
 use playhouse::store::memory::MemoryStore;
 use playhouse::store::{
     Candidate, Event, HeartbeatReply, Peers, Permit, PermitHolder, PermitPool, PermitStore,
@@ -130,11 +132,10 @@ impl WorkerStore for Patchy {
     async fn heartbeat(
         &self,
         worker: &WorkerKey,
-        status: WorkerStatus,
-        memory: Option<u64>,
+        heartbeat: Heartbeat,
         ttl: Duration,
     ) -> Result<HeartbeatReply, StoreError> {
-        self.reach()?.heartbeat(worker, status, memory, ttl).await
+        self.reach()?.heartbeat(worker, heartbeat, ttl).await
     }
 
     async fn deregister(&self, worker: &WorkerKey) -> Result<(), StoreError> {

@@ -1,7 +1,7 @@
 //! The register of workers in memory: who is there, and what is asked of each.
 
 use super::{MemoryStore, State, StoredWorker};
-use crate::model::{Counts, RecycleReason, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
+use crate::model::{Counts, Heartbeat, RecycleReason, WorkerKey, WorkerRecord};
 use crate::store::{Event, HeartbeatReply, StoreError, WorkerStore, WorkerView};
 use async_trait::async_trait;
 use std::collections::HashMap;
@@ -122,8 +122,7 @@ impl WorkerStore for MemoryStore {
     async fn heartbeat(
         &self,
         worker: &WorkerKey,
-        status: WorkerStatus,
-        memory: Option<u64>,
+        heartbeat: Heartbeat,
         ttl: Duration,
     ) -> Result<HeartbeatReply, StoreError> {
         let (beat, changed) = {
@@ -136,10 +135,7 @@ impl WorkerStore for MemoryStore {
                     ..HeartbeatReply::default()
                 });
             };
-            let changed = entry.record.status != status || entry.record.memory != memory;
-            entry.record.status = status;
-            entry.record.memory = memory;
-            entry.record.last_heartbeat = unix_millis();
+            let changed = heartbeat.rewrite(&mut entry.record);
             entry.expires = now + ttl;
             let beat = HeartbeatReply {
                 unknown: false,

@@ -1,6 +1,7 @@
 //! The figures that scripts share with each other, with the code and with `docs/redis.md`: declared here, and
 //! put before each script that names them.
 
+use super::wire::MEASURED;
 use crate::model::STRIDE;
 use std::time::Duration;
 
@@ -27,18 +28,20 @@ const TURNS_TTL: Duration = Duration::from_secs(10 * 60);
 /// Seats that are given in one call: a millisecond or two of everybody's time.
 const MAX_GRANTS: u64 = 64;
 
-/// What scripts call them, each with its value; times in ms.
-pub fn lua_constants() -> Vec<(&'static str, u64)> {
-    let ms = |time: Duration| time.as_millis() as u64;
+/// What scripts call them, each with its value as Lua has it; times in ms.
+pub fn lua_constants() -> Vec<(&'static str, String)> {
+    let ms = |time: Duration| time.as_millis().to_string();
+    let measured = MEASURED.map(|field| format!("{field}=true"));
     vec![
         ("GHOSTS_TTL", ms(GHOSTS_TTL)),
         ("AWAITED_TTL", ms(AWAITED_TTL)),
         ("GRACE", ms(GRACE)),
         ("SILENT_TTL", ms(SILENT_TTL)),
-        ("GONE_REMEMBERED", GONE_REMEMBERED),
+        ("GONE_REMEMBERED", GONE_REMEMBERED.to_string()),
         ("TURNS_TTL", ms(TURNS_TTL)),
-        ("MAX_GRANTS", MAX_GRANTS),
-        ("STRIDE", STRIDE),
+        ("MAX_GRANTS", MAX_GRANTS.to_string()),
+        ("STRIDE", STRIDE.to_string()),
+        ("MEASURED", format!("{{{}}}", measured.join(","))),
     ]
 }
 

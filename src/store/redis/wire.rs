@@ -1,8 +1,7 @@
 //! What stands in Redis and on its channels, to and from the model: a worker's hash, the messages
 //! of the events channel, the answers of scripts. Pure.
 
-use crate::model::{Counts, SeatKind, SessionId, Size, Waiter, WorkerKey, WorkerRecord};
-use crate::store::ledger::Heartbeat;
+use crate::model::{Counts, Heartbeat, SeatKind, SessionId, Size, Waiter, WorkerKey, WorkerRecord};
 use crate::store::{Event, Granted, LineServed, Reserved, Served, WorkerView};
 use serde::Deserialize;
 use std::collections::HashMap;
@@ -58,13 +57,16 @@ pub fn fields(record: &WorkerRecord) -> Vec<(&'static str, String)> {
     fields
 }
 
+/// Fields that change with every heartbeat, and by which nobody decides: nobody is told of their changes.
+pub const MEASURED: [&str; 2] = ["lastHeartbeat", "memory"];
+
 /// The fields that a heartbeat rewrites.
-pub fn beat_fields(beat: &Heartbeat) -> Vec<(&'static str, String)> {
+pub fn heartbeat_fields(heartbeat: &Heartbeat) -> Vec<(&'static str, String)> {
     let mut fields = vec![
-        ("status", beat.status.as_str().to_owned()),
-        ("lastHeartbeat", beat.at.to_string()),
+        ("status", heartbeat.status.as_str().to_owned()),
+        ("lastHeartbeat", heartbeat.at.to_string()),
     ];
-    if let Some(memory) = beat.memory {
+    if let Some(memory) = heartbeat.memory {
         fields.push(("memory", memory.to_string()));
     }
     fields

@@ -3,8 +3,8 @@
 use super::keeper::millis;
 use super::link::Live;
 use super::{Inner, RedisStore, keys, upkeep, wire};
-use crate::model::{Counts, RecycleReason, WorkerKey, WorkerRecord, WorkerStatus, unix_millis};
-use crate::store::ledger::{Heartbeat, RegisteredWorker};
+use crate::model::{Counts, Heartbeat, RecycleReason, WorkerKey, WorkerRecord};
+use crate::store::ledger::RegisteredWorker;
 use crate::store::{Event, HeartbeatReply, StoreError, WorkerStore, WorkerView};
 use async_trait::async_trait;
 use redis::{RedisResult, ScriptInvocation};
@@ -110,23 +110,17 @@ impl WorkerStore for RedisStore {
     async fn heartbeat(
         &self,
         worker: &WorkerKey,
-        status: WorkerStatus,
-        memory: Option<u64>,
+        heartbeat: Heartbeat,
         ttl: Duration,
     ) -> Result<HeartbeatReply, StoreError> {
-        let beat = Heartbeat {
-            status,
-            memory,
-            at: unix_millis(),
-        };
         let expires = Instant::now() + ttl;
-        let lifetime = self.inner.ledger().heartbeat(worker, &beat, expires);
+        let lifetime = self.inner.ledger().heartbeat(worker, &heartbeat, expires);
         let keys = &self.inner.keys;
         let mut call = self.inner.scripts.heartbeat.key(keys.record(worker));
         call.key(keys.command(worker))
             .arg(worker.to_string())
             .arg(millis(ttl));
-        for (name, value) in wire::beat_fields(&beat) {
+        for (name, value) in wire::heartbeat_fields(&heartbeat) {
             call.arg(name).arg(value);
         }
         call.arg(lifetime);

@@ -8,7 +8,7 @@ use crate::admission::line::{LineTimeouts, SeatRequest};
 use crate::config::{Config, LiveConfig, Role};
 use crate::fleet::{Fleet, Queue};
 use crate::metrics::Metrics;
-use crate::model::{Browser, Pool, SeatKind, WorkerKey, WorkerRecord};
+use crate::model::{Browser, Heartbeat, Pool, SeatKind, WorkerKey, WorkerRecord};
 use crate::session::registry::Registry;
 use crate::session::seat::Releaser;
 use crate::store::redis::RedisStore;
@@ -279,7 +279,7 @@ async fn keep_registered(store: RedisStore, record: WorkerRecord) {
     }
     loop {
         let beat = store
-            .heartbeat(&record.key, record.status, None, KEY_TTL)
+            .heartbeat(&record.key, Heartbeat::new(record.status, None), KEY_TTL)
             .await;
         if beat.is_ok_and(|beat| beat.unknown) {
             store.register(&record, KEY_TTL).await.ok();

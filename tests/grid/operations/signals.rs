@@ -62,7 +62,7 @@ async fn signals_have_ranks() {
     grid.logs("nobody takes over").await;
 
     grid.signal(Signal::SIGTERM);
-    grid.logs("order=Drain").await;
+    grid.logs("signal=Drain").await;
     grid.signal(Signal::SIGQUIT);
     grid.logs("the signal changes nothing").await;
     session.echo("still there").await;

@@ -10,9 +10,7 @@ if not field(KEYS[1], 'endpoint') then return {} end
 local worker, changed = ARGV[1], false
 local remembered = #ARGV % 2 == 1 and tonumber(table.remove(ARGV)) or 0
 for i = 3, #ARGV, 2 do
-  -- Memory and the last sign of life change with every heartbeat, and nobody decides by them.
-  local told = ARGV[i] ~= 'lastHeartbeat' and ARGV[i] ~= 'memory'
-  if told and call('HGET', KEYS[1], ARGV[i]) ~= ARGV[i + 1] then changed = true end
+  if not MEASURED[ARGV[i]] and call('HGET', KEYS[1], ARGV[i]) ~= ARGV[i + 1] then changed = true end
 end
 call('HSET', KEYS[1], unpack(ARGV, 3))
 call('PEXPIRE', KEYS[1], ARGV[2])

@@ -12,8 +12,7 @@
 local function said()
   local flat, fields = redis.pcall('HGETALL', KEYS[1]), {}
   for i = 1, #flat, 2 do
-    -- Memory and the last sign of life change with every heartbeat, and nobody decides by them.
-    if flat[i] ~= 'lastHeartbeat' and flat[i] ~= 'memory' then fields[flat[i]] = flat[i + 1] end
+    if not MEASURED[flat[i]] then fields[flat[i]] = flat[i + 1] end
   end
   return fields
 end
