@@ -82,6 +82,10 @@ const DATED: &[&str] = &[
     "by now",
     "from now on",
     "right now",
+    "formerly",
+    "previously",
+    "nowadays",
+    "instead of",
 ];
 
 /// Names that say nothing of what is done, for functions and types alike.
@@ -101,6 +105,8 @@ const LONG_FUNCTIONS: &[(&str, &str)] = &[
 ];
 
 const MOST_LINES_OF_A_FILE: usize = 400;
+/// Of the folder that declares the configuration, comments and all, its tests aside.
+const MOST_LINES_OF_CONFIG: usize = 2400;
 const MOST_LINES_OF_A_FUNCTION: usize = 60;
 
 fn root() -> &'static Path {
@@ -234,27 +240,64 @@ fn arrows_point_one_way() {
 #[test]
 fn a_comment_reads_the_same_in_a_year() {
     let mut dated = Vec::new();
-    for (name, text) in sources() {
-        let comments = text
-            .lines()
-            .filter_map(|line| line.split_once("// ").or(line.split_once("//! ")));
-        for (_, comment) in comments.chain(text.lines().filter_map(|line| line.split_once("/// ")))
-        {
-            if DATED.iter().any(|word| comment.contains(word)) {
-                dated.push(format!("{name}: {comment}"));
-            }
-        }
-    }
-    for script in files(&root().join("src"), "lua") {
-        let text = fs::read_to_string(&script).unwrap();
-        let comments = text.lines().filter_map(|line| line.split_once("-- "));
-        for (_, comment) in comments {
-            if DATED.iter().any(|word| comment.contains(word)) {
-                dated.push(format!("{}: {comment}", script.display()));
+    let rust = ["src", "tests", "benches"].map(|folder| files(&root().join(folder), "rs"));
+    let scripts = files(&root().join("src"), "lua");
+    for path in rust.into_iter().flatten().chain(scripts) {
+        let text = fs::read_to_string(&path).unwrap();
+        let marks: &[&str] = match path.extension().is_some_and(|it| it == "lua") {
+            true => &["-- "],
+            false => &["// ", "//! ", "/// "],
+        };
+        for line in text.lines() {
+            let mut comments = marks.iter().filter_map(|mark| line.split_once(mark));
+            let dates = |(code, comment): (&str, &str)| {
+                // An address has the same two strokes.
+                !code.ends_with(':') && DATED.iter().any(|word| comment.contains(word))
+            };
+            if comments.any(dates) {
+                dated.push(format!("{}: {line}", path.display()));
             }
         }
     }
     assert_eq!(dated, [""; 0]);
+}
+
+/// A line of documentation before each public function, type and constant. Fields and variants have one where
+/// their name does not say it all. The command line's are its help texts, which `cli.rs` writes where they are
+/// shown.
+#[test]
+fn what_is_public_says_what_it_is() {
+    let mut silent = Vec::new();
+    for (name, text) in sources() {
+        let mut documented = false;
+        for line in text.lines().map(str::trim_start) {
+            let item = line.strip_prefix("pub ").map(|rest| {
+                let qualifiers = ["const fn ", "async fn ", "unsafe fn "];
+                let is_fn = qualifiers.iter().any(|it| rest.starts_with(it));
+                let words = [
+                    "fn ", "struct ", "enum ", "trait ", "const ", "static ", "type ",
+                ];
+                is_fn || words.iter().any(|word| rest.starts_with(word))
+            });
+            let of_a_macro = line.contains('$');
+            if item == Some(true) && !documented && !of_a_macro && name != "cli.rs" {
+                silent.push(format!("{name}: {line}"));
+            }
+            // Attributes stand between an item and its documentation.
+            documented = line.starts_with("///") || (documented && line.starts_with("#["));
+        }
+    }
+    assert_eq!(silent, [""; 0]);
+}
+
+#[test]
+fn the_configuration_is_declared_in_few_lines() {
+    let lines: usize = sources()
+        .iter()
+        .filter(|(name, _)| name.starts_with("config/"))
+        .map(|(_, text)| text.lines().count())
+        .sum();
+    assert!((1000..=MOST_LINES_OF_CONFIG).contains(&lines), "{lines}");
 }
 
 #[test]

@@ -104,7 +104,7 @@ impl Machine {
         Ok(())
     }
 
-    /// Loses the packets between this machine and another, seen from this one, or no longer.
+    /// Loses the packets between this machine and another, seen from this one, or ceases to.
     pub fn lose(&self, other: Ipv4Addr, way: Way, lost: bool) -> Result<()> {
         let other = other.to_string();
         let act = if lost { "-A" } else { "-D" };

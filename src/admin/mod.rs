@@ -57,6 +57,7 @@ impl From<Answer> for Reply {
 }
 
 impl Admin {
+    /// The port's application over a grid's state.
     pub fn new(proxy: Arc<ProxyState>, config_view: ConfigView) -> Admin {
         Admin {
             proxy,

@@ -43,6 +43,7 @@ impl Route {
 }
 
 impl Miss {
+    /// Status of the answer.
     pub fn status(&self) -> StatusCode {
         match self {
             Miss::NotFound => StatusCode::NOT_FOUND,
@@ -50,6 +51,7 @@ impl Miss {
         }
     }
 
+    /// Code in the answer's JSON.
     pub fn code(&self) -> &'static str {
         match self {
             Miss::NotFound => "not_found",
@@ -57,6 +59,7 @@ impl Miss {
         }
     }
 
+    /// What the answer says, for people.
     pub fn message(&self) -> &'static str {
         match self {
             Miss::NotFound => {

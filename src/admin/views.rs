@@ -136,12 +136,14 @@ pub struct PoolCapacity {
     pub workers: usize,
 }
 
+/// Seats of workers that the proxy knows.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Slots {
     pub used: u64,
     pub free: u64,
 }
 
+/// Seats, waiting clients and workers of one browser.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct BrowserCapacity {
     pub slots: Slots,

@@ -68,6 +68,7 @@ pub struct Seeker {
 }
 
 impl<C, G> Queue<C, G> {
+    /// A queue in which nobody waits.
     pub fn new() -> Arc<Queue<C, G>> {
         Arc::new(Queue {
             state: Mutex::new(State {

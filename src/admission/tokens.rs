@@ -140,6 +140,7 @@ pub struct TenantUsage {
 pub struct QuotaUsedUp(pub u32);
 
 impl Quotas {
+    /// Quotas of which nothing is taken.
     pub fn new() -> Arc<Quotas> {
         Arc::default()
     }

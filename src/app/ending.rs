@@ -80,6 +80,7 @@ enum Outcome {
 }
 
 impl Ending {
+    /// The end of a process that serves as `role` (`proxy`, `up`) on these ports.
     pub fn new(
         role: &'static str,
         proxy: Arc<ProxyState>,

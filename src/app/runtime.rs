@@ -268,6 +268,7 @@ impl AdminToken {
         }
     }
 
+    /// The token itself, in plain text: for the operator's terminal alone.
     pub fn secret(&self) -> &str {
         &self.secret
     }

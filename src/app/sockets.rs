@@ -65,6 +65,7 @@ impl Sockets {
         [self.data.socket.as_fd(), self.admin.socket.as_fd()]
     }
 
+    /// Where the data port and the admin port listen.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         vec![self.data.address, self.admin.address]
     }

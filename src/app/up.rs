@@ -102,6 +102,7 @@ struct State {
 }
 
 impl Banner {
+    /// For a grid at `address` that is to have so many workers.
     pub fn new(wanted: usize, browser: Browser, address: SocketAddr, tls: bool) -> Arc<Banner> {
         let scheme = if tls { "wss" } else { "ws" };
         Arc::new(Banner {

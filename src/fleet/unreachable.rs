@@ -42,6 +42,7 @@ pub struct Unreachable {
 }
 
 impl Unreachable {
+    /// An attempt that ended with this error.
     pub fn new(obstacle: Obstacle, error: impl fmt::Display) -> Unreachable {
         Unreachable {
             obstacle,

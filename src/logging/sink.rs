@@ -38,6 +38,7 @@ struct State {
 }
 
 impl Sink {
+    /// Writes to a descriptor; `format_dropped` makes the line that tells how many were dropped.
     pub const fn new(descriptor: RawFd, format_dropped: fn(u64) -> String) -> Sink {
         Sink {
             descriptor,

@@ -11,10 +11,12 @@ use std::sync::Arc;
 pub struct WorkerId(Arc<str>);
 
 impl WorkerId {
+    /// The id as the store has it.
     pub fn new(id: impl Into<Arc<str>>) -> WorkerId {
         WorkerId(id.into())
     }
 
+    /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -34,6 +36,7 @@ pub struct WorkerKey {
 }
 
 impl WorkerKey {
+    /// The worker of this browser and id.
     pub fn new(browser: Browser, id: impl Into<Arc<str>>) -> WorkerKey {
         WorkerKey {
             browser,

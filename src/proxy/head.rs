@@ -74,6 +74,7 @@ pub enum HeadError {
 }
 
 impl HeadError {
+    /// What begins like no request.
     pub const NOT_HTTP: HeadError = HeadError::Malformed("This is no HTTP/1.1 request.");
 }
 

@@ -38,6 +38,7 @@ impl History {
         samples.push_back(sample);
     }
 
+    /// All samples that are kept, oldest first.
     pub fn list(&self) -> Vec<Sample> {
         let samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         samples.iter().copied().collect()

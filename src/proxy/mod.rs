@@ -104,6 +104,7 @@ struct Arrival {
 }
 
 impl ProxyState {
+    /// Whether this proxy takes no new sessions, because it is to end.
     pub fn is_draining(&self) -> bool {
         *self.draining.borrow()
     }
@@ -287,6 +288,7 @@ fn take_out(request: &mut Session) -> ServerSession {
 pub struct DataApplication(Arc<HttpProxy<DataPort>>);
 
 impl DataApplication {
+    /// The data port of a grid, with Pingora configured by `conf`.
     pub fn new(proxy: Arc<ProxyState>, conf: &Arc<ServerConf>) -> DataApplication {
         DataApplication(Arc::new(http_proxy(conf, DataPort(proxy))))
     }

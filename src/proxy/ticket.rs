@@ -30,6 +30,7 @@ pub struct Ticket {
 pub struct Signer(Key);
 
 impl Signer {
+    /// With the secret that all proxies of a grid share.
     pub fn new(secret: &[u8; 32]) -> Signer {
         Signer(Key::new(HMAC_SHA256, secret))
     }

@@ -25,6 +25,7 @@ const MAX_STEPS: usize = 1024;
 pub struct SharedIndex(Arc<Mutex<Index>>);
 
 impl SharedIndex {
+    /// An index without workers.
     pub fn new(policy: Policy) -> SharedIndex {
         SharedIndex(Arc::new(Mutex::new(Index::new(policy))))
     }

@@ -130,6 +130,7 @@ enum Tier {
 }
 
 impl Cursor {
+    /// At the beginning of a selection for a client that wants this.
     pub fn new(wanted: Pool) -> Cursor {
         Cursor {
             wanted,
@@ -155,6 +156,7 @@ impl Cursor {
 }
 
 impl Index {
+    /// An index without workers.
     pub fn new(policy: Policy) -> Index {
         Index {
             policy,
@@ -164,6 +166,7 @@ impl Index {
         }
     }
 
+    /// The policy by which workers are ranked.
     pub fn policy(&self) -> &Policy {
         &self.policy
     }

@@ -47,6 +47,7 @@ pub struct SessionInfo {
 }
 
 impl Registry {
+    /// A registry without sessions.
     pub fn new() -> Arc<Registry> {
         Arc::default()
     }
@@ -82,6 +83,7 @@ impl Registry {
         self.open().len()
     }
 
+    /// Whether none is open.
     pub fn is_empty(&self) -> bool {
         self.open().is_empty()
     }

@@ -163,6 +163,7 @@ impl Seat {
         self.reached = true;
     }
 
+    /// The session that the seat is for.
     pub fn session(&self) -> SessionId {
         self.session
     }

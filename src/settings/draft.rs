@@ -88,6 +88,7 @@ pub enum Source {
 }
 
 impl Source {
+    /// Where something is written that stands at this position of the source.
     pub fn at(&self, position: Position) -> Origin {
         match self {
             Source::File(name) => Origin::File {

@@ -172,6 +172,7 @@ pub struct Table<C> {
 }
 
 impl<C: 'static> Table<C> {
+    /// Gives each key its environment variable, by `prefix` and path.
     pub fn new(
         prefix: &'static str,
         removed: &'static [(&'static str, &'static str)],
@@ -188,6 +189,7 @@ impl<C: 'static> Table<C> {
         }
     }
 
+    /// The keys, in the order in which they are documented.
     pub fn iter(&self) -> std::slice::Iter<'_, Key<C>> {
         self.keys.iter()
     }

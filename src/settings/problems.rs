@@ -68,6 +68,7 @@ pub struct ConfigErrors {
 }
 
 impl ConfigErrors {
+    /// The mistakes that are listed; more may have been found.
     pub fn problems(&self) -> &[Problem] {
         &self.problems
     }
@@ -100,6 +101,8 @@ pub struct Problems {
 }
 
 impl Problems {
+    /// Notes a mistake of a key; an empty key stands for the whole file. Beyond the most that are listed it
+    /// is counted.
     pub fn add(&mut self, origin: Origin, key: impl Into<String>, message: impl Into<String>) {
         if self.is_full() {
             self.unlisted += 1;

@@ -20,12 +20,14 @@ pub struct Position {
     pub column: usize,
 }
 
+/// A value, and where it stands.
 #[derive(Debug)]
 pub struct Node {
     pub position: Position,
     pub value: Value,
 }
 
+/// What a document is made of.
 #[derive(Debug)]
 pub enum Value {
     /// Nothing, `~` or `null`.
@@ -35,6 +37,7 @@ pub enum Value {
     Map(Vec<Entry>),
 }
 
+/// A name of a map, where it stands, and its value.
 #[derive(Debug)]
 pub struct Entry {
     pub name: String,

@@ -10,6 +10,7 @@ use heard::Heard;
 use std::collections::{HashMap, HashSet, VecDeque};
 use tokio::time::Instant;
 
+/// What a process answers for. A proxy's has seats, a worker's has registrations.
 #[derive(Default)]
 pub struct Ledger {
     seats: HashMap<SessionId, Seat>,
@@ -142,6 +143,7 @@ impl Ledger {
         self.releases.remove(&session);
     }
 
+    /// The session has a seat on a worker that the store was not asked for, and is to be told of.
     pub fn adopt(&mut self, session: SessionId, worker: &WorkerKey) {
         if let Some(Seat::Held { .. }) = self.seats.get(&session) {
             return;
@@ -227,6 +229,7 @@ impl Ledger {
         batch
     }
 
+    /// The store was told of these.
     pub fn mark_synced(&mut self, batch: &[UnsyncedSeat]) {
         for seat in batch {
             self.under_way.remove(&seat.session);
@@ -267,6 +270,7 @@ impl Ledger {
             .collect()
     }
 
+    /// What [`Ledger::unseen`] gave has not reached the store.
     pub fn still_unseen(&mut self, unseen: Vec<(WorkerKey, u32)>) {
         for (worker, sessions) in unseen {
             *self.unseen.entry(worker).or_default() += sessions;
@@ -307,6 +311,7 @@ impl Ledger {
         self.orphans = orphans;
     }
 
+    /// A worker of this process is to be registered, until `expires`.
     pub fn register(&mut self, record: &WorkerRecord, expires: Instant) -> RegisteredWorker {
         self.departed.remove(&record.key);
         let (lifetime, active) = self
@@ -340,11 +345,13 @@ impl Ledger {
         }
     }
 
+    /// A worker is to be taken off the store's books.
     pub fn deregister(&mut self, worker: &WorkerKey) {
         self.workers.remove(worker);
         self.departed.insert(worker.clone());
     }
 
+    /// The store has taken it off.
     pub fn deregistered(&mut self, worker: &WorkerKey) {
         self.departed.remove(worker);
     }
@@ -355,6 +362,7 @@ impl Ledger {
         self.workers.values().filter(alive).cloned().collect()
     }
 
+    /// Workers that the store has yet to take off its books.
     pub fn departed(&self) -> Vec<WorkerKey> {
         self.departed.iter().cloned().collect()
     }

@@ -195,6 +195,7 @@ impl Close {
         }
     }
 
+    /// Why the session ends.
     pub fn why(&self) -> EndReason {
         self.why
     }

@@ -40,6 +40,7 @@ impl Tail {
         self.serves = true;
     }
 
+    /// Takes in a line of the server's output.
     pub fn push(&mut self, line: &str) {
         let line = line.trim();
         let uncaught = line

@@ -31,6 +31,7 @@ impl Lead {
         self.0 = took.max(self.0 - self.0 / LEAD_FADES);
     }
 
+    /// How long a start takes.
     pub fn time(&self) -> Duration {
         self.0
     }

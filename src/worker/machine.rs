@@ -202,6 +202,7 @@ pub struct ServerFolder {
 }
 
 impl ServerFolder {
+    /// Where the folder is.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -217,6 +217,7 @@ fn of_error(error: &Value) -> CheckError {
     }
 }
 
+/// The beginning of what somebody said, as much as a log line takes.
 pub fn shortened(words: &str) -> String {
     words[..words.floor_char_boundary(MAX_WORDS)].to_owned()
 }

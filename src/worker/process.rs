@@ -326,6 +326,7 @@ fn command(launch: &Launch<'_>, plan: &Path, folder: &Path) -> Command {
     command
 }
 
+/// The variables of this process' environment that browser servers have too, with their values.
 pub fn passed_on() -> impl Iterator<Item = (&'static str, String)> {
     PASSED_ON
         .into_iter()

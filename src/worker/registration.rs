@@ -57,6 +57,7 @@ pub struct Registrar {
 }
 
 impl Registrar {
+    /// For an agent that writes to this store, and is told by `inputs`.
     pub fn new(
         config: LiveConfig,
         store: Arc<dyn Store>,
@@ -69,6 +70,7 @@ impl Registrar {
         }
     }
 
+    /// Whether the worker replaces its browser before it drains the old one.
     pub fn replaces_itself(&self) -> bool {
         self.config.load().recycle.mode == RecycleMode::MakeBeforeBreak
     }
@@ -110,6 +112,7 @@ pub struct Registration {
 }
 
 impl Registration {
+    /// For a generation whose record is to be as `desired` says.
     pub fn new(
         registrar: Arc<Registrar>,
         generation: Generation,

@@ -64,6 +64,7 @@ struct SecondServer {
 }
 
 impl ShownBrowser {
+    /// A browser whose sessions can be watched, behind this server.
     pub fn new(server: ServerAddress) -> Arc<ShownBrowser> {
         Arc::new(ShownBrowser {
             server,

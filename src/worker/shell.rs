@@ -50,6 +50,7 @@ pub struct Shell {
 }
 
 impl Shell {
+    /// A shell without generations; the first tick starts one.
     pub fn new(
         shared: Arc<Shared>,
         store: Arc<dyn Store>,

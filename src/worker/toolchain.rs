@@ -135,7 +135,7 @@ impl Toolchain {
     }
 
     /// Whether Playwright and its browser talk over a TCP port of this machine, which the browser
-    /// opens, instead of a pipe.
+    /// opens, in the place of a pipe.
     pub fn is_driven_over_a_port(&self) -> bool {
         self.channel == Some(STOCK_FIREFOX_CHANNEL)
     }

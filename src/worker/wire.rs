@@ -40,6 +40,7 @@ pub struct Wire<T> {
 }
 
 impl<T: MessageStream> Wire<T> {
+    /// Over a stream of messages that nobody has read from.
     pub fn new(stream: T) -> Wire<T> {
         Wire { stream, last_id: 0 }
     }
@@ -106,6 +107,7 @@ pub struct Plain {
 }
 
 impl Plain {
+    /// Over a socket that nobody has read from.
     pub fn new(stream: UnixStream) -> Plain {
         Plain {
             stream: BufReader::new(stream),

@@ -23,7 +23,7 @@ enum Fault {
     RenderersFail,
     /// Those that it starts renderers with are dead.
     ZygotesDie,
-    /// No process and no thread may be started any more.
+    /// No process and no thread may be started from here on.
     NoProcesses,
 }
 

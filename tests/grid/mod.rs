@@ -15,7 +15,7 @@
 //! * [`stages`]: the same at each stage of a recycle.
 //! * [`confined`]: a grid that may do nothing, as in a container.
 //! * [`gateway`]: a worker's one port, and what is told there.
-//! * [`broken`]: browsers that are stopped, or cannot start a page any more.
+//! * [`broken`]: browsers that are stopped, or have ceased to start pages.
 //! * [`goodbyes`]: every end that is ours, as its user reads it.
 //! * [`silence`]: sessions that say nothing, through what cuts silent connections.
 //! * [`answers`]: what the data port says to each kind of request.

@@ -12,7 +12,8 @@ fn checks_waited_for() -> usize {
     std::env::var("CHECKS").map_or(CHECKS, |text| text.parse().unwrap())
 }
 
-/// Waits for so many more. However long they take: each of them takes no longer than there is patience for.
+/// Waits for so many checks beyond those that were made. However long they take: each takes no more time than
+/// there is patience for.
 async fn more_checks(grid: &Grid) {
     let checks = || grid.log().matches("the browser opened a page").count();
     for _ in 0..checks_waited_for() {

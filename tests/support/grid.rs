@@ -66,7 +66,7 @@ impl GridBuilder {
         self
     }
 
-    /// Where its processes log, instead of a file of the grid.
+    /// Where its processes log, if not into a file of the grid.
     pub fn stderr(mut self, file: File) -> Self {
         self.stderr = Some(file);
         self

@@ -87,6 +87,7 @@ impl<C, G> PlaceGuard<C, G> {
         Ok(())
     }
 
+    /// The browser in whose line the client stands.
     pub fn browser(&self) -> Browser {
         self.browser
     }

@@ -181,6 +181,7 @@ impl Refusal {
         }
     }
 
+    /// Status of the answer.
     pub fn status(&self) -> StatusCode {
         self.response().status
     }

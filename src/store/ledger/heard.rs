@@ -64,6 +64,7 @@ impl Ledger {
         }
     }
 
+    /// A worker has left the books.
     pub fn forget(&mut self, worker: &WorkerKey) {
         if let Some(known) = self.heard.remove(worker) {
             let lifetime = known.view.counts.lifetime;
@@ -82,6 +83,7 @@ impl Ledger {
         lifetimes.cloned().collect()
     }
 
+    /// The workers as they were heard of last.
     pub fn remembered(&self) -> Vec<WorkerView> {
         self.heard
             .values()

@@ -53,6 +53,7 @@ struct StoredWorker {
 }
 
 impl MemoryStore {
+    /// A store without workers and seats.
     pub fn new() -> MemoryStore {
         MemoryStore {
             state: Mutex::default(),

@@ -13,6 +13,7 @@ use std::time::Instant;
 /// In the place of a difference of clocks.
 const UNKNOWN: i64 = i64::MIN;
 
+/// How far Redis' clock is ahead of this process'.
 pub struct ServerClock {
     /// Where our own clock begins.
     zero: Instant,
@@ -22,6 +23,7 @@ pub struct ServerClock {
 }
 
 impl ServerClock {
+    /// Knows nothing yet; this process' time counts from `zero`.
     pub fn new(zero: Instant) -> ServerClock {
         ServerClock {
             zero,

@@ -299,6 +299,7 @@ pub async fn leases(
     Ok(wire::leases(hash))
 }
 
+/// A TTL as Redis takes it, in ms.
 pub fn millis(duration: Duration) -> u64 {
     // Redis refuses a TTL of 0.
     (duration.as_millis() as u64).max(1)

@@ -32,6 +32,7 @@ pub struct Live {
     pub since: Instant,
 }
 
+/// How it is with the connection.
 #[derive(Clone)]
 pub enum State {
     /// A connection is being opened for the first time since the last one was lost. Worth a wait.
@@ -53,6 +54,7 @@ pub struct Link {
 }
 
 impl Link {
+    /// A link whose first connection is being opened.
     pub fn new() -> Link {
         Link {
             state: watch::Sender::new(State::Connecting),
@@ -62,6 +64,7 @@ impl Link {
         }
     }
 
+    /// Puts the connection into another state; all who wait for it hear of that.
     pub fn set(&self, state: State) {
         self.state.send_replace(state);
     }

@@ -45,6 +45,7 @@ impl Location {
         }
     }
 
+    /// The number of the database.
     pub fn database(&self) -> i64 {
         match self {
             Location::Direct(client) => client.get_connection_info().redis_settings().db(),

@@ -5,6 +5,7 @@
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// Whether this proxy is heard, and how many proxies there are.
 #[derive(Debug)]
 pub struct Presence {
     /// When the last sign of life that was answered set out.
@@ -16,6 +17,7 @@ pub struct Presence {
 }
 
 impl Presence {
+    /// Of a proxy that has heard nothing yet, and knows of itself alone.
     pub fn new() -> Presence {
         Presence {
             heard: None,
@@ -41,6 +43,7 @@ impl Presence {
         self.proxies = proxies.max(1);
     }
 
+    /// How many proxies there are, this one included.
     pub fn proxies(&self) -> usize {
         self.proxies
     }

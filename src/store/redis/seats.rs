@@ -235,6 +235,7 @@ impl Inner {
         wanted
     }
 
+    /// The call that releases these sessions, each with whether its lifetime is given back.
     pub fn release_call(&self, sessions: &[(SessionId, bool)]) -> ScriptInvocation<'_> {
         let mut call = self.scripts.release.key(&self.leases_key);
         call.arg(&self.proxy);

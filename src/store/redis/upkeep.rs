@@ -74,6 +74,7 @@ pub async fn beat(inner: Arc<Inner>) {
     }
 }
 
+/// Notes that `what` failed, and has the connection and damaged keys looked after.
 pub fn failed(inner: &Inner, live: &Live, what: &str, error: &redis::RedisError) {
     if error.code() == Some(WRONG_TYPE) {
         inner.link.damaged.notify_one();

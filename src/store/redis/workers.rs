@@ -170,6 +170,7 @@ impl WorkerStore for RedisStore {
 }
 
 impl Inner {
+    /// Writes the record of a worker, or writes it again.
     pub async fn write_registration(
         &self,
         live: &mut Live,
@@ -180,6 +181,7 @@ impl Inner {
         Ok(())
     }
 
+    /// The call that writes the record of a worker, with what it remembers of its counters.
     pub fn register_call(&self, registration: &RegisteredWorker) -> ScriptInvocation<'_> {
         let worker = &registration.record.key;
         let mut call = self.scripts.register.key(self.keys.record(worker));
@@ -194,6 +196,7 @@ impl Inner {
         call
     }
 
+    /// The call that takes a worker off the books.
     pub fn deregister_call(&self, worker: &WorkerKey) -> ScriptInvocation<'_> {
         let mut call = self.scripts.deregister.key(self.keys.seats(worker));
         call.arg(worker.to_string());

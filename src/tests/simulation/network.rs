@@ -95,7 +95,7 @@ thread_local! {
 }
 
 impl Network {
-    /// Connections of this thread lead here from now on.
+    /// Connections that this thread opens behind this call lead here.
     pub fn install(
         vm: Arc<Vm>,
         traced: bool,

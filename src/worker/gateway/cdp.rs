@@ -411,7 +411,7 @@ mod tests {
                 counted.fetch_add(message.len(), Ordering::Relaxed);
             }
         });
-        // Until nobody takes anything any more.
+        // Until nobody takes anything.
         let mut before = usize::MAX;
         while before != written.load(Ordering::Relaxed) {
             before = written.load(Ordering::Relaxed);

@@ -186,6 +186,7 @@ pub(super) mod tests {
     use crate::worker::own::pipe::END;
     use proptest::prelude::*;
 
+    /// A frame as a client sends it.
     pub fn masked(opcode: u8, fin: bool, payload: &[u8]) -> Vec<u8> {
         let mut frame = Vec::new();
         put_frame(&mut frame, opcode, fin, payload);

@@ -63,6 +63,7 @@ pub(super) struct Life {
 }
 
 impl Life {
+    /// Of a generation whose server is started at this moment.
     pub fn new(now: Instant) -> Life {
         Life {
             phase: Phase::Starting,
@@ -82,10 +83,12 @@ impl Life {
         }
     }
 
+    /// Whether it is on its way and takes no sessions yet.
     pub fn is_coming(&self) -> bool {
         matches!(self.phase, Phase::Starting | Phase::Announcing)
     }
 
+    /// How long its server has answered; `None` before it did.
     pub fn age(&self, now: Instant) -> Option<Duration> {
         self.answered.map(|since| now.duration_since(since))
     }

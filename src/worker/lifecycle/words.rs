@@ -43,6 +43,7 @@ pub struct Room {
 }
 
 impl Room {
+    /// As much as anybody wants.
     pub const UNLIMITED: Room = Room {
         limit: u64::MAX,
         free: u64::MAX,

@@ -67,6 +67,7 @@ impl LaunchSupply {
 }
 
 impl Launches {
+    /// The task, and what asks it for browsers.
     pub fn new(seats: Arc<Seats>, toolchain: Toolchain) -> (Launches, LaunchSupply) {
         let (sender, requests) = mpsc::channel(BACKLOG);
         let state = Arc::new(State::default());

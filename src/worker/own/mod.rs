@@ -253,6 +253,7 @@ pub struct Seats {
 }
 
 impl Seats {
+    /// As many seats as the configuration says at this moment.
     pub fn new(supervision: Arc<Supervision>) -> Arc<Seats> {
         let seats = Seats {
             supervision,

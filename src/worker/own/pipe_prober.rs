@@ -58,6 +58,7 @@ struct Waits {
 pub struct Waiting<'a>(&'a HeldUp);
 
 impl HeldUp {
+    /// Something waits from here on.
     pub fn begin(&self) -> Waiting<'_> {
         self.waits().since = Some(Instant::now());
         Waiting(self)
@@ -95,6 +96,7 @@ pub struct PipeProber {
 }
 
 impl PipeProber {
+    /// A prober, and the browser's end of it for the gateway.
     pub fn new() -> (PipeProber, Checked) {
         let (commands, to_write) = mpsc::channel(1);
         let (to_take, answers) = mpsc::channel(ANSWERS);
