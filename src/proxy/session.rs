@@ -102,7 +102,7 @@ pub(super) fn serve(
         let over = tunnel::run(id, ends, limits, traffic, stop).await;
         finish(&proxy, &running, &over.ended);
         let client = running.give_back();
-        over.part().await;
+        over.client_gone().await;
         drop(client);
     }
 }

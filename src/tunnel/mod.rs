@@ -14,9 +14,9 @@
 //! * [`protocol`]: the numbers of WebSocket (pure).
 //! * [`Transport`]: a connection, plain or not.
 //! * `flow`: one direction, its frames and its end; `outlet`: its receiver, and the back pressure.
-//! * [`Farewell`]: the client's connection after the end.
+//! * [`ClosedClient`]: the client's connection after the end.
 //! * `held`: the worker's Close frame, until it is decided whether the client gets it.
-//! * `parting`: how long an end waits for a client that is behind (pure).
+//! * `closing`: how long an end waits for a client that is behind (pure).
 //! * `relay`: both directions, and what ends a session.
 //! * `splice`: large frames without copying, on Linux.
 //! * `stalls`: since when a side takes nothing.
@@ -25,12 +25,12 @@
 //! * [`Close`], [`Ended`]: what is said and what is reported at the end.
 
 mod close;
-mod farewell;
+mod closed_client;
+mod closing;
 mod flow;
 pub mod frame;
 mod held;
 mod outlet;
-mod parting;
 pub mod protocol;
 mod relay;
 mod splice;
@@ -41,7 +41,7 @@ mod tune;
 mod watch;
 
 pub use close::{Close, EndReason, Ended, Party};
-pub use farewell::Farewell;
+pub use closed_client::ClosedClient;
 pub use traffic::Traffic;
 pub use transport::{LastHeard, Transport, close_websocket, send_last};
 pub use tune::{keepalive, tune};
@@ -123,15 +123,15 @@ pub struct Over {
     pub ended: Ended,
     /// The client's connection, where it was told the end and has not hung up. The worker's is closed, and
     /// the seat can be given to somebody else.
-    pub farewell: Option<Farewell>,
+    pub closed_client: Option<ClosedClient>,
 }
 
 impl Over {
     /// Waits until nobody is left who was told the end.
-    pub async fn part(self) {
-        if let Some(farewell) = self.farewell {
+    pub async fn client_gone(self) {
+        if let Some(closed_client) = self.closed_client {
             // Boxed: an open session is to be small.
-            Box::pin(farewell.wait()).await;
+            Box::pin(closed_client.wait()).await;
         }
     }
 }
@@ -175,8 +175,11 @@ fn drive(mut relay: Relay) -> impl Future<Output = Over> + Send + 'static {
     async move {
         let mut timer = pin!(sleep_until(relay.alarm()));
         let ended = poll_fn(|cx| relay.poll(timer.as_mut(), cx)).await;
-        let farewell = relay.into_farewell();
-        Over { ended, farewell }
+        let closed_client = relay.into_closed_client();
+        Over {
+            ended,
+            closed_client,
+        }
     }
 }
 

@@ -1,10 +1,10 @@
-//! A session's two directions together: what ends it, what is said then, and how long the parting
+//! A session's two directions together: what ends it, what is said then, and how long the closing
 //! may take. Owns both streams and the one timer; what is due when is decided in [`super::watch`].
 
 use super::close::{Close, EndReason, Ended, Party};
-use super::farewell::Farewell;
+use super::closed_client::ClosedClient;
+use super::closing::{CHECK_INTERVAL, CLOSE_TIMEOUT, Closing, LINGER};
 use super::flow::Flow;
-use super::parting::{CHECK_INTERVAL, CLOSE_TIMEOUT, LINGER, Parting};
 use super::stalls::{CHECKS, Stalls};
 use super::traffic::{Moved, Traffic};
 use super::transport::Transport;
@@ -46,10 +46,10 @@ pub(super) struct Relay {
     stop: Option<oneshot::Receiver<Close>>,
     /// An end that is not the client's, while it is under way. Apart, because most of a session's life
     /// there is none.
-    parting: Option<Box<Parting>>,
+    closing: Option<Box<Closing>>,
     /// What ended the session, once something has.
     ended: Option<Ended>,
-    /// When the parting has taken long enough.
+    /// When the closing has taken long enough.
     until: Option<Instant>,
     /// What the timer is set to.
     alarm: Instant,
@@ -79,7 +79,7 @@ impl Relay {
             limits,
             traffic,
             stop: Some(stop),
-            parting: None,
+            closing: None,
             ended: None,
             until: None,
             alarm: now,
@@ -143,7 +143,7 @@ impl Relay {
     /// Moves bytes both ways.
     fn pump(&mut self, cx: &mut Context<'_>) {
         let (up, down) = BUFFER.with_borrow_mut(|scratch| {
-            let close = self.parting.as_deref().and_then(|it| it.close.as_ref());
+            let close = self.closing.as_deref().and_then(|it| it.close.as_ref());
             let (client, worker) = (&mut self.client, &mut self.worker);
             let up = self.up.pump(client, worker, close, scratch, cx);
             let down = self.down.pump(worker, client, close, scratch, cx);
@@ -185,8 +185,8 @@ impl Relay {
         if self.stalls.any() {
             self.wake_by(now + self.limits.write_timeout / CHECKS);
         }
-        if let Some(parting) = &mut self.parting {
-            parting.took(down.taken);
+        if let Some(closing) = &mut self.closing {
+            closing.took(down.taken);
         }
     }
 
@@ -273,25 +273,25 @@ impl Relay {
     fn part(&mut self, close: Option<Close>) {
         let now = Instant::now();
         let since = self.stalls.down().unwrap_or(now);
-        let parting = Parting::new(close, now, since, self.client.unacknowledged());
-        self.parting = Some(Box::new(parting));
+        let closing = Closing::new(close, now, since, self.client.unacknowledged());
+        self.closing = Some(Box::new(closing));
     }
 
     /// Whether the end is one of ours.
     fn is_ours(&self) -> bool {
-        let parting = self.parting.as_deref();
-        parting.is_some_and(|parting| parting.close.is_some())
+        let closing = self.closing.as_deref();
+        closing.is_some_and(|closing| closing.close.is_some())
     }
 
-    /// Whether the parting, whose time is over, goes on because the client takes what comes before the
+    /// Whether the closing, whose time is over, goes on because the client takes what comes before the
     /// last word.
     fn parts_on(&mut self, now: Instant) -> bool {
         let unacknowledged = self.client.unacknowledged();
         let behind = self.down.is_blocked() || unacknowledged > 0;
         let coming = self.down.is_finishing();
         let owes = self.down.owes_close();
-        let parting = self.parting.as_deref_mut().filter(|_| owes);
-        let goes_on = parting.is_some_and(|it| it.goes_on(now, behind, coming, unacknowledged));
+        let closing = self.closing.as_deref_mut().filter(|_| owes);
+        let goes_on = closing.is_some_and(|it| it.goes_on(now, behind, coming, unacknowledged));
         if goes_on {
             self.until = Some(now + CHECK_INTERVAL);
         }
@@ -378,15 +378,15 @@ impl Relay {
     }
 
     /// What is left of the client's connection once the session is over, if it has to be waited for.
-    pub(super) fn into_farewell(mut self) -> Option<Farewell> {
-        let parting = self.parting.take().filter(|_| self.needs_client_alone());
-        parting.map(|parting| Farewell::new(self.client, parting))
+    pub(super) fn into_closed_client(mut self) -> Option<ClosedClient> {
+        let closing = self.closing.take().filter(|_| self.needs_client_alone());
+        closing.map(|closing| ClosedClient::new(self.client, closing))
     }
 
     fn verdict(&self) -> Ended {
         let mut ended = self
             .ended
-            .expect("a direction is over, or time for the parting is, only after an end was seen");
+            .expect("a direction is over, or time for the closing is, only after an end was seen");
         if ended.why != EndReason::Closed && !self.down.has_sent_close() {
             ended.code = None;
         }

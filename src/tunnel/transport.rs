@@ -81,7 +81,7 @@ impl Transport {
     }
 
     /// Ends it as far as that goes at once; dropping it has to follow. A plain socket says all there
-    /// is to say by being closed, but TLS has a farewell of its own.
+    /// is to say by being closed, but TLS has an end of its own.
     pub(super) fn hang_up(&mut self, cx: &mut Context<'_>) {
         match self {
             Transport::Plain(_) | Transport::Unix(_) => {}
@@ -128,7 +128,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 pub async fn close_websocket(mut transport: Transport) {
     let mut closing = Vec::new();
     frame::put_close(&mut closing, code::NORMAL, "", true);
-    let parting = async {
+    let closing = async {
         transport.write_all(&closing).await?;
         transport.flush().await?;
         let mut rest = [0; 1024];
@@ -136,7 +136,7 @@ pub async fn close_websocket(mut transport: Transport) {
         io::Result::Ok(())
     };
     // A server that breaks off has parted too.
-    timeout(CLOSE_TIMEOUT, parting).await.ok();
+    timeout(CLOSE_TIMEOUT, closing).await.ok();
 }
 
 /// How long the reader of a last answer has to read it and hang up.

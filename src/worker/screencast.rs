@@ -34,7 +34,7 @@ const MAX_IN_FLIGHT: usize = 8;
 /// How long a browser may take to begin.
 const BEGINNING: Duration = Duration::from_secs(10);
 /// How long a server may take to say what it is asked at the end.
-const PARTING: Duration = Duration::from_secs(3);
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What there is to be seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -172,7 +172,7 @@ impl Screencast {
                 |_| {},
             );
             // Of a browser that has ended nothing is open.
-            timeout(PARTING, stopping).await.ok();
+            timeout(STOP_TIMEOUT, stopping).await.ok();
         }
     }
 

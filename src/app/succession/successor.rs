@@ -97,7 +97,7 @@ impl Successor {
 }
 
 async fn connect(upgrade_socket: &Path) -> Result<UnixStream, Failure> {
-    let knock = async {
+    let connecting = async {
         loop {
             match UnixStream::connect(upgrade_socket).await {
                 Ok(stream) => return stream,
@@ -107,7 +107,7 @@ async fn connect(upgrade_socket: &Path) -> Result<UnixStream, Failure> {
         }
     };
     let nobody = |_| Failure::NoSuccessor(upgrade_socket.display().to_string());
-    timeout(PATIENCE, knock).await.map_err(nobody)
+    timeout(PATIENCE, connecting).await.map_err(nobody)
 }
 
 /// Waits as long as it takes: nothing is lost by it, this process serves.

@@ -87,7 +87,7 @@ async fn a_worker_lost_within_a_frame_just_ends_the_connection() {
     );
 }
 
-/// As slow as may be: each pause is shorter than the parting, all of them are much longer.
+/// As slow as may be: each pause is shorter than the closing, all of them are much longer.
 #[tokio::test(start_paused = true)]
 async fn the_reason_waits_behind_a_large_message_as_long_as_that_moves() {
     let mut rig = Rig::memory(NO_LIMITS, 4096);

@@ -108,8 +108,11 @@ impl<S> Rig<S> {
         let tunnel = run(id, ends, limits, traffic.clone(), stopped);
         let size = size_of_val(&tunnel);
         let task = tokio::spawn(async move {
-            let Over { ended, farewell } = tunnel.await;
-            farewell.map(|farewell| tokio::spawn(farewell.wait()));
+            let Over {
+                ended,
+                closed_client,
+            } = tunnel.await;
+            closed_client.map(|closed_client| tokio::spawn(closed_client.wait()));
             ended
         });
         Rig {

@@ -420,7 +420,7 @@ mod tests {
         rig.broken.send("the browser hangs".to_owned()).unwrap();
         let Closing { client, close } = rig.session.await.unwrap().expect("it is told");
         talking.abort();
-        let parting = tokio::spawn(async move { send_last(client, &close).await });
+        let closing = tokio::spawn(async move { send_last(client, &close).await });
         let (mut tracker, mut bytes) = (crate::tunnel::frame::Tracker::new(), Vec::new());
         rig.client.read_to_end(&mut bytes).await.unwrap();
         let mut rest = &bytes[..];
@@ -440,6 +440,6 @@ mod tests {
         }
         assert!(before.at_boundary(), "the Close frame is within another");
         drop(rig.client);
-        parting.await.unwrap();
+        closing.await.unwrap();
     }
 }

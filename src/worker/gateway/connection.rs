@@ -215,7 +215,7 @@ async fn session(
             drop((head, answer));
             let over = pass_on(ends, Arc::new(Traffic::new()), stop).await;
             drop(screen);
-            over.part().await;
+            over.client_gone().await;
             return drop(guard);
         }
         Ok(Ok(HandshakeAnswer::Refused(status))) => Answer::plain(status),

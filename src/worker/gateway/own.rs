@@ -47,8 +47,8 @@ const HANDED_OVER: Duration = Duration::from_millis(100);
 const FOUND_OUT: Duration = Duration::from_millis(500);
 /// How long a browser's server may take to shake hands.
 const HANDSHAKE: Duration = Duration::from_secs(60);
-/// How long somebody may take to read a last word.
-const PARTING: Duration = Duration::from_secs(2);
+/// How long a client may take to read why its session ended.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 type Asked = oneshot::Receiver<Result<OwnBrowser<ServerAddress>, String>>;
 
@@ -121,7 +121,7 @@ pub(super) async fn session(
                     drop(head);
                     let over = relay(client, early, opened, stop, screen).await;
                     drop(seat);
-                    over.part().await;
+                    over.client_gone().await;
                 }
                 Ok(None) => {}
                 Err(answer) => refuse(client, answer).await,
@@ -348,7 +348,7 @@ async fn say_yes_and_part(mut client: TcpStream, head: &[u8]) {
 async fn part(client: &mut TcpStream, code: u16, reason: &str) {
     let mut close = Vec::new();
     frame::put_close(&mut close, code, reason, false);
-    let parting = async {
+    let closing = async {
         client.write_all(&close).await?;
         client.shutdown().await?;
         let mut rest = [0; 1024];
@@ -356,5 +356,5 @@ async fn part(client: &mut TcpStream, code: u16, reason: &str) {
         io::Result::Ok(())
     };
     // Who does not listen misses it.
-    timeout(PARTING, parting).await.ok();
+    timeout(CLOSE_TIMEOUT, closing).await.ok();
 }

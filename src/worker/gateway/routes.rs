@@ -103,7 +103,7 @@ struct Open {
     /// How to end each.
     stops: HashMap<u64, oneshot::Sender<Close>>,
     /// What the sessions are told at the end; nobody is let in once it is known.
-    farewell_close: Option<Close>,
+    last_close: Option<Close>,
 }
 
 impl Connections {
@@ -116,32 +116,30 @@ impl Connections {
     /// which they know by name. Those that they have not ended by [`end`](Connections::end), because they do not
     /// hear of it, are told then.
     pub fn close(&self, why: Option<&str>) {
-        let farewell_close = match why {
+        let last_close = match why {
             Some(why) => Close::worker_condemned(None, why),
             None => Close::worker_draining(None),
         };
-        self.lock().farewell_close.get_or_insert(farewell_close);
+        self.lock().last_close.get_or_insert(last_close);
     }
 
     /// Ends whoever is still there after [`close`](Connections::close); without that, nobody. To be called
     /// before the browser is ended: a session that is told reads why, and not that its connection broke.
     pub fn end(&self) {
         let mut open = self.lock();
-        let Some(farewell_close) = open.farewell_close.clone() else {
+        let Some(last_close) = open.last_close.clone() else {
             return;
         };
         for (_, stop) in open.stops.drain() {
             // A session that ended meanwhile needs no word.
-            stop.send(farewell_close.clone()).ok();
+            stop.send(last_close.clone()).ok();
         }
     }
 
     /// Why nobody is let in, when that is so.
     pub(super) fn closed(&self) -> Option<String> {
         let open = self.lock();
-        open.farewell_close
-            .as_ref()
-            .map(|it| it.reason().to_owned())
+        open.last_close.as_ref().map(|it| it.reason().to_owned())
     }
 
     pub(super) fn upstream(&self) -> &Upstream {

@@ -23,7 +23,7 @@ const TICK: Duration = Duration::from_millis(250);
 const MOST_FAILURES: u32 = 3;
 
 /// How long a session may take to say why its browser is ended.
-const PARTING: Duration = Duration::from_secs(2);
+const REASON_TIME: Duration = Duration::from_secs(2);
 
 /// A browser that nobody has yet.
 struct Idle<W> {
@@ -338,7 +338,7 @@ pub(super) async fn broken_in_use(
     let why = supervision.check_in_use(probe, node).await;
     log::warn!(worker:% = supervision.key.id, why = why; "the browser of a session is broken, ending both");
     tell.send(why.clone()).ok();
-    tokio::time::sleep(PARTING).await;
+    tokio::time::sleep(REASON_TIME).await;
     why
 }
 

@@ -28,7 +28,7 @@ const PROGRESS_TIME: Duration = Duration::from_secs(20);
 const LONGEST: Duration = Duration::from_secs(600);
 
 /// The end of a session that the client has yet to hear of.
-pub(super) struct Parting {
+pub(super) struct Closing {
     /// What is said, if the end is ours.
     pub close: Option<Close>,
     latest: Instant,
@@ -42,15 +42,15 @@ pub(super) struct Parting {
     seen: u64,
 }
 
-impl Parting {
+impl Closing {
     /// An end at `now`. The client has taken nothing `since` then, and not acknowledged so many bytes.
     pub(super) fn new(
         close: Option<Close>,
         now: Instant,
         since: Instant,
         unacknowledged: u32,
-    ) -> Parting {
-        Parting {
+    ) -> Closing {
+        Closing {
             close,
             latest: now + LONGEST,
             since,
@@ -97,11 +97,11 @@ mod tests {
     fn waited_for(a_second: u64) -> u64 {
         let begun = Instant::now();
         let mut left = 1 << 30;
-        let mut parting = Parting::new(None, begun, begun, left);
+        let mut closing = Closing::new(None, begun, begun, left);
         for second in 1.. {
             left -= a_second as u32;
             let now = begun + Duration::from_secs(second);
-            if !parting.goes_on(now, true, false, left) {
+            if !closing.goes_on(now, true, false, left) {
                 return second;
             }
         }
@@ -119,16 +119,16 @@ mod tests {
     #[test]
     fn who_was_behind_for_long_before_is_not_waited_for() {
         let now = Instant::now();
-        let mut parting = Parting::new(None, now, now - PROGRESS_TIME, 1000);
-        assert!(!parting.goes_on(now + CLOSE_TIMEOUT, true, false, 1000));
+        let mut closing = Closing::new(None, now, now - PROGRESS_TIME, 1000);
+        assert!(!closing.goes_on(now + CLOSE_TIMEOUT, true, false, 1000));
     }
 
     #[test]
     fn a_worker_is_waited_for_only_while_its_frame_goes_on() {
         let now = Instant::now();
-        let mut parting = Parting::new(None, now, now, 0);
-        parting.took(10);
-        assert!(parting.goes_on(now + CLOSE_TIMEOUT, false, true, 0));
-        assert!(!parting.goes_on(now + CLOSE_TIMEOUT + CHECK_INTERVAL, false, true, 0));
+        let mut closing = Closing::new(None, now, now, 0);
+        closing.took(10);
+        assert!(closing.goes_on(now + CLOSE_TIMEOUT, false, true, 0));
+        assert!(!closing.goes_on(now + CLOSE_TIMEOUT + CHECK_INTERVAL, false, true, 0));
     }
 }
