@@ -110,6 +110,11 @@ impl Client {
         self.dial / 4
     }
 
+    /// For what is on its way when its time to wait is over.
+    fn grace(&self) -> Duration {
+        self.dial / 8
+    }
+
     fn need(&self, place: Place) -> Need<'_> {
         Need {
             wanted: self.request.wanted,
@@ -242,6 +247,18 @@ impl Line {
         true
     }
 
+    /// There is a seat for a client that waits, and its grant is on its way: the client's time to wait is not over before
+    /// that has come, as long as it has its answer in time.
+    pub fn hold(&mut self, place: Place, now: Instant) {
+        if let Some(client) = self.clients.get_mut(&place)
+            && now < client.waits_until
+        {
+            let latest = client.answered_by - client.least_dial();
+            let until = (now + client.grace()).min(latest);
+            client.waits_until = client.waits_until.max(until);
+        }
+    }
+
     /// A seat on this worker is of no use to a client that waits.
     pub fn decline(&mut self, place: Place, worker: WorkerKey) {
         if let Some(client) = self.clients.get_mut(&place) {
@@ -282,8 +299,7 @@ impl Line {
         };
         client.dial_budget = client.dial_budget.saturating_sub(took);
         // Granted at the last moment, it has a look at the other seats all the same.
-        let grace = client.dial / 8;
-        client.waits_until = client.waits_until.max(now + grace);
+        client.waits_until = client.waits_until.max(now + client.grace());
         let turns = &mut self.turns[client.request.wanted.browser as usize];
         turns.refund(&client.request.tenant);
         let may_dial = client.dials < MAX_WORKERS && client.dial_budget >= client.least_dial();

@@ -278,6 +278,17 @@ impl<C, G> Queue<C, G> {
         state.unentered[browser as usize].extend(places);
     }
 
+    /// The store has given a client a seat that is to be taken up, by telling it of the client again: its time
+    /// to wait is not over meanwhile. Says for which browser that is; nothing when the client has left.
+    pub fn tell_again(&self, session: SessionId) -> Option<Browser> {
+        let mut state = self.state();
+        let place = state.sessions.get(&session).copied()?;
+        let browser = state.waiting.get(&place)?.browser;
+        state.line.hold(place, now());
+        state.unentered[browser as usize].insert(place);
+        Some(browser)
+    }
+
     /// Takes the claim that goes by the name of this session, and says whose it was.
     pub fn take_claim(&self, session: SessionId) -> Option<(Place, C)> {
         let mut state = self.state();

@@ -118,9 +118,9 @@ impl Fleet {
         let discovery = Box::new(Discovery(index.clone()));
         Arc::new_cyclic(|fleet: &Weak<Fleet>| {
             let grantee = fleet.clone();
-            store.grant_with(Box::new(move |granted| {
+            store.grant_with(Box::new(move |session| {
                 if let Some(fleet) = grantee.upgrade() {
-                    fleet.grant(granted);
+                    fleet.take_up(session);
                 }
             }));
             let observer = fleet.clone();

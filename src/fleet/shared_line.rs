@@ -100,8 +100,17 @@ impl Fleet {
         }
     }
 
+    /// Another proxy's question gave one of those who wait here a seat: the next one from here takes it up.
+    pub(super) fn take_up(&self, session: SessionId) {
+        match self.queue.tell_again(session) {
+            Some(browser) => self.queue.wake(browser),
+            // It has left.
+            None => drop(self.releaser.seat(session)),
+        }
+    }
+
     /// The store gave one of those who wait here a seat.
-    pub(super) fn grant(self: &Arc<Self>, granted: Granted) {
+    fn grant(self: &Arc<Self>, granted: Granted) {
         let Granted {
             session,
             worker,

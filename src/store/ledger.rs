@@ -88,6 +88,19 @@ impl Ledger {
         self.seats.entry(session).or_insert(Seat::Waiting);
     }
 
+    /// Another proxy's call gave the session a seat. Returns whether it waits for one; where it is not known, what it was given is
+    /// to be given back.
+    pub fn given_elsewhere(&mut self, session: SessionId) -> bool {
+        match self.seats.get(&session) {
+            Some(Seat::Waiting) => true,
+            Some(Seat::Requested | Seat::Held { .. }) => false,
+            None => {
+                self.releases.insert(session, true);
+                false
+            }
+        }
+    }
+
     /// The store gave the session a seat there. Returns whether it is known to have one already; if that is
     /// on another worker, the store is to be told so.
     pub fn already_seated(&mut self, session: SessionId, given: &WorkerKey) -> bool {

@@ -85,9 +85,9 @@ pub struct Granted {
     pub counts: Counts,
 }
 
-/// Hears of seats that another proxy's call gave to sessions of this one. Called on a task of the
+/// Hears which waiting sessions of this proxy another proxy's call gave a seat. Called on a task of the
 /// store, so it must not block.
-pub type Grantee = Box<dyn Fn(Granted) + Send + Sync>;
+pub type Grantee = Box<dyn Fn(SessionId) + Send + Sync>;
 
 /// What came of a reservation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -182,7 +182,8 @@ pub trait SeatStore: Send + Sync + 'static {
 
     /// Serves the line of a browser: takes in the clients that come to this proxy's part of it, and
     /// gives the candidates' free seats, in the order in which they are named, to those who are first
-    /// in turn, at whichever proxy they wait. Those of other proxies are told there.
+    /// in turn, at whichever proxy they wait. Those of other proxies are told there, and take the seat up by
+    /// being told of again, or it is given to the next.
     ///
     /// Who was taken in waits until it gets a seat, its time is over, or its session is released; and
     /// as long as this is called, with clients or without, once in a second. `anew` says that the
@@ -199,8 +200,8 @@ pub trait SeatStore: Send + Sync + 'static {
         Ok(Served::Unknown)
     }
 
-    /// What others give to sessions of this proxy is told to this from here on; until then, it is given
-    /// to nobody.
+    /// Sessions of this proxy that others give a seat are told to this from here on: each is to be told of again in
+    /// [`SeatStore::serve_line`], whose answer says which seat it has, if it has it still.
     fn grant_with(&self, _grantee: Grantee) {}
 
     /// Gives back the seat that `session` holds, or its place in line, if it has one: active goes down by one, and

@@ -3,11 +3,11 @@
 
 use crate::stores::*;
 use crate::support::{RedisServer, eventually, eventually_equal};
-use playhouse::admission::turns::{Fit, Tenant, Turns};
+use playhouse::admission::turns::{Fit, Turns};
 use playhouse::model::{Browser, Pool, SeatKind, SessionId, Waiter};
 use playhouse::store::redis::RedisStore;
 use playhouse::store::{
-    Candidate, Granted, LineServed, Peers, SeatStore, Served, StoreError, StoreOptions, StoreRole,
+    Candidate, LineServed, Peers, SeatStore, Served, StoreError, StoreOptions, StoreRole,
     WorkerStore,
 };
 use rand::rngs::StdRng;
@@ -23,7 +23,7 @@ const TENANTS: [(&str, u32); 3] = [("a", 1), ("b", 1), ("c with words", 3)];
 /// One proxy's part of the line, and what it was given.
 struct Proxy {
     store: RedisStore,
-    told: Arc<Mutex<Vec<Granted>>>,
+    told: Arc<Mutex<Vec<SessionId>>>,
     anew: bool,
 }
 
@@ -93,8 +93,17 @@ impl Proxy {
     }
 
     fn was_told_of(&self, session: SessionId) -> bool {
-        let told = self.told.lock().unwrap();
-        told.iter().any(|granted| granted.session == session)
+        self.told.lock().unwrap().contains(&session)
+    }
+
+    /// Waits until it is told that somebody of its own was given a seat, and takes it up.
+    async fn take_up(&mut self, waiter: &Waiter) {
+        eventually_equal("its proxy is told", true, async || {
+            self.was_told_of(waiter.session)
+        })
+        .await;
+        let served = self.serve(std::slice::from_ref(waiter), &[]).await;
+        assert_eq!(sessions(&served), [waiter.session]);
     }
 }
 
@@ -140,10 +149,7 @@ async fn a_seat_goes_to_who_came_first_wherever_it_is_asked_for() {
         .serve(std::slice::from_ref(&newcomer), std::slice::from_ref(&seat))
         .await;
     assert_eq!((sessions(&served), served.elsewhere), (vec![], 1));
-    eventually_equal("its proxy is told", true, async || {
-        one.was_told_of(first.session)
-    })
-    .await;
+    one.take_up(&first).await;
     assert_eq!(counts(&one.store, &seat.key).await, Some((1, 1)));
 
     let full = two.serve(&[], std::slice::from_ref(&seat)).await;
@@ -154,7 +160,7 @@ async fn a_seat_goes_to_who_came_first_wherever_it_is_asked_for() {
         served.elsewhere, 1,
         "the newcomer came last, whatever its version"
     );
-    eventually_equal("it is told", true, async || two.was_told_of(second.session)).await;
+    two.take_up(&second).await;
     assert!(!two.was_told_of(newcomer.session));
 }
 
@@ -190,10 +196,7 @@ async fn who_left_whose_time_is_over_and_who_was_offered_the_worker_gets_nothing
     release(&one.store, left.session, true).await;
     let served = two.serve(&[], std::slice::from_ref(&seat)).await;
     assert_eq!(served.elsewhere, 1);
-    eventually_equal("the last is first", true, async || {
-        one.was_told_of(last.session)
-    })
-    .await;
+    one.take_up(&last).await;
     assert_eq!(one.told.lock().unwrap().len(), 1);
 }
 
@@ -293,16 +296,76 @@ async fn a_grant_whose_message_was_lost_is_told_to_who_tells_anew() {
 
 /// The second word would be taken for that of a seat whose client has left.
 #[tokio::test]
-async fn a_grant_that_a_message_told_is_not_told_again() {
+async fn a_seat_that_was_taken_up_is_not_told_again() {
     let (_redis, mut one, mut two, seat) = grid().await;
     let first = waiter("", "1.65");
     one.enter(&first).await;
     let served = two.serve(&[], std::slice::from_ref(&seat)).await;
     assert_eq!(served.elsewhere, 1);
-    eventually_equal("it is told", true, async || one.was_told_of(first.session)).await;
+    one.take_up(&first).await;
     one.anew = true;
     let served = one.serve(std::slice::from_ref(&first), &[]).await;
     assert_eq!(served.granted, []);
+    assert_eq!(counts(&one.store, &seat.key).await, Some((1, 1)));
+}
+
+/// Its connection is there, and it does nothing: the seat is the next one's, and never two clients'.
+#[tokio::test]
+async fn a_seat_that_is_not_taken_up_goes_to_the_next() {
+    let (redis, _, _, seat) = grid().await;
+    let mut two = Proxy::with_ttl(&redis, Duration::from_secs(40)).await;
+    let mut hangs = Proxy::unheard(&redis, LONG).await;
+    let (mut first, behind, second) = (waiter("a", ""), waiter("a", ""), waiter("b", ""));
+    first.place = Some(hangs.enter(&first).await);
+    hangs.enter(&behind).await;
+    two.enter(&second).await;
+    let served = two.serve(&[], std::slice::from_ref(&seat)).await;
+    assert_eq!(served.elsewhere, 1);
+    eventually("the next one has it", async || {
+        // However slow the machine is, it does not count as silent.
+        two.anew = true;
+        let coming = std::slice::from_ref(&second);
+        let served = two.serve(coming, std::slice::from_ref(&seat)).await;
+        assert_eq!(served.elsewhere, 0, "nothing more for who hangs");
+        (sessions(&served) == [second.session]).then_some(())
+    })
+    .await;
+    assert_eq!(counts(&two.store, &seat.key).await, Some((1, 1)), "once");
+
+    // It goes on, and asks for what it was given.
+    let coming = std::slice::from_ref(&first);
+    let asked = hangs
+        .store
+        .serve_line(Browser::Chromium, false, coming, &[]);
+    assert_eq!(asked.await.unwrap(), Served::Unknown);
+    hangs.anew = true;
+    let served = hangs.serve(&[first.clone(), behind], &[]).await;
+    assert_eq!(served.granted, []);
+    assert_eq!(counts(&two.store, &seat.key).await, Some((1, 1)));
+    release(&two.store, second.session, false).await;
+    let served = hangs.serve(&[], std::slice::from_ref(&seat)).await;
+    assert_eq!(sessions(&served), [first.session], "at its old place");
+}
+
+/// A crash is known at once: nothing is given to the dead, and nobody waits for their time to be over.
+#[tokio::test]
+async fn a_proxy_that_is_not_connected_is_given_nothing() {
+    let (redis, one, mut two, seat) = grid().await;
+    let mut dead = Proxy::start(&redis).await;
+    let (first, second) = (waiter("", ""), waiter("", ""));
+    dead.enter(&first).await;
+    two.enter(&second).await;
+    drop(dead);
+    eventually_equal("proxies that are connected", 2, async || {
+        let channels: Vec<String> = query(&redis, &["PUBSUB", "CHANNELS", "playhouse:grants:*"]);
+        channels.len()
+    })
+    .await;
+    let served = two.serve(&[], std::slice::from_ref(&seat)).await;
+    assert_eq!(
+        (sessions(&served), served.elsewhere),
+        (vec![second.session], 0)
+    );
     assert_eq!(counts(&one.store, &seat.key).await, Some((1, 1)));
 }
 
@@ -348,7 +411,7 @@ async fn the_turns_are_those_of_one_proxy() {
         let mut proxies = [one, two, Proxy::start(&redis).await];
         let worker = key("a");
         let mut turns = Turns::default();
-        let mut waiting: HashMap<SessionId, (u64, Tenant, Pool, usize)> = HashMap::new();
+        let mut waiting: HashMap<SessionId, (u64, Waiter, Pool, usize)> = HashMap::new();
         let (mut place, mut seated, mut order) = (0, Vec::new(), Vec::new());
         for _ in 0..120 {
             let at = random.random_range(0..proxies.len());
@@ -363,8 +426,7 @@ async fn the_turns_are_those_of_one_proxy() {
                 };
                 proxies[at].enter(&waiter).await;
                 turns.join(&waiter.tenant, priority, wanted, place);
-                let known = (place, waiter.tenant.clone(), wanted, at);
-                waiting.insert(waiter.session, known);
+                waiting.insert(waiter.session, (place, waiter, wanted, at));
                 place += 1;
                 continue;
             }
@@ -380,17 +442,14 @@ async fn the_turns_are_those_of_one_proxy() {
                 continue;
             };
             let (session, known) = waiting.iter().find(|(_, it)| it.0 == expected).unwrap();
-            let (session, (_, tenant, wanted, home)) = (*session, known.clone());
-            turns.serve(&tenant, &wanted, expected);
+            let (session, (_, waiter, wanted, home)) = (*session, known.clone());
+            turns.serve(&waiter.tenant, &wanted, expected);
             waiting.remove(&session);
             if home == at {
                 assert_eq!(sessions(&served), [session], "seed {seed}: {order:?}");
             } else {
                 assert_eq!(served.elsewhere, 1, "seed {seed}: {order:?}");
-                eventually_equal("it is told", true, async || {
-                    proxies[home].was_told_of(session)
-                })
-                .await;
+                proxies[home].take_up(&waiter).await;
             }
             order.push(expected);
             seated.push(session);

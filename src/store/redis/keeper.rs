@@ -193,6 +193,7 @@ async fn subscribe(inner: &Inner, live: &mut Live) -> RedisResult<()> {
     let mut channels = vec![inner.keys.reset.clone()];
     if inner.role == StoreRole::Proxy {
         channels.push(inner.keys.events.clone());
+        channels.push(inner.grants_channel.clone());
     }
     for registration in inner.ledger().registrations(Instant::now()) {
         channels.push(inner.keys.command(&registration.record.key));
@@ -357,13 +358,10 @@ fn message(inner: &Inner, epoch: u64, channel: &str, payload: &str) {
             inner.counted_proxies(proxies);
         } else if let Some(word) = peers::parse(payload) {
             inner.peer_queries.on_message(word, &inner.proxy);
-        } else if let Some((proxy, granted)) = wire::grant(payload)
-            && proxy == inner.proxy
-            // Where nobody is told of it, the message is as good as lost: the answer to the next question tells.
-            && let Some(grantee) = inner.grantee.get()
-            && inner.granted(&granted)
-        {
-            grantee(granted);
+        }
+    } else if channel == inner.grants_channel {
+        if let Ok(session) = payload.parse() {
+            inner.hear_grant(session);
         }
     } else if channel == inner.keys.reset {
         let mut grid = inner.grid();

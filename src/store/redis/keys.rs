@@ -56,6 +56,9 @@ pub const LANE: &str = "playhouse:lane:";
 /// Prefix of a proxy's waiting clients: `playhouse:waiting:{proxy}`, a hash session -> until when it
 /// waits, its lane, and the workers it was offered. With a TTL: how it is known to wait at all.
 pub const WAITING: &str = "playhouse:waiting:";
+/// Prefix of the seats of a browser that were given to clients of other proxies: `playhouse:unconfirmed:{browser}`, a hash session ->
+/// until when its proxy has to take it up, the grid, the proxy. With a TTL.
+pub const UNCONFIRMED: &str = "playhouse:unconfirmed:";
 /// Prefix of the permits of a pool: `playhouse:permits:{pool}`, a hash holder -> version of its word,
 /// weight, and when it lapses. With a TTL.
 pub const PERMITS: &str = "playhouse:permits:";
@@ -87,6 +90,8 @@ pub const SCAN: &str = "playhouse:scan";
 pub const ANSWERS: &str = "playhouse:answers:";
 /// Channel of changes, for proxies, and of what they ask each other.
 pub const EVENTS: &str = "playhouse:events";
+/// Prefix of a proxy's channel: `playhouse:grants:{proxy}` tells of its sessions that others give a seat.
+pub const GRANTS: &str = "playhouse:grants";
 /// Channel that tells everybody to write down again what is theirs.
 pub const RESET: &str = "playhouse:reset";
 
@@ -151,6 +156,7 @@ impl Keys {
             ("lanes", LANES),
             ("lane", LANE),
             ("waiting", WAITING),
+            ("unconfirmed", UNCONFIRMED),
             ("revision", REVISION),
             ("changed", CHANGED),
             ("gone", GONE),
@@ -159,13 +165,14 @@ impl Keys {
             ("restored", RESTORED),
             ("grid", GRID),
             ("events", EVENTS),
+            ("grants", GRANTS),
             ("reset", RESET),
         ];
         let named = names.into_iter().map(|(entry, name)| {
             let name = match name {
                 // A word, no name.
                 SHUTDOWN => name.to_owned(),
-                EVENTS | RESET => self.channel(name),
+                EVENTS | GRANTS | RESET => self.channel(name),
                 _ => self.name(name),
             };
             (entry, name)
@@ -207,6 +214,7 @@ impl Keys {
             [
                 (self.name(&format!("{LINE}{browser}")), "hash"),
                 (self.lanes(browser), "set"),
+                (self.name(&format!("{UNCONFIRMED}{browser}")), "hash"),
             ]
         });
         once.into_iter().chain(of_browsers).collect()
@@ -278,6 +286,11 @@ impl Keys {
         format!("{}{WAITING}{proxy}", self.namespace)
     }
 
+    /// The channel on which this proxy hears of seats that others give to its sessions.
+    pub fn grants(&self, proxy: &str) -> String {
+        format!("{}:{proxy}", self.channel(GRANTS))
+    }
+
     /// The hash of what this proxy holds.
     pub fn leases(&self, proxy: &str) -> String {
         format!("{}{LEASES}{proxy}", self.namespace)
@@ -340,5 +353,6 @@ mod tests {
         assert_eq!(names.len(), grids.len(), "{names:?}");
         assert_eq!(Keys::new(None, 0).events, "playhouse:events");
         assert_eq!(Keys::new(Some("b:"), 0).reset, "b:playhouse:reset");
+        assert_eq!(Keys::new(None, 2).grants("p"), "playhouse:grants@2:p");
     }
 }

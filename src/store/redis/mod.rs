@@ -47,6 +47,8 @@ use presence::Presence;
 use redis::{Script, ScriptInvocation};
 use revisions::Revisions;
 use scripts::Scripts;
+#[cfg(test)]
+pub(crate) use seats::confirmed_within;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
@@ -83,6 +85,7 @@ struct Inner {
     proxy: String,
     identity_key: String,
     leases_key: String,
+    grants_channel: String,
     keys: Keys,
     scripts: Arc<Scripts>,
     proxy_ttl: Duration,
@@ -102,7 +105,7 @@ struct Inner {
     announced: mpsc::Sender<WorkerKey>,
     events: broadcast::Sender<Event>,
     peer_queries: PeerQueries,
-    /// Hears of seats that others give to sessions of this proxy.
+    /// Hears of sessions of this proxy that others give a seat.
     grantee: OnceLock<Grantee>,
     epoch: AtomicU64,
     /// The connection on which changes are heard: the last one that became live.
@@ -262,6 +265,7 @@ impl Inner {
             role,
             identity_key: keys.identity(&proxy),
             leases_key: keys.leases(&proxy),
+            grants_channel: keys.grants(&proxy),
             scripts: Scripts::of(&keys),
             keys,
             proxy,

@@ -20,6 +20,14 @@ use tokio::time::Instant;
 const MIN_WAITS: Duration = Duration::from_secs(2);
 /// The same where `store.proxy_ttl` is long, as a part of that.
 const WAITS_SHARE: u32 = 4;
+/// How long a seat that another proxy's call gave to a client waits to be taken up, as a part of `store.proxy_ttl`: longer
+/// than a busy machine is deaf, much less than clients wait.
+const CONFIRM_SHARE: u32 = 10;
+
+/// That time.
+pub fn confirmed_within(proxy_ttl: Duration) -> Duration {
+    proxy_ttl / CONFIRM_SHARE
+}
 
 /// Makes good for a reservation whose future is dropped: what it may have taken is given back.
 struct Asking<'a> {
@@ -220,8 +228,19 @@ pub async fn send_releases(inner: Arc<Inner>) {
 }
 
 impl Inner {
-    /// A session that waited has a seat. Returns whether it still wants it; no second time when a message and
-    /// an answer tell of the same seat, nor when an old line gave it another one.
+    /// Another proxy's call gave a session of this one a seat. Whoever asks for it tells of it again, if it still waits.
+    pub fn hear_grant(&self, session: SessionId) {
+        let waits = self.ledger().given_elsewhere(session);
+        if !waits {
+            // Nobody here knows of it: the seat may have to be given back.
+            self.outbox.notify_one();
+        } else if let Some(grantee) = self.grantee.get() {
+            grantee(session);
+        }
+    }
+
+    /// A session that waited has a seat. Returns whether it still wants it; no second time when two answers
+    /// tell of the same seat, nor when an old line gave it another one.
     pub fn granted(&self, granted: &Granted) -> bool {
         self.hear_counts(&granted.worker, granted.counts);
         let mut ledger = self.ledger();
@@ -258,6 +277,7 @@ impl Inner {
             .arg(browser.as_str())
             .arg(u8::from(anew))
             .arg(millis(MIN_WAITS.max(self.proxy_ttl / WAITS_SHARE)))
+            .arg(millis(confirmed_within(self.proxy_ttl)))
             .arg(coming.len());
         for waiter in coming {
             let came = self.clock.at(waiter.came);

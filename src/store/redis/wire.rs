@@ -238,22 +238,6 @@ pub fn served(answer: &LineAnswer) -> Option<Served> {
     }))
 }
 
-/// Reads the message that a session of some proxy got a seat: the proxy's name, and the seat.
-pub fn grant(message: &str) -> Option<(&str, Granted)> {
-    let mut parts = message.strip_prefix("s ")?.splitn(3, ' ');
-    let (proxy, session) = (parts.next()?, parts.next()?.parse().ok()?);
-    let (counts, worker) = leading_counts(parts.next()?)?;
-    let worker = worker.parse().ok()?;
-    Some((
-        proxy,
-        Granted {
-            session,
-            worker,
-            counts,
-        },
-    ))
-}
-
 fn counts(active: &str, lifetime: &str, revision: &str) -> Option<Counts> {
     Some(Counts {
         active: active.parse().ok()?,
@@ -369,17 +353,6 @@ mod tests {
         );
         assert_eq!(address("addr=[::1]:55").as_deref(), Some("::1"));
         assert_eq!(address("addr=/run/redis.sock:0"), None);
-    }
-
-    #[test]
-    fn a_grant_names_its_proxy_and_what_was_given() {
-        let (proxy, granted) = grant("s p1 000000000000002a 3 7 99 chromium:a:b").unwrap();
-        assert_eq!(proxy, "p1");
-        assert_eq!(granted.session.to_string(), "000000000000002a");
-        assert_eq!(granted.worker, WorkerKey::new(Browser::Chromium, "a:b"));
-        assert_eq!((granted.counts.active, granted.counts.revision), (3, 99));
-        assert_eq!(grant("s p1 000000000000002a 3 7"), None);
-        assert_eq!(grant("c 1 2 3 chromium:a"), None);
     }
 
     #[test]

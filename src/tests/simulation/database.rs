@@ -53,6 +53,8 @@ pub struct Database {
     /// In microseconds.
     pub now: u64,
     pub published: Vec<(String, String)>,
+    /// How many connections hear each channel.
+    pub receivers: BTreeMap<String, i64>,
 }
 
 const WRONG_TYPE: &str = "WRONGTYPE Operation against a key holding the wrong kind of value";
@@ -151,7 +153,7 @@ impl Database {
             name if name.starts_with('Z') => self.of_sorted(name, args),
             "PUBLISH" => {
                 self.published.push((key.to_owned(), args[1].to_owned()));
-                Ok(Reply::Int(1))
+                Ok(Reply::Int(self.receivers.get(key).copied().unwrap_or(0)))
             }
             _ => Err(unknown(name)),
         };

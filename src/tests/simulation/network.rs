@@ -36,6 +36,8 @@ pub struct Condition {
     /// Nothing arrives at the server's end, or at the process' end.
     pub requests_held: bool,
     pub answers_held: bool,
+    /// The process at its end is stopped: nothing passes, and it does not notice.
+    pub stopped: bool,
 }
 
 impl Condition {
@@ -46,7 +48,16 @@ impl Condition {
             latency: Duration::from_millis(1),
             requests_held: false,
             answers_held: false,
+            stopped: false,
         }
+    }
+
+    fn holds_requests(&self) -> bool {
+        self.requests_held || self.stopped
+    }
+
+    fn holds_answers(&self) -> bool {
+        self.answers_held || self.stopped
     }
 }
 
@@ -103,6 +114,7 @@ impl Network {
         answered: Answered,
     ) -> Arc<Network> {
         vm.database().clear();
+        vm.database().receivers.clear();
         vm.restart();
         let network = Arc::new(Network {
             began: Instant::now(),
@@ -212,6 +224,7 @@ impl Network {
                         false => subscribers[at].channels.remove(channel),
                     };
                 }
+                self.count_receivers(&subscribers);
                 Ok(Value::Okay)
             }
             _ => self
@@ -254,10 +267,17 @@ impl Network {
     }
 
     fn forget(&self, connection: u64) {
-        self.subscribers
-            .lock()
-            .unwrap()
-            .retain(|it| it.connection != connection);
+        let mut subscribers = self.subscribers.lock().unwrap();
+        subscribers.retain(|it| it.connection != connection);
+        self.count_receivers(&subscribers);
+    }
+
+    fn count_receivers(&self, subscribers: &[Subscriber]) {
+        let mut receivers = BTreeMap::new();
+        for channel in subscribers.iter().flat_map(|it| &it.channels) {
+            *receivers.entry(channel.clone()).or_default() += 1;
+        }
+        self.vm.database().receivers = receivers;
     }
 }
 
@@ -265,6 +285,7 @@ impl Network {
 #[derive(Clone)]
 pub struct Connection {
     requests: mpsc::UnboundedSender<Request>,
+    link: watch::Receiver<Condition>,
 }
 
 fn io(kind: ErrorKind, text: &'static str) -> RedisError {
@@ -286,7 +307,7 @@ pub async fn open(
     let way = async {
         let latency = link.borrow().latency;
         tokio::time::sleep(latency * 2).await;
-        let open = |it: &Condition| it.closed || !(it.requests_held || it.answers_held);
+        let open = |it: &Condition| it.closed || !(it.holds_requests() || it.holds_answers());
         let closed = link.wait_for(open).await.unwrap().closed;
         closed || server.wait_for(open).await.unwrap().closed
     };
@@ -303,6 +324,7 @@ pub async fn open(
     let (requests, incoming) = mpsc::unbounded_channel();
     let (answers, outgoing) = mpsc::unbounded_channel();
     let breaks = (link.borrow().breaks, server.borrow().breaks);
+    let ours = link.clone();
     let hear: Hear = Arc::new(hear);
     let connection = Wire {
         network,
@@ -320,7 +342,10 @@ pub async fn open(
         network.forget(number);
     });
     tokio::spawn(back.deliver_answers(outgoing, hear));
-    Ok(Connection { requests })
+    Ok(Connection {
+        requests,
+        link: ours,
+    })
 }
 
 /// A connection as the network has it.
@@ -377,7 +402,7 @@ impl Wire {
                 request = incoming.recv() => request,
             };
             let Some(request) = request else { return };
-            if !self.pass(request.sent, |it| it.requests_held).await {
+            if !self.pass(request.sent, Condition::holds_requests).await {
                 return;
             }
             let result = self
@@ -396,7 +421,7 @@ impl Wire {
     ) {
         while let Some(out) = outgoing.recv().await {
             let (Outgoing::Answer(_, _, sent) | Outgoing::Push(_, _, sent)) = &out;
-            if !self.pass(*sent, |it| it.answers_held).await {
+            if !self.pass(*sent, Condition::holds_answers).await {
                 break;
             }
             match out {
@@ -422,7 +447,7 @@ impl Wire {
 
 impl Connection {
     async fn ask(&self, commands: Vec<Vec<String>>) -> RedisResult<Vec<Value>> {
-        let (answer, answered) = oneshot::channel();
+        let (answer, mut answered) = oneshot::channel();
         let sent = Instant::now();
         let broken = || io(ErrorKind::BrokenPipe, "the connection is lost");
         self.requests
@@ -432,10 +457,17 @@ impl Connection {
                 answer,
             })
             .map_err(|_| broken())?;
-        match timeout(RESPONSE_TIMEOUT, answered).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(broken()),
-            Err(_) => Err(io(ErrorKind::TimedOut, "no answer in time")),
+        let mut link = self.link.clone();
+        loop {
+            match timeout(RESPONSE_TIMEOUT, &mut answered).await {
+                Ok(Ok(result)) => return result,
+                Ok(Err(_)) => return Err(broken()),
+                // Whoever is stopped finds the answer when it goes on.
+                Err(_) if link.borrow().stopped => {
+                    link.wait_for(|it| !it.stopped).await.ok();
+                }
+                Err(_) => return Err(io(ErrorKind::TimedOut, "no answer in time")),
+            }
         }
     }
 

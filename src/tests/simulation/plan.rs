@@ -28,6 +28,8 @@ pub enum Action {
         ms: u64,
     },
     Slow(usize, u64, u64),
+    /// A proxy is stopped and goes on after so many milliseconds.
+    Stop(usize, u64),
     /// A proxy dies, and another one starts so much later.
     Crash(usize, u64),
     Join,
@@ -38,6 +40,10 @@ pub enum Action {
     HoldServer(u64),
     Damage(usize),
 }
+
+/// In milliseconds: a call that waits for longer is given up by the process that made it, which one that is stopped
+/// would not do.
+const MAX_STOP: u64 = 1400;
 
 /// What is drawn from a seed.
 #[derive(Clone)]
@@ -68,7 +74,31 @@ impl fmt::Display for Plan {
 }
 
 impl Plan {
+    /// With crowds before a proxy that is stopped or dies, in every other schedule.
     pub fn of(seed: u64) -> Plan {
+        let mut plan = Plan::without_crowds(seed);
+        let mut chance = StdRng::seed_from_u64(!seed);
+        if chance.random() {
+            plan.add_crowd(&mut chance);
+        }
+        plan
+    }
+
+    fn add_crowd(&mut self, chance: &mut StdRng) {
+        let at = chance.random_range(500..5000);
+        for _ in 0..chance.random_range(4..12) {
+            let visit = Action::Visit(chance.random_range(0..self.proxies), visit(chance));
+            self.put(at - chance.random_range(0..500), visit);
+        }
+        let place = chance.random_range(0..self.proxies);
+        let action = match chance.random() {
+            true => Action::Stop(place, chance.random_range(200..MAX_STOP)),
+            false => Action::Crash(place, chance.random_range(1..8000)),
+        };
+        self.put(at, action);
+    }
+
+    pub fn without_crowds(seed: u64) -> Plan {
         let mut chance = StdRng::seed_from_u64(seed);
         let mut plan = Plan {
             seed,

@@ -193,12 +193,14 @@ async fn serve(
     };
     let mut ticket = queue.arrive(request, patience, Instant::now().into_std());
     ticket.enter();
+    let mut waiting = common.truth.waits(process);
     fleet.serve_newcomer(browser).await;
     let mut failures = visit.failures;
     let mut grant = loop {
         let Ok(grant) = ticket.granted().await else {
             return;
         };
+        drop(waiting);
         ticket.dial();
         sleep(DIAL).await;
         let there = common.workers.lock().unwrap().contains(&grant.target.key);
@@ -210,6 +212,7 @@ async fn serve(
         if ticket.dial_failed().is_err() {
             return;
         }
+        waiting = common.truth.waits(process);
         fleet.serve_newcomer(browser).await;
     };
     grant.seat.reached();

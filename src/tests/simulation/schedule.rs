@@ -77,6 +77,8 @@ struct Schedule {
 
 enum Repair {
     Link(String, Condition),
+    /// A process that was stopped goes on.
+    Resume(String),
     Server(Memory),
     Release,
     Start(usize),
@@ -232,6 +234,13 @@ impl Schedule {
             Action::Slow(place, latency, ms) => {
                 self.disturb(place, ms, |it| it.latency = Duration::from_millis(latency));
             }
+            Action::Stop(place, ms) => {
+                if let Some(process) = self.process(place) {
+                    network.change(&process, |it| it.stopped = true);
+                    self.common.truth.proxy_stopped(&process, true);
+                    self.later(ms, Repair::Resume(process));
+                }
+            }
             Action::Crash(place, ms) => {
                 if self.proxies[place].take().is_some() {
                     self.later(ms, Repair::Start(place));
@@ -279,9 +288,14 @@ impl Schedule {
             Repair::Link(process, good) => network.change(&process, |it| {
                 *it = Condition {
                     breaks: it.breaks,
+                    stopped: it.stopped,
                     ..good
                 };
             }),
+            Repair::Resume(process) => {
+                network.change(&process, |it| it.stopped = false);
+                self.common.truth.proxy_stopped(&process, false);
+            }
             // Another fault has brought it back already.
             Repair::Server(_) if network.is_up() => {}
             Repair::Server(memory) => {

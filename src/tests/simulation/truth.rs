@@ -4,7 +4,7 @@
 
 use super::database::Database;
 use crate::model::WorkerKey;
-use crate::store::redis::{GHOSTS_TTL, GRACE};
+use crate::store::redis::{GHOSTS_TTL, GRACE, confirmed_within};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -14,6 +14,10 @@ use tokio::time::Instant;
 const STALE: Duration = Duration::from_millis(2500);
 /// What was counted longer ago than that before the counts were lost, somebody remembers.
 const REMEMBERED: Duration = Duration::from_secs(8);
+
+/// While somebody waits where all is well, a seat that was given to a process that is dead or stopped is taken back so long
+/// after it had to be taken up: the time between two questions of the line, and a look here and there.
+const TAKEN_BACK: Duration = Duration::from_millis(900);
 
 /// See the module's description.
 pub struct Truth {
@@ -26,6 +30,8 @@ pub struct Truth {
 struct State {
     running: BTreeMap<u64, Running>,
     served: Vec<Served>,
+    /// Clients that wait: at which process, and since when.
+    waiting: BTreeMap<u64, (String, Instant)>,
     proxies: BTreeMap<String, Proxy>,
     history: VecDeque<Moment>,
     wiped: Option<Instant>,
@@ -44,6 +50,8 @@ pub struct Coverage {
     pub from_shares: u64,
     pub beyond_limits: u64,
     pub commands: u64,
+    /// Seats that were given to processes that were dead or stopped.
+    pub in_vain: u64,
 }
 
 impl Coverage {
@@ -52,6 +60,7 @@ impl Coverage {
         self.from_shares += other.from_shares;
         self.beyond_limits += other.beyond_limits;
         self.commands += other.commands;
+        self.in_vain += other.in_vain;
     }
 }
 
@@ -86,7 +95,10 @@ struct Proxy {
     /// When the server last took a sign of life.
     heard: Option<Instant>,
     died: Option<Instant>,
+    stopped: bool,
     answered: Instant,
+    /// The sessions that have a lease, and of those that others gave one while it was dead or stopped, since when.
+    leases: BTreeMap<String, Option<Instant>>,
 }
 
 /// How it was from then on.
@@ -182,6 +194,8 @@ impl Truth {
             joined: false,
             heard: None,
             died: None,
+            stopped: false,
+            leases: BTreeMap::new(),
             answered: Instant::now(),
         };
         self.state().proxies.insert(process.to_owned(), proxy);
@@ -206,6 +220,60 @@ impl Truth {
             served.uncertain |= served.told.is_none_or(|told| lately(told) || !spoke_since);
         }
         state.note(self.seats);
+    }
+
+    /// A proxy is stopped, or goes on.
+    pub fn proxy_stopped(&self, process: &str, stopped: bool) {
+        let mut state = self.state();
+        if let Some(proxy) = state.proxies.get_mut(process) {
+            proxy.stopped = stopped;
+            // When it goes on, it takes up what it was given.
+            proxy.leases.values_mut().for_each(|since| *since = None);
+        }
+    }
+
+    pub fn is_stopped(&self, process: &str) -> bool {
+        self.state().proxies[process].stopped
+    }
+
+    /// A client waits there, until what is returned is dropped.
+    pub fn waits(self: &Arc<Self>, process: &str) -> WaitingClient {
+        let mut state = self.state();
+        state.next += 1;
+        let id = state.next;
+        state
+            .waiting
+            .insert(id, (process.to_owned(), Instant::now()));
+        WaitingClient {
+            truth: self.clone(),
+            id,
+        }
+    }
+
+    /// How long a seat may lie with those who cannot use it.
+    pub fn taken_back_within(&self) -> Duration {
+        confirmed_within(self.ttl) + TAKEN_BACK
+    }
+
+    /// Seats do not lie with those who cannot use them while others wait, at these processes.
+    pub fn check_taken_back(&self, serving: Vec<&str>) -> Result<(), String> {
+        let state = self.state();
+        let within = self.taken_back_within();
+        let long_ago = |since: Instant| since + within < Instant::now();
+        let mut waiting = state.waiting.values();
+        if !waiting.any(|(at, since)| serving.contains(&at.as_str()) && long_ago(*since)) {
+            return Ok(());
+        }
+        for (process, proxy) in &state.proxies {
+            for (session, since) in &proxy.leases {
+                if since.is_some_and(long_ago) {
+                    return Err(format!(
+                        "{session} of {process} has a seat that others wait for"
+                    ));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// A process had an answer.
@@ -367,6 +435,20 @@ impl Truth {
                 state.violation.get_or_insert(text);
             }
         }
+        for (process, proxy) in &mut state.proxies {
+            let key = format!("playhouse:leases:{}", proxy.name);
+            let leases = database.hash(&key).ok().flatten();
+            proxy
+                .leases
+                .retain(|session, _| leases.is_some_and(|it| it.contains_key(session)));
+            let away = (proxy.stopped || !proxy.alive) && process != caller;
+            for session in leases.into_iter().flat_map(BTreeMap::keys) {
+                if !proxy.leases.contains_key(session) {
+                    state.coverage.in_vain += u64::from(away);
+                    proxy.leases.insert(session.clone(), away.then_some(now));
+                }
+            }
+        }
         for served in state.served.iter_mut().filter(|it| it.told.is_none()) {
             let key = format!("playhouse:leases:{}", state.proxies[&served.proxy].name);
             let leases = database.hash(&key).ok().flatten();
@@ -401,6 +483,18 @@ impl Truth {
         let state = self.state();
         let dead = |it: &Proxy| Some((it.name.clone(), it.died?));
         state.proxies.values().filter_map(dead).collect()
+    }
+}
+
+/// A client that waits, until it is dropped.
+pub struct WaitingClient {
+    truth: Arc<Truth>,
+    id: u64,
+}
+
+impl Drop for WaitingClient {
+    fn drop(&mut self) {
+        self.truth.state().waiting.remove(&self.id);
     }
 }
 

@@ -3,8 +3,11 @@
 //! (`src/tests/simulation`), where no machine is slow.
 
 use super::{PROXIES, PROXY_TTL, all_live, everybody_counts, grid, original_workers, stay};
-use crate::support::{Books, Connected, Grid, RedisServer, eventually};
+use crate::support::{Books, Connected, Grid, RedisServer, eventually, eventually_equal};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
 
 const DEATHS: usize = 10;
 const SESSIONS: usize = 50;
@@ -133,6 +136,110 @@ async fn seats_of_a_dead_proxy_come_free_while_the_other_one_restarts_again_and_
         silent >= 9.99,
         "{silent} s after Redis heard it last it may be alive"
     );
+}
+
+/// A proxy dies, or hangs with its connections open, while clients wait at it who came first: what comes free is for those who
+/// wait at the other one. For Redis the proxy is alive all the while, so that nothing else could give its seats back.
+async fn seats_go_to_those_who_wait_at_the_living(signal: Signal) {
+    const SEATS: usize = 4;
+    let redis = RedisServer::start().await;
+    let _original = original_workers(&redis, 1).await;
+    let mut grid = Grid::new()
+        .redis(&redis)
+        .proxies(2)
+        .foreign_workers(1)
+        .capacity(SEATS as u32)
+        .lifetime(0)
+        .queue_timeout(Duration::from_secs(600))
+        .start()
+        .await;
+    let mut holders = Vec::new();
+    for _ in 0..SEATS {
+        holders.push(grid.proxy(1).connect().await);
+    }
+    let mut first = clients_of(&grid, 0, SEATS);
+    let name = eventually("all of them are in line", async || {
+        let lines = redis.cli(&["KEYS", "playhouse:waiting:*"]);
+        let mut names = lines.lines().filter_map(|it| it.rsplit_once(':'));
+        names.find_map(|(_, name)| (in_line(&redis, name) == SEATS).then(|| name.to_owned()))
+    })
+    .await;
+    if signal == Signal::SIGKILL {
+        grid.kill("proxy 0");
+    } else {
+        to_proxy_0(&grid, signal);
+    }
+    for key in ["proxy", "waiting"] {
+        redis.cli(&["PERSIST", &format!("playhouse:{key}:{name}")]);
+    }
+    let mut others = clients_of(&grid, 1, SEATS);
+    let proxies = redis.cli(&["SMEMBERS", "playhouse:proxies"]);
+    let other = proxies
+        .lines()
+        .find(|it| **it != name)
+        .expect("there is another");
+    eventually_equal("others in line", SEATS, async || in_line(&redis, other)).await;
+    for holder in holders {
+        holder.close().await;
+    }
+    let mut served = Vec::new();
+    while let Some(session) = others.join_next().await {
+        served.push(session.unwrap());
+    }
+    all_live(&mut served).await;
+
+    if signal == Signal::SIGKILL {
+        first = JoinSet::new();
+    } else {
+        to_proxy_0(&grid, Signal::SIGCONT);
+        // Told what became of the seats that it was given, it has none of them.
+        everybody_counts(&grid, &redis, SEATS as i64).await;
+        all_live(&mut served).await;
+    }
+    for session in served.drain(..) {
+        session.close().await;
+    }
+    while let Some(session) = first.join_next().await {
+        served.push(session.unwrap());
+    }
+    all_live(&mut served).await;
+    Books::read(&redis).assert_right();
+    for session in served {
+        session.close().await;
+    }
+    eventually_equal("seats taken", 0, async || Books::read(&redis).active()).await;
+}
+
+#[tokio::test]
+async fn seats_go_to_those_who_wait_at_the_living_when_a_proxy_is_killed() {
+    seats_go_to_those_who_wait_at_the_living(Signal::SIGKILL).await;
+}
+
+#[tokio::test]
+async fn seats_go_to_those_who_wait_at_the_living_when_a_proxy_is_stopped() {
+    seats_go_to_those_who_wait_at_the_living(Signal::SIGSTOP).await;
+}
+
+fn to_proxy_0(grid: &Grid, signal: Signal) {
+    let pid = grid.process("proxy 0").processes[0].pid;
+    kill(Pid::from_raw(pid as i32), signal).unwrap();
+}
+
+/// Clients that come to a proxy.
+fn clients_of(grid: &Grid, proxy: usize, clients: usize) -> JoinSet<Connected> {
+    let mut coming = JoinSet::new();
+    for _ in 0..clients {
+        let proxy = grid.proxy(proxy).clone();
+        coming.spawn(async move { proxy.connect().await });
+    }
+    coming
+}
+
+/// How many clients of a proxy are in line, as Redis has it.
+fn in_line(redis: &RedisServer, proxy: &str) -> usize {
+    let clients = redis.cli(&["HKEYS", &format!("playhouse:waiting:{proxy}")]);
+    let is_session = |it: &&str| it.len() == 16 && it.bytes().all(|it| it.is_ascii_hexdigit());
+    clients.lines().filter(is_session).count()
 }
 
 fn total_lifetime(redis: &RedisServer) -> i64 {

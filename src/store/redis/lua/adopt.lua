@@ -20,6 +20,8 @@ for i = 3, #ARGV, 3 do
     if on_the_books(worker) then change(worker, 0, n) else lived_on(worker, n) end
   else
     local held = call('HGET', KEYS[2], what)
+    -- It is taken up in any case.
+    call('HDEL', K.unconfirmed .. worker:match('^[^:]*'), what)
     if held ~= worker then
       -- An old Redis may still have it in line, and may have given it another seat.
       leave_line(proxy, what)

@@ -3,8 +3,8 @@
 --
 -- KEYS  1: the proxy's identity, 2: its leases, 3: its waiting clients, then each candidate's record
 -- ARGV  1: proxy, 2: epoch, 3: browser, 4: 1 if the proxy begins to tell anew who waits, 5: for how
---       long they count as waiting without another call, in ms, 6: how many clients follow; then for
---       each: session, tenant, priority, what it wants (version, empty: any, and `:own` behind it
+--       long they count as waiting without another call, 6: for how long what others are given waits to be taken
+--       up, both in ms, 7: how many clients follow; then for each: session, tenant, priority, what it wants (version, empty: any, and `:own` behind it
 --       for a seat of its own), how long it had waited when the question set out, when it came by
 --       this clock (empty: the proxy has not seen it), both in us and at the latest, how long it
 --       goes on waiting in ms, its place (empty: none yet), the workers it was offered, each ended
@@ -22,8 +22,10 @@
 -- A client waits in a sorted set for what it wants and its tenant, by its place: when it came, in us of
 -- this clock. Whether that still holds is said by its proxy's hash of waiting clients, which a
 -- proxy that falls silent lets expire: 'until when, name of the set, newline, workers offered'.
--- A seat for a client of another proxy is leased to that proxy, which is told. When the message
--- is lost with its connection, the proxy tells anew who waits and is told of the lease.
+-- A seat for a client of another proxy is leased to that proxy, which is told that there is one, and takes it up
+-- by telling of the client again. When the message is lost with its connection, the proxy tells anew who waits, which is
+-- the same. A proxy that is not connected is given nothing; a seat that is not taken up in time, because
+-- the proxy hangs, is given back.
 -- The turns are those of admission/turns.rs, but for the turn that a tenant gets back.
 
 local proxy, epoch, browser, ttl = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[5])
@@ -32,6 +34,7 @@ if fenced(proxy, epoch) then return FENCED end
 local clock, time = micros(), now()
 
 local waiting, lanes_key, turns_key = KEYS[3], K.lanes .. browser, K.line .. browser
+local unconfirmed = K.unconfirmed .. browser
 local told, last_place = '@' .. browser, '#' .. browser
 if ARGV[4] == '1' then
   call('HSET', waiting, told, epoch)
@@ -79,13 +82,14 @@ local function granted(session, worker, a, l, revision)
 end
 
 local last = tonumber(call('HGET', waiting, last_place) or 0) or 0
-local i = 7
-for _ = 1, tonumber(ARGV[6]) do
+local i = 8
+for _ = 1, tonumber(ARGV[7]) do
   local session, tenant, priority, wanted, waited, came, left, place, offered = unpack(ARGV, i, i + 8)
   i = i + 9
   local held = call('HGET', KEYS[2], session)
   if held and on_the_books(held) then
-    -- It got a seat, and the message is lost.
+    -- It got a seat by another proxy's call, and takes it up.
+    call('HDEL', unconfirmed, session)
     granted(session, held, count(K.active, held), count(K.lifetime, held), revision_now())
   else
     if held then give_back(proxy, session, false) end
@@ -111,6 +115,39 @@ for _ = 1, tonumber(ARGV[6]) do
   end
 end
 if #places > 0 then call('HSET', waiting, last_place, string.format('%.0f', last)) end
+
+-- Gives back what proxies have not taken up in time: of one that hangs all of it, and its clients do not count as
+-- waiting until it tells anew. What was given in an earlier grid its proxy may have taken up since.
+local function take_back()
+  local pending, silent, overdue, left = call('HGETALL', unconfirmed), {}, {}, {}
+  local grid = #pending > 0 and call('GET', K.grid) or ''
+  for j = 1, #pending, 2 do
+    local session = pending[j]
+    local by, given_in, at = pending[j + 1]:match('^(%d+) (%S*) (%S+)$')
+    if not by or given_in ~= grid then
+      call('HDEL', unconfirmed, session)
+    elseif tonumber(by) > time then
+      left[#left + 1] = { session, at }
+    elseif not call('HGET', K.leases .. at, session) then
+      -- Its client has left.
+      call('HDEL', unconfirmed, session)
+    elseif at ~= proxy then
+      overdue[#overdue + 1] = { session, at }
+      silent[at] = true
+    end
+  end
+  if #overdue == 0 then return end
+  for _, given in ipairs(left) do overdue[#overdue + 1] = given end
+  for j = 1, math.min(#overdue, MAX_GRANTS) do
+    local session, at = unpack(overdue[j])
+    if silent[at] then
+      call('HDEL', unconfirmed, session)
+      call('DEL', K.waiting .. at)
+      give_back(at, session, true)
+    end
+  end
+end
+take_back()
 
 -- Those who wait, as many of each lane as could be served.
 local remaining = #own
@@ -146,14 +183,27 @@ local function waits(entry)
   if entry.valid == nil then
     local value = call('HGET', K.waiting .. entry.proxy, entry.session) or ''
     local deadline, _, offered = value:match('^(%d+) ([^\n]*)\n(.*)$')
-    entry.valid = deadline ~= nil and tonumber(deadline) > time and is_alive(entry.proxy)
+    entry.valid = deadline ~= nil and tonumber(deadline) > time
     entry.offered = '\n' .. (offered or '')
     if not entry.valid then
       call('ZREM', entry.lane.key, entry.member)
       if value ~= '' then call('HDEL', K.waiting .. entry.proxy, entry.session) end
     end
   end
+  if entry.valid and not is_alive(entry.proxy) then
+    entry.valid = false
+    call('ZREM', entry.lane.key, entry.member)
+  end
   return entry.valid
+end
+
+-- Tells a proxy that a client of it is given a seat. One that is not connected has no clients; when it is back, it
+-- tells anew who waits.
+local function tell(entry)
+  if entry.proxy == proxy or call('PUBLISH', K.grants .. ':' .. entry.proxy, entry.session) > 0 then return true end
+  call('DEL', K.waiting .. entry.proxy)
+  alive_proxies[entry.proxy] = false
+  return false
 end
 
 local function first_of(lane, worker)
@@ -206,7 +256,8 @@ local function give(entry, worker)
     granted(entry.session, worker, a, l, revision)
   else
     elsewhere = elsewhere + 1
-    call('PUBLISH', K.events, table.concat({ 's', entry.proxy, entry.session, a, l, revision, worker }, ' '))
+    local given = { string.format('%.0f', time + tonumber(ARGV[6])), call('GET', K.grid) or '', entry.proxy }
+    call('HSET', unconfirmed, entry.session, table.concat(given, ' '))
   end
   return a, l
 end
@@ -229,8 +280,10 @@ while i <= #ARGV and remaining > 0 and given < MAX_GRANTS do
     while given < MAX_GRANTS and a < most_active and (most_lifetime < 0 or l < most_lifetime) do
       local entry = next_for(worker, version_of(found[2]), found[3] or '')
       if not entry then break end
-      a, l = give(entry, worker)
-      given, remaining = given + 1, remaining - 1
+      if tell(entry) then
+        a, l = give(entry, worker)
+        given, remaining = given + 1, remaining - 1
+      end
     end
   end
   for _, value in ipairs({ worker, a, l }) do counts[#counts + 1] = value end
@@ -259,5 +312,6 @@ for tenant in pairs(changed) do
 end
 if given > 0 then call('HSET', turns_key, 'served', string.format('%.0f %.0f', served, seats)) end
 if next(changed) then call('PEXPIRE', turns_key, TURNS_TTL) end
+if elsewhere > 0 then call('PEXPIRE', unconfirmed, TURNS_TTL) end
 
 return { 'line', places, grants, counts, revision_now(), elsewhere, clock }

@@ -22,8 +22,11 @@ impl Schedule {
         let faults = self
             .pending
             .iter()
-            .any(|(_, it)| !matches!(it, Repair::Start(_)));
-        let somebody = self.proxies.iter().flatten().any(Proxy::reachable);
+            .any(|(_, it)| !matches!(it, Repair::Start(_) | Repair::Resume(_)));
+        let proxies: Vec<&Proxy> = self.proxies.iter().flatten().collect();
+        let serving = |it: &&&Proxy| it.reachable() && !self.common.truth.is_stopped(&it.process);
+        let serving: Vec<&Proxy> = proxies.iter().filter(serving).copied().collect();
+        let somebody = !serving.is_empty();
         if !somebody {
             // Whoever comes then begins with a grace.
             self.alone_until = Instant::now() + self.common.proxy_ttl;
@@ -32,6 +35,10 @@ impl Schedule {
             return Ok(());
         }
         let (now, ttl) = (Instant::now(), self.common.proxy_ttl);
+        if self.disturbed + self.common.truth.taken_back_within() < now {
+            let processes = serving.iter().map(|it| it.process.as_str());
+            self.common.truth.check_taken_back(processes.collect())?;
+        }
         for (name, died) in self.common.truth.dead() {
             // After a disturbance nobody is judged for a while.
             let grace = if self.disturbed + ttl > died {
