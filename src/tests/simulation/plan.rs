@@ -85,10 +85,16 @@ impl Plan {
     }
 
     fn add_crowd(&mut self, chance: &mut StdRng) {
-        let at = chance.random_range(500..5000);
-        for _ in 0..chance.random_range(4..12) {
-            let visit = Action::Visit(chance.random_range(0..self.proxies), visit(chance));
-            self.put(at - chance.random_range(0..500), visit);
+        let at = chance.random_range(1000..5000);
+        for _ in 0..chance.random_range(6..20) {
+            let visit = Visit {
+                tenant: chance.random_range(0..2),
+                // The seats of those who come early are free again when there is one proxy less.
+                hold: Duration::from_millis(chance.random_range(100..1500)),
+                ..Visit::to_stay(Duration::from_millis(chance.random_range(2000..20_000)))
+            };
+            let visit = Action::Visit(chance.random_range(0..self.proxies), visit);
+            self.put(at - chance.random_range(0..1000), visit);
         }
         let place = chance.random_range(0..self.proxies);
         let action = match chance.random() {
