@@ -110,11 +110,6 @@ impl Client {
         self.dial / 4
     }
 
-    /// For what is on its way when its time to wait is over.
-    fn grace(&self) -> Duration {
-        self.dial / 8
-    }
-
     fn need(&self, place: Place) -> Need<'_> {
         Need {
             wanted: self.request.wanted,
@@ -247,15 +242,11 @@ impl Line {
         true
     }
 
-    /// There is a seat for a client that waits, and its grant is on its way: the client's time to wait is not over before
-    /// that has come, as long as it has its answer in time.
+    /// The grant of a client that waits is on its way: its time to wait is not over before that can have come.
     pub fn hold(&mut self, place: Place, now: Instant) {
-        if let Some(client) = self.clients.get_mut(&place)
-            && now < client.waits_until
-        {
+        if let Some(client) = self.clients.get_mut(&place) {
             let latest = client.answered_by - client.least_dial();
-            let until = (now + client.grace()).min(latest);
-            client.waits_until = client.waits_until.max(until);
+            client.waits_until = client.waits_until.max(latest.min(now + client.dial / 8));
         }
     }
 
@@ -299,7 +290,7 @@ impl Line {
         };
         client.dial_budget = client.dial_budget.saturating_sub(took);
         // Granted at the last moment, it has a look at the other seats all the same.
-        client.waits_until = client.waits_until.max(now + client.grace());
+        client.waits_until = client.waits_until.max(now + client.dial / 8);
         let turns = &mut self.turns[client.request.wanted.browser as usize];
         turns.refund(&client.request.tenant);
         let may_dial = client.dials < MAX_WORKERS && client.dial_budget >= client.least_dial();

@@ -441,6 +441,21 @@ mod tests {
     }
 
     #[test]
+    fn a_client_whose_seat_is_to_be_taken_up_is_told_of_again() {
+        let queue: Arc<TestQueue> = Queue::new();
+        let place = enqueue(&queue);
+        let session = SessionId::random();
+        let entering = || queue.entering(Browser::Chromium, 9, || (session, Arc::new(())));
+        assert_eq!(entering().len(), 1);
+        assert!(entering().is_empty(), "it was told of");
+        assert_eq!(queue.tell_again(session), Some(Browser::Chromium));
+        assert_eq!(entering()[0].session, session);
+        drop(place);
+        assert_eq!(queue.tell_again(session), None, "it has left");
+        assert!(entering().is_empty());
+    }
+
+    #[test]
     fn what_a_client_that_left_is_given_is_given_back() {
         let queue = Queue::new();
         let gone = enqueue(&queue);

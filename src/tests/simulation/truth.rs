@@ -97,7 +97,7 @@ struct Proxy {
     died: Option<Instant>,
     stopped: bool,
     answered: Instant,
-    /// The sessions that have a lease, and of those that others gave one while it was dead or stopped, since when.
+    /// The sessions that have or had a lease, and of those that others gave one while it was dead or stopped, since when.
     leases: BTreeMap<String, Option<Instant>>,
 }
 
@@ -438,9 +438,11 @@ impl Truth {
         for (process, proxy) in &mut state.proxies {
             let key = format!("playhouse:leases:{}", proxy.name);
             let leases = database.hash(&key).ok().flatten();
-            proxy
-                .leases
-                .retain(|session, _| leases.is_some_and(|it| it.contains_key(session)));
+            for (session, since) in &mut proxy.leases {
+                // Should an old Redis bring it back, nobody gives it.
+                let held = leases.is_some_and(|it| it.contains_key(session));
+                *since = since.filter(|_| held);
+            }
             let away = (proxy.stopped || !proxy.alive) && process != caller;
             for session in leases.into_iter().flat_map(BTreeMap::keys) {
                 if !proxy.leases.contains_key(session) {
