@@ -222,7 +222,7 @@ async fn seats_go_to_those_who_wait_at_the_living_when_a_proxy_is_stopped() {
 
 fn to_proxy_0(grid: &Grid, signal: Signal) {
     let pid = grid.process("proxy 0").processes[0].pid;
-    kill(Pid::from_raw(pid as i32), signal).unwrap();
+    kill(Pid::from_raw(pid), signal).unwrap();
 }
 
 /// Clients that come to a proxy.
