@@ -251,7 +251,8 @@ impl Fleet {
         })
     }
 
-    /// The kind of seat for somebody who does not say: a shared one, unless there are only others.
+    /// The kind of seat for somebody who does not say: a shared one, unless there are only others. While nobody has
+    /// said what there is, that of the configuration's own workers.
     pub fn usual_seat(&self, browser: Browser) -> SeatKind {
         let config = self.config.load();
         let now = Instant::now();
@@ -264,7 +265,7 @@ impl Fleet {
                 || departed.versions(browser, seat, now).next().is_some()
         };
         let mut seats = SeatKind::ALL.into_iter();
-        seats.find(|seat| has(*seat)).unwrap_or_default()
+        seats.find(|seat| has(*seat)).unwrap_or(config.worker.seat)
     }
 
     /// The worker as selection sees it; `None` as long as its name has no address.

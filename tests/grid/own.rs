@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
 
 /// Browsers that a grid has at this moment.
 fn browsers(grid: &Grid) -> usize {
@@ -89,6 +90,24 @@ pub async fn each_session_has_a_browser_and_nothing_is_left() {
         "no session recycles the worker: {lifetimes:?}"
     );
     assert_eq!(lifetimes[0].id, worker.id);
+}
+
+/// What its workers are the grid knows from its configuration, until the first of them is there.
+#[tokio::test]
+async fn who_comes_before_the_first_worker_waits_for_its_seat() {
+    let grid = Grid::new()
+        .workers(1)
+        .env("PLAYHOUSE_WORKER_SEAT", "own")
+        .queue_timeout(Duration::from_secs(120))
+        .launch()
+        .await;
+    let is_open = async || TcpStream::connect(grid.address()).await.is_ok();
+    eventually_equal("the port is open", true, is_open).await;
+    let mut driver = Driver::start(Language::Node, &grid.url());
+    driver.open("early").await.unwrap();
+    driver.works("early").await.unwrap();
+    driver.quit().await;
+    grid.idle().await;
 }
 
 /// What a browser has once, each session has for itself.

@@ -94,7 +94,7 @@ pub(super) async fn session(
         };
     }
     let (guard, stop) = connections.enter();
-    let seat = match own.take_seat().await {
+    let mut seat = match own.take_seat().await {
         Ok(seat) => seat,
         Err(why) => return refuse(client, failed(why)).await,
     };
@@ -105,7 +105,7 @@ pub(super) async fn session(
         }
         (Some(CDP), Some(pipes)) => {
             let _screen = shared.live_views.add_unseen(&head);
-            let asked = pipes.request().await;
+            let asked = pipes.request(&mut seat).await;
             answered(StatusCode::SWITCHING_PROTOCOLS);
             devtools(client, &head, early, asked, stop, seat).await;
         }
@@ -116,7 +116,7 @@ pub(super) async fn session(
                 Some(_) => BytesMut::from(&without_header(&head, EXTENSIONS)[..]),
                 None => head,
             };
-            match open(own, &mut client, &head, &answered).await {
+            match open(own, &mut seat, &mut client, &head, &answered).await {
                 Ok(Some(opened)) => {
                     drop(head);
                     let over = relay(client, early, opened, stop, screen).await;
@@ -204,6 +204,7 @@ async fn relay(
 /// The answer that is no session.
 async fn open(
     own: &OwnSeats,
+    seat: &mut OwnSeat,
     client: &mut TcpStream,
     head: &[u8],
     answered: &impl Fn(StatusCode),
@@ -212,7 +213,7 @@ async fn open(
         mut asked,
         patience,
         failure,
-    } = request(own, head).await?;
+    } = request(own, seat, head).await?;
     let warm = tokio::select! {
         warm = timeout(patience, &mut asked) => warm,
         () = client_gone(client) => return Ok(None),
@@ -243,14 +244,14 @@ async fn open(
 /// # Errors
 ///
 /// The answer to launch options that cannot be had here.
-async fn request(own: &OwnSeats, head: &[u8]) -> Result<Waiting, Answer> {
+async fn request(own: &OwnSeats, seat: &mut OwnSeat, head: &[u8]) -> Result<Waiting, Answer> {
     let is_sound = own.servers.is_sound();
     let ours = (StatusCode::SERVICE_UNAVAILABLE, code::INTERNAL_ERROR);
     // Where browsers do not start, a proxy had better know before its client has an answer.
     let patience = |usual| if is_sound { usual } else { HANDSHAKE };
     let Some(options) = header(head, LAUNCH_HEADER) else {
         return Ok(Waiting {
-            asked: own.servers.request().await,
+            asked: own.servers.request(seat).await,
             patience: patience(HANDED_OVER),
             failure: ours,
         });
@@ -259,7 +260,7 @@ async fn request(own: &OwnSeats, head: &[u8]) -> Result<Waiting, Answer> {
     // Whoever wrote them, nothing else than these can be asked for.
     let options = serde_json::from_str(&options);
     let options = options.map_err(|_| refused("These are no launch options.".to_owned()))?;
-    let asked = own.launches.request(options).await;
+    let asked = own.launches.request(seat, options).await;
     Ok(Waiting {
         asked: asked.map_err(|missing| refused(missing.to_string()))?,
         patience: patience(FOUND_OUT),

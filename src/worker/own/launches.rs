@@ -2,7 +2,7 @@
 //! warm before somebody asks.
 
 use super::pool::{broken_in_use, serve};
-use super::{BACKLOG, OwnBrowser, Reply, Seats, State};
+use super::{BACKLOG, OwnBrowser, OwnSeat, Reply, Seats, State};
 use crate::launch::LaunchOptions;
 use crate::worker::address::ServerAddress;
 use crate::worker::probe::{CheckError, Prober};
@@ -41,13 +41,14 @@ pub struct Launches {
 }
 
 impl LaunchSupply {
-    /// Asks for a browser. Dropping the receiver ends the attempt.
+    /// Asks for the browser of a seat. Dropping the receiver ends the attempt.
     ///
     /// # Errors
     ///
     /// The options want a build of the browser that this worker has not.
     pub async fn request(
         &self,
+        seat: &mut OwnSeat,
         options: LaunchOptions,
     ) -> Result<oneshot::Receiver<Result<OwnBrowser<ServerAddress>, String>>, MissingChannel> {
         let toolchain = match &options.channel {
@@ -62,6 +63,8 @@ impl LaunchSupply {
         };
         // A task that is gone answers by dropping the sender.
         self.requests.send(request).await.ok();
+        // No spare is meant for it.
+        seat.awaits_browser = None;
         Ok(browser)
     }
 }

@@ -144,14 +144,41 @@ impl Fresh<ServerAddress> {
 
 /// A seat of the worker's; given back when it is dropped.
 #[must_use]
-pub struct OwnSeat(#[expect(dead_code, reason = "held")] OwnedSemaphorePermit);
+pub struct OwnSeat {
+    #[expect(dead_code, reason = "held")]
+    permit: OwnedSemaphorePermit,
+    /// Until a browser is started or found for its session.
+    awaits_browser: Option<AwaitsBrowser>,
+}
+
+/// Counts one session that has a seat and no browser yet.
+struct AwaitsBrowser(Arc<AtomicU32>);
+
+impl AwaitsBrowser {
+    fn one_more(count: &Arc<AtomicU32>) -> AwaitsBrowser {
+        count.fetch_add(1, Ordering::Relaxed);
+        AwaitsBrowser(Arc::clone(count))
+    }
+}
+
+impl Drop for AwaitsBrowser {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 type Reply<W> = oneshot::Sender<Result<OwnBrowser<W>, String>>;
+
+/// A session asks for a browser of a pool.
+struct Request<W> {
+    reply: Reply<W>,
+    _awaits_browser: Option<AwaitsBrowser>,
+}
 
 /// Where the gateway gets browsers from.
 #[derive(Clone)]
 pub struct OwnSeats {
-    seats: Arc<Semaphore>,
+    seats: Arc<Seats>,
     /// Behind Playwright servers.
     pub servers: Supply<ServerAddress>,
     /// The same, with launch options of a client.
@@ -162,7 +189,7 @@ pub struct OwnSeats {
 
 /// Where browsers of one kind come from.
 pub struct Supply<W> {
-    requests: mpsc::Sender<Reply<W>>,
+    requests: mpsc::Sender<Request<W>>,
     state: Arc<State>,
 }
 
@@ -213,9 +240,14 @@ impl OwnSeats {
     ///
     /// All are taken, and none comes free in a moment.
     pub async fn take_seat(&self) -> Result<OwnSeat, String> {
-        let seat = timeout(SEAT_PATIENCE, self.seats.clone().acquire_owned()).await;
-        match seat {
-            Ok(Ok(seat)) => Ok(OwnSeat(seat)),
+        // Counted first: at no moment does the seat seem to have a browser as well as a spare that is meant for it.
+        let awaits_browser = AwaitsBrowser::one_more(&self.seats.pending);
+        let seats = Arc::clone(&self.seats.semaphore);
+        match timeout(SEAT_PATIENCE, seats.acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(OwnSeat {
+                permit,
+                awaits_browser: Some(awaits_browser),
+            }),
             _ => Err("every browser of this worker has its session".to_owned()),
         }
     }
@@ -228,11 +260,18 @@ impl OwnSeats {
 }
 
 impl<W> Supply<W> {
-    /// Asks for a browser; it may be warm already. Dropping the receiver leaves it to the next.
-    pub async fn request(&self) -> oneshot::Receiver<Result<OwnBrowser<W>, String>> {
+    /// Asks for the browser of a seat; it may be warm already. Dropping the receiver leaves it to the next.
+    pub async fn request(
+        &self,
+        seat: &mut OwnSeat,
+    ) -> oneshot::Receiver<Result<OwnBrowser<W>, String>> {
         let (reply, browser) = oneshot::channel();
+        let request = Request {
+            reply,
+            _awaits_browser: seat.awaits_browser.take(),
+        };
         // A pool that is gone answers by dropping the sender.
-        self.requests.send(reply).await.ok();
+        self.requests.send(request).await.ok();
         browser
     }
 
@@ -250,6 +289,8 @@ pub struct Seats {
     semaphore: Arc<Semaphore>,
     /// How many there are.
     size: AtomicU32,
+    /// Sessions that have one and no browser yet, or are about to take one.
+    pending: Arc<AtomicU32>,
 }
 
 impl Seats {
@@ -259,6 +300,7 @@ impl Seats {
             supervision,
             semaphore: Arc::new(Semaphore::new(0)),
             size: AtomicU32::new(0),
+            pending: Arc::default(),
         };
         seats.resize();
         Arc::new(seats)
@@ -286,8 +328,14 @@ impl Seats {
         self.size.load(Ordering::Relaxed)
     }
 
+    /// How many are taken.
     fn taken(&self) -> u32 {
         self.size()
             .saturating_sub(self.semaphore.available_permits() as u32)
+    }
+
+    /// How many sessions have one and no browser yet, or are about to take one.
+    fn pending(&self) -> u32 {
+        self.pending.load(Ordering::Relaxed)
     }
 }

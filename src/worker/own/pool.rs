@@ -1,7 +1,7 @@
 //! The task that has the browsers of one kind: starts and ends them, and gives them to who asks.
 
 use super::spares::{Advice, Spares, Stock};
-use super::{BACKLOG, BrowserAccess, Fresh, KEPT_WARM, OwnBrowser, Reply, Seats, State, Supply};
+use super::{BACKLOG, BrowserAccess, Fresh, KEPT_WARM, OwnBrowser, Request, Seats, State, Supply};
 use crate::worker::machine::MemoryClaim;
 use crate::worker::probe::Probe;
 use crate::worker::process::Server;
@@ -45,11 +45,11 @@ pub struct SparePool<W: BrowserAccess> {
     supervision: Arc<Supervision>,
     toolchain: Toolchain,
     seats: Arc<Seats>,
-    requests: mpsc::Receiver<Reply<W>>,
+    requests: mpsc::Receiver<Request<W>>,
     state: Arc<State>,
     spares: Spares,
     idle: VecDeque<Idle<W>>,
-    waiting: VecDeque<Reply<W>>,
+    waiting: VecDeque<Request<W>>,
     starting: Starts<W>,
     last_asked: Option<Instant>,
     browsers: JoinSet<u64>,
@@ -110,7 +110,7 @@ impl<W: BrowserAccess> SparePool<W> {
             self.replenish();
             tokio::select! {
                 () = reaches(&mut desired, DesiredServer::StopGracefully) => break "stopped".to_owned(),
-                Some(reply) = self.requests.recv() => self.hand_over(reply),
+                Some(request) = self.requests.recv() => self.hand_over(request),
                 Some(started) = self.starting.join_next() => {
                     let started = started.unwrap_or_else(|error| Err(error.to_string()));
                     if let Err(why) = self.started(started) {
@@ -130,11 +130,13 @@ impl<W: BrowserAccess> SparePool<W> {
     }
 
     fn stock(&self) -> Stock {
+        let pending = self.seats.pending();
         Stock {
             most: self.seats.size(),
             idle: self.idle.len() as u32,
             starting: self.starting.len() as u32,
-            taken: self.seats.taken(),
+            taken: self.seats.taken().saturating_sub(pending),
+            pending,
         }
     }
 
@@ -205,8 +207,8 @@ impl<W: BrowserAccess> SparePool<W> {
                 let failures = self.spares.failed(Instant::now());
                 // Of those who wait somebody has to hear of it.
                 while self.waiting.len() > self.starting.len() {
-                    if let Some(reply) = self.waiting.pop_front() {
-                        reply.send(Err(why.clone())).ok();
+                    if let Some(request) = self.waiting.pop_front() {
+                        request.reply.send(Err(why.clone())).ok();
                     }
                 }
                 if W::ALWAYS_WARM
@@ -247,12 +249,12 @@ impl<W: BrowserAccess> SparePool<W> {
             browser,
             unused,
         });
-        while let Some(reply) = self.waiting.pop_front() {
+        while let Some(request) = self.waiting.pop_front() {
             let Some(idle) = self.next_idle() else {
-                self.waiting.push_front(reply);
+                self.waiting.push_front(request);
                 break;
             };
-            self.give(idle, reply);
+            self.give(idle, request);
         }
     }
 
@@ -263,25 +265,27 @@ impl<W: BrowserAccess> SparePool<W> {
     }
 
     /// Who has left meanwhile leaves it to the next.
-    fn give(&mut self, idle: Idle<W>, reply: Reply<W>) {
-        if reply.is_closed() {
+    fn give(&mut self, idle: Idle<W>, request: Request<W>) {
+        if request.reply.is_closed() {
             self.idle.push_front(idle);
             return;
         }
         // From here on it is the client's alone; if that has left, it ends.
         drop(idle.unused);
-        reply.send(Ok(idle.browser)).ok();
+        request.reply.send(Ok(idle.browser)).ok();
     }
 
-    fn hand_over(&mut self, reply: Reply<W>) {
+    fn hand_over(&mut self, request: Request<W>) {
         let now = Instant::now();
         self.last_asked = Some(now);
         self.spares.asked(now);
         match self.next_idle() {
-            Some(idle) => self.give(idle, reply),
+            Some(idle) => self.give(idle, request),
             None => {
-                self.waiting.retain(|reply| !reply.is_closed());
-                self.waiting.push_back(reply);
+                log::debug!(worker:% = self.supervision.key.id, starting = self.starting.len();
+                    "no browser is warm, a session waits for one");
+                self.waiting.retain(|it| !it.reply.is_closed());
+                self.waiting.push_back(request);
                 // A spare on its way may wait for its turn, so that there is one more start than needed. But
                 // who asks and leaves, again and again, has no more of them started than there are seats.
                 let starting = self.starting.len();

@@ -54,7 +54,7 @@ impl OwnPools {
         let (pipes, of_pipes) = pipes.unzip();
         let (launches, of_launches) = Launches::new(Arc::clone(&seats), toolchain.clone());
         let own = OwnSeats {
-            seats: Arc::clone(&seats.semaphore),
+            seats,
             servers: of_servers,
             launches: of_launches,
             pipes: of_pipes,

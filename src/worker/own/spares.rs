@@ -10,6 +10,10 @@ const SURPLUS_STAYS: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// How long the start of a spare waits after a session came, as long as another one is warm: a start takes a processor
+/// for a second, and the session's first page had better not wait for it.
+const AFTER_ARRIVAL: Duration = Duration::from_millis(250);
+
 /// What there is of one worker's browsers at a moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stock {
@@ -21,6 +25,8 @@ pub struct Stock {
     pub starting: u32,
     /// With sessions, or about to be gone.
     pub taken: u32,
+    /// Sessions that have a seat and no browser yet: one of those that are idle or on their way is meant for each.
+    pub pending: u32,
 }
 
 /// What to do about the spares.
@@ -42,6 +48,7 @@ pub struct Spares {
     /// No spare is started before this.
     not_before: Option<Instant>,
     surplus_since: Option<Instant>,
+    last_asked: Option<Instant>,
 }
 
 impl Spares {
@@ -53,12 +60,14 @@ impl Spares {
             failures: 0,
             not_before: None,
             surplus_since: None,
+            last_asked: None,
         }
     }
 
     /// Somebody asked for a browser.
     pub fn asked(&mut self, now: Instant) {
         self.fill.observe(now, 1);
+        self.last_asked = Some(now);
     }
 
     /// A browser is warm, after so long.
@@ -85,7 +94,7 @@ impl Spares {
         let expected = self.fill.expected(now, self.lead.with_margin());
         least
             .max(expected)
-            .min(stock.most.saturating_sub(stock.taken))
+            .min(stock.most.saturating_sub(stock.taken + stock.pending))
     }
 
     /// Whether more are likely to be asked for while one starts than are warm: a spare that waited for its turn
@@ -101,13 +110,16 @@ impl Spares {
         if there <= wanted {
             self.surplus_since = None;
         }
-        if there < wanted && self.not_before.is_none_or(|time| now >= time) {
+        let has_time = stock.idle > stock.pending && !self.are_short(now, stock);
+        let too_soon = has_time && self.last_asked.is_some_and(|at| now < at + AFTER_ARRIVAL);
+        if there < wanted && !too_soon && self.not_before.is_none_or(|time| now >= time) {
             return Advice::Start;
         }
         // Beyond the most there may be, nobody waits for it to become usual.
-        let too_many = stock.idle > 0 && there + stock.taken > stock.most;
+        let too_many = there + stock.taken > stock.most;
         let stays = *self.surplus_since.get_or_insert(now) + SURPLUS_STAYS > now;
-        if too_many || (there > wanted && stock.idle > 0 && !stays) {
+        let has_surplus = stock.idle > stock.pending;
+        if has_surplus && (too_many || (there > wanted && !stays)) {
             return Advice::End;
         }
         Advice::Nothing
@@ -127,6 +139,7 @@ mod tests {
             idle,
             starting,
             taken,
+            pending: 0,
         }
     }
 
@@ -209,7 +222,49 @@ mod tests {
         assert!(!spares.fails());
     }
 
+    #[test]
+    fn spares_that_are_meant_for_somebody_are_not_too_many() {
+        let mut spares = Spares::new(SECOND);
+        let now = Instant::now();
+        let meant = Stock {
+            pending: 2,
+            ..stock(18, 2, 8, 8)
+        };
+        assert_eq!(spares.advice(now, 10, meant), Advice::Nothing);
+        assert_eq!(spares.advice(now, 10, stock(18, 2, 8, 10)), Advice::End);
+    }
+
+    #[test]
+    fn a_session_that_has_come_is_not_slowed_by_a_start_that_has_time() {
+        let mut spares = Spares::new(SECOND);
+        let now = Instant::now();
+        spares.asked(now);
+        assert_eq!(spares.advice(now, 2, stock(8, 1, 0, 1)), Advice::Nothing);
+        assert_eq!(
+            spares.advice(now, 2, stock(8, 0, 0, 1)),
+            Advice::Start,
+            "none is warm"
+        );
+        let later = now + AFTER_ARRIVAL;
+        assert_eq!(spares.advice(later, 2, stock(8, 1, 0, 1)), Advice::Start);
+    }
+
     proptest! {
+        #[test]
+        fn nobody_loses_the_spare_that_is_meant_for_them(
+            most in 1u32..20, least in 0u32..20, idle in 0u32..20, starting in 0u32..20, taken in 0u32..20,
+            pending in 0u32..20, later in 0u32..100,
+        ) {
+            let mut spares = Spares::new(SECOND);
+            let now = Instant::now();
+            let mut stock = stock(most, idle, starting, taken);
+            stock.pending = pending;
+            spares.advice(now, least, stock);
+            let advice = spares.advice(now + SECOND * later, least, stock);
+            prop_assert!(advice != Advice::End || idle > pending);
+            prop_assert!(advice != Advice::Start || idle + starting + taken < most);
+        }
+
         /// Following the advice comes to rest, with no more processes than there may be, unless
         /// sessions have them.
         #[test]
