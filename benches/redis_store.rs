@@ -5,9 +5,7 @@
 //! proxy and 32 sessions at a time that reserve a seat and give it back.
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 
-use playhouse::model::{
-    Browser, SeatKind, SessionId, Waiter, WorkerKey, WorkerRecord, unix_millis,
-};
+use playhouse::model::{Browser, SessionId, Waiter, WorkerKey, WorkerRecord, unix_millis};
 use playhouse::store::redis::RedisStore;
 use playhouse::store::{
     Candidate, MAX_CANDIDATES, SeatStore, Served, StoreOptions, StoreRole, WorkerStore,
@@ -31,17 +29,7 @@ const MAX_ACTIVE: u32 = 1_000_000;
 
 /// A client that has just come, as a proxy tells of it.
 fn newcomer() -> Waiter {
-    Waiter {
-        session: SessionId::random(),
-        version: None,
-        seat: SeatKind::Shared,
-        tenant: Arc::from(""),
-        priority: 1,
-        offered: Vec::new(),
-        came: Instant::now(),
-        left: HOUR,
-        place: None,
-    }
+    Waiter::new(SessionId::random(), HOUR)
 }
 
 /// What the original does for a session, in its own way: both counters of all workers, the TTL and

@@ -5,7 +5,7 @@ use crate::process::{Cpu, Process, free_port};
 use crate::redis::{Redis, Work, record};
 use anyhow::{Context, bail};
 use nix::sys::signal::Signal;
-use playhouse::model::{Browser, Heartbeat, SeatKind, SessionId, Waiter, WorkerKey, WorkerStatus};
+use playhouse::model::{Browser, Heartbeat, SessionId, Waiter, WorkerKey, WorkerStatus};
 use playhouse::store::redis::RedisStore;
 use playhouse::store::{Candidate, Event, SeatStore, Served, StoreRole, WorkerStore};
 use std::net::SocketAddr;
@@ -323,17 +323,7 @@ async fn session(store: &RedisStore, workers: usize) -> anyhow::Result<()> {
         lifetime_cap: Some(SEATS),
     });
     let best: Vec<Candidate> = best.take(workers).collect();
-    let newcomer = Waiter {
-        session: SessionId::random(),
-        version: None,
-        seat: SeatKind::Shared,
-        tenant: Arc::from(""),
-        priority: 1,
-        offered: Vec::new(),
-        came: Instant::now(),
-        left: KEY_TTL,
-        place: None,
-    };
+    let newcomer = Waiter::new(SessionId::random(), KEY_TTL);
     let coming = [newcomer];
     match store
         .serve_line(Browser::Chromium, true, &coming, &best)

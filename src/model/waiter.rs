@@ -28,3 +28,20 @@ pub struct Waiter {
     /// The place in line that the store gave it before, if it did.
     pub place: Option<u64>,
 }
+
+impl Waiter {
+    /// A client without a token that came at this moment, and would take a shared seat of any version.
+    pub fn new(session: SessionId, left: Duration) -> Waiter {
+        Waiter {
+            session,
+            version: None,
+            seat: SeatKind::Shared,
+            tenant: Arc::from(""),
+            priority: 1,
+            offered: Vec::new(),
+            came: Instant::now(),
+            left,
+            place: None,
+        }
+    }
+}

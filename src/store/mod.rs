@@ -113,7 +113,7 @@ pub enum Event {
     Counts(WorkerKey, Counts),
     /// The worker of this key is ordered to recycle itself.
     Recycle(WorkerKey),
-    /// The worker of this key is to look at its browser.
+    /// The worker of this key is to check its browser.
     Suspect(WorkerKey),
     /// Something may have been missed: read [`Store::fleet`] again.
     Resync,
@@ -261,8 +261,8 @@ pub trait WorkerStore: Send + Sync + 'static {
     /// remembers. Those of the original do not tell.
     async fn recycles(&self) -> Result<HashMap<RecycleReason, u64>, StoreError>;
 
-    /// Has a worker look at its browser at once: it does not answer a session. A hint that may be
-    /// lost; a worker looks by itself now and then.
+    /// Has a worker check its browser at once: it does not answer a session. A hint that may be
+    /// lost; a worker checks it by itself now and then.
     async fn suspect(&self, worker: &WorkerKey) -> Result<(), StoreError>;
 
     /// Counts processes of workers that a kernel ended for want of memory.

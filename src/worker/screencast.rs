@@ -4,7 +4,7 @@
 //! Another client of the browser's server sees the contexts of its own alone. So it is asked for a second
 //! server on the same browser (`Browser.startServer`), a Unix socket in the same folder, which shows them
 //! all (playwright-core 1.65.1, `server/browser.ts`, `remote/playwrightPipeServer.ts`). A browser has one
-//! of them, for all who look at its sessions. Where a session has opened it itself (`browser.bind()`), it is
+//! of them, for all who watch its sessions. Where a session has opened it itself (`browser.bind()`), it is
 //! used and left open.
 //!
 //! The browser sends the next picture when an earlier one is acknowledged, and that is done so many times a

@@ -48,7 +48,7 @@ async fn a_grid_whose_workers_all_fail_says_so_and_counts_nothing() {
     let grid = Grid::new().fakes(&[&rude, &deaf]).start().await;
     rude.behave(Behaviour::Refuse(500));
     deaf.behave(Behaviour::HangUp);
-    let refusal = grid.dial().connect().await.err().unwrap();
+    let refusal = grid.dial().refused().await;
     assert_eq!(refusal.status, 502, "{refusal:?}");
     explains_itself(&refusal);
     // The proxy hears of what was given back after the client has its answer.

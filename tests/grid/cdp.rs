@@ -183,7 +183,7 @@ async fn a_ticket_is_for_one_connection_and_carries_the_token() {
         let answer: Value = serde_json::from_str(&session.text().await).unwrap();
         assert_eq!(answer["id"], 7, "{answer}");
         assert!(session.answers_a_ping().await);
-        let again = grid.dial().target(&target).connect().await.err().unwrap();
+        let again = grid.dial().target(&target).refused().await;
         assert_eq!(again.status, 401, "{}", again.body);
         session.close().await;
         grid.idle().await;
@@ -193,7 +193,7 @@ async fn a_ticket_is_for_one_connection_and_carries_the_token() {
         "/devtools/browser/own?ticket=x",
         "/devtools/browser/x",
     ] {
-        let refused = grid.dial().target(target).connect().await.err().unwrap();
+        let refused = grid.dial().target(target).refused().await;
         assert_eq!(refused.status, 401, "{target}");
     }
     let session = grid.dial().target("/cdp?token=secret").connect().await;
@@ -205,7 +205,7 @@ async fn a_ticket_is_for_one_connection_and_carries_the_token() {
 #[tokio::test]
 async fn who_comes_to_the_wrong_door_is_told_the_right_one() {
     let grid = grid("").await;
-    let refused = async |dial: Dial| dial.connect().await.err().unwrap();
+    let refused = async |dial: Dial| dial.refused().await;
     // Playwright's `connect` asks below an address of `http://` where to connect, below that again.
     let asked: Value = page(&grid, "/cdp/json").await.json();
     let led = format!("/cdp{}", asked["wsEndpointPath"].as_str().unwrap());

@@ -259,7 +259,7 @@ async fn what_reaches_beyond_the_browser_is_refused_before_a_seat_is_asked_for()
         assert!(refused.body.contains(named), "{options}: {}", refused.body);
         let encoded: String = options.bytes().map(|byte| format!("%{byte:02x}")).collect();
         let target = format!("/?launch-options={encoded}");
-        let refused = grid.dial().target(&target).connect().await.err().unwrap();
+        let refused = grid.dial().target(&target).refused().await;
         assert_eq!(refused.status, 400, "{options}");
         assert_eq!(refused.json::<Value>()["error"]["code"], "launch_options");
     }

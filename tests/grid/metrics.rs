@@ -48,12 +48,7 @@ async fn prometheus_reads_every_promised_series() {
     grid.connect().await.close().await;
     grid.idle().await;
     let session = grid.connect().await;
-    grid.dial()
-        .target("/?browser=netscape")
-        .connect()
-        .await
-        .err()
-        .unwrap();
+    grid.dial().target("/?browser=netscape").refused().await;
 
     let data_port = grid.url().replace("ws://", "http://") + "/metrics";
     for url in [data_port, grid.admin_url("/metrics")] {

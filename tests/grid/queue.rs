@@ -70,7 +70,7 @@ async fn a_client_that_waited_in_vain_is_told_why() {
         late.quit().await;
     }
 
-    let refusal = grid.dial().connect().await.err().unwrap();
+    let refusal = grid.dial().refused().await;
     assert_eq!(refusal.status, 503);
     assert!(refusal.is_whole(), "{refusal:?}");
     assert!(refusal.header("retry-after").is_some(), "{refusal:?}");
@@ -319,7 +319,7 @@ async fn who_dialled_in_vain_is_not_told_that_all_seats_are_taken() {
         .start()
         .await;
     fake.behave(Behaviour::HangAtUpgrades);
-    let refusal = grid.dial().connect().await.err().unwrap();
+    let refusal = grid.dial().refused().await;
     let told: serde_json::Value = refusal.json();
     assert_eq!(told["error"]["code"], "no_worker_reachable", "{refusal:?}");
     assert_eq!(refusal.status, 502);

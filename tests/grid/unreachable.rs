@@ -83,7 +83,7 @@ async fn one_that_cannot_be_dialled_is_out_until_it_answers() {
     let grid = &changing.grid;
     // Nor do the probes go well.
     fake.behave(Behaviour::NotFound);
-    let refusal = grid.dial().connect().await.err().expect("nobody serves");
+    let refusal = grid.dial().refused().await;
     assert_eq!(refusal.status, 502, "{refusal:?}");
     let told = why(grid).await.expect("its dial failed");
     assert!(
@@ -142,7 +142,7 @@ async fn one_whose_name_is_not_known_here_is_told_once() {
     assert!(told.contains("`workers:` is a name"), "{told}");
     // Looked up each time that the fleet is read: after a session was refused ten times it was.
     for _ in 0..10 {
-        let refusal = grid.dial().connect().await.err().expect("nobody serves");
+        let refusal = grid.dial().refused().await;
         assert_eq!(refusal.status, 503, "{refusal:?}");
     }
     grid.logs(LOST).await;

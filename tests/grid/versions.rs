@@ -96,13 +96,7 @@ async fn what_no_worker_can_serve_is_refused_in_the_clients_own_form() {
     let fake = FakePlaywright::start().await;
     let grid = Grid::new().fakes_of_version("1.65", &[&fake]).start().await;
 
-    let refusal = grid
-        .dial()
-        .playwright("1.62.0")
-        .connect()
-        .await
-        .err()
-        .unwrap();
+    let refusal = grid.dial().playwright("1.62.0").refused().await;
     assert_eq!(refusal.status, 428);
     assert!(refusal.is_whole(), "{refusal:?}");
     assert!(

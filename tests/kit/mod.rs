@@ -80,7 +80,7 @@ async fn the_fake_server_misbehaves_as_told_and_counts_what_is_open() {
     eventually_equal("open sessions", 0, async || fake.open()).await;
 
     fake.behave(Behaviour::Refuse(428));
-    assert_eq!(dial().connect().await.err().unwrap().status, 428);
+    assert_eq!(dial().refused().await.status, 428);
 
     fake.behave(Behaviour::Serve);
     let mut session = dial().connect().await.ok().unwrap();

@@ -2,11 +2,10 @@
 
 use crate::stores::*;
 use crate::support::{RedisServer, eventually, eventually_equal};
-use playhouse::model::{Browser, SeatKind, SessionId, Waiter};
+use playhouse::model::{Browser, SessionId, Waiter};
 use playhouse::store::redis::RedisStore;
 use playhouse::store::{Candidate, Peers, SeatStore, Served, StoreRole, WorkerStore};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Two proxies that know of each other, and a worker of two seats.
 async fn grid(redis: &RedisServer) -> (RedisStore, RedisStore, RedisStore, Candidate) {
@@ -25,17 +24,7 @@ const LONG: Duration = Duration::from_secs(600);
 
 /// Asks until a client that waits is given a seat.
 async fn seated_in_line(proxy: &RedisStore, candidate: &Candidate) -> SessionId {
-    let waiter = Waiter {
-        session: SessionId::random(),
-        version: None,
-        seat: SeatKind::Shared,
-        tenant: Arc::from(""),
-        priority: 1,
-        offered: Vec::new(),
-        came: Instant::now(),
-        left: LONG,
-        place: None,
-    };
+    let waiter = Waiter::new(SessionId::random(), LONG);
     let (coming, seats) = (
         std::slice::from_ref(&waiter),
         std::slice::from_ref(candidate),

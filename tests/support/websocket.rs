@@ -97,6 +97,14 @@ impl Dial {
             .header("x-playwright-browser", "chromium")
     }
 
+    /// Asks for the upgrade, and is refused.
+    pub async fn refused(self) -> Refusal {
+        match self.connect().await {
+            Ok(_) => panic!("it was not refused"),
+            Err(refusal) => refusal,
+        }
+    }
+
     /// Asks for the upgrade.
     pub async fn connect(self) -> Result<Connected, Refusal> {
         let mut stream = self.stream().await;

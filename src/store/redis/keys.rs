@@ -17,7 +17,7 @@ pub const WORKER: &str = "worker:";
 pub const COMMAND: &str = "worker:cmd:";
 /// What the order to recycle says.
 pub const SHUTDOWN: &str = "shutdown";
-/// What is said on the channel of that order to have the worker look at its browser.
+/// What is said on the channel of that order to have the worker check its browser.
 pub const CHECK: &str = "playhouse:check";
 /// Hash `{browser}:{id}` -> open or reserved sessions.
 pub const ACTIVE: &str = "cluster:active_connections";

@@ -4,7 +4,7 @@
 //! and names the session in a header. The answer is a stream of parts (`multipart/x-mixed-replace`):
 //! pictures as JPEG, and words as JSON, of which the last says why it ended.
 //!
-//! However many look at a session, its browser makes one screencast, which ends with the last of them or
+//! However many watch a session, its browser makes one screencast, which ends with the last of them or
 //! with the session. Each of them gets the newest picture when it has taken the one before: who is slow
 //! misses some, and holds up nobody.
 

@@ -132,12 +132,7 @@ async fn is_forgotten(redis: &RedisServer, grid: &Grid) {
         redis.cli(&["EXISTS", RECORD])
     })
     .await;
-    let refusal = grid
-        .dial()
-        .connect()
-        .await
-        .err()
-        .expect("there is no worker");
+    let refusal = grid.dial().refused().await;
     assert_eq!(refusal.status, 503);
 }
 

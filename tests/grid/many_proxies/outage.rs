@@ -368,17 +368,11 @@ async fn a_strict_grid_refuses_while_redis_is_away() {
     let mut session = grid.connect().await;
     redis.kill();
     store_up(&grid, "0").await;
-    let refusal = grid.dial().connect().await.err().expect("it is strict");
+    let refusal = grid.dial().refused().await;
     assert_eq!(refusal.status, 503);
     assert!(refusal.body.contains("store_away"), "{refusal:?}");
     assert_eq!(refusal.header("retry-after"), Some("1"));
-    let told = grid
-        .dial()
-        .playwright("1.65.0")
-        .connect()
-        .await
-        .err()
-        .unwrap();
+    let told = grid.dial().playwright("1.65.0").refused().await;
     assert!(
         told.body.contains("shared store is out of reach"),
         "{told:?}"
@@ -407,12 +401,7 @@ async fn a_grid_that_starts_before_redis_waits_and_says_so() {
         })
         .await;
     }
-    let refusal = grid
-        .dial()
-        .connect()
-        .await
-        .err()
-        .expect("there is no fleet");
+    let refusal = grid.dial().refused().await;
     assert_eq!(refusal.status, 503);
     for name in ["proxy 0", "proxy 1", "proxy 2", "worker 0"] {
         eventually_equal("lines about it", 1, async || {

@@ -286,7 +286,7 @@ async fn a_worker_behind_tls_has_to_show_a_certificate_that_is_trusted() {
         .env("WORKER_SELECT_TIMEOUT", "4")
         .env("SSL_CERT_FILE", stranger.file().to_str().unwrap());
     let grid = grid.start().await;
-    let refusal = grid.dial().connect().await.err().expect("nobody to trust");
+    let refusal = grid.dial().refused().await;
     assert_eq!(refusal.status, 502, "{refusal:?}");
     grid.logs("ertificate").await;
     let log = grid.log();

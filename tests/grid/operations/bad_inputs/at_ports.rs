@@ -215,7 +215,7 @@ pub async fn websocket() -> Vec<Row> {
     }
     let dial = || with_token(grid.dial(), "right");
     let mut refuse = async |input: &str, dial: Dial| {
-        let refusal = dial.connect().await.err().expect("it is wrong");
+        let refusal = dial.refused().await;
         rows.push(Row {
             input: input.to_owned(),
             answer: without_time(&refused(&refusal)),
@@ -258,7 +258,7 @@ pub async fn websocket() -> Vec<Row> {
             for _ in 0..2 {
                 idle.push(TcpStream::connect(grid.address()).await.unwrap());
             }
-            let answer = refused(&dial().connect().await.err().unwrap());
+            let answer = refused(&dial().refused().await);
             if !answer.contains("seats are taken") {
                 break answer;
             }

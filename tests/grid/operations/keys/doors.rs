@@ -129,7 +129,7 @@ pub async fn tokens_and_origins_are_followed() {
 
     let tokens = format!("auth: {{ tokens: [ {} ] }}", token("ci", "sesame", ""));
     changing.now(&tokens).await;
-    let refusal = grid.dial().connect().await.err().expect("no token");
+    let refusal = grid.dial().refused().await;
     assert_eq!(refusal.status, 401);
     let session = with_token(grid.dial(), "sesame").connect().await;
     session.unwrap().close().await;
@@ -138,7 +138,7 @@ pub async fn tokens_and_origins_are_followed() {
 
     changing.now("").await;
     let page = || grid.dial().header("Origin", "https://trace.example.com");
-    let refusal = page().connect().await.err().expect("it is foreign");
+    let refusal = page().refused().await;
     assert_eq!(refusal.status, 403);
     changing
         .now("auth: { allowed_origins: [ \"https://trace.example.com\" ] }")

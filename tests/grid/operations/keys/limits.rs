@@ -21,7 +21,7 @@ pub async fn heads_and_connections() {
         .close()
         .await;
     changing.now("limits: { max_header_bytes: 1KiB }").await;
-    let refusal = long().connect().await.err().expect("it is too long");
+    let refusal = long().refused().await;
     assert_eq!(refusal.status, 431);
 
     changing.now("limits: { header_timeout: 3s }").await;
@@ -64,7 +64,7 @@ pub async fn the_queue_is_as_long_as_told() {
     let seated = grid.connect().await;
     let one = tokio::spawn(grid.dial().connect());
     grid.queued(1).await;
-    let refusal = grid.dial().connect().await.err().expect("one may wait");
+    let refusal = grid.dial().refused().await;
     assert_eq!(refusal.status, 429);
 
     changing.now(&format!("{first} 3 }}")).await;
@@ -74,12 +74,7 @@ pub async fn the_queue_is_as_long_as_told() {
     changing
         .now("limits: { max_concurrent_sessions: 1 }\nqueue: { timeout: 100ms }")
         .await;
-    let refusal = grid
-        .dial()
-        .connect()
-        .await
-        .err()
-        .expect("no seat comes free");
+    let refusal = grid.dial().refused().await;
     assert_eq!(refusal.status, 503);
     grid.queued(2).await;
 
@@ -126,7 +121,7 @@ pub async fn selection_follows_its_strategy() {
             "{poll}\nselection: {{ default_browser: firefox }}\nqueue: {{ timeout: 100ms }}"
         ))
         .await;
-    let refusal = grid.dial().connect().await.err().expect("nobody has one");
+    let refusal = grid.dial().refused().await;
     assert_eq!(refusal.status, 503);
     assert!(refusal.body.contains("firefox"), "{refusal:?}");
     for session in sessions {
@@ -159,7 +154,7 @@ pub async fn workers_are_asked_and_dialled() {
     changing
         .now("selection: { dial_timeout: 100ms, health_interval: 1day }\nqueue: { timeout: 4s }")
         .await;
-    let refusal = grid.dial().connect().await.err().expect("it hangs");
+    let refusal = grid.dial().refused().await;
     assert_eq!(refusal.status, 502, "{refusal:?}");
     assert!(!patient.is_finished(), "its dial has a day");
     patient.abort();

@@ -191,7 +191,7 @@ pub async fn workers_of_different_sizes_are_filled_by_their_own() {
     for _ in 0..7 {
         sessions.push(grid.connect().await);
     }
-    let full = grid.dial().connect().await.err().unwrap();
+    let full = grid.dial().refused().await;
     assert_eq!(full.status, 503, "{}", full.body);
     eventually_equal("sessions of the workers", vec![1, 2, 4], async || {
         let workers = grid.workers().await.into_iter();
