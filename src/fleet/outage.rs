@@ -31,11 +31,14 @@ pub(super) struct Share {
 }
 
 impl Share {
-    /// The share of one of `proxies` that holds `held` seats of a worker with `free` more.
-    fn new(held: u32, free: u32, proxies: u32) -> Share {
+    /// The share of one of `proxies` that holds `held` seats of a worker with `taken` of its `limit`. What it has beyond its
+    /// limit since an earlier outage may be this proxy's: that is for nobody else when it comes free.
+    fn new(held: u32, taken: u32, limit: u32, proxies: u32) -> Share {
+        let free = limit.saturating_sub(taken);
+        let beyond = taken.saturating_sub(limit);
         let part = free / proxies.max(1);
         Share {
-            most: held + part,
+            most: held.saturating_sub(beyond) + part,
             others: free - part,
             given: 0,
         }
@@ -62,11 +65,9 @@ impl Fleet {
         let policy = policy(&self.config);
         let proxies = u32::try_from(self.store.proxies()).unwrap_or(u32::MAX);
         self.change_shares(|key, worker| {
-            let bounds = policy.bounds(worker.record.size);
-            let free = bounds
-                .max_concurrent_sessions
-                .saturating_sub(worker.counts.active);
-            Some(Share::new(self.releaser.held(key), free, proxies))
+            let limit = policy.bounds(worker.record.size).max_concurrent_sessions;
+            let held = self.releaser.held(key);
+            Some(Share::new(held, worker.counts.active, limit, proxies))
         });
     }
 
@@ -152,6 +153,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    #[test]
+    fn what_a_worker_has_beyond_its_limit_is_not_given_again() {
+        assert_eq!(Share::new(2, 4, 3, 3).most, 1);
+        assert_eq!(Share::new(1, 4, 3, 3).most, 0);
+        assert_eq!(Share::new(2, 3, 3, 3).most, 2);
+    }
+
     proptest! {
         /// Whoever is cut off, and whatever the others do meanwhile: they seat up to the limit.
         #[test]
@@ -163,7 +171,7 @@ mod tests {
             let proxies = held.len() as u32;
             let most = held.iter().sum::<u32>() + free;
             let gives = |(held, cut): (&u32, &bool)| {
-                cut.then(|| Share::new(*held, free, proxies).most)
+                cut.then(|| Share::new(*held, most - free, most, proxies).most)
             };
             let given: Vec<u32> = held.iter().zip(&cut).filter_map(gives).collect();
             let others: u32 = held.iter().zip(&cut).filter(|(_, cut)| !**cut).map(|(h, _)| h).sum();

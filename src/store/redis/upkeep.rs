@@ -263,12 +263,16 @@ impl Round {
     }
 }
 
-/// Writes down seats that leases speak of, of all proxies.
+/// Under this name nobody's leases stand that are kept for those who may come back (`prelude.lua`).
+const GHOSTS: &str = "ghosts";
+
+/// Writes down seats that leases speak of, of all proxies, and of those that may come back.
 async fn reseat(inner: &Inner, live: &mut Live) -> RedisResult<()> {
-    let proxies: Vec<String> = redis::cmd("SMEMBERS")
+    let mut proxies: Vec<String> = redis::cmd("SMEMBERS")
         .arg(inner.keys.name(keys::PROXIES))
         .query_async(&mut live.connection)
         .await?;
+    proxies.push(GHOSTS.to_owned());
     for proxy in proxies {
         let leases = inner.keys.leases(&proxy);
         let sessions: Vec<String> = redis::cmd("HKEYS")

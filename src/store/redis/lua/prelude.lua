@@ -277,6 +277,9 @@ local function feel_pulse(ttl)
   if not is_present(grid) then
     call('DEL', K.pulse)
     call('HSET', K.pulse, 'counted', time + AWAITED_TTL)
+    -- An old Redis knows who held seats before; of an empty one those know who come back.
+    local proxies = call('SCARD', K.proxies)
+    if proxies > 0 then call('HSET', K.pulse, 'awaited', proxies) end
     heard = nil
   end
   if not heard or not judged or time - heard > ttl / 2 or judged - time > GRACE then

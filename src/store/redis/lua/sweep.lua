@@ -5,7 +5,7 @@
 -- Returns {how many were mended, then worker, session, ... of the seats that have no lease}
 -- Atomic because the truth, the seats, is compared and written down in one go.
 
-if not judging() then return { 0 } end
+local judged = judging()
 local mended_workers, proxies, answer = 0, {}, { 0 }
 for i, worker in ipairs(ARGV) do
   if call('ZSCORE', K.workers, worker) then
@@ -13,25 +13,25 @@ for i, worker in ipairs(ARGV) do
     for n = 1, #seats, 2 do
       local session, proxy = seats[n], seats[n + 1]
       proxies[proxy] = true
-      if call('HGET', K.leases .. proxy, session) ~= worker then
+      if judged and call('HGET', K.leases .. proxy, session) ~= worker then
         answer[#answer + 1] = worker
         answer[#answer + 1] = session
       end
     end
     local active, lifetime = count(K.active, worker), call('HGET', K.lifetime, worker)
-    if not whole(lifetime) then mended(K.lifetime, worker, lifetime) end
-    if #seats / 2 ~= active or not whole(call('HGET', K.active, worker)) then
+    if judged and not whole(lifetime) then mended(K.lifetime, worker, lifetime) end
+    if judged and (#seats / 2 ~= active or not whole(call('HGET', K.active, worker))) then
       call('HSET', K.active, worker, #seats / 2)
       change(worker, 0, 0)
       mended_workers = mended_workers + 1
     end
-  elseif call('EXISTS', KEYS[i]) == 0 then
+  elseif judged and call('EXISTS', KEYS[i]) == 0 then
     -- It fell silent when nobody had it on the list.
     remove_worker(worker)
     mended_workers = mended_workers + 1
   end
 end
--- Who holds a seat is a proxy, whether the set still knows it or not.
+-- Who holds a seat is a proxy, whether the set still knows it or not, and whether anybody is judged or not.
 for proxy in pairs(proxies) do
   if proxy ~= GHOSTS then call('SADD', K.proxies, proxy) end
 end
