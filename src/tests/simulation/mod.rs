@@ -42,7 +42,7 @@ const KEPT: [u64; 27] = [
 const KEPT_CROWDS: [u64; 4] = [11901, 18717, 20810, 25493];
 
 /// Bugs that are put into the scripts to show that they are found.
-const BUGS: [Bug; 7] = [
+const BUGS: [Bug; 6] = [
     Bug {
         name: "nobody is awaited, and no seat is kept, when Redis comes back empty",
         from: "if ARGV[3] ~= '' and ARGV[3] ~= grid then",
@@ -67,11 +67,6 @@ const BUGS: [Bug; 7] = [
         name: "every proxy believes to be alone",
         from: "return alive, dead",
         to: "return math.min(alive, 1), dead",
-    },
-    Bug {
-        name: "what a proxy that hangs was given stays there",
-        from: "\ntake_back()\n",
-        to: "\n",
     },
     Bug {
         name: "what is taken up is taken back all the same",
