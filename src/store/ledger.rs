@@ -59,8 +59,10 @@ pub struct RegisteredWorker {
     /// When its record expires, as far as its agent's last sign of life goes, whether that reached
     /// the store or not.
     pub expires: Instant,
-    /// What was last heard of its counters: a store that comes back without them is told.
-    pub lifetime: u32,
+    /// How many sessions it was given as far as is known, those that were given back included: a store that comes
+    /// back without its counters is told.
+    pub ever_given: u32,
+    /// What was last heard of its open sessions, for the same reason.
     pub active: u32,
 }
 
@@ -327,14 +329,14 @@ impl Ledger {
     /// A worker of this process is to be registered, until `expires`.
     pub fn register(&mut self, record: &WorkerRecord, expires: Instant) -> RegisteredWorker {
         self.departed.remove(&record.key);
-        let (lifetime, active) = self
+        let (ever_given, active) = self
             .workers
             .get(&record.key)
-            .map_or((0, 0), |known| (known.lifetime, known.active));
+            .map_or((0, 0), |known| (known.ever_given, known.active));
         let registration = RegisteredWorker {
             record: record.clone(),
             expires,
-            lifetime,
+            ever_given,
             active,
         };
         let key = record.key.clone();
@@ -342,7 +344,7 @@ impl Ledger {
         registration
     }
 
-    /// Returns the lifetime that is remembered of the worker.
+    /// Returns how many sessions the worker is known to have been given.
     pub fn heartbeat(
         &mut self,
         worker: &WorkerKey,
@@ -352,9 +354,16 @@ impl Ledger {
         if let Some(registration) = self.workers.get_mut(worker) {
             heartbeat.rewrite(&mut registration.record);
             registration.expires = expires;
-            registration.lifetime
+            registration.ever_given
         } else {
             0
+        }
+    }
+
+    /// A worker was given so many sessions, those that were given back included.
+    pub fn was_ever_given(&mut self, worker: &WorkerKey, sessions: u32) {
+        if let Some(registration) = self.workers.get_mut(worker) {
+            registration.ever_given = registration.ever_given.max(sessions);
         }
     }
 

@@ -30,6 +30,7 @@ on_every_store!(
     a_session_holds_one_seat,
     a_release_counts_once,
     a_refund_gives_the_lifetime_back,
+    a_heartbeat_counts_no_refund_again,
     one_seat_goes_to_one_of_many,
     a_dropped_reservation_takes_nothing,
     an_adopted_session_counts_beyond_the_limit,
@@ -172,6 +173,30 @@ async fn a_refund_gives_the_lifetime_back(grid: impl Grid) {
     }
     assert_eq!(counts(&*store, &a).await, Some((0, 0)));
     seat(&*store, &order).await;
+}
+
+/// A worker tells what it remembers of its lifetime; what it has not heard of is not lost for that.
+async fn a_heartbeat_counts_no_refund_again(grid: impl Grid) {
+    let (store, agent) = (grid.proxy().await, grid.agent().await);
+    let a = key("a");
+    agent.register(&record(&a), TTL).await.unwrap();
+    let beat = async || {
+        let heartbeat = Heartbeat::new(WorkerStatus::Available, None);
+        let told = agent.heartbeat(&a, heartbeat, TTL).await.unwrap();
+        (told.counts.active, told.counts.lifetime)
+    };
+    let order = [candidate(&a, 5, None)];
+    for served in 0..2 {
+        let (refunded, ..) = seat(&*store, &order).await;
+        assert_eq!(beat().await, (served + 1, served + 1));
+        release(&*store, refunded, true).await;
+        for _ in 0..2 {
+            assert_eq!(beat().await, (served, served));
+            agent.register(&record(&a), TTL).await.unwrap();
+        }
+        seat(&*store, &order).await;
+    }
+    assert_eq!(beat().await, (2, 2));
 }
 
 async fn one_seat_goes_to_one_of_many(grid: impl Grid) {

@@ -22,7 +22,7 @@ impl Ledger {
     pub fn hear(&mut self, worker: &WorkerKey, counts: Counts) {
         self.revision = self.revision.max(counts.revision);
         if let Some(registration) = self.workers.get_mut(worker) {
-            registration.lifetime = registration.lifetime.max(counts.lifetime);
+            registration.ever_given = registration.ever_given.max(counts.lifetime);
             registration.active = counts.active;
         }
         if let Some(known) = self.heard.get_mut(worker)

@@ -79,6 +79,9 @@ pub const GHOSTS: &str = "playhouse:ghosts";
 /// Hash `{browser}:{id}` -> its lifetime of before Redis came back empty or old, as far as somebody has told. With
 /// a TTL.
 pub const RESTORED: &str = "playhouse:restored";
+/// Hash `{browser}:{id}` -> how many sessions were given to it and back again: what is missing of its lifetime
+/// beside what Redis lost.
+pub const REFUNDS: &str = "playhouse:refunds";
 /// Hash of what this `grid` went through: when a proxy was last heard (`heard`), from when on the
 /// silent are judged (`judged`), until when (`counted`) how many proxies (`awaited`) are awaited and how many of
 /// them have written down what they held (`told`); times in Redis' milliseconds.
@@ -163,6 +166,7 @@ impl Keys {
             ("pulse", PULSE),
             ("ghosts", GHOSTS),
             ("restored", RESTORED),
+            ("refunds", REFUNDS),
             ("grid", GRID),
             ("events", EVENTS),
             ("grants", GRANTS),
@@ -191,6 +195,7 @@ impl Keys {
             (CHANGED, "zset"),
             (GONE, "zset"),
             (RESTORED, "hash"),
+            (REFUNDS, "hash"),
             (GRID, "string"),
             (GHOSTS, "string"),
             (OOM_KILLS, "string"),

@@ -114,7 +114,7 @@ impl WorkerStore for RedisStore {
         ttl: Duration,
     ) -> Result<HeartbeatReply, StoreError> {
         let expires = Instant::now() + ttl;
-        let lifetime = self.inner.ledger().heartbeat(worker, &heartbeat, expires);
+        let ever_given = self.inner.ledger().heartbeat(worker, &heartbeat, expires);
         let keys = &self.inner.keys;
         let mut call = self.inner.scripts.heartbeat.key(keys.record(worker));
         call.key(keys.command(worker))
@@ -123,9 +123,9 @@ impl WorkerStore for RedisStore {
         for (name, value) in wire::heartbeat_fields(&heartbeat) {
             call.arg(name).arg(value);
         }
-        call.arg(lifetime);
+        call.arg(ever_given);
         let answer: Vec<u64> = self.inner.link.invoke(&call).await?;
-        let &[order, active, lifetime, revision] = answer.as_slice() else {
+        let &[order, active, lifetime, revision, ever_given] = answer.as_slice() else {
             return Ok(HeartbeatReply {
                 unknown: true,
                 ..HeartbeatReply::default()
@@ -137,6 +137,9 @@ impl WorkerStore for RedisStore {
             revision,
         };
         self.inner.hear_counts(worker, counts);
+        self.inner
+            .ledger()
+            .was_ever_given(worker, ever_given as u32);
         Ok(HeartbeatReply {
             unknown: false,
             recycle: order > 0,
@@ -185,11 +188,11 @@ impl Inner {
     pub fn register_call(&self, registration: &RegisteredWorker) -> ScriptInvocation<'_> {
         let worker = &registration.record.key;
         let mut call = self.scripts.register.key(self.keys.record(worker));
-        let (lifetime, active) = (registration.lifetime, registration.active);
+        let (ever_given, active) = (registration.ever_given, registration.active);
         let grid = self.grid().known.clone().unwrap_or_default();
         call.arg(worker.to_string())
             .arg(millis(registration.expires - Instant::now()))
-            .arg(format!("{lifetime} {active} {grid}"));
+            .arg(format!("{ever_given} {active} {grid}"));
         for (name, value) in wire::fields(&registration.record) {
             call.arg(name).arg(value);
         }

@@ -1,9 +1,9 @@
 -- A worker's sign of life.
 --
 -- KEYS  1: the record, 2: the order to recycle
--- ARGV  1: worker, 2: TTL in ms, then field, value, ..., and last, if the worker remembers one, its
---       lifetime
--- Returns {1 if an order stands else 0, active, lifetime, revision}, or {} if the record is gone
+-- ARGV  1: worker, 2: TTL in ms, then field, value, ..., and last, if the worker remembers it, how many
+--       sessions it was ever given
+-- Returns {1 if an order stands else 0, active, lifetime, revision, ever given}, or {} if the record is gone
 -- Atomic because a record that expired must not come back as a fragment without an endpoint.
 
 if not field(KEYS[1], 'endpoint') then return {} end
@@ -15,10 +15,10 @@ end
 call('HSET', KEYS[1], unpack(ARGV, 3))
 call('PEXPIRE', KEYS[1], ARGV[2])
 enter(worker, tonumber(ARGV[2]), remembered)
-local unknown = remembered - count(K.lifetime, worker)
+local unknown = remembered - ever_given(worker)
 if unknown > 0 then change(worker, 0, unknown) end
 if changed then announce(worker) end
 return {
   call('EXISTS', KEYS[2]), count(K.active, worker), count(K.lifetime, worker),
-  revision_now(),
+  revision_now(), ever_given(worker),
 }

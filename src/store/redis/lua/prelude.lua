@@ -37,6 +37,12 @@ local function mended(hash, worker, text)
   return n
 end
 
+-- What a worker remembers of its lifetime: every session that it was given, those that were given back included. Of
+-- what only falls when Redis has lost something, a worker may say how much it was.
+local function ever_given(worker)
+  return count(K.lifetime, worker) + count(K.refunds, worker)
+end
+
 -- Adds to a counter. It never goes below zero, and is mended where it is no number, whatever
 -- somebody did to it by hand: the worker's seats are changed before its counters.
 local function add(hash, worker, by)
@@ -225,6 +231,7 @@ local function remove_worker(worker)
   call('DEL', K.worker .. worker, K.command .. worker)
   call('HDEL', K.active, worker)
   call('HDEL', K.lifetime, worker)
+  call('HDEL', K.refunds, worker)
   if known == 1 then announce_gone(worker) end
 end
 
@@ -234,7 +241,10 @@ local function give_back(proxy, session, refund)
   if not worker then return false end
   call('HDEL', K.leases .. proxy, session)
   call('HDEL', K.seats .. worker, session)
-  if on_the_books(worker) then change(worker, -1, refund and -1 or 0) end
+  if on_the_books(worker) then
+    if refund then add(K.refunds, worker, 1) end
+    change(worker, -1, refund and -1 or 0)
+  end
   return true
 end
 

@@ -1,7 +1,7 @@
 -- Writes a worker's record.
 --
 -- KEYS  1: the record
--- ARGV  1: worker, 2: TTL in ms, 3: the lifetime and the active sessions that the worker remembers, and the
+-- ARGV  1: worker, 2: TTL in ms, 3: how many sessions the worker was ever given and how many it has, as it remembers, and the
 --       grid in which they were so (empty: none), each behind a blank, then field, value, ...
 -- Returns {active, lifetime, revision}
 -- A record that says what it said before is not announced: who keeps it alive by writing it again
