@@ -139,15 +139,20 @@ pub async fn seat(store: &dyn Store, candidates: &[Candidate]) -> (SessionId, Wo
     .await
 }
 
-/// Tells the store that a session ended, until it has heard: a store that is away keeps the word, and says so.
-pub async fn release(store: &dyn Store, session: SessionId, refund: bool) {
+/// Repeats what may be repeated, until the store has heard: one that is away, or whose connection was cut this moment, says so.
+pub async fn heard<T>(call: impl AsyncFn() -> Result<T, StoreError>) -> T {
     eventually("the store has an answer", async || {
-        let told = store.release(session, refund).await;
+        let told = call().await;
         let away = matches!(told, Err(StoreError::Away(_)));
         (!away).then_some(told)
     })
     .await
     .unwrap()
+}
+
+/// Tells the store that a session ended, until it has heard: a store that is away keeps the word, and says so.
+pub async fn release(store: &dyn Store, session: SessionId, refund: bool) {
+    heard(async || store.release(session, refund).await).await;
 }
 
 /// A worker's counts as the fleet has them.
