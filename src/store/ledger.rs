@@ -97,7 +97,8 @@ impl Ledger {
             Some(Seat::Waiting) => true,
             Some(Seat::Requested | Seat::Held { .. }) => false,
             None => {
-                self.releases.insert(session, true);
+                // One that was served and has ended stays counted.
+                self.releases.entry(session).or_insert(true);
                 false
             }
         }
@@ -115,10 +116,11 @@ impl Ledger {
         true
     }
 
-    /// The session got a seat. `false` when the session was released in the meantime.
+    /// The session got a seat. `false` when the session was released in the meantime, which says whether its lifetime
+    /// is given back.
     pub fn seated(&mut self, session: SessionId, worker: &WorkerKey) -> bool {
         if !self.seats.contains_key(&session) {
-            self.releases.insert(session, true);
+            self.releases.entry(session).or_insert(true);
             return false;
         }
         let seat = Seat::Held {

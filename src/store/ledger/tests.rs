@@ -193,6 +193,28 @@ fn a_release_does_not_overtake_the_telling_of_its_seat() {
     assert!(ledger.pending_releases(2).contains(&(id(2), true)));
 }
 
+#[test]
+fn a_late_word_of_a_grant_does_not_refund_a_session_that_was_served() {
+    for late in [
+        |ledger: &mut Ledger| ledger.given_elsewhere(id(1)),
+        |ledger: &mut Ledger| ledger.seated(id(1), &worker(0)),
+    ] {
+        let mut ledger = Ledger::default();
+        ledger.wait(id(1));
+        assert!(ledger.seated(id(1), &worker(0)));
+        ledger.release(id(1), false);
+        assert!(!late(&mut ledger));
+        assert_eq!(ledger.pending_releases(2), [(id(1), false)]);
+    }
+    let mut ledger = Ledger::default();
+    assert!(!ledger.given_elsewhere(id(1)));
+    assert_eq!(
+        ledger.pending_releases(1),
+        [(id(1), true)],
+        "its client has left"
+    );
+}
+
 fn view(worker: WorkerKey, lifetime: u32, revision: u64) -> WorkerView {
     let endpoint = "ws://127.0.0.1:1/".parse().unwrap();
     let counts = Counts {
