@@ -116,8 +116,7 @@ impl Ledger {
         true
     }
 
-    /// The session got a seat. `false` when the session was released in the meantime, which says whether its lifetime
-    /// is given back.
+    /// The session got a seat. `false` when the session was released in the meantime.
     pub fn seated(&mut self, session: SessionId, worker: &WorkerKey) -> bool {
         if !self.seats.contains_key(&session) {
             self.releases.entry(session).or_insert(true);
