@@ -25,7 +25,7 @@ for i = 3, #ARGV, 3 do
     if held ~= worker then
       -- An old Redis may still have it in line, and may have given it another seat.
       leave_line(proxy, what)
-      if held then give_back(proxy, what, true) end
+      if held then give_back(proxy, { what }, { [what] = true }) end
       call('HSET', KEYS[2], what, worker)
       -- Its seat may have outlived the lease, or be one that somebody remembered.
       local more = call('HSET', K.seats .. worker, what, proxy)

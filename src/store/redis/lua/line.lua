@@ -31,14 +31,16 @@
 local proxy, epoch, browser, ttl = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[5])
 if fenced(proxy, epoch) then return FENCED end
 
-local clock, time = micros(), now()
+local clock = micros()
+local time = math.floor(clock / 1000)
 
 local waiting, lanes_key, turns_key = KEYS[3], K.lanes .. browser, K.line .. browser
 local unconfirmed = K.unconfirmed .. browser
 local told, last_place = '@' .. browser, '#' .. browser
+local told_in, last = unpack(call('HMGET', waiting, told, last_place))
 if ARGV[4] == '1' then
   call('HSET', waiting, told, epoch)
-elseif call('HGET', waiting, told) ~= epoch then
+elseif told_in ~= epoch then
   return { 'unknown', {}, {}, {}, 0, 0, clock }
 end
 call('PEXPIRE', waiting, ttl)
@@ -81,18 +83,24 @@ local function granted(session, worker, a, l, revision)
   for _, value in ipairs({ session, worker, a, l, revision }) do grants[#grants + 1] = value end
 end
 
-local last = tonumber(call('HGET', waiting, last_place) or 0) or 0
-local i = 8
-for _ = 1, tonumber(ARGV[7]) do
+last = tonumber(last) or 0
+local clients = tonumber(ARGV[7])
+local i, held_by = 8, {}
+if clients > 0 then
+  local sessions = {}
+  for j = 0, clients - 1 do sessions[j + 1] = ARGV[i + 9 * j] end
+  held_by = call('HMGET', KEYS[2], unpack(sessions))
+end
+for j = 1, clients do
   local session, tenant, priority, wanted, waited, came, left, place, offered = unpack(ARGV, i, i + 8)
   i = i + 9
-  local held = call('HGET', KEYS[2], session)
+  local held = held_by[j]
   if held and on_the_books(held) then
     -- It got a seat by another proxy's call, and takes it up.
     call('HDEL', unconfirmed, session)
     granted(session, held, count(K.active, held), count(K.lifetime, held), revision_now())
   else
-    if held then give_back(proxy, session, false) end
+    if held then give_back(proxy, { session }, {}) end
     local placed = place ~= ''
     if not placed then
       -- A question that was long on its way makes nobody come later.
@@ -143,7 +151,7 @@ local function take_back()
     if silent[at] then
       call('HDEL', unconfirmed, session)
       call('DEL', K.waiting .. at)
-      give_back(at, session, true)
+      give_back(at, { session }, { [session] = true })
     end
   end
 end
@@ -172,7 +180,8 @@ if i <= #ARGV then
   end
 end
 
-local alive_proxies = {}
+-- This one is not fenced off.
+local alive_proxies = { [proxy] = true }
 local function is_alive(other)
   if alive_proxies[other] == nil then alive_proxies[other] = call('EXISTS', K.proxy .. other) == 1 end
   return alive_proxies[other]
@@ -238,28 +247,42 @@ local function next_for(worker, version, seat)
   return best
 end
 
-local function give(entry, worker)
+-- Gives a client the next seat of a worker, which then has so many active sessions and so long a lifetime.
+local function give(entry, worker, a, l)
   entry.done = true
   if entry.member then
     call('ZREM', entry.lane.key, entry.member)
     call('HDEL', K.waiting .. entry.proxy, entry.session)
   end
-  call('HSET', K.leases .. entry.proxy, entry.session, worker)
-  call('HSET', K.seats .. worker, entry.session, entry.proxy)
-  local a, l, revision = change(worker, 1, 1)
   local tenant = of(entry.lane.tenant)
   seats = seats + 1
   served = math.max(tenant.due, served)
   tenant.due, tenant.last = served + math.floor(STRIDE / tenant.priority), seats
   changed[entry.lane.tenant] = true
   if entry.proxy == proxy then
-    granted(entry.session, worker, a, l, revision)
+    granted(entry.session, worker, a, l, rise())
   else
     elsewhere = elsewhere + 1
     local given = { string.format('%.0f', time + tonumber(ARGV[6])), call('GET', K.grid) or '', entry.proxy }
     call('HSET', unconfirmed, entry.session, table.concat(given, ' '))
   end
-  return a, l
+end
+
+-- Writes down who was given a seat of a worker.
+local function take_seats(worker, taken)
+  if #taken == 0 then return end
+  local holders, leases = {}, {}
+  for _, entry in ipairs(taken) do
+    local of_proxy = leases[entry.proxy] or {}
+    leases[entry.proxy] = of_proxy
+    of_proxy[#of_proxy + 1] = entry.session
+    of_proxy[#of_proxy + 1] = worker
+    holders[#holders + 1] = entry.session
+    holders[#holders + 1] = entry.proxy
+  end
+  call('HSET', K.seats .. worker, unpack(holders))
+  for at, of_proxy in pairs(leases) do call('HSET', K.leases .. at, unpack(of_proxy)) end
+  change(worker, #taken, #taken)
 end
 
 -- A worker's version as lanes name it, without what stands behind major and minor; empty where it
@@ -277,14 +300,18 @@ while i <= #ARGV and remaining > 0 and given < MAX_GRANTS do
   if found[1] == 'available' and alive(KEYS[record]) then
     a = mended(K.active, worker, call('HGET', K.active, worker))
     l = mended(K.lifetime, worker, call('HGET', K.lifetime, worker))
+    local taken = {}
     while given < MAX_GRANTS and a < most_active and (most_lifetime < 0 or l < most_lifetime) do
       local entry = next_for(worker, version_of(found[2]), found[3] or '')
       if not entry then break end
       if tell(entry) then
-        a, l = give(entry, worker)
+        a, l = a + 1, l + 1
+        give(entry, worker, a, l)
+        taken[#taken + 1] = entry
         given, remaining = given + 1, remaining - 1
       end
     end
+    take_seats(worker, taken)
   end
   for _, value in ipairs({ worker, a, l }) do counts[#counts + 1] = value end
   i, record = i + 3, record + 1
@@ -306,12 +333,20 @@ for _, entry in ipairs(own) do
   end
 end
 
+local turns = {}
 for tenant in pairs(changed) do
   local turn = tenants[tenant]
-  call('HSET', turns_key, ':' .. tenant, string.format('%.0f %.0f %.0f', turn.due, turn.last, turn.priority))
+  turns[#turns + 1] = ':' .. tenant
+  turns[#turns + 1] = string.format('%.0f %.0f %.0f', turn.due, turn.last, turn.priority)
 end
-if given > 0 then call('HSET', turns_key, 'served', string.format('%.0f %.0f', served, seats)) end
-if next(changed) then call('PEXPIRE', turns_key, TURNS_TTL) end
+if given > 0 then
+  turns[#turns + 1] = 'served'
+  turns[#turns + 1] = string.format('%.0f %.0f', served, seats)
+end
+if #turns > 0 then
+  call('HSET', turns_key, unpack(turns))
+  call('PEXPIRE', turns_key, TURNS_TTL)
+end
 if elsewhere > 0 then call('PEXPIRE', unconfirmed, TURNS_TTL) end
 
 return { 'line', places, grants, counts, revision_now(), elsewhere, clock }

@@ -235,17 +235,33 @@ local function remove_worker(worker)
   if known == 1 then announce_gone(worker) end
 end
 
--- Gives back the seat that a proxy's session holds; false if it holds none.
-local function give_back(proxy, session, refund)
-  local worker = call('HGET', K.leases .. proxy, session)
-  if not worker then return false end
-  call('HDEL', K.leases .. proxy, session)
-  call('HDEL', K.seats .. worker, session)
-  if on_the_books(worker) then
-    if refund then add(K.refunds, worker, 1) end
-    change(worker, -1, refund and -1 or 0)
+-- Gives back the seats that a proxy's sessions hold, each with its lifetime where `refunds` names it. Returns how
+-- many held one. One worker after the other, so that what is damaged of one hinders no other.
+local function give_back(proxy, sessions, refunds)
+  local leases, workers, ended = K.leases .. proxy, {}, {}
+  for i, worker in ipairs(call('HMGET', leases, unpack(sessions))) do
+    if worker then
+      if not ended[worker] then
+        workers[#workers + 1] = worker
+        ended[worker] = { refunded = 0 }
+      end
+      local of = ended[worker]
+      of[#of + 1] = sessions[i]
+      if refunds[sessions[i]] then of.refunded = of.refunded + 1 end
+    end
   end
-  return true
+  local given = 0
+  for _, worker in ipairs(workers) do
+    local of = ended[worker]
+    call('HDEL', K.seats .. worker, unpack(of))
+    local n = call('HDEL', leases, unpack(of))
+    given = given + n
+    if on_the_books(worker) then
+      add(K.refunds, worker, of.refunded)
+      change(worker, -n, -of.refunded)
+    end
+  end
+  return given
 end
 
 -- Takes a session out of the line, if it waits there.

@@ -17,9 +17,9 @@ local function give_back_all(proxy)
     call('DEL', K.leases .. proxy)
     return
   end
-  for i = 1, #leases[2], 2 do
-    if give_back(proxy, leases[2][i], false) then seats = seats + 1 end
-  end
+  local sessions = {}
+  for i = 1, #leases[2], 2 do sessions[#sessions + 1] = leases[2][i] end
+  if #sessions > 0 then seats = seats + give_back(proxy, sessions, {}) end
 end
 
 for _, proxy in ipairs(call('SMEMBERS', K.proxies)) do

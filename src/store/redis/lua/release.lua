@@ -7,10 +7,13 @@
 --       after another proxy took over, a release finds no lease and changes nothing. Not fenced,
 --       for a session that ended has ended, whichever connection says so.
 
-local given = 0
+local sessions, refunds = {}, {}
 for i = 2, #ARGV, 2 do
-  -- A session that never reached its worker may still be waiting for one.
-  if ARGV[i + 1] == '1' then leave_line(ARGV[1], ARGV[i]) end
-  if give_back(ARGV[1], ARGV[i], ARGV[i + 1] == '1') then given = given + 1 end
+  sessions[#sessions + 1] = ARGV[i]
+  if ARGV[i + 1] == '1' then
+    refunds[ARGV[i]] = true
+    -- A session that never reached its worker may still be waiting for one.
+    leave_line(ARGV[1], ARGV[i])
+  end
 end
-return given
+return give_back(ARGV[1], sessions, refunds)

@@ -18,7 +18,7 @@ if held then
   if on_the_books(held) then
     return { 'seat', held, count(K.active, held), count(K.lifetime, held), revision_now() }
   end
-  give_back(proxy, session, false)
+  give_back(proxy, { session }, {})
 end
 
 local workers = {}
