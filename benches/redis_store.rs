@@ -2,7 +2,8 @@
 //! original's does for each session, which is to read every worker.
 //!
 //! `cargo bench --bench redis_store` starts its own `redis-server`. Each line is one server, one
-//! proxy and 32 sessions at a time that reserve a seat and give it back.
+//! proxy and 32 sessions at a time that take a seat and give it back. Ours asks as a proxy does: one question at
+//! a time, for all who have come meanwhile.
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 
 use playhouse::model::{Browser, SessionId, Waiter, WorkerKey, WorkerRecord, unix_millis};
@@ -16,7 +17,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 const FLEETS: [u32; 4] = [10, 100, 1_000, 10_000];
@@ -27,9 +28,32 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// No limit is ever reached, so that each attempt gets a seat.
 const MAX_ACTIVE: u32 = 1_000_000;
 
-/// A client that has just come, as a proxy tells of it.
-fn newcomer() -> Waiter {
-    Waiter::new(SessionId::random(), HOUR)
+/// A client that has just come, and who awaits that it has a seat.
+type Newcomer = (Waiter, oneshot::Sender<()>);
+
+/// Asks for the seats of all who have come since it asked last.
+async fn ask(
+    store: Arc<RedisStore>,
+    workers: Vec<WorkerKey>,
+    mut coming: mpsc::UnboundedReceiver<Newcomer>,
+) {
+    let (mut newcomers, mut anew) = (Vec::new(), true);
+    while coming.recv_many(&mut newcomers, CLIENTS).await > 0 {
+        let (waiters, seated): (Vec<_>, Vec<_>) = newcomers.drain(..).unzip();
+        let order = candidates(&workers);
+        let served = loop {
+            let asked = store.serve_line(Browser::Chromium, anew, &waiters, &order);
+            match asked.await.unwrap() {
+                Served::Line(served) => break served,
+                Served::Unknown => anew = true,
+            }
+        };
+        anew = false;
+        assert_eq!(served.granted.len(), waiters.len());
+        for seated in seated {
+            seated.send(()).ok();
+        }
+    }
 }
 
 /// What the original does for a session, in its own way: both counters of all workers, the TTL and
@@ -120,7 +144,7 @@ impl Drop for Server {
 enum Contender {
     Ours {
         store: Arc<RedisStore>,
-        workers: Arc<Vec<WorkerKey>>,
+        asker: mpsc::UnboundedSender<Newcomer>,
     },
     Original {
         connection: MultiplexedConnection,
@@ -150,10 +174,10 @@ impl Contender {
             };
             store.register(&record, HOUR).await.unwrap();
         }
-        Contender::Ours {
-            store: Arc::new(store),
-            workers: Arc::new(workers),
-        }
+        let store = Arc::new(store);
+        let (asker, coming) = mpsc::unbounded_channel();
+        tokio::spawn(ask(store.clone(), workers, coming));
+        Contender::Ours { store, asker }
     }
 
     /// On the workers that ours registered: the records are the same.
@@ -167,15 +191,14 @@ impl Contender {
     /// Takes a seat and gives it back. Returns how long the taking took.
     async fn session(&self) -> Duration {
         match self {
-            Contender::Ours { store, workers } => {
-                let newcomer = [newcomer()];
-                let order = candidates(workers);
+            Contender::Ours { store, asker } => {
+                let session = SessionId::random();
+                let (told, seated) = oneshot::channel();
                 let begun = Instant::now();
-                let asked = store.serve_line(Browser::Chromium, true, &newcomer, &order);
-                let served = asked.await.unwrap();
+                asker.send((Waiter::new(session, HOUR), told)).ok();
+                seated.await.unwrap();
                 let took = begun.elapsed();
-                assert!(matches!(served, Served::Line(line) if line.granted.len() == 1));
-                store.release(newcomer[0].session, false).await.unwrap();
+                store.release(session, false).await.unwrap();
                 took
             }
             Contender::Original { connection, script } => {

@@ -77,10 +77,11 @@ local function lane_of(name)
   return named[name]
 end
 
--- Those who come.
-local places, grants, counts, elsewhere = {}, {}, {}, 0
+-- Those who come; some may have had their place before.
+local places, grants, counts, elsewhere, retold = {}, {}, {}, 0, false
 local function granted(session, worker, a, l, revision)
-  for _, value in ipairs({ session, worker, a, l, revision }) do grants[#grants + 1] = value end
+  local n = #grants
+  grants[n + 1], grants[n + 2], grants[n + 3], grants[n + 4], grants[n + 5] = session, worker, a, l, revision
 end
 
 last = tonumber(last) or 0
@@ -111,9 +112,9 @@ for j = 1, clients do
       places[#places + 1] = string.format('%.0f', place)
     end
     local lane = lane_of(wanted .. '/' .. tenant)
-    local entry = { session = session, proxy = proxy, place = tonumber(place), lane = lane, left = tonumber(left), offered = '\n' .. offered, valid = true }
+    local entry = { session = session, proxy = proxy, place = tonumber(place), lane = lane, left = tonumber(left), offered = offered ~= '' and '\n' .. offered, valid = true }
     -- Who is told of anew may stand there from before.
-    if placed then entry.member = session .. ' ' .. proxy end
+    if placed then entry.member, retold = session .. ' ' .. proxy, true end
     own[#own + 1], known[session] = entry, true
     lane.line[#lane.line + 1] = entry
     if of(tenant).priority ~= tonumber(priority) then
@@ -157,6 +158,11 @@ local function take_back()
 end
 take_back()
 
+local function is_before(a, b)
+  if a.place ~= b.place then return a.place < b.place end
+  return a.session < b.session
+end
+
 -- Those who wait, as many of each lane as could be served.
 local remaining = #own
 if i <= #ARGV then
@@ -172,11 +178,9 @@ if i <= #ARGV then
       end
     end
   end
-  for _, lane in ipairs(lanes) do
-    table.sort(lane.line, function(a, b)
-      if a.place ~= b.place then return a.place < b.place end
-      return a.session < b.session
-    end)
+  -- Who has just come stands behind each other already.
+  if remaining > #own or retold then
+    for _, lane in ipairs(lanes) do table.sort(lane.line, is_before) end
   end
 end
 
@@ -193,7 +197,7 @@ local function waits(entry)
     local value = call('HGET', K.waiting .. entry.proxy, entry.session) or ''
     local deadline, _, offered = value:match('^(%d+) ([^\n]*)\n(.*)$')
     entry.valid = deadline ~= nil and tonumber(deadline) > time
-    entry.offered = '\n' .. (offered or '')
+    entry.offered = offered and offered ~= '' and '\n' .. offered
     if not entry.valid then
       call('ZREM', entry.lane.key, entry.member)
       if value ~= '' then call('HDEL', K.waiting .. entry.proxy, entry.session) end
@@ -222,8 +226,8 @@ local function first_of(lane, worker)
   end
   for j = lane.at, #line do
     local entry = line[j]
-    if not entry.done and waits(entry) and not entry.offered:find('\n' .. worker .. '\n', 1, true) then
-      return entry
+    if not entry.done and waits(entry) then
+      if not entry.offered or not entry.offered:find('\n' .. worker .. '\n', 1, true) then return entry end
     end
   end
 end
@@ -313,7 +317,8 @@ while i <= #ARGV and remaining > 0 and given < MAX_GRANTS do
     end
     take_seats(worker, taken)
   end
-  for _, value in ipairs({ worker, a, l }) do counts[#counts + 1] = value end
+  local n = #counts
+  counts[n + 1], counts[n + 2], counts[n + 3] = worker, a, l
   i, record = i + 3, record + 1
 end
 
@@ -324,7 +329,7 @@ end
 for _, entry in ipairs(own) do
   if not entry.done then
     local lane = entry.lane
-    local value = string.format('%.0f %s/%s', time + entry.left, browser, lane.name) .. entry.offered
+    local value = string.format('%.0f %s/%s', time + entry.left, browser, lane.name) .. (entry.offered or '\n')
     call('HSET', waiting, entry.session, value)
     call('ZADD', lane.key, string.format('%.0f', entry.place), entry.session .. ' ' .. proxy)
     call('SADD', lanes_key, lane.name)
