@@ -106,7 +106,7 @@ simulate: ## the whole protocol under seeded faults in simulated time (SCHEDULES
 	SIMULATE_SCHEDULES=$(SCHEDULES) $(CARGO) test --locked --release --lib -- simulation --nocapture --test-threads 1
 
 faults: ## real processes, their links cut, slowed and frozen, Redis killed and emptied: benches/results/faults.txt (FAULTS_SECONDS=1800; needs root)
-	@scripts/setup.sh test
+	@scripts/setup.sh faults
 	$(CARGO) bench --locked --bench faults -- --seconds $(FAULTS_SECONDS) --output benches/results/faults.txt
 
 gateway: ## what a worker's gateway and seal cost a session: benches/results/gateway.txt

@@ -3,8 +3,9 @@
 # else: Debian packages with apt, everything that is not Debian's into .tools of this folder.
 # It starts no service and is silent and quick when there is nothing to do.
 #
-# usage: scripts/setup.sh run    what `make run` needs
-#        scripts/setup.sh test   that, and what the tests need
+# usage: scripts/setup.sh run     what `make run` needs
+#        scripts/setup.sh test    that, and what the tests need
+#        scripts/setup.sh faults  that, and what cuts and slows the links of `make faults`
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -13,9 +14,9 @@ cd "$(dirname "$0")/.."
 
 scope=${1:-test}
 case $scope in
-run | test) ;;
+run | test | faults) ;;
 *)
-    echo "usage: scripts/setup.sh run|test" >&2
+    echo "usage: scripts/setup.sh run|test|faults" >&2
     exit 2
     ;;
 esac
@@ -105,12 +106,16 @@ have_font '*Emoji*' || want "fonts-noto-color-emoji" "emoji in pages (10 MB)"
 python=$tools/python/bin/python
 "$python" -c '' 2>/dev/null || find_python >/dev/null ||
     want "python3 python3-venv" "fetches Playwright, and runs the tests' clients"
-if [ "$scope" = test ]; then
+if [ "$scope" != run ]; then
     have_redis || want "redis-tools" "a Redis server for the tests"
     have firefox-esr || want "firefox-esr" "the second browser of the tests"
     have npm || want "npm" "knows the registry that Playwright's test runner comes from"
     have curl || want "curl" "a client for the tests"
     have openssl || want "openssl" "makes certificates for the tests"
+fi
+if [ "$scope" = faults ]; then
+    have ip && have tc || want "iproute2" "makes networks, and slows their links"
+    have iptables || want "iptables" "cuts links"
 fi
 
 if [ -n "$packages" ]; then
@@ -144,7 +149,7 @@ if [ -n "$packages" ]; then
         apt-get install -y --no-install-recommends $packages
 fi
 
-if [ "$scope" = test ] && ! have_redis; then
+if [ "$scope" != run ] && ! have_redis; then
     say "a Redis server is still missing: install the package redis-server, then try again"
     exit 1
 fi
@@ -206,7 +211,7 @@ archive() {
     mv "$target.part" "$target"
 }
 
-if [ "$scope" = test ]; then
+if [ "$scope" != run ]; then
     # Two archives beside the playwright-core of the wheel.
     runner=$tools/runner-$PLAYWRIGHT_VERSION
     if [ ! -d "$runner" ]; then
@@ -281,7 +286,7 @@ fetch_prometheus() {
     return "$status"
 }
 
-if [ "$scope" = test ]; then
+if [ "$scope" != run ]; then
     if ! have helm && [ ! -x "$tools/bin/helm" ]; then
         say "fetching Helm (it checks the chart; 38 MB) ..."
         fetch_helm
