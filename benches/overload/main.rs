@@ -41,6 +41,9 @@ enum Store {
     Redis,
 }
 
+/// Who waits for longer was offered a seat that was none.
+const LONG: Duration = Duration::from_secs(1);
+
 /// A grid with its fake workers.
 struct Lab {
     grid: Grid,
@@ -216,9 +219,10 @@ async fn one_is_sick() -> String {
         if healthy == 0.0 {
             healthy = rate;
         }
+        let long = all.iter().filter(|it| it.took > LONG).count();
         let _ = write!(
             lines,
-            "\n  {name:<30} {rate:>7.1} sessions/s, ratio {:.3}, {} refused",
+            "\n  {name:<30} {rate:>7.1} sessions/s, ratio {:.3}, {} refused, {long} waited longer than a second",
             rate / healthy,
             all.len() - served
         );
