@@ -149,6 +149,28 @@ impl Lab {
         }
     }
 
+    /// The browsers of a worker, old ones included, by the names that sessions tell.
+    pub fn browsers_of(&mut self, n: usize) -> Result<Vec<String>> {
+        let host = format!("://{}:", self.worker(n).address);
+        let mut redis = redis::Client::open(self.redis_url())?.get_connection()?;
+        let records: Vec<String> = redis::cmd("KEYS")
+            .arg("worker:chromium:*")
+            .query(&mut redis)?;
+        let mut browsers = Vec::new();
+        for record in records {
+            let fields = redis::cmd("HMGET")
+                .arg(&record)
+                .arg(&["id", "endpoint"])
+                .query::<(Option<String>, Option<String>)>(&mut redis)?;
+            if let (Some(id), Some(endpoint)) = fields
+                && endpoint.contains(&host)
+            {
+                browsers.push(id);
+            }
+        }
+        Ok(browsers)
+    }
+
     async fn look(&self) -> Result<()> {
         let books = Books::try_read_at(&self.redis_url())?;
         ensure!(books.wrong.is_empty(), "{:?}", books.wrong);

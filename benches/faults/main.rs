@@ -101,9 +101,9 @@ async fn campaign(options: &Options) -> Result<()> {
             bail!("no fault has that name");
         };
         let n = random.random_range(0..6);
-        let account = round(&mut lab, *fault, n).await?;
+        let (account, at_stake) = round(&mut lab, *fault, n).await?;
         let recovery = lab.is_itself().await;
-        let wrong = judge(*fault, &account, &recovery);
+        let wrong = judge(*fault, &account, &at_stake, &recovery);
         println!(
             "{:>5} s  {}: {} served, {} refused {:?}, {} lost, at most {} on a worker{}",
             begun.elapsed().as_secs(),
@@ -141,28 +141,39 @@ async fn campaign(options: &Options) -> Result<()> {
     bail!("{} violations", violations.len())
 }
 
-/// Clients come, the fault happens and ends, clients go on a while and leave.
-async fn round(lab: &mut Lab, fault: Fault, n: usize) -> Result<Account> {
+/// Clients come, the fault happens and ends, clients go on a while and leave. With what they saw, the browsers whose
+/// sessions a worker's death takes.
+async fn round(lab: &mut Lab, fault: Fault, n: usize) -> Result<(Account, Vec<String>)> {
     if fault == Fault::OldRedis {
         lab.redis_command(&["SAVE"])?;
     }
     let load = Load::start(&lab.proxy_addresses(), CLIENTS);
     tokio::time::sleep(CALM).await;
+    // A worker's old browsers go with it.
+    let at_stake = match fault.takes() {
+        Loss::OfWorker => lab.browsers_of(n)?,
+        _ => Vec::new(),
+    };
     fault.begin(lab, n)?;
     tokio::time::sleep(fault.length()).await;
     fault.end(lab, n)?;
     tokio::time::sleep(AFTERWARDS).await;
-    Ok(load.end().await)
+    Ok((load.end().await, at_stake))
 }
 
 /// What must not have been.
-fn judge(fault: Fault, account: &Account, recovery: &Result<Duration>) -> Vec<String> {
+fn judge(
+    fault: Fault,
+    account: &Account,
+    at_stake: &[String],
+    recovery: &Result<Duration>,
+) -> Vec<String> {
     let mut wrong = Vec::new();
     let taken = |lost: &load::Lost| match fault.takes() {
         Loss::None => false,
         // One of them died: all that was lost was there.
         Loss::OfProxy => account.lost.iter().all(|other| other.proxy == lost.proxy),
-        Loss::OfWorker => account.lost.iter().all(|other| other.worker == lost.worker),
+        Loss::OfWorker => at_stake.contains(&lost.worker),
     };
     for lost in account.lost.iter().filter(|lost| !taken(lost)) {
         wrong.push(format!("a session was lost: {lost}"));

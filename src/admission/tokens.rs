@@ -109,6 +109,21 @@ pub fn identify_any(
     outcome
 }
 
+/// Whether who was let in would be let in still: a token may have been taken out while its client waited.
+///
+/// # Errors
+/// As for somebody who comes at this moment.
+pub fn still_known(auth: &config::Auth, who: &Identity) -> Result<(), Unauthorized> {
+    let shown = who.credential.as_ref();
+    if auth.tokens.is_empty() || identify_by(auth, |known| known == shown).is_some() {
+        return Ok(());
+    }
+    Err(match shown {
+        Some(_) => Unauthorized::Unknown,
+        None => Unauthorized::Missing,
+    })
+}
+
 /// Sessions that each tenant with a quota has open or waiting at this proxy.
 #[derive(Default)]
 pub struct Quotas {

@@ -1,7 +1,7 @@
 //! Whose trouble it is when a session could not be opened at a worker: the client's, ours or the
 //! worker's. Pure. Only the worker's own troubles count against it.
 
-use super::Unreachable;
+use super::{Target, Unreachable};
 use crate::model::Version;
 use nix::errno::Errno;
 use std::io;
@@ -106,6 +106,11 @@ impl WorkerAnswer {
     /// for nothing else.
     pub fn is_version_mismatch(&self) -> bool {
         self.status == 428
+    }
+
+    /// Whether it shows the version of a worker that has told none.
+    pub fn shows_version(&self, target: &Target) -> bool {
+        target.version.is_none() && self.server.is_some()
     }
 
     /// The Playwright version of the worker, if it told.

@@ -39,6 +39,8 @@ pub enum NoSeat {
     AllTaken,
     /// The store is away, and this proxy has given what it may give meanwhile.
     ShareGiven,
+    /// There are workers with fewer sessions than they may have, which have had as many as their browsers take.
+    AtCeiling,
     /// There are seats, but their workers are not reached from here, or were too slow.
     OutOfReach,
     NoWorker,
@@ -119,7 +121,9 @@ impl Fleet {
     pub(super) async fn serve(self: &Arc<Self>, browser: Browser, mut away: bool) {
         let mut unserved = Unserved::default();
         loop {
-            let fits = |need: Need<'_>| !unserved.has(&need) && (away || self.has_seat(&need));
+            let fits = |need: Need<'_>| {
+                !unserved.has(&need) && (away || self.has_seat(&need.wanted, need.offered))
+            };
             let Some(search) = self.queue.next(browser, fits) else {
                 self.queue.shed(self.config.load().queue.max_waiting);
                 return;
@@ -149,11 +153,11 @@ impl Fleet {
         }
     }
 
-    /// Whether there is a seat that fits, as far as this proxy knows.
-    fn has_seat(&self, need: &Need<'_>) -> bool {
+    /// Whether there is a seat that fits on a worker that was not `offered`, as far as this proxy knows.
+    pub fn has_seat(&self, wanted: &Pool, offered: &[WorkerKey]) -> bool {
         let index = self.table.index();
-        let mut ranked = index.ranked(&need.wanted);
-        ranked.any(|worker| worker_key(worker).is_some_and(|key| !need.offered.contains(key)))
+        let mut ranked = index.ranked(wanted);
+        ranked.any(|worker| worker_key(worker).is_some_and(|key| !offered.contains(key)))
     }
 
     /// Takes a seat for `seat`'s session on the best worker that has one.
@@ -346,10 +350,12 @@ impl Fleet {
             .any(|it| it.share.is_some_and(|share| share.leaves_some()))
         {
             NoSeat::ShareGiven
-        } else if available.into_iter().any(|it| of_no_use(&it)) {
+        } else if available.iter().any(of_no_use) {
             NoSeat::OutOfReach
         } else if self.store.is_being_restored() {
             NoSeat::BeingCounted
+        } else if available.iter().any(|it| it.is_at_ceiling(&policy)) {
+            NoSeat::AtCeiling
         } else {
             NoSeat::AllTaken
         }

@@ -176,6 +176,14 @@ impl Known {
         )
     }
 
+    /// Whether it takes no more sessions in its life, while it has fewer than it may have at once.
+    pub(super) fn is_at_ceiling(&self, policy: &Policy) -> bool {
+        let bounds = policy.bounds(self.record.size);
+        let cap = bounds.lifetime_cap(self.record.replaces_itself);
+        self.counts.active < bounds.max_concurrent_sessions
+            && cap.is_some_and(|cap| self.lifetime() >= cap)
+    }
+
     /// Sessions of its life so far. Nobody recycles a fixed worker: it is always young.
     pub(super) fn lifetime(&self) -> u32 {
         if self.fixed() {

@@ -4,7 +4,7 @@
 use super::dial::{DialError, Dialled, Handshake, dial};
 use super::suspicion::{Suspicion, Trust};
 use super::{DialFailure, Fleet, Obstacle, Target, Unreachable, WorkerAnswer};
-use crate::model::Browser;
+use crate::model::{Browser, Version};
 use crate::tunnel::close_websocket;
 use crate::worker::TRIAL_HEADER;
 use std::sync::{Arc, Weak};
@@ -20,7 +20,7 @@ const VERIFY_TIMEOUT: Duration = Duration::from_secs(1);
 const LONG_FOR_A_DIAL: Duration = Duration::from_millis(500);
 
 impl Fleet {
-    /// Dials a worker for a client, within `patience`. What went wrong on the worker's side is held
+    /// Dials a worker for a client of this `version`, within `patience`. What went wrong on the worker's side is held
     /// against it, and nothing else. Dropping the future ends the attempt.
     ///
     /// # Errors
@@ -29,6 +29,7 @@ impl Fleet {
         self: &Arc<Self>,
         target: &Arc<Target>,
         handshake: &Handshake,
+        version: Option<Version>,
         patience: Duration,
     ) -> Result<Dialled, DialFailure> {
         let begun = Instant::now();
@@ -52,13 +53,10 @@ impl Fleet {
         let timed_out = matches!(error, DialError::Timeout { .. });
         let mut failure = error.classify();
         if let DialFailure::Client(answer) = &failure {
-            if let Some(version) = answer
-                .server_version()
-                .filter(|_| answer.is_version_mismatch())
-            {
-                self.version_shown(target, version);
-            }
             let left = VERIFY_TIMEOUT.min(patience.saturating_sub(begun.elapsed()));
+            if answer.is_version_mismatch() {
+                self.hear_mismatch(target, answer, version);
+            }
             if !self.is_working(target, answer, begun, left).await {
                 let status = answer.status;
                 failure = DialFailure::Worker(Unreachable::new(
@@ -79,6 +77,23 @@ impl Fleet {
             });
         }
         Err(failure)
+    }
+
+    /// A worker refused a client for its version. One that told none has shown its own, if it says so; of any other it
+    /// is not known what it means: it is the last choice if that happens again.
+    fn hear_mismatch(
+        self: &Arc<Self>,
+        target: &Arc<Target>,
+        answer: &WorkerAnswer,
+        client: Option<Version>,
+    ) {
+        match answer.server_version() {
+            Some(shown) if answer.shows_version(target) => self.version_shown(target, shown),
+            _ if client.is_some() => {
+                self.update_suspicion(target, |suspicion, now| suspicion.session_failed(now));
+            }
+            _ => {}
+        }
     }
 
     /// Whether a worker that refused a request works: then the request is at fault. Unless it has

@@ -26,7 +26,7 @@ mod unserved;
 
 pub use pages::MetricsPage;
 
-use crate::admission::tokens::{self, Quotas, Unauthorized};
+use crate::admission::tokens::{self, Quotas};
 use crate::config::LiveConfig;
 use crate::events::{EventKind, Events};
 use crate::fleet::{Fleet, Queue};
@@ -167,10 +167,7 @@ impl ProxyState {
     ) -> Result<tokens::Identity, Refusal> {
         let config = self.config.load();
         let given = session_request::tokens(query, headers);
-        tokens::identify_any(&config.auth, &given).map_err(|why| match why {
-            Unauthorized::Missing => Refusal::NoToken,
-            Unauthorized::Unknown => Refusal::WrongToken,
-        })
+        Ok(tokens::identify_any(&config.auth, &given)?)
     }
 
     /// What tickets are signed with: of all proxies that share the store.

@@ -11,9 +11,9 @@ use super::session_request::SessionRequest;
 use super::unserved::{never_served, refusal, try_elsewhere};
 use super::{Arrival, ProxyState};
 use crate::admission::line::{LineTimeouts, Refused, SeatRequest};
-use crate::admission::tokens::QuotaPermit;
+use crate::admission::tokens::{QuotaPermit, still_known};
 use crate::events::EventKind;
-use crate::fleet::{DialFailure, Dialled, Grant, PlaceGuard, Target};
+use crate::fleet::{DialFailure, Dialled, Grant, Handshake, PlaceGuard, Target};
 use crate::metrics::ObserveTime;
 use crate::model::{SessionId, unix_millis};
 use crate::session::quota;
@@ -22,6 +22,7 @@ use crate::session::seat::Seat;
 use crate::tunnel::protocol::code;
 use crate::tunnel::{self, EndReason, Ended, Ends, SessionLimits, Side, Traffic, Transport};
 use pingora::protocols::Stream;
+use std::borrow::Cow;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -247,20 +248,19 @@ async fn find_seat(proxy: &Arc<ProxyState>, arrival: &Arrival) -> Result<Seated,
     };
     let mut place = proxy.queue.arrive(request, timeouts, came);
     check(proxy, wanted_session, &arrival.quota_permit, &place).await?;
-    let refused = |tried, why| refusal(proxy, &wanted_session.wanted, tried, why, came);
     place.enter();
     let mut tried = 0;
     loop {
         let Grant { seat, target } = wait(proxy, &mut place)
             .await?
-            .map_err(|why| refused(tried, why))?;
+            .map_err(|why| refusal(proxy, &wanted_session.wanted, tried, why, came))?;
+        still_known(&proxy.config.load().auth, &arrival.who).map_err(Refusal::from)?;
         let waited = came.elapsed();
         let dialling = Instant::now();
-        // Its worker has to know it by name, so that an operator may watch it.
-        let can_be_shown = config.admin.live_view;
-        let named = can_be_shown.then(|| wanted_session.handshake.of_session(seat.session()));
-        let handshake = named.as_ref().unwrap_or(&wanted_session.handshake);
-        match proxy.fleet.dial(&target, handshake, place.dial()).await {
+        let handshake = handshake(wanted_session, config.admin.live_view, &seat);
+        let (version, patience) = (wanted_session.wanted.version, place.dial());
+        let dialled = proxy.fleet.dial(&target, &handshake, version, patience);
+        match dialled.await {
             Ok(dialled) => {
                 let dial_time = dialling.elapsed();
                 proxy.metrics.phases.dial.observe_time(dial_time);
@@ -275,7 +275,7 @@ async fn find_seat(proxy: &Arc<ProxyState>, arrival: &Arrival) -> Result<Seated,
             Err(DialFailure::Worker(_)) => {}
             Err(DialFailure::Client(answer)) => {
                 drop(seat);
-                try_elsewhere(proxy, &wanted_session.wanted, answer, &mut place)?;
+                try_elsewhere(proxy, &wanted_session.wanted, &target, answer, &mut place)?;
                 continue;
             }
             Err(DialFailure::Ours(shortage)) => return Err(Refusal::OutOf(shortage).into()),
@@ -286,6 +286,14 @@ async fn find_seat(proxy: &Arc<ProxyState>, arrival: &Arrival) -> Result<Seated,
         if place.dial_failed().is_err() {
             return Err(Refusal::NotDialled { tried }.into());
         }
+    }
+}
+
+/// What its worker is asked with, which has to know a session by name where an operator may watch it.
+fn handshake<'a>(of: &'a SessionRequest, may_be_shown: bool, seat: &Seat) -> Cow<'a, Handshake> {
+    match may_be_shown {
+        true => Cow::Owned(of.handshake.of_session(seat.session())),
+        false => Cow::Borrowed(&of.handshake),
     }
 }
 

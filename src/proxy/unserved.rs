@@ -3,7 +3,7 @@
 use super::ProxyState;
 use super::refusal::Refusal;
 use crate::admission::line::Refused;
-use crate::fleet::{Instead, NoSeat, PlaceGuard, WorkerAnswer};
+use crate::fleet::{Instead, NoSeat, PlaceGuard, Target, WorkerAnswer};
 use crate::model::Pool;
 use std::time::Instant;
 
@@ -41,8 +41,8 @@ pub(super) fn refusal(
     }
 }
 
-/// A client whom a worker refused stands in line again if that showed another version than the client's, and
-/// another worker may have that.
+/// A client whom a worker refused stands in line again if that was for its version, and another worker may have that:
+/// one that is not known, where the worker showed its own; one that has a seat, where it did not.
 ///
 /// # Errors
 ///
@@ -50,6 +50,7 @@ pub(super) fn refusal(
 pub(super) fn try_elsewhere(
     proxy: &ProxyState,
     wanted: &Pool,
+    target: &Target,
     answer: WorkerAnswer,
     place: &mut PlaceGuard,
 ) -> Result<(), Refusal> {
@@ -57,7 +58,8 @@ pub(super) fn try_elsewhere(
     if mismatch && let Some(refusal) = never_served(proxy, wanted) {
         return Err(refusal);
     }
-    let may_fit = mismatch && answer.server_version().is_some();
+    let may_fit = mismatch
+        && (answer.shows_version(target) || proxy.fleet.has_seat(wanted, &place.offered()));
     if may_fit && place.dial_failed().is_ok() {
         return Ok(());
     }

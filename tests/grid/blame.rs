@@ -151,6 +151,32 @@ async fn a_worker_that_knows_better_is_believed_about_the_clients_version() {
     grid.idle().await;
 }
 
+/// It says 428 to everybody, and neither its own version nor anybody's.
+#[tokio::test]
+async fn one_worker_that_refuses_all_versions_is_not_everybodys_answer() {
+    for told in [None, Some("1.65")] {
+        let (odd, good) = (FakePlaywright::start().await, FakePlaywright::start().await);
+        odd.behave(Behaviour::Refuse(428));
+        let builder = Grid::new().config(PATIENT);
+        let builder = match told {
+            None => builder.fakes(&[&odd, &good]),
+            Some(version) => builder.fakes_of_version(version, &[&odd, &good]),
+        };
+        let grid = builder.start().await;
+        for _ in 0..20 {
+            let served = grid.dial().playwright("1.65.1").connect().await;
+            served.expect("the other one serves").close().await;
+        }
+        assert!(odd.upgrades() > 0, "nobody asked it: this shows nothing");
+        // Where it is the only one, its word is the answer.
+        good.behave(Behaviour::Refuse(428));
+        let last = grid.dial().playwright("1.65.1").connect();
+        let last = tokio::time::timeout(PROMPT, last).await;
+        let refusal = last.expect("at once").err().expect("nobody serves it");
+        assert_eq!(refusal.status, 428, "{refusal:?}");
+    }
+}
+
 #[tokio::test]
 async fn an_announcement_before_the_answer_is_read_over() {
     let fake = FakePlaywright::start().await;

@@ -3,7 +3,7 @@
 use super::{Queue, now};
 use crate::admission::line::Refused;
 use crate::admission::turns::Place;
-use crate::model::Browser;
+use crate::model::{Browser, WorkerKey};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -85,6 +85,13 @@ impl<C, G> PlaceGuard<C, G> {
         self.answer = Some(state.enqueue(self.browser, self.place));
         self.queue.count(&state);
         Ok(())
+    }
+
+    /// Workers that the client was offered already.
+    pub fn offered(&self) -> Vec<WorkerKey> {
+        let state = self.queue.state();
+        let client = state.line.client(self.place);
+        client.map_or_else(Vec::new, |(_, offered, _)| offered.to_vec())
     }
 
     /// The browser in whose line the client stands.

@@ -8,7 +8,7 @@ mod table;
 
 use super::connections::TooMany;
 use super::head::HeadError;
-use crate::admission::tokens::QuotaUsedUp;
+use crate::admission::tokens::{QuotaUsedUp, Unauthorized};
 use crate::fleet::{NoSeat, Shortage, WorkerAnswer};
 use crate::launch::{LaunchError, Permission};
 use crate::model::{Browser, Pool, SeatKind, Version, words};
@@ -42,6 +42,7 @@ words! {
         RefusedByWorker = "refused_by_worker",
         NoWorkerReachable = "no_worker_reachable",
         AllSeatsTaken = "all_seats_taken",
+        WorkersAtCeiling = "workers_at_ceiling",
         WorkersOutOfReach = "workers_out_of_reach",
         NoWorker = "no_worker",
         AllWorkersDraining = "all_workers_draining",
@@ -162,6 +163,15 @@ pub struct RefusalResponse {
     pub lines: Vec<String>,
     /// Headers beyond length, type and close.
     pub headers: &'static [(&'static str, &'static str)],
+}
+
+impl From<Unauthorized> for Refusal {
+    fn from(why: Unauthorized) -> Refusal {
+        match why {
+            Unauthorized::Missing => Refusal::NoToken,
+            Unauthorized::Unknown => Refusal::WrongToken,
+        }
+    }
 }
 
 impl Refusal {
@@ -296,6 +306,7 @@ mod tests {
             Refusal::OutOf(Shortage::Descriptors),
             Refusal::NotDialled { tried: 3 },
             no_seat(NoSeat::AllTaken),
+            no_seat(NoSeat::AtCeiling),
             no_seat(NoSeat::ShareGiven),
             no_seat(NoSeat::OutOfReach),
             no_seat(NoSeat::NoWorker),

@@ -350,6 +350,11 @@ fn no_seat(browser: Browser, why: NoSeat, waited: Duration) -> RefusalResponse {
             format!("all {browser} seats are taken"),
             "Try again, add workers, or raise queue.timeout.",
         ),
+        NoSeat::AtCeiling => (
+            RefusalCode::WorkersAtCeiling,
+            format!("all {browser} browsers are at the end of their life"),
+            "Try again. Open sessions may hold up fresh browsers: see playhouse status.",
+        ),
         NoSeat::ShareGiven => (
             RefusalCode::StoreAway,
             format!("the shared store is away, this proxy's {browser} seats are taken"),

@@ -1,6 +1,7 @@
 //! One tenant has a hundred clients that never stop coming, the other has one. What the one waits
 //! is counted in seats that others get meanwhile: time depends on what sessions do.
 
+use super::keys::Changing;
 use crate::support::{Dial, FakePlaywright, Grid};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
@@ -123,6 +124,35 @@ async fn a_tenant_of_higher_priority_gets_so_many_seats_and_no_more() {
         (2..=3).contains(&worst),
         "{worst} seats went to the other tenant"
     );
+}
+
+#[tokio::test]
+async fn who_waits_with_a_token_that_is_taken_out_gets_no_seat() {
+    let fake = FakePlaywright::start().await;
+    let tokens = |entries: &[String]| {
+        let limits = "limits: { max_concurrent_sessions: 1, max_lifetime_sessions: 0 }";
+        format!("auth: {{ tokens: [ {} ] }}\n{limits}", entries.join(", "))
+    };
+    let (small, large) = (
+        token("small", "small-secret", ""),
+        token("large", "large-secret", ""),
+    );
+    let both = tokens(&[small.clone(), large]);
+    let builder = Grid::new().env("WORKER_SELECT_TIMEOUT", FOR_EVER);
+    let changing = Changing::start(builder, &[&fake], &both).await;
+    let grid = &changing.grid;
+    let session = with_token(grid.dial(), "small-secret").connect().await;
+    let session = session.expect("it has the seat");
+    let waiting = tokio::spawn(with_token(grid.dial(), "large-secret").connect());
+    grid.queued(1).await;
+    changing.now(&tokens(&[small])).await;
+    session.close().await;
+    let refusal = waiting.await.unwrap().err().expect("it is a stranger");
+    assert_eq!(refusal.status, 401, "{refusal:?}");
+    let next = with_token(grid.dial(), "small-secret").connect().await;
+    next.expect("the seat is free").close().await;
+    grid.idle().await;
+    assert_eq!(fake.upgrades(), 2, "nobody dialled for it");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use super::{Changing, register};
 use crate::support::{
-    FakePlaywright, Grid, Kind, RedisServer, Scrape, eventually, eventually_equal,
+    FakePlaywright, Grid, Kind, RedisServer, Scrape, WorkerView, eventually, eventually_equal,
 };
 use nix::sys::signal::Signal;
 use playhouse::config::{Config, Role};
@@ -310,6 +310,35 @@ pub async fn old_browsers_drain_as_told() {
         oldest.answers_a_ping().await,
         "what drains already has the time it was given"
     );
+}
+
+/// Sessions that keep old browsers cost the others theirs at the ceiling; then it is not said that all seats
+/// are taken.
+#[tokio::test]
+async fn who_finds_workers_at_their_ceiling_is_told_so() {
+    let yaml = "limits: { max_concurrent_sessions: 5, max_lifetime_sessions: 2 }\n\
+                recycle: { ceiling: 1, max_draining: 1 }\nqueue: { timeout: 2s }";
+    let grid = Grid::new().workers(1).config(yaml).start().await;
+    let fresh = async || {
+        let fresh = |it: &WorkerView| it.status == "available" && it.lifetime_sessions == 0;
+        let workers = grid.workers().await;
+        workers.iter().any(fresh).then_some(())
+    };
+    let mut keeping = Vec::new();
+    for _ in 0..2 {
+        eventually("a fresh browser serves", fresh).await;
+        keeping.push(grid.connect().await);
+        grid.connect().await.close().await;
+    }
+    let refusal = grid.dial().refused().await;
+    assert_eq!(refusal.status, 503, "{refusal:?}");
+    let told: serde_json::Value = refusal.json();
+    assert_eq!(told["error"]["code"], "workers_at_ceiling", "{told}");
+    for session in keeping {
+        session.close().await;
+    }
+    eventually("it is replaced", fresh).await;
+    grid.connect().await.close().await;
 }
 
 #[tokio::test]
