@@ -83,7 +83,11 @@ impl Scripts {
     }
 }
 
-const PRELUDE: &str = include_str!("lua/prelude.lua");
+const PRELUDE: &str = concat!(
+    include_str!("lua/prelude.lua"),
+    "\n",
+    include_str!("lua/proxies.lua")
+);
 
 /// The source of a script. What it changes is told at its end, whichever of its ends that is.
 fn source(names: &[(&str, String)], script: &str) -> String {
