@@ -4,6 +4,7 @@
 use super::Inner;
 use super::keeper::BATCH;
 use super::link::Live;
+use crate::model::{Counts, WorkerKey};
 use redis::RedisResult;
 
 impl Inner {
@@ -56,8 +57,9 @@ impl Inner {
             for (worker, sessions) in &unseen {
                 adopt.arg("+").arg(worker.to_string()).arg(sessions);
             }
-            match adopt.invoke_async::<u32>(&mut live.connection).await {
-                Ok(_) => {
+            match adopt.invoke_async(&mut live.connection).await {
+                Ok(changed) => {
+                    self.hear_adopted(changed);
                     self.ledger().mark_synced(&batch);
                     // Releases may have waited for that.
                     self.ended.notify_one();
@@ -68,6 +70,21 @@ impl Inner {
                     ledger.still_unseen(unseen);
                     return Err(error);
                 }
+            }
+        }
+    }
+
+    /// What was told is counted from here on, and remembered as that should this grid be lost in a moment.
+    fn hear_adopted(&self, changed: Vec<(String, u32, u32, u64)>) {
+        let mut ledger = self.ledger();
+        for (worker, active, lifetime, revision) in changed {
+            let counts = Counts {
+                active,
+                lifetime,
+                revision,
+            };
+            if let Ok(worker) = worker.parse::<WorkerKey>() {
+                ledger.hear(&worker, counts);
             }
         }
     }

@@ -6,18 +6,38 @@
 --       session, worker, lifetime: the seat, and how much the session adds to the lifetime (0 when
 --         an earlier reservation counted it)
 --       '+', worker, n: sessions that came and went unseen
--- Returns how many seats were new; FENCED
+-- Returns {worker, active, lifetime, revision} of each worker on the books that has changed; FENCED
 -- Atomic because lease and counters change together; a session that has its lease is left alone. Where a
 --       session is, its proxy knows best.
 
 local proxy = ARGV[1]
 if fenced(proxy, ARGV[2]) then return FENCED end
 
-local new = 0
+-- Sessions of a worker that is off the books, which were told late.
+local function lived_on(worker, sessions)
+  if sessions == 0 then return end
+  local key = K.silent .. worker
+  if call('HEXISTS', K.lifetime, worker) == 1 then
+    add(K.lifetime, worker, sessions)
+  else
+    local before = whole(call('GET', key)) or 0
+    note_restored(worker, before)
+    call('SET', key, before + sessions, 'PX', SILENT_TTL)
+  end
+end
+
+local changed = {}
+local function add_to(worker, active, lifetime)
+  if on_the_books(worker) then
+    changed[worker] = { worker, change(worker, active, lifetime) }
+  else
+    lived_on(worker, lifetime)
+  end
+end
 for i = 3, #ARGV, 3 do
   local what, worker, n = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
   if what == '+' then
-    if on_the_books(worker) then change(worker, 0, n) else lived_on(worker, n) end
+    add_to(worker, 0, n)
   else
     local held = call('HGET', KEYS[2], what)
     -- It is taken up in any case.
@@ -30,9 +50,10 @@ for i = 3, #ARGV, 3 do
       -- Its seat may have outlived the lease, or be one that somebody remembered.
       local more = call('HSET', K.seats .. worker, what, proxy)
       if more == 1 and n == 0 and end_ghost(worker) then more = 0 end
-      if on_the_books(worker) then change(worker, more, n) else lived_on(worker, n) end
-      new = new + 1
+      add_to(worker, more, n)
     end
   end
 end
-return new
+local counts = {}
+for _, told in pairs(changed) do counts[#counts + 1] = told end
+return counts

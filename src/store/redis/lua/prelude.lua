@@ -210,19 +210,6 @@ local function enter(worker, ttl, lifetime, earlier)
   end
 end
 
--- Sessions of a worker that is off the books, which were told late.
-local function lived_on(worker, sessions)
-  if sessions == 0 then return end
-  local key = K.silent .. worker
-  if call('HEXISTS', K.lifetime, worker) == 1 then
-    add(K.lifetime, worker, sessions)
-  else
-    local before = whole(call('GET', key)) or 0
-    note_restored(worker, before)
-    call('SET', key, before + sessions, 'PX', SILENT_TTL)
-  end
-end
-
 -- Takes a worker that fell silent off the books. Its seats stay with the sessions that hold them.
 local function remove_worker(worker)
   local lifetime = count(K.lifetime, worker)
