@@ -14,9 +14,9 @@ for i = 2, #ARGV do
   local worker = ARGV[i]
   local fields = redis.pcall('HGETALL', KEYS[i])
   if not fields.err and alive(KEYS[i]) then
-    fleet[#fleet + 1] = {
-      worker, count(K.active, worker), count(K.lifetime, worker), fields,
-    }
+    -- Shares for when Redis is away come from it: a count that was lost is not none.
+    local active = whole(call('HGET', K.active, worker)) or recount(worker)
+    fleet[#fleet + 1] = { worker, active, count(K.lifetime, worker), fields }
   elseif call('ZSCORE', K.workers, worker) then
     -- Gone before its time, by hand or by a worker of the original: due for the reaper.
     call('ZADD', K.workers, 0, worker)

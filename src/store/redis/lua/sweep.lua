@@ -18,10 +18,11 @@ for i, worker in ipairs(ARGV) do
         answer[#answer + 1] = session
       end
     end
-    local active, lifetime = count(K.active, worker), call('HGET', K.lifetime, worker)
+    local active, lifetime = whole(call('HGET', K.active, worker)), call('HGET', K.lifetime, worker)
     if judged and not whole(lifetime) then mended(K.lifetime, worker, lifetime) end
-    if judged and (#seats / 2 ~= active or not whole(call('HGET', K.active, worker))) then
-      call('HSET', K.active, worker, #seats / 2)
+    -- What is no number is believed by nobody, whether anybody is judged or not.
+    if not active or (judged and #seats / 2 ~= active) then
+      recount(worker)
       change(worker, 0, 0)
       mended_workers = mended_workers + 1
     end
