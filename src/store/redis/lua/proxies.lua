@@ -54,7 +54,10 @@ end
 -- whom they seated last.
 local function being_counted()
   local counted, awaited, told = unpack(call('HMGET', K.pulse, 'counted', 'awaited', 'told'))
-  return counted and awaited and (tonumber(told) or 0) < tonumber(awaited) and now() < tonumber(counted)
+  if not counted or now() >= tonumber(counted) then return false end
+  -- Where only workers knew an earlier grid, there was a proxy at least.
+  awaited = tonumber(awaited) or call('EXISTS', K.ghosts)
+  return (tonumber(told) or 0) < awaited
 end
 
 -- Whether the silent are judged. Whoever asks may be the first to be heard after Redis was away, by a
