@@ -7,8 +7,8 @@
 
 if fenced(ARGV[1], ARGV[2]) then return FENCED end
 call('PEXPIRE', KEYS[1], ARGV[3])
--- The set may have been lost.
-call('SADD', K.proxies, ARGV[1])
+-- Seats that were lost too name no holder: those who live have time to say so themselves before anybody is judged.
+if enlist(ARGV[1], true) then call('HDEL', K.pulse, 'heard') end
 feel_pulse(tonumber(ARGV[3]))
 if (tonumber(call('GET', K.revision)) or 0) < tonumber(ARGV[4]) then
   call('SET', K.revision, ARGV[4])

@@ -28,7 +28,7 @@ end
 if ARGV[5] then
   feel_pulse(tonumber(ARGV[7]))
   call('SET', KEYS[2], ARGV[6], 'PX', ARGV[7])
-  call('SADD', K.proxies, ARGV[5])
+  enlist(ARGV[5], call('EXISTS', K.proxies) == 0)
   call('HDEL', K.pulse, 'dead:' .. ARGV[5])
   if ARGV[3] ~= '' and ARGV[3] ~= grid then await(tonumber(ARGV[8])) end
   -- Everybody's share for when Redis is away is one of so many, this proxy among them.

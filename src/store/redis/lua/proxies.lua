@@ -1,6 +1,20 @@
 -- What scripts begin with, behind prelude.lua, that speak of proxies: which there are, which are alive, and what they
 -- hold. A worker's user may not run them.
 
+-- Puts a proxy among those that may hold seats. Where the others are lost, which is what this says, those
+-- who hold seats are found by these.
+local function enlist(proxy, lost)
+  if call('SADD', K.proxies, proxy) == 0 or not lost then return false end
+  for _, workers in ipairs({ call('HKEYS', K.active), call('ZRANGE', K.gone, 0, -1) }) do
+    for _, worker in ipairs(workers) do
+      for _, holder in ipairs(call('HVALS', K.seats .. worker)) do
+        if holder ~= GHOSTS then call('SADD', K.proxies, holder) end
+      end
+    end
+  end
+  return true
+end
+
 -- How many proxies are alive, and how many are not. Of those it is noted since when they are seen dead.
 local function count_proxies()
   local alive, dead = 0, 0

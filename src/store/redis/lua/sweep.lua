@@ -5,7 +5,8 @@
 -- Returns {how many were mended, then worker, session, ... of the seats that have no lease}
 -- Atomic because the truth, the seats, is compared and written down in one go.
 
-local judged = judging()
+-- Where the proxies are lost, their next signs of life say who they are, and with that whose leases count.
+local judged = judging() and call('EXISTS', K.proxies) == 1
 local mended_workers, proxies, answer = 0, {}, { 0 }
 for i, worker in ipairs(ARGV) do
   if call('ZSCORE', K.workers, worker) then
