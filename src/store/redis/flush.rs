@@ -8,20 +8,12 @@ use crate::model::{Counts, WorkerKey};
 use redis::RedisResult;
 
 impl Inner {
-    /// Tells Redis all it has not been told. What is held comes first: the seat of a session that ended
-    /// while Redis was away may have another one of ours, and is for nobody else. A session that gave up
-    /// one seat and took another waits for its release.
+    /// Tells Redis all it has not been told. What is held comes before what ended, however late that was: the seat
+    /// of a session that ended while Redis was away may have another one of ours, and is for nobody else. A session
+    /// that gave up one seat and took another waits for its release.
     pub async fn flush(&self, live: &mut Live) -> RedisResult<()> {
-        self.flush_adoptions(live).await?;
-        self.flush_releases(live).await?;
-        self.flush_adoptions(live).await?;
-        // Somebody may wait for a release that this told.
-        self.ended.notify_one();
-        Ok(())
-    }
-
-    async fn flush_releases(&self, live: &mut Live) -> RedisResult<()> {
         loop {
+            self.flush_adoptions(live).await?;
             let batch = self.ledger().pending_releases(BATCH);
             if batch.is_empty() {
                 break;
@@ -37,6 +29,8 @@ impl Inner {
             let _: u32 = call.invoke_async(&mut live.connection).await?;
             self.ledger().deregistered(&worker);
         }
+        // Somebody may wait for a release that this told.
+        self.ended.notify_one();
         Ok(())
     }
 
