@@ -5,6 +5,10 @@
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// How many TTLs long fewer proxies have to be counted: one that was cut off for longer than one comes back
+/// with seats to give, and this one may not hear of it.
+const GONE_AFTER: u32 = 3;
+
 /// Whether this proxy is heard, and how many proxies there are.
 #[derive(Debug)]
 pub struct Presence {
@@ -31,13 +35,13 @@ impl Presence {
         self.heard = self.heard.max(Some(sent));
     }
 
-    /// So many proxies were counted. More count at once; fewer only when it has been so for a TTL,
-    /// because a store that was emptied counts those first who come back first.
+    /// So many proxies were counted. More count at once; fewer only when it has been so for some TTLs,
+    /// also because a store that was emptied counts those first who come back first.
     pub fn counted(&mut self, proxies: usize, now: Instant, ttl: Duration) {
         let since = *self.fewer_since.get_or_insert(now);
         if proxies >= self.proxies {
             self.fewer_since = None;
-        } else if now - since < ttl {
+        } else if now - since < ttl * GONE_AFTER {
             return;
         }
         self.proxies = proxies.max(1);
@@ -81,12 +85,13 @@ mod tests {
         let now = Instant::now();
         let mut presence = Presence::new();
         presence.counted(3, now, TTL);
-        presence.counted(1, now + TTL / 2, TTL);
-        presence.counted(2, now + TTL, TTL);
+        let gone = TTL * GONE_AFTER;
+        presence.counted(1, now + gone / 2, TTL);
+        presence.counted(2, now + gone, TTL);
         assert_eq!(presence.proxies(), 3);
-        presence.counted(3, now + TTL, TTL);
-        presence.counted(2, now + TTL, TTL);
-        presence.counted(2, now + TTL * 2, TTL);
+        presence.counted(3, now + gone, TTL);
+        presence.counted(2, now + gone, TTL);
+        presence.counted(2, now + gone * 2, TTL);
         assert_eq!(presence.proxies(), 2);
     }
 }
