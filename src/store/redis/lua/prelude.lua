@@ -222,6 +222,14 @@ local function remove_worker(worker)
   if known == 1 then announce_gone(worker) end
 end
 
+-- How much of a worker's lifetime is given back with sessions that did not reach it. What is remembered from an
+-- earlier grid stands: an old Redis may speak of sessions that were given back in it already.
+local function refundable(worker, refunds)
+  if refunds == 0 then return 0 end
+  local noted = whole(call('HGET', K.restored, worker)) or 0
+  return math.max(math.min(refunds, count(K.lifetime, worker) - noted), 0)
+end
+
 -- Gives back the seats that a proxy's sessions hold, each with its lifetime where `refunds` names it. Returns how
 -- many held one. One worker after the other, so that what is damaged of one hinders no other.
 local function give_back(proxy, sessions, refunds)
@@ -244,8 +252,9 @@ local function give_back(proxy, sessions, refunds)
     local n = call('HDEL', leases, unpack(of))
     given = given + n
     if on_the_books(worker) then
-      add(K.refunds, worker, of.refunded)
-      change(worker, -n, -of.refunded)
+      local refunds = refundable(worker, of.refunded)
+      add(K.refunds, worker, refunds)
+      change(worker, -n, -refunds)
     end
   end
   return given
