@@ -15,7 +15,7 @@ for i = 2, #ARGV do
   local fields = redis.pcall('HGETALL', KEYS[i])
   if not fields.err and alive(KEYS[i]) then
     -- Shares for when Redis is away come from it: a count that was lost is not none.
-    local active = whole(call('HGET', K.active, worker)) or recount(worker)
+    local active = mended(K.active, worker, call('HGET', K.active, worker))
     fleet[#fleet + 1] = { worker, active, count(K.lifetime, worker), fields }
   elseif call('ZSCORE', K.workers, worker) then
     -- Gone before its time, by hand or by a worker of the original: due for the reaper.

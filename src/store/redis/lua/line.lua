@@ -302,7 +302,7 @@ while i <= #ARGV and remaining > 0 and given < MAX_GRANTS do
   local found = redis.pcall('HMGET', KEYS[record], 'status', 'playwrightVersion', 'seat')
   local a, l = -1, -1
   if found[1] == 'available' and alive(KEYS[record]) then
-    a = whole(call('HGET', K.active, worker)) or recount(worker)
+    a = mended(K.active, worker, call('HGET', K.active, worker))
     l = mended(K.lifetime, worker, call('HGET', K.lifetime, worker))
     local taken = {}
     while given < MAX_GRANTS and a < most_active and (most_lifetime < 0 or l < most_lifetime) do

@@ -26,12 +26,45 @@ local function count(hash, worker)
   return whole(call('HGET', hash, worker)) or 0
 end
 
+-- Seats that somebody held before Redis came back empty or old, as long as nobody has said which
+-- session it was: held by nobody's proxy of this name, which lives as long as K.ghosts, in ms.
+local GHOSTS = 'ghosts'
+
+-- Of each worker the seats that leases speak of: session, proxy, ...
+local leased = nil
+local function read_leases()
+  leased = {}
+  -- A worker's user may not ask who the proxies are.
+  local holders = redis.pcall('SMEMBERS', K.proxies)
+  holders[#holders + 1] = GHOSTS
+  for _, proxy in ipairs(holders) do
+    local leases = redis.pcall('HGETALL', K.leases .. proxy)
+    for i = 1, #leases, 2 do
+      local of = leased[leases[i + 1]] or {}
+      leased[leases[i + 1]] = of
+      of[#of + 1], of[#of + 2] = leases[i], proxy
+    end
+  end
+end
+
+-- Counts the seats of a worker whose count is wrong or lost. Seats may have been lost with it: those that
+-- leases speak of are written down again first.
+local function recount(worker)
+  if not leased then read_leases() end
+  local of = leased[worker] or {}
+  for i = 1, #of, 2 do
+    local session, proxy = of[i], of[i + 1]
+    if call('HGET', K.leases .. proxy, session) == worker then call('HSETNX', K.seats .. worker, session, proxy) end
+  end
+  return call('HLEN', K.seats .. worker)
+end
+
 -- The counter of a worker whose record is there, as it was read. One that is lost or no number is
 -- as high as the seats that are held.
 local function mended(hash, worker, text)
   local n = whole(text)
   if not n then
-    n = call('HLEN', K.seats .. worker)
+    n = recount(worker)
     call('HSET', hash, worker, n)
   end
   return n
@@ -269,10 +302,6 @@ local function leave_line(proxy, session)
     call('ZREM', K.lane .. lane, session .. ' ' .. proxy)
   end
 end
-
--- Seats that somebody held before Redis came back empty or old, as long as nobody has said which
--- session it was: held by nobody's proxy of this name, which lives as long as K.ghosts, in ms.
-local GHOSTS = 'ghosts'
 
 -- Sees to it that a worker has as many seats taken as somebody remembers. Returns how many ghosts
 -- that took; their counting is up to the caller.

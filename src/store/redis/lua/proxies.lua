@@ -90,30 +90,3 @@ local function is_dead(proxy)
   local since, grace, grid = unpack(call('HMGET', K.pulse, 'dead:' .. proxy, 'grace', 'grid'))
   return since and grace and is_present(grid) and now() - tonumber(since) > tonumber(grace)
 end
-
--- Of each worker the seats that leases speak of: session, proxy, ...
-local leased = nil
-local function read_leases()
-  leased = {}
-  local holders = call('SMEMBERS', K.proxies)
-  holders[#holders + 1] = GHOSTS
-  for _, proxy in ipairs(holders) do
-    local leases = call('HGETALL', K.leases .. proxy)
-    for i = 1, #leases, 2 do
-      local of = leased[leases[i + 1]] or {}
-      leased[leases[i + 1]] = of
-      of[#of + 1], of[#of + 2] = leases[i], proxy
-    end
-  end
-end
-
--- Counts the seats of a worker anew where the count is wrong or lost. Seats may have been lost with it: those that
--- leases speak of are written down again first.
-local function recount(worker)
-  if not leased then read_leases() end
-  local of = leased[worker] or {}
-  for i = 1, #of, 2 do call('HSETNX', K.seats .. worker, of[i], of[i + 1]) end
-  local seats = call('HLEN', K.seats .. worker)
-  call('HSET', K.active, worker, seats)
-  return seats
-end

@@ -31,7 +31,7 @@ local full = { 'full', revision_now() }
 for i, worker in ipairs(workers) do
   local record = KEYS[2 + i]
   if field(record, 'status') == 'available' and alive(record) then
-    local a, l = whole(active[i]) or recount(worker), mended(K.lifetime, worker, lifetime[i])
+    local a, l = mended(K.active, worker, active[i]), mended(K.lifetime, worker, lifetime[i])
     local most_active, most_lifetime = tonumber(ARGV[2 + 3 * i]), tonumber(ARGV[3 + 3 * i])
     if a < most_active and (most_lifetime < 0 or l < most_lifetime) then
       call('HSET', KEYS[2], session, worker)

@@ -23,7 +23,7 @@ for i, worker in ipairs(ARGV) do
     if judged and not whole(lifetime) then mended(K.lifetime, worker, lifetime) end
     -- What is no number is believed by nobody, whether anybody is judged or not.
     if not active or (judged and #seats / 2 ~= active) then
-      recount(worker)
+      call('HSET', K.active, worker, recount(worker))
       change(worker, 0, 0)
       mended_workers = mended_workers + 1
     end
