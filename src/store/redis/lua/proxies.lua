@@ -87,6 +87,9 @@ end
 -- dead for as long as that takes, however often others came and went meanwhile.
 local function is_dead(proxy)
   if judging() then return true end
-  local since, grace, grid = unpack(call('HMGET', K.pulse, 'dead:' .. proxy, 'grace', 'grid'))
-  return since and grace and is_present(grid) and now() - tonumber(since) > tonumber(grace)
+  local since, grace, grid, judged = unpack(call('HMGET', K.pulse, 'dead:' .. proxy, 'grace', 'grid', 'judged'))
+  if not since or not grace or not is_present(grid) then return false end
+  -- While Redis was away nobody could come back.
+  since = math.max(tonumber(since), (tonumber(judged) or 0) - tonumber(grace))
+  return now() - since > tonumber(grace)
 end
