@@ -30,7 +30,11 @@ if ARGV[5] then
   call('SET', KEYS[2], ARGV[6], 'PX', ARGV[7])
   enlist(ARGV[5], call('EXISTS', K.proxies) == 0)
   call('HDEL', K.pulse, 'dead:' .. ARGV[5])
-  if ARGV[3] ~= '' and ARGV[3] ~= grid then await(tonumber(ARGV[8])) end
+  if ARGV[3] ~= '' and ARGV[3] ~= grid then
+    await(tonumber(ARGV[8]))
+    local held = call('EXISTS', K.restored) == 1 and call('HKEYS', K.leases .. ARGV[5]) or {}
+    for _, session in ipairs(held) do call('HSET', K.restored, from_before(session), 1) end
+  end
   -- Everybody's share for when Redis is away is one of so many, this proxy among them.
   call('PUBLISH', K.events, 'p ' .. count_proxies())
 end

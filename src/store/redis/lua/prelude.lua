@@ -255,12 +255,9 @@ local function remove_worker(worker)
   if known == 1 then announce_gone(worker) end
 end
 
--- How much of a worker's lifetime is given back with sessions that did not reach it. What is remembered from an
--- earlier grid stands: an old Redis may speak of sessions that were given back in it already.
-local function refundable(worker, refunds)
-  if refunds == 0 then return 0 end
-  local noted = whole(call('HGET', K.restored, worker)) or 0
-  return math.max(math.min(refunds, count(K.lifetime, worker) - noted), 0)
+-- The field of K.restored that says of a session that its lease is from an earlier grid.
+local function from_before(session)
+  return '@' .. session
 end
 
 -- Gives back the seats that a proxy's sessions hold, each with its lifetime where `refunds` names it. Returns how
@@ -275,7 +272,10 @@ local function give_back(proxy, sessions, refunds)
       end
       local of = ended[worker]
       of[#of + 1] = sessions[i]
-      if refunds[sessions[i]] then of.refunded = of.refunded + 1 end
+      -- What is remembered of an earlier grid may have it out of the lifetime already.
+      if refunds[sessions[i]] and call('HEXISTS', K.restored, from_before(sessions[i])) == 0 then
+        of.refunded = of.refunded + 1
+      end
     end
   end
   local given = 0
@@ -285,9 +285,8 @@ local function give_back(proxy, sessions, refunds)
     local n = call('HDEL', leases, unpack(of))
     given = given + n
     if on_the_books(worker) then
-      local refunds = refundable(worker, of.refunded)
-      add(K.refunds, worker, refunds)
-      change(worker, -n, -refunds)
+      add(K.refunds, worker, of.refunded)
+      change(worker, -n, -of.refunded)
     end
   end
   return given
