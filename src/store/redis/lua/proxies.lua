@@ -7,7 +7,7 @@ local function enlist(proxy, lost)
   if call('SADD', K.proxies, proxy) == 0 or not lost then return false end
   for _, workers in ipairs({ call('HKEYS', K.active), call('ZRANGE', K.gone, 0, -1) }) do
     for _, worker in ipairs(workers) do
-      for _, holder in ipairs(call('HVALS', K.seats .. worker)) do
+      for _, holder in ipairs(redis.pcall('HVALS', K.seats .. worker)) do
         if holder ~= GHOSTS then call('SADD', K.proxies, holder) end
       end
     end
