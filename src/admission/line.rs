@@ -11,8 +11,9 @@
 //! themselves, a seat is used by whomever it is given to (with time to dial in any case), and so
 //! no order serves more of them than another; this one keeps the promise that nobody is overtaken.
 //! What is too much is shed where it costs least: at the end, by the length of the line, and of
-//! those who fill it; and at the front, by the time they have waited.
+//! those who fill it ([`Shares`]); and at the front, by the time they have waited.
 
+use super::shares::Shares;
 use super::turns::{Fit, Place, Tenant, Turns};
 use crate::model::{Browser, Pool, WorkerKey};
 use std::collections::{BTreeMap, HashMap};
@@ -67,6 +68,7 @@ pub struct Need<'a> {
 pub struct Line {
     clients: HashMap<Place, Client>,
     turns: [Turns; Browser::ALL.len()],
+    shares: Shares,
     waiting: [usize; Browser::ALL.len()],
     next_place: Place,
 }
@@ -153,38 +155,16 @@ impl Line {
         self.waiting[wanted.browser as usize] += 1;
     }
 
-    /// When more than `max_waiting` wait, somebody has to go: the newest client of the tenant with
-    /// the most in line, in proportion to its priority, and of that tenant's browsers of the one with
-    /// the most. Returns who went. Somebody who has only just come, and whom a free seat fits, should
-    /// have been given it before.
+    /// When more than `max_waiting` wait, somebody has to go: the newest client of the tenant that is
+    /// furthest above its share. Returns who went. Somebody who has only just come, and whom a free
+    /// seat fits, should have been given it before.
     pub fn shed(&mut self, max_waiting: usize) -> Option<Place> {
         if self.waiting.iter().sum::<usize>() <= max_waiting {
             return None;
         }
-        let newest = self.newest_of_most()?;
-        self.leave(newest);
-        Some(newest)
-    }
-
-    fn newest_of_most(&self) -> Option<Place> {
-        let mut tenants: HashMap<&Tenant, (usize, u32)> = HashMap::new();
-        for (tenant, clients, priority) in self.turns.iter().flat_map(Turns::waiting) {
-            tenants.entry(tenant).or_insert((0, priority)).0 += clients;
-        }
-        let newest = |tenant: &Tenant| {
-            let of_browsers = self.turns.iter();
-            of_browsers
-                .filter_map(|turns| turns.newest_of(tenant))
-                .max()
-        };
-        // Of those who fill the line alike the one who came last.
-        let (tenant, _) = tenants.iter().max_by(|(s, (a, p)), (t, (b, q))| {
-            let (mine, theirs) = (*a as u64 * u64::from(*q), *b as u64 * u64::from(*p));
-            mine.cmp(&theirs).then_with(|| newest(s).cmp(&newest(t)))
-        })?;
-        let of_browsers = self.turns.iter();
-        let fullest = |turns: &&Turns| (turns.len_of(tenant), turns.newest_of(tenant));
-        of_browsers.max_by_key(fullest)?.newest_of(tenant)
+        let place = self.shares.first_to_go(&self.turns)?;
+        self.remove(place);
+        Some(place)
     }
 
     /// Who is next to be given a seat of this browser: the first in turn whom one `fits`, and who
@@ -236,9 +216,14 @@ impl Line {
         }
         client.stage = Stage::Granted;
         client.offered.push(worker);
-        let SeatRequest { wanted, tenant, .. } = &client.request;
+        let SeatRequest {
+            wanted,
+            tenant,
+            priority,
+        } = &client.request;
         self.turns[wanted.browser as usize].serve(tenant, wanted, place);
         self.waiting[wanted.browser as usize] -= 1;
+        self.shares.used(tenant, *priority);
         true
     }
 
@@ -293,6 +278,7 @@ impl Line {
         client.waits_until = client.waits_until.max(now + client.dial / 8);
         let turns = &mut self.turns[client.request.wanted.browser as usize];
         turns.refund(&client.request.tenant);
+        self.shares.refund(&client.request.tenant);
         let may_dial = client.dials < MAX_WORKERS && client.dial_budget >= client.least_dial();
         if !may_dial || !client.may_be_granted(now) {
             self.clients.remove(&place);
@@ -317,14 +303,24 @@ impl Line {
 
     /// The client is seated, has gone, or is refused. Nothing happens if it is not known.
     pub fn leave(&mut self, place: Place) {
-        let Some(client) = self.clients.remove(&place) else {
-            return;
-        };
-        if let Stage::Waiting { .. } = client.stage {
-            let SeatRequest { wanted, tenant, .. } = &client.request;
-            self.turns[wanted.browser as usize].leave(tenant, wanted, place);
-            self.waiting[wanted.browser as usize] -= 1;
+        if let Some(SeatRequest {
+            tenant, priority, ..
+        }) = self.remove(place)
+        {
+            self.shares.used(&tenant, priority);
         }
+    }
+
+    /// Forgets a client. Returns what it waited for, if it stood in line.
+    fn remove(&mut self, place: Place) -> Option<SeatRequest> {
+        let client = self.clients.remove(&place)?;
+        let Stage::Waiting { .. } = client.stage else {
+            return None;
+        };
+        let SeatRequest { wanted, tenant, .. } = &client.request;
+        self.turns[wanted.browser as usize].leave(tenant, wanted, place);
+        self.waiting[wanted.browser as usize] -= 1;
+        Some(client.request)
     }
 
     /// Until when the client waits for a grant.

@@ -1,14 +1,12 @@
 //! Whose turn it is in the line of one browser: first come first served within a tenant, turns
 //! between tenants. Pure; it neither waits nor wakes anybody.
 //!
-//! The turns are those of stride scheduling. Each tenant has a time at which its next turn is due,
-//! and the tenant that is due first has the turn. A seat moves its tenant's next turn on by one
-//! stride, which is the shorter the higher the priority. A tenant that nobody waited for comes back
-//! no earlier than the turn that was served last: it neither saves turns up nor loses its place
-//! among the others by going away. So of two tenants that both have somebody waiting whom the free
-//! seats fit, neither is more than one turn ahead of the other, however many clients each has.
+//! The turns are those of a [`Schedule`], and a seat is a turn of its tenant. So of two tenants that
+//! both have somebody waiting whom the free seats fit, neither is more than one turn ahead of the
+//! other, however many clients each has.
 
-use crate::model::{Pool, STRIDE};
+use super::schedule::{NextTurn, Schedule};
+use crate::model::Pool;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -34,30 +32,19 @@ pub enum Fit {
 pub struct Turns {
     /// Those who have ever waited: names of tokens, so never more than are configured.
     tenants: HashMap<Tenant, OfTenant>,
-    /// When the turn that was served last was due.
-    served: u64,
-    /// Seats that were given so far.
-    seats: u64,
+    schedule: Schedule,
 }
 
 #[derive(Debug)]
 struct OfTenant {
     /// By what the clients want. What nobody waits for is dropped.
     waiting: BTreeMap<Pool, BTreeSet<Place>>,
-    priority: u32,
-    /// When its next turn is due.
-    due: u64,
-    /// Which seat was its last one: of two that are due at once, who was served longer ago is first.
-    last: u64,
+    next: NextTurn,
 }
 
 impl OfTenant {
     fn len(&self) -> usize {
         self.waiting.values().map(BTreeSet::len).sum()
-    }
-
-    fn stride(&self) -> u64 {
-        STRIDE / u64::from(self.priority)
     }
 
     /// The first of its clients whom a seat fits.
@@ -79,15 +66,12 @@ impl OfTenant {
 impl Turns {
     /// Puts a client where its place is among those of its tenant.
     pub fn join(&mut self, tenant: &Tenant, priority: u32, wanted: Pool, place: Place) {
-        let (served, priority) = (self.served, priority.max(1));
         let of = self.tenants.entry(tenant.clone());
         let of = of.or_insert_with(|| OfTenant {
             waiting: BTreeMap::new(),
-            priority,
-            due: served,
-            last: 0,
+            next: self.schedule.newcomer(priority),
         });
-        of.priority = priority;
+        of.next.set_priority(priority);
         of.waiting.entry(wanted).or_default().insert(place);
     }
 
@@ -96,21 +80,16 @@ impl Turns {
     pub fn first(&self, mut fits: impl FnMut(&Pool, Place) -> Fit) -> Option<Place> {
         let first_of = |of: &OfTenant| {
             let place = of.first(&mut fits)?;
-            Some((of.due.max(self.served), of.last, place))
+            Some((self.schedule.rank(&of.next), place))
         };
         let first = self.tenants.values().filter_map(first_of).min()?;
-        Some(first.2)
+        Some(first.1)
     }
 
     /// A client got a seat: it leaves the line, and its tenant has had a turn.
     pub fn serve(&mut self, tenant: &Tenant, wanted: &Pool, place: Place) {
-        self.seats += 1;
-        let (served, seats) = (self.served, self.seats);
         if let Some(of) = self.tenants.get_mut(tenant) {
-            let due = of.due.max(served);
-            of.due = due + of.stride();
-            of.last = seats;
-            self.served = due;
+            self.schedule.serve(&mut of.next);
         }
         self.leave(tenant, wanted, place);
     }
@@ -118,7 +97,7 @@ impl Turns {
     /// The seat that a tenant had a turn for was of no use: it has the turn back.
     pub fn refund(&mut self, tenant: &Tenant) {
         if let Some(of) = self.tenants.get_mut(tenant) {
-            of.due = of.due.saturating_sub(of.stride());
+            of.next.refund();
         }
     }
 
@@ -138,7 +117,7 @@ impl Turns {
     /// The tenants with somebody waiting: how many clients, and the priority.
     pub fn waiting(&self) -> impl Iterator<Item = (&Tenant, usize, u32)> {
         let waiting = self.tenants.iter();
-        let waiting = waiting.map(|(tenant, of)| (tenant, of.len(), of.priority));
+        let waiting = waiting.map(|(tenant, of)| (tenant, of.len(), of.next.priority()));
         waiting.filter(|(_, clients, _)| *clients > 0)
     }
 

@@ -1,7 +1,9 @@
 //! More clients than seats: they wait in order, and are told when it was in vain.
 
+use crate::grid::operations::tenants::{token, with_token};
 use crate::support::{
-    Behaviour, Connected, Driver, FakePlaywright, Grid, Language, eventually, eventually_equal,
+    Behaviour, Connected, Dial, Driver, FakePlaywright, Grid, Language, eventually,
+    eventually_equal,
 };
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -323,5 +325,67 @@ async fn who_dialled_in_vain_is_not_told_that_all_seats_are_taken() {
     let told: serde_json::Value = refusal.json();
     assert_eq!(told["error"]["code"], "no_worker_reachable", "{refusal:?}");
     assert_eq!(refusal.status, 502);
+    grid.idle().await;
+}
+
+/// One seat, a line of so many, and two tenants: how a client of either connects.
+async fn two_tenants(
+    max_waiting: usize,
+    priorities: [u32; 2],
+) -> (FakePlaywright, Grid, impl Fn(usize) -> Dial) {
+    let fake = FakePlaywright::start().await;
+    let names = ["one", "two"];
+    let tokens = names.iter().zip(priorities);
+    let tokens = tokens.map(|(name, of)| token(name, name, &format!(", priority: {of}")));
+    let tokens: Vec<String> = tokens.collect();
+    let grid = Grid::new()
+        .fakes(&[&fake])
+        .capacity(1)
+        .config(&format!(
+            "auth: {{ tokens: [ {} ] }}\nqueue: {{ timeout: 10m, max_waiting: {max_waiting} }}",
+            tokens.join(", ")
+        ))
+        .start()
+        .await;
+    let dial = grid.dial();
+    (fake, grid, move |of| with_token(dial.clone(), names[of]))
+}
+
+#[tokio::test]
+async fn who_fills_the_line_gives_a_place_to_a_tenant_that_has_none() {
+    let (_fake, grid, dial) = two_tenants(3, [100, 1]).await;
+    let seated = dial(0).connect().await.unwrap();
+    let mut large = JoinSet::new();
+    for n in 1..=3 {
+        large.spawn(dial(0).connect());
+        grid.queued(n).await;
+    }
+    let small = tokio::spawn(dial(1).connect());
+    let gave_way = large.join_next().await.unwrap().unwrap().err().unwrap();
+    assert_eq!(gave_way.status, 429, "{gave_way:?}");
+    for of in [0, 1, 0] {
+        assert_eq!(dial(of).refused().await.status, 429);
+    }
+    seated.close().await;
+    small.await.unwrap().unwrap().close().await;
+    large.shutdown().await;
+    grid.idle().await;
+}
+
+#[tokio::test]
+async fn two_tenants_have_the_one_place_in_turn() {
+    let (_fake, grid, dial) = two_tenants(1, [1, 1]).await;
+    let mut seated = dial(0).connect().await.unwrap();
+    for (has, has_not) in [(0, 1), (1, 0), (0, 1), (1, 0)] {
+        let again = tokio::spawn(dial(has).connect());
+        grid.queued(1).await;
+        let next = tokio::spawn(dial(has_not).connect());
+        let gave_way = again.await.unwrap().err().unwrap();
+        assert_eq!(gave_way.status, 429, "{gave_way:?}");
+        assert_eq!(dial(has).refused().await.status, 429);
+        seated.close().await;
+        seated = next.await.unwrap().unwrap();
+    }
+    seated.close().await;
     grid.idle().await;
 }

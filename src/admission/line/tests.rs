@@ -11,7 +11,6 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 const STEPS: usize = 10_000;
-const MAX_WAITING: usize = 8;
 /// At most so many clients at once, for the time that a step takes.
 const GUESTS: usize = 28;
 const TENANTS: [(&str, u32); 4] = [("a", 1), ("b", 1), ("c", 2), ("d", 5)];
@@ -58,6 +57,7 @@ struct Race(HashMap<(Browser, &'static str, &'static str), f64>);
 
 struct Lab {
     line: Line,
+    max_waiting: usize,
     now: Instant,
     random: StdRng,
     workers: Vec<Worker>,
@@ -73,7 +73,7 @@ fn name_of(tenant: &Tenant) -> &'static str {
 }
 
 impl Lab {
-    fn new(seed: u64) -> Lab {
+    fn new(seed: u64, max_waiting: usize) -> Lab {
         let mut random = StdRng::seed_from_u64(seed);
         let worker = |n: usize| {
             let browser = [Browser::Chromium, Browser::Firefox][n % 2];
@@ -95,6 +95,7 @@ impl Lab {
         Lab {
             workers: (0..16).map(worker).collect(),
             line: Line::default(),
+            max_waiting,
             now: Instant::now(),
             random: StdRng::seed_from_u64(seed + 1),
             guests: HashMap::new(),
@@ -167,18 +168,20 @@ impl Lab {
 
     /// Whoever has to go is of those who fill the line.
     fn shed(&mut self) {
-        while let Some(place) = self.line.shed(MAX_WAITING) {
+        while let Some(place) = self.line.shed(self.max_waiting) {
             let shed = self.answer(place, Refused::Full);
-            let share = |tenant: &str, priority: u32| {
+            let beyond_the_first = |tenant: &str, priority: u32| {
                 let of = self
                     .waiting()
                     .filter(|(_, it)| &*it.request.tenant == tenant);
                 let more = usize::from(*shed.request.tenant == *tenant);
-                (of.count() + more) as f64 / f64::from(priority)
+                let places = (of.count() + more).saturating_sub(1);
+                places as f64 / f64::from(priority)
             };
-            let most = share(&shed.request.tenant, shed.request.priority);
+            let most = beyond_the_first(&shed.request.tenant, shed.request.priority);
             for (name, priority) in TENANTS {
-                assert!(most >= share(name, priority), "{name} fills the line");
+                let fills = beyond_the_first(name, priority);
+                assert!(most >= fills, "{name} fills the line");
             }
             let in_line = |browser: Browser, more: usize| {
                 let own = |it: &Guest| it.request.tenant == shed.request.tenant;
@@ -190,7 +193,7 @@ impl Lab {
                 assert!(most >= in_line(browser, 0), "{browser} fills the line");
             }
         }
-        assert!(self.waiting().count() <= MAX_WAITING);
+        assert!(self.waiting().count() <= self.max_waiting);
     }
 
     fn waiting(&self) -> impl Iterator<Item = (&Place, &Guest)> {
@@ -407,11 +410,11 @@ impl Lab {
     }
 }
 
-fn run(seed: u64) {
+fn run(seed: u64, max_waiting: usize) {
     let steps = std::env::var("LINE_STEPS").ok().map_or(STEPS, |steps| {
         steps.parse().expect("LINE_STEPS is a number")
     });
-    let mut lab = Lab::new(seed);
+    let mut lab = Lab::new(seed, max_waiting);
     for _ in 0..steps {
         lab.step();
     }
@@ -432,10 +435,141 @@ fn run(seed: u64) {
 
 #[test]
 fn everybody_is_answered_in_time_and_in_turn() {
-    run(1);
+    run(1, 8);
 }
 
 #[test]
 fn everybody_is_answered_in_time_and_in_turn_with_other_luck() {
-    run(2);
+    run(5, 8);
+}
+
+#[test]
+fn everybody_is_answered_in_time_and_in_turn_in_a_line_for_fewer_than_there_are_tenants() {
+    run(3, 2);
+}
+
+/// A line that all tenants have somebody for at any time, with one seat that comes free again and again.
+struct Crowd {
+    line: Line,
+    max_waiting: usize,
+    tenants: Vec<(Tenant, u32)>,
+    /// How many seats each tenant had.
+    seats: Vec<u32>,
+    now: Instant,
+    random: StdRng,
+}
+
+impl Crowd {
+    fn new(priorities: &[u32], max_waiting: usize) -> Crowd {
+        let name = |n: usize| Arc::from(format!("t{n}"));
+        let tenants = priorities.iter().enumerate();
+        Crowd {
+            line: Line::default(),
+            max_waiting,
+            tenants: tenants.map(|(n, of)| (name(n), *of)).collect(),
+            seats: vec![0; priorities.len()],
+            now: Instant::now(),
+            random: StdRng::seed_from_u64(4),
+        }
+    }
+
+    fn come(&mut self, tenant: usize, browser: Browser) -> Place {
+        let (tenant, priority) = self.tenants[tenant].clone();
+        let wanted = Pool {
+            browser,
+            version: None,
+            seat: SeatKind::Shared,
+        };
+        let request = SeatRequest {
+            wanted,
+            tenant,
+            priority,
+        };
+        let place = self.line.arrive(request, TIMEOUTS, self.now);
+        self.line.enter(place);
+        while self.line.shed(self.max_waiting).is_some() {}
+        place
+    }
+
+    /// Many come of each, in any order; those whom there is no place for are refused.
+    fn rush(&mut self) {
+        for _ in 0..self.tenants.len() * (self.max_waiting + 2) {
+            let tenant = self.random.random_range(0..self.tenants.len());
+            self.come(tenant, Browser::Chromium);
+        }
+        for tenant in 0..self.tenants.len() {
+            self.come(tenant, Browser::Chromium);
+        }
+    }
+
+    fn serve(&mut self) {
+        let next = self.line.next(Browser::Chromium, self.now, |_| true);
+        let place = next.expect("somebody waits");
+        let (request, ..) = self.line.client(place).unwrap();
+        let of = |(tenant, _): &(Tenant, u32)| *tenant == request.tenant;
+        let tenant = self.tenants.iter().position(of).unwrap();
+        let worker = WorkerKey::new(Browser::Chromium, "w");
+        assert!(self.line.grant(place, worker, self.now));
+        self.line.leave(place);
+        self.seats[tenant] += 1;
+    }
+}
+
+/// However short the line, and however many clients the others send.
+#[test]
+fn seats_go_by_priority_however_short_the_line() {
+    for priorities in [&[1, 1][..], &[10, 1], &[100, 1], &[3, 2, 1], &[1; 5]] {
+        for max_waiting in 1..=6 {
+            let mut crowd = Crowd::new(priorities, max_waiting);
+            let round: u32 = priorities.iter().sum();
+            for _ in 0..round * 20 {
+                crowd.rush();
+                crowd.serve();
+            }
+            for (seats, priority) in crowd.seats.iter().zip(priorities) {
+                let turns = (priority * 19)..=(priority * 21);
+                assert!(
+                    turns.contains(seats),
+                    "{priorities:?} in {max_waiting}: {:?}",
+                    crowd.seats
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_tenant_that_has_no_place_gets_one_from_those_who_have_more() {
+    for priorities in [[1, 1, 1], [100, 10, 1]] {
+        for max_waiting in 3..=12 {
+            let mut crowd = Crowd::new(&priorities, max_waiting);
+            for tenant in [0, 1].repeat(20) {
+                crowd.come(tenant, Browser::Chromium);
+            }
+            let place = crowd.come(2, Browser::Chromium);
+            for tenant in [0, 1].repeat(20) {
+                crowd.come(tenant, Browser::Chromium);
+            }
+            assert!(crowd.line.waits(place), "{priorities:?} in {max_waiting}");
+        }
+    }
+}
+
+/// Were the one place kept for whoever is served less, a browser that nobody has would have it for ever.
+#[test]
+fn nobody_keeps_the_one_place_for_a_browser_that_nobody_has() {
+    let mut crowd = Crowd::new(&[1, 1], 1);
+    for _ in 0..20 {
+        let mut absent = crowd.come(0, Browser::Webkit);
+        crowd.come(1, Browser::Chromium);
+        if crowd.line.waits(absent) {
+            crowd.now += TIMEOUTS.waiting;
+            assert!(crowd.line.time_out(absent, crowd.now));
+            absent = crowd.come(0, Browser::Webkit);
+            crowd.come(1, Browser::Chromium);
+        }
+        assert!(!crowd.line.waits(absent));
+        crowd.serve();
+    }
+    assert_eq!(crowd.seats, [0, 20]);
 }
