@@ -5,6 +5,7 @@ use super::Inner;
 use super::keeper::BATCH;
 use super::link::Live;
 use crate::model::{Counts, WorkerKey};
+use crate::store::ledger::UnsyncedSeat;
 use redis::RedisResult;
 
 impl Inner {
@@ -62,6 +63,12 @@ impl Inner {
                     let mut ledger = self.ledger();
                     ledger.mark_unsynced();
                     ledger.still_unseen(unseen);
+                    // Nobody else tells of one that ended meanwhile. Should it have been counted, it is so twice.
+                    let ended =
+                        |seat: &&UnsyncedSeat| !seat.counted && ledger.is_releasing(seat.session);
+                    let ended = batch.iter().filter(ended);
+                    let ended = ended.map(|seat| (seat.worker.clone(), 1)).collect();
+                    ledger.still_unseen(ended);
                     return Err(error);
                 }
             }
