@@ -416,6 +416,15 @@ mod tests {
         (grant, kept)
     }
 
+    #[tokio::test]
+    async fn who_is_shed_at_the_moment_in_which_it_begins_to_wait_is_told_why() {
+        let queue = Queue::new();
+        let mut place = enqueue(&queue);
+        let shed = queue.state().line.shed(0).unwrap();
+        let (answer, ()) = tokio::join!(place.granted(), async { queue.end(shed, Refused::Full) });
+        assert_eq!(answer.err(), Some(Refused::Full));
+    }
+
     #[test]
     fn a_seat_goes_to_the_first_and_the_line_goes_on() {
         let queue = Queue::new();

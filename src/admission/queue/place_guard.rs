@@ -38,12 +38,13 @@ impl<C, G> PlaceGuard<C, G> {
     /// Why there is none.
     pub async fn granted(&mut self) -> Result<G, Refused> {
         loop {
-            let Some(until) = self.waits_until() else {
-                // Granted or refused meanwhile: the answer is there.
-                return self.answered().unwrap_or(Err(Refused::TimedOut));
-            };
+            let until = self.waits_until();
             let Some(answer) = self.answer.as_mut() else {
                 return Err(Refused::TimedOut);
+            };
+            let Some(until) = until else {
+                // Refused meanwhile: the answer is on its way.
+                return answer.await.unwrap_or(Err(Refused::TimedOut));
             };
             if let Ok(answer) = tokio::time::timeout_at(until.into(), answer).await {
                 return answer.unwrap_or(Err(Refused::TimedOut));
