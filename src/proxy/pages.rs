@@ -1,5 +1,7 @@
 //! The data port's answers that are not sessions: where to connect, metrics, health, refusals.
 
+mod accept;
+
 use super::ProxyState;
 use super::front_door::Downstream;
 use super::refusal::Refusal;
@@ -10,7 +12,7 @@ use crate::metrics::cache::Cache;
 use crate::model::DevToolsVersion;
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::header::{ACCEPT, ALLOW, HOST};
+use http::header::{ALLOW, HOST};
 use http::{HeaderMap, Method, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
@@ -130,7 +132,9 @@ pub(super) async fn answer(
 async fn show(proxy: &Arc<ProxyState>, request: &mut Session, page: Page) -> pingora::Result<()> {
     let ok = StatusCode::OK;
     match page {
-        Page::Metrics if wants_prometheus(&request.as_downstream().req_header().headers) => {
+        Page::Metrics
+            if accept::prefers_prometheus(&request.as_downstream().req_header().headers) =>
+        {
             let asked = proxy.clone();
             let text = async move { Bytes::from(asked.prometheus().await) };
             let text = proxy.metrics_page.prometheus.of(0, || text.boxed()).await;
@@ -265,14 +269,6 @@ fn lost_its_upgrade(head: &RequestHeader) -> bool {
         || has("sec-websocket-version")
         || has(session_request::BROWSER_HEADER);
     was_handshake && !has("upgrade")
-}
-
-/// A scraper asks for Prometheus' text or OpenMetrics; everybody else gets the JSON.
-fn wants_prometheus(headers: &HeaderMap) -> bool {
-    let accepts = headers.get_all(ACCEPT).iter();
-    accepts
-        .filter_map(|value| value.to_str().ok())
-        .any(|value| value.contains("text/plain") || value.contains("application/openmetrics-text"))
 }
 
 /// Refuses a request that is still in Pingora's hands.
