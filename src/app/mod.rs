@@ -9,7 +9,7 @@
 //! * [`signals`], [`terminal`]: what signals ask for, and when a SIGHUP is the end of a terminal.
 //! * [`ending`]: draining, handing over, and the end of the process.
 //! * [`succession`]: what two processes say to each other when one takes the other's place.
-//! * [`operate`]: the commands that talk to a running grid's admin port.
+//! * [`operate`]: the commands that talk to a running grid's admin port; [`printable`]: what they print of its answers.
 //! * [`runtime`]: the runtime folder, and `playhouse healthcheck`, which asks there.
 
 pub mod ending;
@@ -17,6 +17,7 @@ pub mod limits;
 pub mod notify;
 pub mod operate;
 pub mod ports;
+pub mod printable;
 pub mod runtime;
 pub mod serve;
 pub mod signals;

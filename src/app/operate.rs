@@ -1,6 +1,7 @@
 //! The commands that talk to a running grid: status, drain, kill. All of them are clients of the
 //! admin port and know nothing else of the grid.
 
+use super::printable::{escape, escape_all, escape_json};
 use super::runtime;
 use crate::admin::views::{Capacity, Peers, Sessions, Workers};
 use crate::cli::Operator;
@@ -90,13 +91,13 @@ impl AdminClient {
             return Ok(body);
         }
         match body["error"]["message"].as_str() {
-            Some(message) => bail!("{message}"),
-            None => bail!("{url} answered {status}: {}", text.trim()),
+            Some(message) => bail!("{}", escape(message)),
+            None => bail!("{url} answered {status}: {}", escape(text.trim())),
         }
     }
 
     fn fetch<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
-        serde_json::from_value(self.call("GET", path)?)
+        serde_json::from_value(escape_all(self.call("GET", path)?))
             .with_context(|| format!("{path} answered something else than this version expects"))
     }
 
@@ -109,7 +110,7 @@ impl AdminClient {
             "sessions": sessions["sessions"],
             "others": sessions["others"],
         });
-        Ok(serde_json::to_string_pretty(&all)?)
+        Ok(escape_json(&serde_json::to_string_pretty(&all)?))
     }
 
     /// The same for people.

@@ -2,6 +2,7 @@
 //! to that user alone, and holds for each serving process a socket that answers how it is
 //! ([`StatusSocket`]), and for `playhouse up` the token of its admin port ([`AdminToken`]).
 
+use super::printable::escape;
 use anyhow::Context;
 use nix::unistd::{geteuid, getuid};
 use std::fs::{self, DirBuilder, OpenOptions, Permissions};
@@ -203,7 +204,9 @@ pub fn healthcheck(live: bool, only: Option<u32>) -> anyhow::Result<()> {
     for ProcessAnswer { name, answer } in all {
         match answer {
             None => anyhow::bail!("{name} does not answer"),
-            Some(answer) if !live && answer != READY => anyhow::bail!("{name}: {answer}"),
+            Some(answer) if !live && answer != READY => {
+                anyhow::bail!("{name}: {}", escape(&answer))
+            }
             Some(_) => {}
         }
     }

@@ -186,8 +186,9 @@ fn text_line(now: SystemTime, record: &Record<'_>) -> String {
     line
 }
 
-/// A client must not be able to write lines of its own, or to steer a terminal.
-fn push_printable(line: &mut String, text: &str) {
+/// Adds a text with its control characters spelled out: whoever wrote it must not be able to write
+/// lines of its own, or to steer a terminal.
+pub fn push_printable(line: &mut String, text: &str) {
     for c in text.chars() {
         if c.is_control() {
             line.extend(c.escape_default());
