@@ -54,7 +54,9 @@ struct Lab {
 
 impl Lab {
     async fn start(store: Store, workers: usize) -> Lab {
-        let config = "limits: { max_concurrent_sessions: 5, max_lifetime_sessions: 0 }";
+        // The times are the defaults, which tests stretch.
+        let config = "limits: { max_concurrent_sessions: 5, max_lifetime_sessions: 0 }\n\
+                      queue: { timeout: 5s }\nselection: { dial_timeout: 2s }";
         if store == Store::Redis {
             let redis = RedisServer::start().await;
             let mut originals = Vec::new();
