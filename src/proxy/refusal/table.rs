@@ -352,7 +352,7 @@ fn no_seat(browser: Browser, why: NoSeat, waited: Duration) -> RefusalResponse {
         ),
         NoSeat::AtCeiling => (
             RefusalCode::WorkersAtCeiling,
-            format!("all {browser} browsers are at the end of their life"),
+            format!("free {browser} seats are on browsers at their lifetime limit"),
             "Try again. Open sessions may hold up fresh browsers: see playhouse status.",
         ),
         NoSeat::ShareGiven => (
