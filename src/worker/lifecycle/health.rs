@@ -22,6 +22,7 @@ impl Lifecycle {
         let suspect = health == Health::Suspect;
         if std::mem::replace(&mut life.suspect, suspect) != suspect {
             step.todo.push(Output::Suspend(generation, suspect));
+            self.take_over(generation, step);
         }
     }
 

@@ -222,8 +222,17 @@ impl Lifecycle {
             _ => return,
         }
         step.todo.push(Output::Ready(generation));
+        self.take_over(generation, step);
+    }
+
+    /// A browser that takes sessions has those before it drain. One that a check found suspect does so when it is well.
+    fn take_over(&mut self, generation: Generation, step: &mut Step<'_>) {
+        let fit = |life: &Life| life.phase == Phase::Available && !life.suspect;
+        if !self.lives.get(&generation).is_some_and(fit) {
+            return;
+        }
         for old in self.available() {
-            if old != generation {
+            if old < generation {
                 self.retire(old, step);
             }
         }

@@ -27,6 +27,24 @@ fn the_old_one_drains_only_after_the_new_one_is_registered() {
     assert!(world.server(old).stopping && world.server(old).deregistered);
 }
 
+/// A check may come between a browser's answer and its registration.
+#[test]
+fn one_that_is_suspect_when_it_is_registered_takes_over_when_it_is_well() {
+    let mut world = World::new(rules(RecycleMode::MakeBeforeBreak));
+    let old = world.first_is_up();
+    world.beat(old, true);
+    world.pass(Duration::ZERO);
+    let [_, new] = world.alive()[..] else {
+        panic!("the replacement is on its way: {:?}", world.servers);
+    };
+    world.answer(new);
+    world.feed(Input::Checked(new, Health::Suspect));
+    world.register(new);
+    assert_eq!(world.available().collect::<Vec<_>>(), [old]);
+    world.feed(Input::Checked(new, Health::Well));
+    assert_eq!(world.available().collect::<Vec<_>>(), [new]);
+}
+
 /// How many sessions its browser has had when the replacement is started: one comes every `pause`
 /// milliseconds, and a browser takes `took` to start.
 fn started_at(pause: u64, took: Duration, rules: Rules) -> u32 {
