@@ -1,10 +1,9 @@
 //! What the Helm chart makes of values: read from what `helm template` prints, never from what the
 //! templates look like.
 
-use super::machine::{repository, tools};
+use super::machine::{program, repository, tools};
 use serde_json::Value;
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 pub struct Chart {
@@ -14,14 +13,8 @@ pub struct Chart {
 impl Chart {
     /// Of the release `grid` in the namespace `browsers`.
     pub fn render(values: &str) -> Chart {
-        let ours = tools("bin/helm");
-        let helm = if ours.exists() {
-            ours
-        } else {
-            PathBuf::from("helm")
-        };
         let yaml = piped(
-            Command::new(helm)
+            Command::new(program("helm"))
                 .args([
                     "template",
                     "grid",

@@ -129,6 +129,12 @@ pub fn tools(path: &str) -> PathBuf {
     path
 }
 
+/// A program that `make setup` installed, or found on this machine already.
+pub fn program(name: &str) -> PathBuf {
+    let ours = repository().join(".tools/bin").join(name);
+    if ours.exists() { ours } else { name.into() }
+}
+
 /// A file of `examples/`.
 pub fn examples(path: &str) -> PathBuf {
     repository().join("examples").join(path)

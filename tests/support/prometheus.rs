@@ -3,12 +3,11 @@
 
 use super::eventually::eventually;
 use super::http;
-use super::machine::{free_port, tools};
+use super::machine::{free_port, program};
 use super::proxy::Proxy;
 use nix::sys::signal::Signal;
 use serde::Deserialize;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
@@ -35,13 +34,7 @@ impl Prometheus {
         let file = folder.path().join("prometheus.yml");
         std::fs::write(&file, config).expect("a new file");
         let port = free_port();
-        let ours = tools("bin/prometheus");
-        let program = if ours.exists() {
-            ours
-        } else {
-            PathBuf::from("prometheus")
-        };
-        let mut command = Command::new(program);
+        let mut command = Command::new(program("prometheus"));
         command
             .arg(format!("--config.file={}", file.display()))
             .arg(format!(
