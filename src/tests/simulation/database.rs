@@ -2,7 +2,9 @@
 //! commands, as far as the scripts and the store need them. What it does not know it refuses, so that
 //! nothing passes for simulated that is not.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 
 /// What stands under a key.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,36 +22,63 @@ struct Entry {
     expires: Option<u64>,
 }
 
-/// What a command answers.
+/// What a command answers, as far as it can without a copy of what is there.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Reply {
+pub enum Reply<'a> {
     Nil,
     Int(i64),
-    Bulk(String),
+    Bulk(Cow<'a, str>),
     Status(&'static str),
-    Array(Vec<Reply>),
+    Array(Vec<Reply<'a>>),
 }
 
-impl From<&str> for Reply {
-    fn from(text: &str) -> Reply {
-        Reply::Bulk(text.to_owned())
+impl<'a> From<&'a str> for Reply<'a> {
+    fn from(text: &'a str) -> Reply<'a> {
+        Reply::Bulk(text.into())
     }
 }
 
-fn bulk(text: Option<&String>) -> Reply {
-    text.map_or(Reply::Nil, |text| Reply::Bulk(text.clone()))
+impl From<String> for Reply<'_> {
+    fn from(text: String) -> Self {
+        Reply::Bulk(text.into())
+    }
 }
 
-fn bulks<'a>(texts: impl Iterator<Item = &'a String>) -> Reply {
-    Reply::Array(texts.map(|text| Reply::Bulk(text.clone())).collect())
+fn bulk(text: Option<&String>) -> Reply<'_> {
+    text.map_or(Reply::Nil, |text| text.as_str().into())
 }
 
-type Answer = Result<Reply, String>;
+fn bulks<'a>(texts: impl Iterator<Item = &'a String>) -> Reply<'a> {
+    Reply::Array(texts.map(|text| text.as_str().into()).collect())
+}
+
+type Answer<'a> = Result<Reply<'a>, String>;
+
+type Entries = HashMap<String, Entry, BuildHasherDefault<Quick>>;
+
+/// Hashes keys for many questions and few keys, which nobody chose to be in each other's way.
+#[derive(Default)]
+struct Quick(u64);
+
+impl Hasher for Quick {
+    fn write(&mut self, bytes: &[u8]) {
+        for part in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..part.len()].copy_from_slice(part);
+            let mixed = self.0.rotate_left(5) ^ u64::from_le_bytes(word);
+            self.0 = mixed.wrapping_mul(0x517c_c1b7_2722_0a95);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0.rotate_left(26)
+    }
+}
 
 /// All keys, and what was published and not delivered yet.
 #[derive(Clone, Debug, Default)]
 pub struct Database {
-    entries: BTreeMap<String, Entry>,
+    entries: Entries,
     /// In microseconds.
     pub now: u64,
     pub published: Vec<(String, String)>,
@@ -70,14 +99,13 @@ macro_rules! typed {
             }
         }
 
+        /// The same to be changed, made anew where nothing is. Whoever may leave it empty tidies up.
         fn $write(&mut self, key: &str) -> Result<&mut $type, String> {
-            self.expire(key);
-            let entry = self.entries.entry(key.to_owned()).or_insert_with(|| Entry {
-                data: Data::$variant(Default::default()),
-                expires: None,
-            });
-            match &mut entry.data {
-                Data::$variant(data) => Ok(data),
+            if self.get(key).is_none() {
+                self.put(key, Data::$variant(Default::default()));
+            }
+            match self.entries.get_mut(key).map(|entry| &mut entry.data) {
+                Some(Data::$variant(data)) => Ok(data),
                 _ => Err(WRONG_TYPE.to_owned()),
             }
         }
@@ -90,10 +118,26 @@ impl Database {
     typed!(set, set_mut, Set, BTreeSet<String>);
     typed!(sorted, sorted_mut, Sorted, BTreeMap<String, f64>);
 
+    fn is_over(&self, entry: &Entry) -> bool {
+        entry.expires.is_some_and(|at| at <= self.now)
+    }
+
     fn expire(&mut self, key: &str) {
-        let over = |entry: &Entry| entry.expires.is_some_and(|at| at <= self.now);
-        if self.entries.get(key).is_some_and(over) {
+        let entry = self.entries.get(key);
+        if entry.is_some_and(|entry| self.is_over(entry)) {
             self.entries.remove(key);
+        }
+    }
+
+    fn now(&self, key: &str) -> Option<&Entry> {
+        self.entries.get(key).filter(|entry| !self.is_over(entry))
+    }
+
+    /// The hash that stands under a key, for somebody who only looks on.
+    pub fn hash_now(&self, key: &str) -> Option<&BTreeMap<String, String>> {
+        match &self.now(key)?.data {
+            Data::Hash(data) => Some(data),
+            _ => None,
         }
     }
 
@@ -103,9 +147,8 @@ impl Database {
     }
 
     /// When a key expires.
-    pub fn expires(&mut self, key: &str) -> Option<u64> {
-        self.expire(key);
-        self.entries.get(key)?.expires
+    pub fn expires(&self, key: &str) -> Option<u64> {
+        self.now(key)?.expires
     }
 
     pub fn remove(&mut self, key: &str) -> bool {
@@ -141,11 +184,10 @@ impl Database {
     }
 
     /// Runs one command.
-    pub fn execute(&mut self, args: &[String]) -> Answer {
-        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    pub fn execute(&mut self, args: &[&str]) -> Answer<'_> {
         let (name, args) = args.split_first().ok_or("ERR no command")?;
         let key = args.first().copied().unwrap_or_default();
-        let answer = match *name {
+        match *name {
             "GET" | "SET" | "DEL" | "COPY" | "EXISTS" | "TYPE" | "PTTL" | "PEXPIRE" | "INCR"
             | "INCRBY" | "TIME" | "SCAN" => self.of_any(name, args),
             name if name.starts_with('H') => self.of_hash(name, args),
@@ -156,12 +198,10 @@ impl Database {
                 Ok(Reply::Int(self.receivers.get(key).copied().unwrap_or(0)))
             }
             _ => Err(unknown(name)),
-        };
-        self.tidy(key);
-        answer
+        }
     }
 
-    fn of_any(&mut self, name: &str, args: &[&str]) -> Answer {
+    fn of_any<'a>(&'a mut self, name: &str, args: &[&str]) -> Answer<'a> {
         let key = args.first().copied().unwrap_or_default();
         Ok(match name {
             "GET" => bulk(self.text(key)?),
@@ -204,21 +244,22 @@ impl Database {
             "INCR" => self.raise_text(key, 1)?,
             "INCRBY" => self.raise_text(key, whole(args[1])?)?,
             "TIME" => Reply::Array(vec![
-                Reply::Bulk((self.now / 1_000_000).to_string()),
-                Reply::Bulk((self.now % 1_000_000).to_string()),
+                (self.now / 1_000_000).to_string().into(),
+                (self.now % 1_000_000).to_string().into(),
             ]),
             // All in one answer: [cursor, MATCH, pattern, COUNT, n].
             "SCAN" => {
                 let prefix = args[2].trim_end_matches('*');
-                let names: Vec<String> = self.entries.keys().cloned().collect();
-                let found = names.iter().filter(|name| name.starts_with(prefix));
-                Reply::Array(vec!["0".into(), bulks(found)])
+                let names = self.entries.keys();
+                let mut found: Vec<_> = names.filter(|name| name.starts_with(prefix)).collect();
+                found.sort_unstable();
+                Reply::Array(vec!["0".into(), bulks(found.into_iter())])
             }
             _ => return Err(unknown(name)),
         })
     }
 
-    fn set_text(&mut self, args: &[&str]) -> Answer {
+    fn set_text(&mut self, args: &[&str]) -> Answer<'_> {
         let (key, value) = (args[0], args[1]);
         let (mut expires, mut only_new) = (None, false);
         let mut options = args[2..].iter();
@@ -240,14 +281,14 @@ impl Database {
         Ok(Reply::Status("OK"))
     }
 
-    fn raise_text(&mut self, key: &str, by: i64) -> Answer {
+    fn raise_text(&mut self, key: &str, by: i64) -> Answer<'_> {
         let text = self.text_mut(key)?;
         let before = if text.is_empty() { 0 } else { whole(text)? };
         *text = (before + by).to_string();
         Ok(Reply::Int(before + by))
     }
 
-    fn of_hash(&mut self, name: &str, args: &[&str]) -> Answer {
+    fn of_hash<'a>(&'a mut self, name: &str, args: &[&str]) -> Answer<'a> {
         let key = args.first().copied().unwrap_or_default();
         let field = args.get(1).copied().unwrap_or_default();
         Ok(match name {
@@ -290,18 +331,26 @@ impl Database {
                 }
                 let hash = self.hash_mut(key)?;
                 let there = |field: &&&str| hash.remove(**field).is_some();
-                Reply::Int(args[1..].iter().filter(there).count() as i64)
+                let removed = args[1..].iter().filter(there).count() as i64;
+                self.tidy(key);
+                Reply::Int(removed)
             }
             "HINCRBY" => {
+                let by = whole(args[2])?;
                 let hash = self.hash_mut(key)?;
-                let before = match hash.get(field) {
-                    None => 0,
+                let after = match hash.get_mut(field) {
+                    None => {
+                        hash.insert(field.to_owned(), by.to_string());
+                        by
+                    }
                     Some(text) => {
-                        whole(text).map_err(|_| "ERR hash value is not an integer".to_owned())?
+                        let before = whole(text);
+                        let before =
+                            before.map_err(|_| "ERR hash value is not an integer".to_owned())?;
+                        *text = (before + by).to_string();
+                        before + by
                     }
                 };
-                let after = before + whole(args[2])?;
-                hash.insert(field.to_owned(), after.to_string());
                 Reply::Int(after)
             }
             // All in one answer, as for small hashes.
@@ -314,7 +363,7 @@ impl Database {
         })
     }
 
-    fn of_set(&mut self, name: &str, args: &[&str]) -> Answer {
+    fn of_set<'a>(&'a mut self, name: &str, args: &[&str]) -> Answer<'a> {
         let key = args.first().copied().unwrap_or_default();
         Ok(match name {
             "SMEMBERS" => bulks(self.set(key)?.into_iter().flatten()),
@@ -333,36 +382,25 @@ impl Database {
                     return Ok(Reply::Int(0));
                 }
                 let set = self.set_mut(key)?;
-                Reply::Int(
-                    args[1..]
-                        .iter()
-                        .filter(|member| set.remove(**member))
-                        .count() as i64,
-                )
+                let there = |member: &&&str| set.remove(**member);
+                let removed = args[1..].iter().filter(there).count() as i64;
+                self.tidy(key);
+                Reply::Int(removed)
             }
             _ => return Err(unknown(name)),
         })
     }
 
-    fn of_sorted(&mut self, name: &str, args: &[&str]) -> Answer {
+    fn of_sorted<'a>(&'a mut self, name: &str, args: &[&str]) -> Answer<'a> {
         let key = args.first().copied().unwrap_or_default();
-        let ranked = |sorted: Option<&BTreeMap<String, f64>>| {
-            let mut all: Vec<(String, f64)> = sorted
-                .into_iter()
-                .flatten()
-                .map(|(member, score)| (member.clone(), *score))
-                .collect();
-            all.sort_by(|a, b| a.1.total_cmp(&b.1).then_with(|| a.0.cmp(&b.0)));
-            all
-        };
         Ok(match name {
             "ZADD" => {
+                let pairs = args[1..].chunks_exact(2);
+                let pairs = pairs.map(|pair| Ok((pair[1].to_owned(), bound(pair[0])?)));
+                let pairs: Vec<(String, f64)> = pairs.collect::<Result<_, String>>()?;
                 let sorted = self.sorted_mut(key)?;
-                let mut new = 0;
-                for pair in args[1..].chunks_exact(2) {
-                    new += i64::from(sorted.insert(pair[1].to_owned(), bound(pair[0])?).is_none());
-                }
-                Reply::Int(new)
+                let new = |(member, score)| sorted.insert(member, score).is_none();
+                Reply::Int(pairs.into_iter().map(new).filter(|new| *new).count() as i64)
             }
             "ZREM" => {
                 if self.sorted(key)?.is_none() {
@@ -370,11 +408,13 @@ impl Database {
                 }
                 let sorted = self.sorted_mut(key)?;
                 let there = |member: &&&str| sorted.remove(**member).is_some();
-                Reply::Int(args[1..].iter().filter(there).count() as i64)
+                let removed = args[1..].iter().filter(there).count() as i64;
+                self.tidy(key);
+                Reply::Int(removed)
             }
             "ZSCORE" => {
                 let score = self.sorted(key)?.and_then(|sorted| sorted.get(args[1]));
-                score.map_or(Reply::Nil, |score| Reply::Bulk(score.to_string()))
+                score.map_or(Reply::Nil, |score| score.to_string().into())
             }
             "ZCARD" => Reply::Int(self.sorted(key)?.map_or(0, BTreeMap::len) as i64),
             "ZRANGE" => {
@@ -386,8 +426,8 @@ impl Database {
                     .take(to.saturating_sub(from as usize).saturating_add(1));
                 let scores = args.get(3) == Some(&"WITHSCORES");
                 let replies = chosen.flat_map(|(member, score)| {
-                    let score = scores.then(|| Reply::Bulk(score.to_string()));
-                    [Some(Reply::Bulk(member)), score].into_iter().flatten()
+                    let score = scores.then(|| score.to_string().into());
+                    [Some(member.into()), score].into_iter().flatten()
                 });
                 Reply::Array(replies.collect())
             }
@@ -397,40 +437,64 @@ impl Database {
                 let (from, to) = (rank(args[1])?, rank(args[2])?);
                 let all = ranked(self.sorted(key)?).into_iter().enumerate();
                 let chosen = all.filter(|(at, _)| (from..=to).contains(&(*at as i64)));
-                let chosen: Vec<String> = chosen.map(|(_, (member, _))| member).collect();
-                for member in &chosen {
-                    self.sorted_mut(key)?.remove(member);
-                }
-                Reply::Int(chosen.len() as i64)
+                let chosen = chosen.map(|(_, (member, _))| member.to_owned());
+                let chosen: Vec<String> = chosen.collect();
+                self.remove_members(key, &chosen)?
             }
-            "ZRANGEBYSCORE" | "ZCOUNT" | "ZREMRANGEBYSCORE" => {
+            "ZCOUNT" => {
                 let (least, most) = (bound(args[1])?, bound(args[2])?);
-                let limit = match args.get(3) {
-                    Some(&"LIMIT") => whole(args[5])? as usize,
-                    _ => usize::MAX,
-                };
-                let within = ranked(self.sorted(key)?)
-                    .into_iter()
-                    .filter(|(_, score)| (least..=most).contains(score))
-                    .take(limit);
-                let members: Vec<String> = within.map(|(member, _)| member).collect();
-                match name {
-                    "ZRANGEBYSCORE" => bulks(members.iter()),
-                    "ZCOUNT" => Reply::Int(members.len() as i64),
-                    _ => {
-                        if self.sorted(key)?.is_some() {
-                            let sorted = self.sorted_mut(key)?;
-                            members.iter().for_each(|member| {
-                                sorted.remove(member);
-                            });
-                        }
-                        Reply::Int(members.len() as i64)
-                    }
-                }
+                let scores = self.sorted(key)?.into_iter().flat_map(BTreeMap::values);
+                let within = scores.filter(|score| (least..=most).contains(*score));
+                Reply::Int(within.count() as i64)
+            }
+            "ZRANGEBYSCORE" => {
+                let found = within(self.sorted(key)?, args)?;
+                Reply::Array(found.into_iter().map(Reply::from).collect())
+            }
+            "ZREMRANGEBYSCORE" => {
+                let members = within(self.sorted(key)?, args)?.into_iter();
+                let members: Vec<String> = members.map(str::to_owned).collect();
+                self.remove_members(key, &members)?
             }
             _ => return Err(unknown(name)),
         })
     }
+
+    fn remove_members(&mut self, key: &str, members: &[String]) -> Answer<'_> {
+        if !members.is_empty() {
+            let sorted = self.sorted_mut(key)?;
+            members.iter().for_each(|member| {
+                sorted.remove(member);
+            });
+            self.tidy(key);
+        }
+        Ok(Reply::Int(members.len() as i64))
+    }
+}
+
+/// From the least score to the highest.
+fn ranked(sorted: Option<&BTreeMap<String, f64>>) -> Vec<(&str, f64)> {
+    let members = sorted.into_iter().flatten();
+    let members = members.map(|(member, score)| (member.as_str(), *score));
+    let mut all: Vec<(&str, f64)> = members.collect();
+    // The same scores stay as they are: by name.
+    all.sort_by(|a, b| a.1.total_cmp(&b.1));
+    all
+}
+
+/// The members that a command asks for by their scores: [key, least, most, LIMIT, offset, n].
+fn within<'a>(
+    sorted: Option<&'a BTreeMap<String, f64>>,
+    args: &[&str],
+) -> Result<Vec<&'a str>, String> {
+    let (least, most) = (bound(args[1])?, bound(args[2])?);
+    let limit = match args.get(3) {
+        Some(&"LIMIT") => whole(args[5])? as usize,
+        _ => usize::MAX,
+    };
+    let ranked = ranked(sorted).into_iter();
+    let within = ranked.filter(|(_, score)| (least..=most).contains(score));
+    Ok(within.map(|(member, _)| member).take(limit).collect())
 }
 
 fn unknown(name: &str) -> String {

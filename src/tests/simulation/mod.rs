@@ -29,6 +29,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use truth::Coverage;
 
+/// A schedule makes and drops small things by the ten thousand, in a thread of its own.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// How many schedules a test run tries, and how many a thorough one: `SIMULATE_SCHEDULES`.
 const SCHEDULES: u64 = 40;
 

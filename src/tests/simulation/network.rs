@@ -62,7 +62,7 @@ impl Condition {
 }
 
 type Way = watch::Sender<Condition>;
-type Observer = Box<dyn Fn(&mut Database, &str) + Send + Sync>;
+type Observer = Box<dyn Fn(&Database, &str) + Send + Sync>;
 type Answered = Box<dyn Fn(&str) + Send + Sync>;
 type Hear = Arc<dyn Fn(PushInfo) -> Result<(), ()> + Send + Sync>;
 
@@ -96,7 +96,7 @@ enum Outgoing {
 type Answer = oneshot::Sender<RedisResult<Vec<Value>>>;
 
 struct Request {
-    commands: Vec<Vec<String>>,
+    commands: Vec<Cmd>,
     sent: Instant,
     answer: Answer,
 }
@@ -171,10 +171,11 @@ impl Network {
     ) -> RedisResult<Vec<Value>> {
         let mut results = Vec::new();
         for command in &request.commands {
+            let words: Vec<&str> = command.args_iter().map(word).collect();
             self.vm.database().now = self.clock();
-            let result = self.command(connection, command, answers);
-            self.trace(process, command, &result);
-            (self.observer)(&mut self.vm.database(), process);
+            let result = self.command(connection, &words, answers);
+            self.trace(process, &words, &result);
+            (self.observer)(&self.vm.database(), process);
             results.push(result?);
         }
         self.publish();
@@ -184,13 +185,13 @@ impl Network {
     fn command(
         &self,
         connection: u64,
-        command: &[String],
+        command: &[&str],
         answers: &mpsc::UnboundedSender<Outgoing>,
     ) -> RedisResult<Value> {
         let (name, args) = command
             .split_first()
             .ok_or_else(|| error("ERR no command"))?;
-        match name.as_str() {
+        match *name {
             "HELLO" => {
                 let mode = (
                     Value::SimpleString("mode".into()),
@@ -198,12 +199,12 @@ impl Network {
                 );
                 Ok(Value::Map(vec![mode]))
             }
-            "SCRIPT" if args[0] == "LOAD" => Ok(self.vm.load(&args[1])),
-            "SCRIPT" => Ok(self.vm.has(&args[1])),
+            "SCRIPT" if args[0] == "LOAD" => Ok(self.vm.load(args[1])),
+            "SCRIPT" => Ok(self.vm.has(args[1])),
             "EVALSHA" => {
                 let keys: usize = args[1].parse().map_err(|_| error("ERR no number"))?;
                 let (keys, args) = args[2..].split_at(keys);
-                self.vm.run(&command[1], keys, args)
+                self.vm.run(command[1], keys, args)
             }
             "SUBSCRIBE" | "UNSUBSCRIBE" => {
                 let mut subscribers = self.subscribers.lock().unwrap();
@@ -219,9 +220,9 @@ impl Network {
                     subscribers.len() - 1
                 });
                 for channel in args {
-                    match name == "SUBSCRIBE" {
-                        true => subscribers[at].channels.insert(channel.clone()),
-                        false => subscribers[at].channels.remove(channel),
+                    match *name == "SUBSCRIBE" {
+                        true => subscribers[at].channels.insert((*channel).to_owned()),
+                        false => subscribers[at].channels.remove(*channel),
                     };
                 }
                 self.count_receivers(&subscribers);
@@ -237,12 +238,12 @@ impl Network {
     }
 
     /// Prints what happens, for whoever looks into a seed.
-    fn trace(&self, process: &str, command: &[String], result: &RedisResult<Value>) {
+    fn trace(&self, process: &str, command: &[&str], result: &RedisResult<Value>) {
         if !self.traced || command[0] == "SCRIPT" {
             return;
         }
-        let (what, args) = match command[0].as_str() {
-            "EVALSHA" => (self.vm.title(&command[1]), &command[3..]),
+        let (what, args) = match command[0] {
+            "EVALSHA" => (self.vm.title(command[1]), &command[3..]),
             name => (name.to_owned(), &command[1..]),
         };
         println!(
@@ -446,7 +447,7 @@ impl Wire {
 }
 
 impl Connection {
-    async fn ask(&self, commands: Vec<Vec<String>>) -> RedisResult<Vec<Value>> {
+    async fn ask(&self, commands: Vec<Cmd>) -> RedisResult<Vec<Value>> {
         let (answer, mut answered) = oneshot::channel();
         let sent = Instant::now();
         let broken = || io(ErrorKind::BrokenPipe, "the connection is lost");
@@ -483,18 +484,17 @@ impl Connection {
     }
 }
 
-fn words(command: &Cmd) -> Vec<String> {
-    let text = |arg| match arg {
-        redis::Arg::Simple(bytes) => String::from_utf8(Vec::from(bytes)).unwrap(),
-        _ => "0".to_owned(),
-    };
-    command.args_iter().map(text).collect()
+fn word(arg: redis::Arg<&[u8]>) -> &str {
+    match arg {
+        redis::Arg::Simple(bytes) => std::str::from_utf8(bytes).unwrap(),
+        _ => "0",
+    }
 }
 
 impl ConnectionLike for Connection {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         Box::pin(async move {
-            let mut values = self.ask(vec![words(command)]).await?;
+            let mut values = self.ask(vec![command.clone()]).await?;
             Ok(values.pop().unwrap_or(Value::Nil))
         })
     }
@@ -506,7 +506,7 @@ impl ConnectionLike for Connection {
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
         Box::pin(async move {
-            let values = self.ask(pipeline.cmd_iter().map(words).collect()).await?;
+            let values = self.ask(pipeline.cmd_iter().cloned().collect()).await?;
             Ok(values.into_iter().skip(offset).take(count).collect())
         })
     }

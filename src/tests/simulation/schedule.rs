@@ -65,8 +65,8 @@ struct Schedule {
     proxies: Vec<Option<Proxy>>,
     workers: Vec<Worker>,
     started: usize,
-    /// States of the database, for one that comes back old.
-    snapshots: Vec<(Instant, Database)>,
+    /// States of the database, for one that comes back old; none when none does.
+    snapshots: Option<Vec<(Instant, Database)>>,
     /// What is put right later: when, and what.
     pending: Vec<(Instant, Repair)>,
     /// When the last fault began or ended.
@@ -105,12 +105,14 @@ impl Schedule {
             deaths: watch::Sender::new(0),
             closing: watch::Sender::new(false),
         });
+        let comes_back_old = |it: &Action| matches!(it, Action::Restart(Memory::Old(_), _));
+        let comes_back_old = plan.actions.values().any(comes_back_old);
         let mut schedule = Schedule {
             common,
             proxies: Vec::new(),
             workers: Vec::new(),
             started: 0,
-            snapshots: Vec::new(),
+            snapshots: comes_back_old.then(Vec::new),
             pending: Vec::new(),
             disturbed: Instant::now(),
             alone_until: Instant::now(),
@@ -196,9 +198,11 @@ impl Schedule {
     }
 
     fn take_snapshot(&mut self) {
-        if self.common.network.is_up() {
+        if let Some(snapshots) = &mut self.snapshots
+            && self.common.network.is_up()
+        {
             let now = self.common.network.inspect(|database| database.clone());
-            self.snapshots.push((Instant::now(), now));
+            snapshots.push((Instant::now(), now));
         }
     }
 
@@ -307,7 +311,8 @@ impl Schedule {
                     }
                     Memory::Old(age) => {
                         let then = Instant::now() - Duration::from_millis(age);
-                        let old = self.snapshots.iter().rev().find(|(at, _)| *at <= then);
+                        let mut snapshots = self.snapshots.iter().flatten().rev();
+                        let old = snapshots.find(|(at, _)| *at <= then);
                         self.common.truth.wiped();
                         network.inspect(|database| match old {
                             Some((_, old)) => database.go_back(old),
@@ -337,8 +342,7 @@ fn damage(database: &mut Database, kind: usize) {
         2 => drop(database.remove("playhouse:workers")),
         3 => drop(database.remove("cluster:active_connections")),
         4 => {
-            let set = |value: &str| format!("HSET cluster:active_connections {worker} {value}");
-            let words: Vec<String> = set("many").split(' ').map(str::to_owned).collect();
+            let words = ["HSET", "cluster:active_connections", worker, "many"];
             database.execute(&words).ok();
         }
         _ => database.put("playhouse:proxies", Data::Text("mine".to_owned())),

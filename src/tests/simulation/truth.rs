@@ -44,7 +44,7 @@ struct State {
 }
 
 /// What happened in a schedule, or in many.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Coverage {
     pub served: u64,
     pub from_shares: u64,
@@ -88,8 +88,10 @@ struct Served {
 }
 
 struct Proxy {
-    /// Its name in the database.
+    /// Its name in the database, and two keys that have it.
     name: String,
+    identity: String,
+    lease_key: String,
     alive: bool,
     joined: bool,
     /// When the server last took a sign of life.
@@ -190,6 +192,8 @@ impl Truth {
     pub fn proxy_started(&self, process: &str, name: &str) {
         let proxy = Proxy {
             name: name.to_owned(),
+            identity: format!("playhouse:proxy:{name}"),
+            lease_key: format!("playhouse:leases:{name}"),
             alive: true,
             joined: false,
             heard: None,
@@ -385,15 +389,14 @@ impl Truth {
     }
 
     /// Holds the database against what is there, after each command.
-    pub fn check(&self, database: &mut Database, caller: &str) {
+    pub fn check(&self, database: &Database, caller: &str) {
         let now = Instant::now();
         let mut state = self.state();
         let state = &mut *state;
         state.coverage.commands += 1;
         let mut joined = false;
         for proxy in state.proxies.values_mut() {
-            let key = format!("playhouse:proxy:{}", proxy.name);
-            if let Some(expires) = database.expires(&key) {
+            if let Some(expires) = database.expires(&proxy.identity) {
                 let left = Duration::from_micros(expires - database.now);
                 let heard = now - self.ttl.saturating_sub(left);
                 proxy.heard = proxy.heard.max(Some(heard));
@@ -402,8 +405,7 @@ impl Truth {
         }
         for running in state.running.values_mut() {
             let proxy = &state.proxies[&running.proxy];
-            let key = format!("playhouse:leases:{}", proxy.name);
-            let leases = database.hash(&key).ok().flatten();
+            let leases = database.hash_now(&proxy.lease_key);
             let leased = leases.is_some_and(|it| it.contains_key(&running.session));
             if leased {
                 running.leased = true;
@@ -436,12 +438,11 @@ impl Truth {
             }
         }
         for (process, proxy) in &mut state.proxies {
-            let key = format!("playhouse:leases:{}", proxy.name);
-            let leases = database.hash(&key).ok().flatten();
+            let leases = database.hash_now(&proxy.lease_key);
             for (session, since) in &mut proxy.leases {
                 // Should an old Redis bring it back, nobody gives it.
-                let held = leases.is_some_and(|it| it.contains_key(session));
-                *since = since.filter(|_| held);
+                let held = |_: &Instant| leases.is_some_and(|it| it.contains_key(session));
+                *since = since.filter(held);
             }
             let away = (proxy.stopped || !proxy.alive) && process != caller;
             for session in leases.into_iter().flat_map(BTreeMap::keys) {
@@ -452,8 +453,8 @@ impl Truth {
             }
         }
         for served in state.served.iter_mut().filter(|it| it.told.is_none()) {
-            let key = format!("playhouse:leases:{}", state.proxies[&served.proxy].name);
-            let leases = database.hash(&key).ok().flatten();
+            let key = &state.proxies[&served.proxy].lease_key;
+            let leases = database.hash_now(key);
             if leases.is_some_and(|it| it.contains_key(&served.session)) {
                 served.told = Some(now);
             }

@@ -111,8 +111,8 @@ impl<T> Receiver<T> {
     /// Waits for a change that was not seen yet. Its sender being gone is no error here.
     pub async fn changed(&mut self) -> Result<(), ()> {
         loop {
-            let mut notified = std::pin::pin!(self.shared.changed.notified());
-            notified.as_mut().enable();
+            // It hears of all changes from here on.
+            let notified = self.shared.changed.notified();
             let version = self.shared.lock().1;
             if version != self.seen {
                 self.seen = version;
