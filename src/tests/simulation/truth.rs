@@ -292,6 +292,12 @@ impl Truth {
     pub fn server_is_back(&self, started: bool) {
         let now = Instant::now();
         let mut state = self.state();
+        if started {
+            // It may be old, and what was given before may have been taken up since: it stays where it is until the
+            // silent are judged, as the documents say of all that the dead hold.
+            let leases = state.proxies.values_mut().flat_map(|it| &mut it.leases);
+            leases.for_each(|(_, since)| *since = None);
+        }
         let heard = state.proxies.values().filter_map(|it| it.heard).max();
         if started || heard.is_some_and(|heard| now - heard > self.ttl / 2) {
             state.back = Some(now);
