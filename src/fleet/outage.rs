@@ -104,6 +104,10 @@ impl Fleet {
         if !self.shares_hold() {
             return Err(NoGrant::ShareOver);
         }
+        if self.store.reachable() {
+            // It is back, and this proxy about to hear of it: what came free has been given back.
+            return Err(NoGrant::NoneFree);
+        }
         // What was best a moment ago may be taken: each try learns that, or gets it.
         let best = || candidates(&self.balancer, &seeker.wanted, &seeker.offered, 1).pop();
         while let Some(key) = best() {

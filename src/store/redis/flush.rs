@@ -35,7 +35,8 @@ impl Inner {
         Ok(())
     }
 
-    async fn flush_adoptions(&self, live: &mut Live) -> RedisResult<()> {
+    /// Tells Redis of seats that are held, and of sessions that came and went.
+    pub async fn flush_adoptions(&self, live: &mut Live) -> RedisResult<()> {
         loop {
             let batch = self.ledger().take_unsynced(BATCH);
             let unseen = self.ledger().unseen(BATCH);

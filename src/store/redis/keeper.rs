@@ -76,8 +76,10 @@ fn backoff() -> impl Iterator<Item = Duration> {
 fn arrived(inner: &Inner, live: Live) {
     let epoch = live.epoch;
     inner.listening.store(epoch, Ordering::Relaxed);
+    // Nobody is seated from a share from here on, before anybody is told that a seat is free.
+    let was_reachable = inner.reachable.swap(true, Ordering::AcqRel);
     inner.link.set(State::Live(live));
-    if !inner.reachable.swap(true, Ordering::Relaxed) {
+    if !was_reachable {
         log::info!(store = inner.address.as_str(), name = inner.proxy.as_str(); "the store answers");
         inner.emit(Event::Reachable(true));
     }
@@ -242,7 +244,12 @@ async fn restate(inner: &Inner, live: &mut Live) -> RedisResult<()> {
         ledger.mark_unsynced();
         ledger.compare(&leases, true);
     }
-    inner.flush(live).await?;
+    match inner.role {
+        // What ended is told when this connection is live: until then a session may begin in a seat that is free
+        // because of that, from a share, which is to be known before the seat is anybody's.
+        StoreRole::Proxy => inner.flush_adoptions(live).await?,
+        StoreRole::Worker => inner.flush(live).await?,
+    }
     if inner.role == StoreRole::Proxy && is_another && known.is_some() {
         let told = inner.fenced(&inner.scripts.told, live.epoch);
         let _: u32 = told.invoke_async(&mut live.connection).await?;

@@ -178,7 +178,7 @@ impl Peers for RedisStore {
     }
 
     fn reachable(&self) -> bool {
-        self.inner.reachable.load(Ordering::Relaxed)
+        self.inner.reachable.load(Ordering::Acquire)
     }
 
     fn is_being_restored(&self) -> bool {

@@ -28,7 +28,7 @@ pub async fn deliver(inner: Arc<Inner>) {
     loop {
         inner.outbox.notified().await;
         let Some(mut live) = inner.link.live() else {
-            // The keeper flushes the ledger before the next connection is live.
+            // The keeper wakes this task when the next connection is live.
             continue;
         };
         if let Err(error) = inner.flush(&mut live).await {
