@@ -7,7 +7,7 @@ use playhouse::store::redis::RedisStore;
 use playhouse::store::{Candidate, Peers, SeatStore, Served, StoreRole, WorkerStore};
 use std::time::Duration;
 
-/// Two proxies that know of each other, and a worker of two seats.
+/// Two proxies that know of each other, and a worker of two seats, in a grid that is old enough for all to have come to it.
 async fn grid(redis: &RedisServer) -> (RedisStore, RedisStore, RedisStore, Candidate) {
     let agent = store(redis, StoreRole::Worker).await;
     let worker = key("w");
@@ -17,6 +17,8 @@ async fn grid(redis: &RedisServer) -> (RedisStore, RedisStore, RedisStore, Candi
     for proxy in [&one, &two] {
         eventually_equal("it knows of both", 2, async || proxy.proxies()).await;
     }
+    let is_old = async || (now(redis) >= pulse(redis, "counted")).then_some(());
+    eventually("all who knew an earlier grid would be there", is_old).await;
     (agent, one, two, candidate(&worker, 2, None))
 }
 

@@ -161,14 +161,16 @@ async fn meet(inner: &Inner, live: &mut Live) -> RedisResult<Instant> {
     }
     let unmarked = present.filter(|_| !marked).unwrap_or_default();
     let sent = Instant::now();
-    live.grid = hello(inner, live, &name, &unmarked).await?.into();
+    let young = hello(inner, live, &name, &unmarked).await?;
     scripts::mark(&mut live.connection, &live.grid).await?;
     restate(inner, live).await?;
     // What else it needs permission for.
     let mut index = inner.scripts.index.key(inner.keys.name(keys::GRID));
     index.arg(&*live.grid);
     let _: Value = index.invoke_async(&mut live.connection).await?;
-    inner.grid().known = Some(live.grid.clone());
+    let mut grid = inner.grid();
+    grid.known = Some(live.grid.clone());
+    grid.young_until = Some(sent + young);
     Ok(sent)
 }
 
@@ -203,29 +205,32 @@ async fn subscribe(inner: &Inner, live: &mut Live) -> RedisResult<()> {
     live.connection.subscribe(channels).await
 }
 
-/// Returns the name of the grid.
-async fn hello(inner: &Inner, live: &mut Live, name: &str, unmarked: &str) -> RedisResult<String> {
+/// Returns for how long those who knew an earlier grid are awaited.
+async fn hello(inner: &Inner, live: &mut Live, name: &str, old: &str) -> RedisResult<Duration> {
     let mut hello = inner.scripts.hello.prepare_invoke();
     hello
         .key(inner.keys.name(keys::GRID))
         .arg(name)
         .arg(inner.ledger().revision())
         .arg(inner.grid().known.as_deref().unwrap_or_default())
-        .arg(unmarked);
+        .arg(old);
     if inner.role == StoreRole::Proxy {
+        let proxies = inner.presence().proxies();
         hello
             .key(&inner.identity_key)
             .arg(&inner.proxy)
             .arg(live.epoch)
             .arg(millis(inner.proxy_ttl))
-            .arg(inner.presence().proxies());
+            .arg(inner.grid().awaited(proxies, Instant::now()));
     }
     let sent = Instant::now();
-    let (grid, showed): (String, i64) = hello.invoke_async(&mut live.connection).await?;
+    let (grid, showed, young): (String, i64, u64) =
+        hello.invoke_async(&mut live.connection).await?;
     inner
         .clock
         .observe(sent.into_std(), Instant::now().into_std(), showed);
-    Ok(grid)
+    live.grid = grid.into();
+    Ok(Duration::from_millis(young))
 }
 
 /// Makes Redis agree with the ledger. Nothing of ours is under way meanwhile: this connection is

@@ -127,6 +127,8 @@ struct Inner {
 struct GridIdentity {
     /// The one that this process has written its ledger to.
     known: Option<Arc<str>>,
+    /// Until when those who knew an earlier one come to it.
+    young_until: Option<Instant>,
     /// The one that was last announced on the present connection.
     announced: Option<Arc<str>>,
     /// When this process wrote its ledger down because another one was there.
@@ -140,6 +142,15 @@ impl GridIdentity {
     /// Whether Redis was emptied since we wrote our ledger to it.
     fn stale(&self) -> bool {
         self.known.is_some() && self.announced.is_some() && self.known != self.announced
+    }
+
+    /// How many proxies are awaited where another grid than the known one is found, of which so many are known. Of those
+    /// who were still on their way to the known one nobody knows: they are awaited for as long as anybody is.
+    fn awaited(&self, proxies: usize, now: Instant) -> usize {
+        match self.young_until {
+            Some(until) if now < until => u32::MAX as usize,
+            _ => proxies,
+        }
     }
 
     /// Whether seats may be taken in the name of those who have not spoken since Redis came back empty or
