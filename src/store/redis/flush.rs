@@ -15,6 +15,7 @@ impl Inner {
     pub async fn flush(&self, live: &mut Live) -> RedisResult<()> {
         loop {
             self.flush_adoptions(live).await?;
+            self.flush_told(live).await?;
             let batch = self.ledger().pending_releases(BATCH);
             if batch.is_empty() {
                 break;
@@ -32,6 +33,16 @@ impl Inner {
         }
         // Somebody may wait for a release that this told.
         self.ended.notify_one();
+        Ok(())
+    }
+
+    /// Nobody is seated from a share while this connection is live: what was told is all that there is.
+    async fn flush_told(&self, live: &mut Live) -> RedisResult<()> {
+        if self.grid().untold {
+            let told = self.fenced(&self.scripts.told, live.epoch);
+            let _: u32 = told.invoke_async(&mut live.connection).await?;
+            self.grid().untold = false;
+        }
         Ok(())
     }
 

@@ -242,7 +242,9 @@ async fn restate(inner: &Inner, live: &mut Live) -> RedisResult<()> {
         if is_another {
             inner.revisions().forget();
             restore(inner, live).await?;
-            inner.grid().renewed = known.as_ref().map(|_| Instant::now());
+            let mut grid = inner.grid();
+            grid.renewed = known.as_ref().map(|_| Instant::now());
+            grid.untold |= known.is_some();
         }
         let leases = leases(inner, live).await?;
         let mut ledger = inner.ledger();
@@ -254,10 +256,6 @@ async fn restate(inner: &Inner, live: &mut Live) -> RedisResult<()> {
         // because of that, from a share, which is to be known before the seat is anybody's.
         StoreRole::Proxy => inner.flush_adoptions(live).await?,
         StoreRole::Worker => inner.flush(live).await?,
-    }
-    if inner.role == StoreRole::Proxy && is_another && known.is_some() {
-        let told = inner.fenced(&inner.scripts.told, live.epoch);
-        let _: u32 = told.invoke_async(&mut live.connection).await?;
     }
     let registrations = inner.ledger().registrations(Instant::now());
     for registration in registrations {

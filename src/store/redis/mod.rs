@@ -133,6 +133,8 @@ struct GridIdentity {
     announced: Option<Arc<str>>,
     /// When this process wrote its ledger down because another one was there.
     renewed: Option<Instant>,
+    /// Whether Redis is to hear that this process has told it all that it knew of an earlier grid.
+    untold: bool,
 }
 
 /// How long [`GridIdentity::is_being_restored`]: as long as there are ghosts, and the time to the next sign of life, which gives them back.

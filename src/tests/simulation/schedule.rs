@@ -274,7 +274,10 @@ impl Schedule {
                 network.change_server(|it| it.requests_held = true);
                 self.later(ms, Repair::Release);
             }
-            Action::Damage(kind) => network.inspect(|database| damage(database, kind)),
+            Action::Damage(kind) => network.inspect(|database| {
+                self.common.truth.disturbed(database);
+                damage(database, kind);
+            }),
         }
     }
 

@@ -3,6 +3,7 @@
 //! begins.
 
 use super::database::Database;
+use super::uncounted::{Counted, is_seated};
 use crate::model::WorkerKey;
 use crate::store::redis::{GHOSTS_TTL, GRACE, confirmed_within};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -37,6 +38,8 @@ struct State {
     wiped: Option<Instant>,
     /// When the server was last reached by nobody, for want of itself.
     back: Option<Instant>,
+    /// Once somebody has disturbed a key.
+    counted: Option<Counted>,
     next: u64,
     violation: Option<String>,
     /// What this schedule tried, so that nobody takes an idle one for a good one.
@@ -76,6 +79,8 @@ struct Running {
     share: Option<(Instant, u32)>,
     /// Its proxy was silent for so long that its seat could be given to others.
     outlived: bool,
+    /// Its seat was deleted and its worker came onto the books without it.
+    uncounted: bool,
 }
 
 struct Served {
@@ -96,6 +101,8 @@ struct Proxy {
     joined: bool,
     /// When the server last took a sign of life.
     heard: Option<Instant>,
+    /// When it took the one before: the first is a hello, behind the second it has written down what it knows.
+    heard_before: Option<Instant>,
     died: Option<Instant>,
     stopped: bool,
     answered: Instant,
@@ -197,6 +204,7 @@ impl Truth {
             alive: true,
             joined: false,
             heard: None,
+            heard_before: None,
             died: None,
             stopped: false,
             leases: BTreeMap::new(),
@@ -213,11 +221,8 @@ impl Truth {
             return;
         };
         (proxy.alive, proxy.died) = (false, Some(now));
-        let spoke_since = match (wiped, proxy.heard) {
-            (Some(wiped), Some(heard)) => heard > wiped,
-            (Some(_), None) => false,
-            (None, _) => true,
-        };
+        let spoke_since =
+            wiped.is_none_or(|wiped| proxy.heard_before.is_some_and(|heard| heard > wiped));
         for served in state.served.iter_mut().filter(|it| it.proxy == process) {
             // Whoever did not hear of it in time does not know.
             let lately = |told: Instant| now - told < STALE;
@@ -325,6 +330,12 @@ impl Truth {
         }
     }
 
+    /// Somebody is about to disturb a key.
+    pub fn disturbed(&self, database: &Database) {
+        let mut state = self.state();
+        state.counted.get_or_insert_with(|| Counted::new(database));
+    }
+
     /// A session has reached its worker.
     pub fn begin(
         self: &Arc<Self>,
@@ -346,6 +357,7 @@ impl Truth {
             leased: false,
             share,
             outlived: false,
+            uncounted: false,
         };
         state.running.insert(id, running);
         let proxy = proxy.to_owned();
@@ -372,7 +384,7 @@ impl Truth {
         let mut groups: BTreeMap<(&str, Instant), (u32, u32)> = BTreeMap::new();
         let mut beyond = 0;
         for running in state.on(worker) {
-            if running.outlived {
+            if running.outlived || running.uncounted {
                 beyond += 1;
             } else if let Some((outage, most)) = running.share {
                 let group = groups.entry((&running.proxy, outage)).or_default();
@@ -404,8 +416,10 @@ impl Truth {
         for proxy in state.proxies.values_mut() {
             if let Some(expires) = database.expires(&proxy.identity) {
                 let left = Duration::from_micros(expires - database.now);
-                let heard = now - self.ttl.saturating_sub(left);
-                proxy.heard = proxy.heard.max(Some(heard));
+                let heard = Some(now - self.ttl.saturating_sub(left));
+                if heard > proxy.heard {
+                    proxy.heard_before = std::mem::replace(&mut proxy.heard, heard);
+                }
                 joined |= !std::mem::replace(&mut proxy.joined, true);
             }
         }
@@ -442,6 +456,16 @@ impl Truth {
                 );
                 state.violation.get_or_insert(text);
             }
+        }
+        if let Some(before) = &state.counted {
+            let counted = Counted::new(database);
+            for running in state.running.values_mut() {
+                let worker = running.worker.to_string();
+                let lacked = before.lacks(&worker, &counted);
+                running.uncounted |= running.leased && lacked;
+                running.uncounted &= !is_seated(database, &worker, &running.session);
+            }
+            state.counted = Some(counted);
         }
         for (process, proxy) in &mut state.proxies {
             let leases = database.hash_now(&proxy.lease_key);
