@@ -169,8 +169,11 @@ async fn units(time: Duration, points: &[Point]) -> anyhow::Result<Units> {
         session,
         session_by_proxies,
     };
-    // What is left of a grid when everything else is taken off.
-    let look = |of: &Point| of.idle.beyond(units.idle(of.workers, of.proxies, 0), 1.0);
+    // What is left of a grid when everything else is taken off. A real proxy's time is counted below.
+    let look = |of: &Point| Rates {
+        proxy: 0.0,
+        ..of.idle.beyond(units.idle(of.workers, of.proxies, 0), 1.0)
+    };
     if let (Some(small), Some(large)) = (points.first(), points.last()) {
         let looks = small.workers as f64 / model::LOOK_AGAIN;
         (units.look, units.most_looks) = (look(small).times(1.0 / looks), look(large));

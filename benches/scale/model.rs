@@ -50,7 +50,7 @@ impl Rates {
     }
 
     fn at_most(self, other: Rates) -> Rates {
-        if other.redis < self.redis {
+        if other.commands < self.commands {
             other
         } else {
             self
