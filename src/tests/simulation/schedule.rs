@@ -274,6 +274,8 @@ impl Schedule {
                 network.change_server(|it| it.requests_held = true);
                 self.later(ms, Repair::Release);
             }
+            // There is nobody who would take a command.
+            Action::Damage(_) if !network.is_up() => {}
             Action::Damage(kind) => network.inspect(|database| {
                 self.common.truth.disturbed(database);
                 damage(database, kind);

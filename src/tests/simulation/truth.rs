@@ -3,7 +3,7 @@
 //! begins.
 
 use super::database::Database;
-use super::uncounted::{Counted, is_seated};
+use super::miscounted::Miscounted;
 use crate::model::WorkerKey;
 use crate::store::redis::{GHOSTS_TTL, GRACE, confirmed_within};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -39,7 +39,7 @@ struct State {
     /// When the server was last reached by nobody, for want of itself.
     back: Option<Instant>,
     /// Once somebody has disturbed a key.
-    counted: Option<Counted>,
+    miscounted: Option<Miscounted>,
     next: u64,
     violation: Option<String>,
     /// What this schedule tried, so that nobody takes an idle one for a good one.
@@ -79,8 +79,6 @@ struct Running {
     share: Option<(Instant, u32)>,
     /// Its proxy was silent for so long that its seat could be given to others.
     outlived: bool,
-    /// Its seat was deleted and its worker came onto the books without it.
-    uncounted: bool,
 }
 
 struct Served {
@@ -314,6 +312,9 @@ impl Truth {
         let now = Instant::now();
         let mut state = self.state();
         state.wiped = Some(now);
+        // Nobody hears of anything from a server that answers nobody.
+        let answered = state.proxies.values().map(|it| it.answered).max();
+        let answered = answered.unwrap_or(now);
         for running in state.running.values_mut() {
             running.leased = false;
         }
@@ -321,7 +322,7 @@ impl Truth {
             .proxies
             .iter()
             .filter_map(|(process, proxy)| Some((process.clone(), proxy.died?)))
-            .filter(|(_, died)| now - *died < REMEMBERED)
+            .filter(|(_, died)| answered.saturating_duration_since(*died) < REMEMBERED)
             .collect();
         for served in &mut state.served {
             let died = dead.iter().find(|(process, _)| *process == served.proxy);
@@ -333,7 +334,8 @@ impl Truth {
     /// Somebody is about to disturb a key.
     pub fn disturbed(&self, database: &Database) {
         let mut state = self.state();
-        state.counted.get_or_insert_with(|| Counted::new(database));
+        let miscounted = || Miscounted::new(database);
+        state.miscounted.get_or_insert_with(miscounted);
     }
 
     /// A session has reached its worker.
@@ -357,7 +359,6 @@ impl Truth {
             leased: false,
             share,
             outlived: false,
-            uncounted: false,
         };
         state.running.insert(id, running);
         let proxy = proxy.to_owned();
@@ -382,9 +383,10 @@ impl Truth {
     fn check_bound(&self, state: &mut State, worker: &WorkerKey) {
         let open = state.on(worker).count() as u32;
         let mut groups: BTreeMap<(&str, Instant), (u32, u32)> = BTreeMap::new();
-        let mut beyond = 0;
+        let miscounted = state.miscounted.as_ref();
+        let mut beyond = miscounted.map_or(0, |it| it.missed(worker));
         for running in state.on(worker) {
-            if running.outlived || running.uncounted {
+            if running.outlived {
                 beyond += 1;
             } else if let Some((outage, most)) = running.share {
                 let group = groups.entry((&running.proxy, outage)).or_default();
@@ -457,15 +459,9 @@ impl Truth {
                 state.violation.get_or_insert(text);
             }
         }
-        if let Some(before) = &state.counted {
-            let counted = Counted::new(database);
-            for running in state.running.values_mut() {
-                let worker = running.worker.to_string();
-                let lacked = before.lacks(&worker, &counted);
-                running.uncounted |= running.leased && lacked;
-                running.uncounted &= !is_seated(database, &worker, &running.session);
-            }
-            state.counted = Some(counted);
+        if let Some(miscounted) = &mut state.miscounted {
+            let leased = state.running.values().filter(|it| it.leased);
+            miscounted.look(database, leased.map(|it| (&it.worker, it.session.as_str())));
         }
         for (process, proxy) in &mut state.proxies {
             let leases = database.hash_now(&proxy.lease_key);

@@ -14,7 +14,8 @@ for i = 3, #ARGV, 2 do
 end
 call('HSET', KEYS[1], unpack(ARGV, 3))
 call('PEXPIRE', KEYS[1], ARGV[2])
-enter(worker, tonumber(ARGV[2]), remembered)
+-- A count that was lost is not made of the seats, which may have been lost too: whoever gives one has it counted.
+call('ZADD', K.workers, now() + tonumber(ARGV[2]), worker)
 local unknown = remembered - ever_given(worker)
 if unknown > 0 then change(worker, 0, unknown) end
 if changed then announce(worker) end

@@ -96,7 +96,9 @@ for j = 1, clients do
   local session, tenant, priority, wanted, waited, came, left, place, offered = unpack(ARGV, i, i + 8)
   i = i + 9
   local held = held_by[j]
-  if held and on_the_books(held) then
+  -- One that Redis has from before it came back old may have been given to somebody else in what it has lost.
+  local lost = held and call('HEXISTS', K.restored, from_before(session)) == 1
+  if held and not lost and on_the_books(held) then
     -- It got a seat by another proxy's call, and takes it up.
     call('HDEL', unconfirmed, session)
     granted(session, held, count(K.active, held), count(K.lifetime, held), revision_now())
