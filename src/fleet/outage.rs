@@ -91,8 +91,8 @@ impl Fleet {
     /// never been asked about, or it could end up with two.
     ///
     /// # Errors
-    /// When the share is used up or its time is over, or the configuration is strict about the
-    /// store.
+    /// When the share is used up or its time is over, the store is back, or the configuration is strict about the
+    /// store. The seat is to be dropped then: it may be taken.
     pub(super) fn reserve_from_share(
         &self,
         seat: &mut Seat,
@@ -127,7 +127,11 @@ impl Fleet {
             self.publish(&key);
             if let Some(target) = target {
                 self.store.adopt(seat.session(), &target.key);
-                return Ok(target);
+                // What it tells as it comes back has this seat, or this look sees that it is.
+                return match self.store.reachable() {
+                    true => Err(NoGrant::NoneFree),
+                    false => Ok(target),
+                };
             }
         }
         Err(NoGrant::NoneFree)
