@@ -103,7 +103,12 @@ for j = 1, clients do
     call('HDEL', unconfirmed, session)
     granted(session, held, count(K.active, held), count(K.lifetime, held), revision_now())
   else
-    if held then give_back(proxy, { session }, {}) end
+    if held then
+      give_back(proxy, { session }, {})
+      -- The next seat that it is given is another one.
+      call('HDEL', unconfirmed, session)
+      call('HDEL', K.restored, from_before(session))
+    end
     local placed = place ~= ''
     if not placed then
       -- A question that was long on its way makes nobody come later.
