@@ -2,11 +2,16 @@
 //! alive. Held against the database after every command, and against the bounds whenever a session
 //! begins.
 
+mod state;
+
+pub use state::Coverage;
+
 use super::database::Database;
 use super::miscounted::Miscounted;
 use crate::model::WorkerKey;
 use crate::store::redis::{GHOSTS_TTL, GRACE, confirmed_within};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use state::{Proxy, Running, Served, State};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -25,155 +30,6 @@ pub struct Truth {
     seats: u32,
     ttl: Duration,
     state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    running: BTreeMap<u64, Running>,
-    served: Vec<Served>,
-    /// Clients that wait: at which process, and since when.
-    waiting: BTreeMap<u64, (String, Instant)>,
-    proxies: BTreeMap<String, Proxy>,
-    history: VecDeque<Moment>,
-    wiped: Option<Instant>,
-    /// When the server was last reached by nobody, for want of itself.
-    back: Option<Instant>,
-    /// Once somebody has disturbed a key.
-    miscounted: Option<Miscounted>,
-    next: u64,
-    violation: Option<String>,
-    /// What this schedule tried, so that nobody takes an idle one for a good one.
-    coverage: Coverage,
-}
-
-/// What happened in a schedule, or in many.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Coverage {
-    pub served: u64,
-    pub from_shares: u64,
-    pub beyond_limits: u64,
-    pub commands: u64,
-    /// Seats that were given to processes that were dead or stopped.
-    pub in_vain: u64,
-}
-
-impl Coverage {
-    pub fn add(&mut self, other: Coverage) {
-        self.served += other.served;
-        self.from_shares += other.from_shares;
-        self.beyond_limits += other.beyond_limits;
-        self.commands += other.commands;
-        self.in_vain += other.in_vain;
-    }
-}
-
-struct Running {
-    proxy: String,
-    session: String,
-    worker: WorkerKey,
-    begun: Instant,
-    /// The lease was seen in the database.
-    leased: bool,
-    /// Of which outage's share it is, by when the proxy had its last answer, and how much that share
-    /// may be beyond what was held.
-    share: Option<(Instant, u32)>,
-    /// Its proxy was silent for so long that its seat could be given to others.
-    outlived: bool,
-}
-
-struct Served {
-    proxy: String,
-    session: String,
-    worker: WorkerKey,
-    told: Option<Instant>,
-    /// Those who knew of it may all be gone.
-    uncertain: bool,
-}
-
-struct Proxy {
-    /// Its name in the database, and two keys that have it.
-    name: String,
-    identity: String,
-    lease_key: String,
-    alive: bool,
-    joined: bool,
-    /// When the server last took a sign of life.
-    heard: Option<Instant>,
-    /// When it took the one before: the first is a hello, behind the second it has written down what it knows.
-    heard_before: Option<Instant>,
-    died: Option<Instant>,
-    stopped: bool,
-    answered: Instant,
-    /// The sessions that have or had a lease, and of those that others gave one while it was dead or stopped, since when.
-    leases: BTreeMap<String, Option<Instant>>,
-}
-
-/// How it was from then on.
-struct Moment {
-    at: Instant,
-    free: HashMap<WorkerKey, u32>,
-    proxies: u32,
-}
-
-impl State {
-    fn violated(&mut self, text: String) {
-        self.violation.get_or_insert(text);
-    }
-
-    fn on(&self, worker: &WorkerKey) -> impl Iterator<Item = &Running> {
-        self.running.values().filter(move |it| it.worker == *worker)
-    }
-
-    /// The sessions of a worker, for people.
-    fn describe(&self, worker: &WorkerKey) -> String {
-        let of = |it: &Running| {
-            let share = it.share.map(|(_, most)| most);
-            format!(
-                "{} {} leased {} share {share:?} outlived {}",
-                it.proxy, it.session, it.leased, it.outlived
-            )
-        };
-        self.on(worker).map(of).collect::<Vec<_>>().join("; ")
-    }
-
-    fn note(&mut self, seats: u32) {
-        let mut free: HashMap<WorkerKey, u32> = HashMap::new();
-        for running in self.running.values() {
-            let left = free.entry(running.worker.clone()).or_insert(seats);
-            *left = left.saturating_sub(1);
-        }
-        let proxies = self
-            .proxies
-            .values()
-            .filter(|it| it.alive && it.joined)
-            .count();
-        let at = Instant::now();
-        self.history.push_back(Moment {
-            at,
-            free,
-            proxies: proxies as u32,
-        });
-        while self.history.len() > 2 && at - self.history[1].at > STALE * 4 {
-            self.history.pop_front();
-        }
-    }
-
-    /// The most that the share of a proxy which was last answered then may be beyond its own seats.
-    fn share(&self, worker: &WorkerKey, answered: Instant, seats: u32) -> u32 {
-        let (from, to) = (answered - STALE, answered + STALE);
-        let of = |moment: &Moment| {
-            let free = moment.free.get(worker).copied().unwrap_or(seats);
-            free / moment.proxies.max(1)
-        };
-        let mut most = 0;
-        for (at, moment) in self.history.iter().enumerate() {
-            let until = self.history.get(at + 1).map_or(to, |next| next.at);
-            if until >= from && moment.at <= to {
-                most = most.max(of(moment));
-            }
-        }
-        most
-    }
 }
 
 impl Truth {
